@@ -1,0 +1,126 @@
+//! Counters and numbered drop reasons.
+//!
+//! Every packet is counted once under [`Counter::Received`] and once under exactly one of the
+//! others up to [`COUNTER_COUNT`], so received = forwarded + passed + dropped holds at all times.
+//! A number is never used again for another meaning.
+
+macro_rules! counters {
+    ($($(#[doc = $doc:literal])+ $name:ident = $number:literal, $label:literal, $kind:ident;)+) => {
+        /// Index into the counter map.
+        #[repr(u32)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Counter {
+            $($(#[doc = $doc])+ $name = $number,)+
+        }
+
+        impl Counter {
+            /// All counters in order.
+            pub const ALL: &[Self] = &[$(Self::$name),+];
+
+            /// The stable name: metric label, API field and log word.
+            #[must_use]
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$name => $label,)+ }
+            }
+
+            /// What became of the packets that are counted here.
+            #[must_use]
+            pub const fn kind(self) -> CounterKind {
+                match self { $(Self::$name => CounterKind::$kind,)+ }
+            }
+        }
+    };
+}
+
+/// What became of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CounterKind {
+    /// Arrived.
+    Received,
+    /// Left by the program, changed.
+    Forwarded,
+    /// Went to the host's network stack, untouched.
+    Passed,
+    /// Refused for a numbered reason.
+    Dropped,
+    /// Beside the sum: an event that is not the fate of a packet.
+    Event,
+}
+
+/// Elements of the counter map; room for later reasons.
+pub const COUNTER_COUNT: u32 = 64;
+
+counters! {
+    /// Packets that the program has seen.
+    Received = 0, "received", Received;
+    /// Sent back out of the interface they came in by.
+    Transmitted = 1, "transmitted", Forwarded;
+    /// Sent out of another interface.
+    Redirected = 2, "redirected", Forwarded;
+    /// Neither IPv4 nor IPv6.
+    PassedNotIp = 3, "not_ip", Passed;
+    /// Neither TCP nor UDP.
+    PassedOtherProtocol = 4, "other_protocol", Passed;
+    /// A later fragment, which has no ports.
+    PassedFragment = 5, "fragment", Passed;
+    /// Too short or with impossible lengths: left to the stack to judge.
+    PassedMalformed = 6, "malformed", Passed;
+    /// Not for a VIP.
+    PassedNotVip = 7, "not_vip", Passed;
+    /// For lb's own address in the `nat` port range, but of no known connection.
+    PassedNoConnection = 8, "no_connection", Passed;
+    /// More IPv6 extension headers than are walked.
+    PassedExtensionHeaders = 9, "extension_headers", Passed;
+
+    /// For a VIP whose service has no instance to take it.
+    DropNoInstance = 16, "no_instance", Dropped;
+    /// The first fragment of a datagram for a VIP; the rest of it could not follow.
+    DropFragment = 17, "fragment_for_vip", Dropped;
+    /// All tried source ports for `nat` towards the instance are in use.
+    DropNatPorts = 18, "nat_ports_exhausted", Dropped;
+    /// The connection table is full and the connection cannot work without an entry.
+    DropTableFull = 19, "connection_table_full", Dropped;
+    /// There is no route to the next hop.
+    DropNoRoute = 20, "no_route", Dropped;
+    /// The next hop's MAC address is not known yet.
+    DropNoNeighbour = 21, "neighbour_unresolved", Dropped;
+    /// TTL or hop limit would reach zero.
+    DropTtl = 22, "ttl_expired", Dropped;
+    /// Larger than the MTU of the outgoing interface.
+    DropTooBig = 23, "too_big", Dropped;
+    /// Client and instance are of different families.
+    DropFamily = 24, "family_mismatch", Dropped;
+    /// lb has no source address of the family for `nat`.
+    DropNoNatSource = 25, "no_nat_source", Dropped;
+    /// A TCP reset for a VIP without a connection.
+    DropStrayReset = 26, "stray_reset", Dropped;
+
+    /// Connections begun.
+    ConnectionsOpened = 48, "connections_opened", Event;
+    /// Connections whose end was seen.
+    ConnectionsClosed = 49, "connections_closed", Event;
+    /// Connections that were forwarded without an entry because the table was full.
+    ConnectionsUnremembered = 50, "connections_unremembered", Event;
+    /// Connections that moved because their instance went down.
+    ConnectionsMoved = 51, "connections_moved", Event;
+    /// Source ports tried beyond the first.
+    NatPortRetries = 52, "nat_port_retries", Event;
+    /// Route look-ups.
+    RouteLookups = 53, "route_lookups", Event;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_and_labels_are_unique_and_fit() {
+        for (i, a) in Counter::ALL.iter().enumerate() {
+            assert!((*a as u32) < COUNTER_COUNT);
+            for b in &Counter::ALL[i + 1..] {
+                assert_ne!(*a as u32, *b as u32);
+                assert_ne!(a.label(), b.label());
+            }
+        }
+    }
+}

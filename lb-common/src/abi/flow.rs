@@ -1,0 +1,91 @@
+//! The connection table.
+//!
+//! One map holds both directions. An entry says what the packet's addresses and ports become, so
+//! translating a request and translating its reply are the same operation. A `nat` connection has
+//! two entries: the forward one (client → VIP) and the reply one (instance → lb). An `l2dsr`
+//! connection has the forward one only, and its packets keep their addresses.
+
+use super::Address;
+
+/// [`FlowEntry::direction`]: from the client.
+pub const FLOW_FORWARD: u8 = 1;
+/// [`FlowEntry::direction`]: from the instance.
+pub const FLOW_REPLY: u8 = 2;
+
+/// [`FlowEntry::state`]: no end seen.
+pub const STATE_OPEN: u8 = 0;
+/// [`FlowEntry::state`] bit: the client has sent a FIN.
+pub const STATE_FIN_CLIENT: u8 = 1;
+/// [`FlowEntry::state`] bit: the instance has sent a FIN.
+pub const STATE_FIN_INSTANCE: u8 = 2;
+/// [`FlowEntry::state`] bit: over, and no longer counted as live.
+pub const STATE_CLOSED: u8 = 4;
+
+/// The tuple of a packet as it arrives.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct FlowKey {
+    /// Source address.
+    pub source: Address,
+    /// Destination address.
+    pub destination: Address,
+    /// Source port, network byte order.
+    pub source_port: [u8; 2],
+    /// Destination port, network byte order.
+    pub destination_port: [u8; 2],
+    /// IANA protocol number.
+    pub protocol: u8,
+    /// Always zero.
+    pub pad: [u8; 3],
+}
+
+/// What is remembered of a flow.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowEntry {
+    /// `CLOCK_MONOTONIC` nanoseconds of the last packet, rewritten about once a second.
+    pub last_seen: u64,
+    /// The source address that a translated packet gets (`nat`), else zero.
+    pub source: Address,
+    /// The destination address that a translated packet gets (`nat`), else zero.
+    pub destination: Address,
+    /// The source port that a translated packet gets.
+    pub source_port: [u8; 2],
+    /// The destination port that a translated packet gets.
+    pub destination_port: [u8; 2],
+    /// Index of the instance.
+    pub instance: u16,
+    /// Generation of the instance when the flow began.
+    pub generation: u16,
+    /// [`super::Vip::id`] of the VIP.
+    pub vip: u32,
+    /// [`FLOW_FORWARD`] or [`FLOW_REPLY`].
+    pub direction: u8,
+    /// Bits `STATE_*`; kept in the forward entry only.
+    pub state: u8,
+    /// [`super::FORWARD_NAT`] or [`super::FORWARD_L2DSR`].
+    pub forward: u8,
+    /// Always zero.
+    pub pad: u8,
+}
+
+const _: () = assert!(size_of::<FlowKey>() == 40 && align_of::<FlowKey>() == 1);
+const _: () = assert!(size_of::<FlowEntry>() == 56 && align_of::<FlowEntry>() == 8);
+
+impl FlowKey {
+    /// The key of the other direction, given what `entry` makes of packets with this key.
+    ///
+    /// A packet (a → b) that leaves as (c → d) is answered by (d → c).
+    #[inline(always)]
+    #[must_use]
+    pub const fn partner(&self, entry: &FlowEntry) -> Self {
+        Self {
+            source: entry.destination,
+            destination: entry.source,
+            source_port: entry.destination_port,
+            destination_port: entry.source_port,
+            protocol: self.protocol,
+            pad: [0; 3],
+        }
+    }
+}

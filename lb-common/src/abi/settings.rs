@@ -1,0 +1,28 @@
+//! Settings of the packet path.
+
+use super::Address;
+
+/// What the daemon tells the program once.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// Source address of translated IPv4 packets (IPv4-mapped), or zero: no `nat` for IPv4.
+    pub nat_source_v4: Address,
+    /// Source address of translated IPv6 packets, or zero: no `nat` for IPv6.
+    pub nat_source_v6: Address,
+    /// First source port for `nat`, native byte order.
+    pub nat_port_first: u16,
+    /// Last source port for `nat`, inclusive, native byte order.
+    pub nat_port_last: u16,
+    /// How long a looked-up next hop is used before it is looked up again, in milliseconds.
+    pub next_hop_ttl_ms: u32,
+    /// Bit 0: log rare events through aya-log, rate limited.
+    pub flags: u32,
+    /// Always zero.
+    pub pad: u32,
+}
+
+/// [`Settings::flags`]: log rare events.
+pub const SETTING_LOG: u32 = 1;
+
+const _: () = assert!(size_of::<Settings>() == 48);

@@ -1,0 +1,58 @@
+//! VIPs: the addresses that the kernel balances.
+
+use super::Address;
+
+/// The most VIPs that one daemon serves in the kernel.
+pub const MAX_VIPS: u32 = 512;
+
+/// IANA protocol number of TCP.
+pub const PROTOCOL_TCP: u8 = 6;
+/// IANA protocol number of UDP.
+pub const PROTOCOL_UDP: u8 = 17;
+
+/// [`Vip::forward`]: source and destination are rewritten, replies come back through lb.
+pub const FORWARD_NAT: u8 = 1;
+/// [`Vip::forward`]: only the MAC addresses are rewritten, replies go straight to the client.
+pub const FORWARD_L2DSR: u8 = 2;
+
+/// [`Vip::select`]: the slot is the hash of the flow (the table is a Maglev table).
+pub const SELECT_HASH: u8 = 1;
+/// [`Vip::select`]: slots are taken in turn, per CPU (the table is in smooth weighted order).
+pub const SELECT_TURN: u8 = 2;
+/// [`Vip::select`]: two slots by chance, the instance with fewer live connections wins.
+pub const SELECT_LEAST_CONNECTIONS: u8 = 3;
+
+/// What a packet is looked up by.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct VipKey {
+    /// Destination address.
+    pub address: Address,
+    /// Destination port, network byte order.
+    pub port: [u8; 2],
+    /// [`PROTOCOL_TCP`] or [`PROTOCOL_UDP`].
+    pub protocol: u8,
+    /// Always zero.
+    pub pad: u8,
+}
+
+/// How the packets of a VIP are treated.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Vip {
+    /// Index of the VIP's counters, below [`MAX_VIPS`]; stable for the VIP's life.
+    pub id: u32,
+    /// Index of the table to choose from; replacing a table writes a spare one and flips this.
+    pub table: u32,
+    /// Grows by one with each flip.
+    pub generation: u32,
+    /// [`FORWARD_NAT`] or [`FORWARD_L2DSR`].
+    pub forward: u8,
+    /// [`SELECT_HASH`], [`SELECT_TURN`] or [`SELECT_LEAST_CONNECTIONS`].
+    pub select: u8,
+    /// Always zero.
+    pub pad: [u8; 2],
+}
+
+const _: () = assert!(size_of::<VipKey>() == 20 && align_of::<VipKey>() == 1);
+const _: () = assert!(size_of::<Vip>() == 16 && align_of::<Vip>() == 4);

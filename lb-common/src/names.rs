@@ -1,0 +1,44 @@
+//! The names of programs and maps: written once, used by both sides and by operators' tools.
+
+/// The balancing program, attached to every configured interface.
+pub const PROGRAM: &str = "lb_xdp";
+/// A program that passes every packet: the floor of benchmarks, and the peer that a veth needs.
+pub const PROGRAM_PASS: &str = "lb_pass";
+
+/// [`crate::Settings`], one element.
+pub const MAP_SETTINGS: &str = "SETTINGS";
+/// [`crate::VipKey`] → [`crate::Vip`].
+pub const MAP_VIPS: &str = "VIPS";
+/// Array of [`crate::Table`]; [`crate::Vip::table`] is the index.
+pub const MAP_TABLES: &str = "TABLES";
+/// Array of [`crate::InstanceEntry`] by instance index; index 0 is never an instance.
+pub const MAP_INSTANCES: &str = "INSTANCES";
+/// [`crate::FlowKey`] → [`crate::FlowEntry`]: the connection table.
+pub const MAP_CONNECTIONS: &str = "CONNECTIONS";
+/// Per-CPU array of [`crate::NextHop`] by instance index: what the last route look-up said.
+pub const MAP_NEXT_HOPS: &str = "NEXT_HOPS";
+/// Per-CPU array of `u64` by [`crate::Counter`].
+pub const MAP_COUNTERS: &str = "COUNTERS";
+/// Per-CPU array of [`crate::Traffic`] by [`crate::Vip::id`].
+pub const MAP_VIP_TRAFFIC: &str = "VIP_TRAFFIC";
+/// Per-CPU array of [`crate::Traffic`] by instance index.
+pub const MAP_INSTANCE_TRAFFIC: &str = "INSTANCE_TRAFFIC";
+/// Shared array of `u64`: live connections by instance index.
+pub const MAP_LIVE: &str = "LIVE";
+/// Per-CPU array of `u32` by [`crate::Vip::id`]: the turn counter of [`crate::SELECT_TURN`].
+pub const MAP_TURNS: &str = "TURNS";
+
+/// Every map that outlives the daemon, in the order in which they are pinned.
+pub const PINNED_MAPS: [&str; 11] = [
+    MAP_SETTINGS,
+    MAP_INSTANCES,
+    MAP_TABLES,
+    MAP_VIPS,
+    MAP_CONNECTIONS,
+    MAP_NEXT_HOPS,
+    MAP_COUNTERS,
+    MAP_VIP_TRAFFIC,
+    MAP_INSTANCE_TRAFFIC,
+    MAP_LIVE,
+    MAP_TURNS,
+];

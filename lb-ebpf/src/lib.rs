@@ -1,0 +1,2 @@
+//! Pure packet decisions.
+#![cfg_attr(not(test), no_std)]
