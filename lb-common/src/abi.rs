@@ -49,7 +49,9 @@ pub const fn is_v4(address: &Address) -> bool {
 #[inline(always)]
 #[must_use]
 pub const fn from_v4(v4: [u8; 4]) -> Address {
-    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4[0], v4[1], v4[2], v4[3]]
+    [
+        0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4[0], v4[1], v4[2], v4[3],
+    ]
 }
 
 #[cfg(feature = "user")]
@@ -65,5 +67,15 @@ mod pod {
             unsafe impl aya::Pod for $t {}
         )+ };
     }
-    pod!(FlowEntry, FlowKey, InstanceEntry, NextHop, Settings, Table, Traffic, Vip, VipKey);
+    pod!(
+        FlowEntry,
+        FlowKey,
+        InstanceEntry,
+        NextHop,
+        Settings,
+        Table,
+        Traffic,
+        Vip,
+        VipKey
+    );
 }

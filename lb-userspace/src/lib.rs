@@ -1,1 +1,11 @@
-//! lb.
+//! lb: one control plane, two data planes.
+//!
+//! Imports go one way, and `cargo xtask lint` checks it: `model` → `balance`, `resilience`,
+//! `affinity` → `config`, `registry` → `health`, `l4`, `l7` → `api` → `cli`, `app`. What stands
+//! further right may use what stands further left, never the reverse, and `l4` and `l7` never
+//! meet: a data plane that knew the other could not be reasoned about alone.
+
+pub mod balance;
+pub mod model;
+pub mod registry;
+pub mod resilience;

@@ -14,6 +14,8 @@ pub struct Table {
 
 impl core::fmt::Debug for Table {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("Table").field("slots", &SLOTS).finish_non_exhaustive()
+        f.debug_struct("Table")
+            .field("slots", &SLOTS)
+            .finish_non_exhaustive()
     }
 }

@@ -1,0 +1,109 @@
+//! Choosing an instance: one algorithm a file behind one trait.
+//!
+//! A [`Balancer`] is built from the members of a snapshot, off the request path, and then asked
+//! once a request, from every worker at once. It sees live load through the members (in-flight,
+//! latency), because an algorithm that can only see its own history can not balance by load.
+//! Failover is "pick again with the last one among the tried".
+
+use std::{cell::Cell, fmt, sync::Arc};
+
+use crate::model::{Algorithm, InstanceId, Member, Timestamp};
+
+mod weighted;
+
+/// An algorithm at work on the members of one snapshot.
+pub trait Balancer: fmt::Debug + Send + Sync {
+    /// The position in `members` of the instance to use; `None` when every member has weight 0 or
+    /// was tried.
+    ///
+    /// `members` is the same slice that the balancer was built from.
+    fn pick(&self, members: &[Member], choice: &Choice<'_>) -> Option<usize>;
+}
+
+/// What a choice may depend on beside the members.
+#[derive(Clone, Copy, Debug)]
+pub struct Choice<'a> {
+    /// Hash of the request's key, for consistent hashing.
+    pub key: u64,
+    /// Number of the thread that asks, from 0.
+    pub worker: usize,
+    /// When.
+    pub now: Timestamp,
+    /// Chance.
+    pub random: &'a Random,
+    /// Instances that this request has failed on.
+    pub tried: &'a Tried,
+}
+
+/// A seeded source of chance for one thread: xorshift64* (Vigna 2016), a few instructions a draw.
+#[derive(Debug)]
+pub struct Random(Cell<u64>);
+
+impl Random {
+    /// A source whose draws follow from `seed`.
+    #[must_use]
+    pub const fn new(seed: u64) -> Self {
+        // Zero is the one state that xorshift never leaves.
+        Self(Cell::new(if seed == 0 {
+            0x9e37_79b9_7f4a_7c15
+        } else {
+            seed
+        }))
+    }
+
+    /// 64 random bits.
+    pub fn bits(&self) -> u64 {
+        let mut x = self.0.get();
+        x ^= x >> 12;
+        x ^= x << 25;
+        x ^= x >> 27;
+        self.0.set(x);
+        x.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// A number below `bound`; 0 when `bound` is 0.
+    pub fn below(&self, bound: usize) -> usize {
+        ((u128::from(self.bits()) * bound as u128) >> 64) as usize
+    }
+}
+
+/// The instances that a request has been sent to in vain: a handful at most.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tried {
+    ids: [Option<InstanceId>; Self::MOST],
+}
+
+impl Tried {
+    /// The most instances that one request may try and remember.
+    pub const MOST: usize = 4;
+
+    /// Whether `id` was tried.
+    #[must_use]
+    pub fn contains(&self, id: InstanceId) -> bool {
+        self.ids.contains(&Some(id))
+    }
+
+    /// Whether none was tried: the common case, in which no pick needs to look.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.ids[0].is_none()
+    }
+
+    /// Remembers `id`; beyond [`Tried::MOST`] nothing is added.
+    pub fn insert(&mut self, id: InstanceId) {
+        if let Some(free) = self.ids.iter_mut().find(|slot| slot.is_none()) {
+            *free = Some(id);
+        }
+    }
+}
+
+/// Whether `member` may be picked.
+fn eligible(member: &Member, tried: &Tried) -> bool {
+    member.weight > 0 && (tried.is_empty() || !tried.contains(member.instance.id))
+}
+
+/// Builds the balancer of a service.
+#[must_use]
+pub fn build(_algorithm: Algorithm, members: &[Member]) -> Arc<dyn Balancer> {
+    Arc::new(weighted::Weighted::new(members))
+}

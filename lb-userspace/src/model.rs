@@ -1,0 +1,33 @@
+//! Plain values: what a service, an instance, a route and a VIP are.
+//!
+//! Specifications (`*Spec`) are what was asked for; they are immutable and compare by value, so a
+//! reload is a comparison. [`Instance`] and [`ServiceStats`] carry what was measured; they are
+//! shared by every snapshot that names the instance, which is how counters survive reloads and
+//! changes of algorithm.
+
+pub mod algorithm;
+pub mod clock;
+pub mod daemon;
+pub mod endpoint;
+pub mod id;
+pub mod instance;
+pub mod listener;
+pub mod measure;
+pub mod reason;
+pub mod route;
+pub mod service;
+pub mod vip;
+pub mod window;
+
+pub use algorithm::{Algorithm, HashKey};
+pub use clock::{Clock, Timestamp};
+pub use daemon::{ApiSpec, DaemonSpec, DatapathMode, DatapathSpec, LogFormat, LogSpec};
+pub use endpoint::{Endpoint, EndpointError};
+pub use id::{InstanceId, NameError, ServiceName};
+pub use instance::{AdminState, Health, InFlight, Instance, Member, Outcome};
+pub use listener::{GatewaySpec, ListenerSpec};
+pub use measure::{KernelTraffic, Measured, PeakEwma};
+pub use reason::{Reason, ServiceStats};
+pub use route::{HostPattern, PathPattern, RouteSpec};
+pub use service::{HealthCheckSpec, InstanceSpec, Probe, ServiceSpec, TimeoutSpec};
+pub use vip::{Forwarding, Protocol, VipSpec};

@@ -1,0 +1,132 @@
+//! Settings of the process itself. They are read once at start; a reload that changes one of them
+//! says that it takes a restart.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+/// Everything that holds for the life of the process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DaemonSpec {
+    /// Threads that serve HTTP, each with its own listeners and connections to instances.
+    pub workers: usize,
+    /// The management API.
+    pub api: ApiSpec,
+    /// The log.
+    pub log: LogSpec,
+    /// The packet path.
+    pub datapath: DatapathSpec,
+}
+
+/// Where the management API is served, and to whom.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiSpec {
+    /// A listener of its own.
+    pub listen: Option<SocketAddr>,
+    /// Whether the API's paths are also served on every listener of the gateway.
+    pub on_gateway: bool,
+    /// What peers that are not on a loopback address must show as `Authorization: Bearer …`;
+    /// without it they are refused.
+    pub token: Option<String>,
+}
+
+/// What is logged, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogSpec {
+    /// A filter in the syntax of `tracing-subscriber`, such as `info` or `info,lb_userspace::l4=debug`.
+    pub filter: String,
+    /// Form of a line.
+    pub format: LogFormat,
+}
+
+/// Form of a log line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// How the XDP program is attached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DatapathMode {
+    /// Native where the driver can, else generic with a warning; a failure ends the start only
+    /// when there are VIPs to serve.
+    #[default]
+    Auto,
+    /// Native, or the start fails.
+    Native,
+    /// Generic.
+    Generic,
+    /// Not at all; a configuration with VIPs is refused.
+    Off,
+}
+
+/// The packet path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DatapathSpec {
+    /// How to attach.
+    pub mode: DatapathMode,
+    /// Interfaces to attach to.
+    pub interfaces: Vec<String>,
+    /// Source addresses for `nat`, at most one of each family; where one is missing the first
+    /// address of the first interface that is no VIP is taken.
+    pub nat_sources: Vec<IpAddr>,
+    /// First and last source port for `nat`. Outside of the host's ephemeral ports, so that no
+    /// connection of the host itself can meet one of a client.
+    pub nat_ports: (u16, u16),
+    /// Entries of the connection table; a `nat` connection takes two.
+    pub max_connections: u32,
+    /// Tables in the kernel, 131 KB each; every VIP's service needs one, and a change a spare one.
+    pub max_tables: u32,
+    /// Idle time after which a TCP connection is forgotten.
+    pub tcp_idle_timeout: Duration,
+    /// Idle time after which a UDP flow, or a TCP connection whose end was seen, is forgotten.
+    pub udp_idle_timeout: Duration,
+    /// How long a looked-up next hop is used before it is looked up again.
+    pub next_hop_ttl: Duration,
+    /// Where links and maps are pinned; must be on a BPF file system.
+    pub pin_path: PathBuf,
+    /// Whether the program logs rare events.
+    pub log: bool,
+}
+
+impl Default for DatapathSpec {
+    fn default() -> Self {
+        Self {
+            mode: DatapathMode::Auto,
+            interfaces: Vec::new(),
+            nat_sources: Vec::new(),
+            nat_ports: (10_240, 32_767),
+            max_connections: 262_144,
+            max_tables: 64,
+            tcp_idle_timeout: Duration::from_secs(3600),
+            udp_idle_timeout: Duration::from_secs(60),
+            next_hop_ttl: Duration::from_secs(1),
+            pin_path: PathBuf::from("/sys/fs/bpf/lb"),
+            log: false,
+        }
+    }
+}
+
+impl Default for DaemonSpec {
+    fn default() -> Self {
+        Self {
+            workers: std::thread::available_parallelism().map_or(1, usize::from),
+            api: ApiSpec {
+                listen: Some(SocketAddr::from(([127, 0, 0, 1], 7700))),
+                on_gateway: true,
+                token: None,
+            },
+            log: LogSpec {
+                filter: "info".to_owned(),
+                format: LogFormat::default(),
+            },
+            datapath: DatapathSpec::default(),
+        }
+    }
+}

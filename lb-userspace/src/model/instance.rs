@@ -1,0 +1,333 @@
+//! An instance and what is counted for it.
+
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use super::{
+    Algorithm, Clock, Endpoint, InstanceId, KernelTraffic, Measured, PeakEwma, ServiceName,
+    Timestamp,
+    measure::{LATENCY_BOUNDS_US, LatencyHistogram},
+    window::{Window, WindowSum},
+};
+
+/// What an operator wants of an instance.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum AdminState {
+    /// Takes traffic when it is healthy.
+    #[default]
+    Enabled,
+    /// Keeps its connections and requests, gets no new ones.
+    Draining,
+    /// Gets nothing; its connections in the kernel go to others at once.
+    Disabled,
+}
+
+impl AdminState {
+    /// The name in API and CLI.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Enabled => "enabled",
+            Self::Draining => "draining",
+            Self::Disabled => "disabled",
+        }
+    }
+}
+
+/// What the active checks say of an instance.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Health {
+    /// Not checked so far, or checks are off: treated as healthy.
+    #[default]
+    Unknown,
+    /// The last checks passed.
+    Healthy,
+    /// The last checks failed.
+    Unhealthy,
+}
+
+impl Health {
+    /// The name in API and CLI.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Healthy => "healthy",
+            Self::Unhealthy => "unhealthy",
+        }
+    }
+}
+
+/// How an exchange with an instance ended, as far as the instance is to blame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The instance answered with a status below 500.
+    Success,
+    /// The instance answered with 500 or above, or did not answer.
+    Failure,
+}
+
+/// An instance in a snapshot: the instance and the weight that it has there.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// The instance.
+    pub instance: Arc<Instance>,
+    /// Effective weight; 0 takes no new traffic.
+    pub weight: u32,
+}
+
+/// Counters of one algorithm in one shard.
+#[derive(Debug, Default)]
+struct AlgorithmCounters {
+    successes: AtomicU64,
+    failures: AtomicU64,
+    latency: LatencyHistogram,
+}
+
+/// What one worker counts: written by that worker alone, so that no cache line travels.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Shard {
+    by_algorithm: [OnceLock<Box<AlgorithmCounters>>; Algorithm::ALL.len()],
+    window: Window,
+}
+
+/// Requests of an instance under one algorithm.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AlgorithmTotals {
+    /// Answers below 500.
+    pub successes: u64,
+    /// Answers of 500 and above, and missing answers.
+    pub failures: u64,
+    /// Latencies by [`LATENCY_BOUNDS_US`], not cumulative; the last bucket takes the rest.
+    pub latency: [u64; LATENCY_BOUNDS_US.len() + 1],
+    /// Sum of latencies in microseconds.
+    pub latency_sum_us: u64,
+}
+
+/// A member of a service with its identity and its counters. It lives as long as a configuration
+/// names it, whatever else changes.
+#[derive(Debug)]
+pub struct Instance {
+    /// Number in both data planes.
+    pub id: InstanceId,
+    /// The service that it belongs to.
+    pub service: ServiceName,
+    /// Where it listens.
+    pub endpoint: Endpoint,
+    /// What the kernel has counted.
+    pub kernel: KernelTraffic,
+    /// What the control plane has derived.
+    pub measured: Measured,
+    /// Latency of HTTP answers (request sent to head received), all workers.
+    pub latency: PeakEwma,
+    /// Latency of health checks.
+    pub probe_latency: PeakEwma,
+    in_flight: AtomicU32,
+    shards: Box<[Shard]>,
+}
+
+impl Instance {
+    /// An instance without history; `workers` is the number of threads that will count for it.
+    #[must_use]
+    pub fn new(id: InstanceId, service: ServiceName, endpoint: Endpoint, workers: usize) -> Self {
+        Self {
+            id,
+            service,
+            endpoint,
+            kernel: KernelTraffic::default(),
+            measured: Measured::default(),
+            latency: PeakEwma::default(),
+            probe_latency: PeakEwma::default(),
+            in_flight: AtomicU32::new(0),
+            shards: (0..workers.max(1)).map(|_| Shard::default()).collect(),
+        }
+    }
+
+    /// Requests in flight, all workers.
+    #[must_use]
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Notes that a request goes to this instance; the guard's end notes that it is over.
+    #[must_use]
+    pub fn begin(self: &Arc<Self>, algorithm: Algorithm, worker: usize, clock: &Clock) -> InFlight {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        InFlight {
+            instance: Arc::clone(self),
+            algorithm,
+            worker,
+            clock: clock.clone(),
+            started: clock.now(),
+            judged: false,
+        }
+    }
+
+    /// Sum of the requests of the last `seconds`, beginning `skip` seconds ago.
+    #[must_use]
+    pub fn window(&self, now: Timestamp, skip: u64, seconds: u64) -> WindowSum {
+        let mut sum = WindowSum::default();
+        for shard in &self.shards {
+            sum += shard.window.sum(now, skip, seconds);
+        }
+        sum
+    }
+
+    /// Totals under `algorithm`; `None` when it never served a request.
+    #[must_use]
+    pub fn totals(&self, algorithm: Algorithm) -> Option<AlgorithmTotals> {
+        let mut totals = None;
+        for shard in &self.shards {
+            let Some(counters) = shard.by_algorithm[algorithm as usize].get() else {
+                continue;
+            };
+            let sum = totals.get_or_insert_with(AlgorithmTotals::default);
+            sum.successes += counters.successes.load(Ordering::Relaxed);
+            sum.failures += counters.failures.load(Ordering::Relaxed);
+            let (latency, latency_sum_us) = counters.latency.read();
+            for (to, from) in sum.latency.iter_mut().zip(latency) {
+                *to += from;
+            }
+            sum.latency_sum_us += latency_sum_us;
+        }
+        totals
+    }
+
+    /// Totals over all algorithms.
+    #[must_use]
+    pub fn totals_of_all(&self) -> AlgorithmTotals {
+        let mut sum = AlgorithmTotals::default();
+        for totals in Algorithm::ALL
+            .iter()
+            .filter_map(|algorithm| self.totals(*algorithm))
+        {
+            sum.successes += totals.successes;
+            sum.failures += totals.failures;
+            for (to, from) in sum.latency.iter_mut().zip(totals.latency) {
+                *to += from;
+            }
+            sum.latency_sum_us += totals.latency_sum_us;
+        }
+        sum
+    }
+
+    fn record(&self, algorithm: Algorithm, worker: usize, now: Timestamp, o: Outcome, us: u64) {
+        let shard = &self.shards[worker % self.shards.len()];
+        shard.window.record(now, o == Outcome::Failure, us);
+        let counters = shard.by_algorithm[algorithm as usize].get_or_init(Box::default);
+        match o {
+            Outcome::Success => &counters.successes,
+            Outcome::Failure => &counters.failures,
+        }
+        .fetch_add(1, Ordering::Relaxed);
+        counters.latency.record(us);
+    }
+}
+
+/// A request that an instance is busy with. Dropping it ends the request, whatever the way.
+#[derive(Debug)]
+pub struct InFlight {
+    instance: Arc<Instance>,
+    algorithm: Algorithm,
+    worker: usize,
+    clock: Clock,
+    started: Timestamp,
+    judged: bool,
+}
+
+impl InFlight {
+    /// The instance.
+    #[must_use]
+    pub const fn instance(&self) -> &Arc<Instance> {
+        &self.instance
+    }
+
+    /// Records the outcome, once: at the head of the answer, or when it is clear that none comes.
+    /// The request stays in flight until the guard is dropped.
+    pub fn judge(&mut self, outcome: Outcome) -> Duration {
+        let now = self.clock.now();
+        let latency = now - self.started;
+        if !self.judged {
+            self.judged = true;
+            let us = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
+            self.instance
+                .record(self.algorithm, self.worker, now, outcome, us);
+            self.instance.latency.add(now, latency);
+        }
+        latency
+    }
+}
+
+impl Drop for InFlight {
+    /// A request that ends unjudged was given up by the client: no verdict on the instance, but
+    /// the time that it has cost so far is a lower bound of its latency and must not be forgotten,
+    /// or an instance that hangs would look idle.
+    fn drop(&mut self) {
+        self.instance.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if !self.judged {
+            let now = self.clock.now();
+            let elapsed = now - self.started;
+            if self
+                .instance
+                .latency
+                .get(now)
+                .is_none_or(|known| elapsed > known)
+            {
+                self.instance.latency.add(now, elapsed);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn instance() -> Arc<Instance> {
+        let id = InstanceId {
+            index: 1,
+            generation: 0,
+        };
+        let endpoint = Endpoint::parse("127.0.0.1:1").unwrap();
+        Arc::new(Instance::new(
+            id,
+            ServiceName::new("a").unwrap(),
+            endpoint,
+            2,
+        ))
+    }
+
+    #[test]
+    fn counts_return_to_zero_however_a_request_ends() {
+        let (instance, clock) = (instance(), Clock::manual(Timestamp(1)));
+        let mut served = instance.begin(Algorithm::RoundRobin, 0, &clock);
+        let given_up = instance.begin(Algorithm::RoundRobin, 1, &clock);
+        assert_eq!(instance.in_flight(), 2);
+        clock.advance(Duration::from_millis(3));
+        assert_eq!(served.judge(Outcome::Success), Duration::from_millis(3));
+        assert_eq!(instance.in_flight(), 2);
+        drop(served);
+        drop(given_up);
+        assert_eq!(instance.in_flight(), 0);
+        let totals = instance.totals(Algorithm::RoundRobin).unwrap();
+        assert_eq!((totals.successes, totals.failures), (1, 0));
+        assert_eq!(instance.totals(Algorithm::Adaptive), None);
+        assert_eq!(instance.window(clock.now(), 0, 10).requests, 1);
+    }
+
+    #[test]
+    fn a_request_is_judged_once() {
+        let (instance, clock) = (instance(), Clock::manual(Timestamp(1)));
+        let mut request = instance.begin(Algorithm::Adaptive, 0, &clock);
+        request.judge(Outcome::Failure);
+        request.judge(Outcome::Success);
+        let totals = instance.totals_of_all();
+        assert_eq!((totals.successes, totals.failures), (0, 1));
+    }
+}

@@ -1,0 +1,40 @@
+//! Listeners and the limits of the connections that they accept.
+
+use std::{net::SocketAddr, time::Duration};
+
+/// A socket that HTTP clients connect to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ListenerSpec {
+    /// Address and port; port 0 is refused by the configuration.
+    pub address: SocketAddr,
+}
+
+/// What holds for every client connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GatewaySpec {
+    /// To receive the whole head of a request, also the idle limit between two requests.
+    pub header_timeout: Duration,
+    /// Most header fields of a request, above which it is answered with 431.
+    pub max_headers: usize,
+    /// Most bytes of a request's head, 8192 at least.
+    pub max_head_bytes: usize,
+    /// Idle connections kept to each instance by each worker.
+    pub pool_idle_per_instance: usize,
+    /// How long an idle connection to an instance is kept.
+    pub pool_idle_timeout: Duration,
+    /// How long a shutdown waits for requests in flight.
+    pub drain_timeout: Duration,
+}
+
+impl Default for GatewaySpec {
+    fn default() -> Self {
+        Self {
+            header_timeout: Duration::from_secs(30),
+            max_headers: 100,
+            max_head_bytes: 64 * 1024,
+            pool_idle_per_instance: 256,
+            pool_idle_timeout: Duration::from_secs(60),
+            drain_timeout: Duration::from_secs(30),
+        }
+    }
+}

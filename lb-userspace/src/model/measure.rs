@@ -1,0 +1,177 @@
+//! Measured values of an instance: moving averages, histograms, kernel counters.
+
+use std::{
+    sync::atomic::{AtomicU32, AtomicU64, Ordering},
+    time::Duration,
+};
+
+use super::Timestamp;
+
+/// Upper bounds of the latency histogram in microseconds; a last bucket takes the rest.
+pub const LATENCY_BOUNDS_US: [u64; 16] = [
+    250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
+    2_500_000, 5_000_000, 10_000_000, 30_000_000,
+];
+
+/// A moving average of latencies that follows a rise at once and a fall slowly.
+///
+/// Peak EWMA as Finagle and linkerd compute it: a sample `x` above the decayed value `v` replaces
+/// it; otherwise `v ← v(1-α) + xα` with `α = 1 - exp(-Δt/τ)`. Read at `T`, the value has decayed
+/// by `exp(-(T-t)/τ)`, so an instance that nobody asks is forgiven with time.
+///
+/// Value and time share one 64-bit word (value in µs, time in ms), so readers never see a torn
+/// pair. Two writers at once may lose one sample of the two; the average does not need it.
+#[derive(Debug, Default)]
+pub struct PeakEwma(AtomicU64);
+
+impl PeakEwma {
+    /// Time constant of the decay, linkerd's default.
+    pub const TAU: Duration = Duration::from_secs(10);
+
+    /// The average at `now`; `None` before the first sample.
+    #[must_use]
+    pub fn get(&self, now: Timestamp) -> Option<Duration> {
+        let (value, time) = Self::unpack(self.0.load(Ordering::Relaxed))?;
+        Some(Duration::from_micros(Self::decayed(value, time, now) as u64))
+    }
+
+    /// Adds a sample.
+    pub fn add(&self, now: Timestamp, sample: Duration) {
+        let x = sample.as_micros().min(u128::from(u32::MAX - 1)) as f64;
+        let value = match Self::unpack(self.0.load(Ordering::Relaxed)) {
+            None => x,
+            Some((value, time)) => {
+                let decayed = Self::decayed(value, time, now);
+                if x >= decayed {
+                    x
+                } else {
+                    let keep = Self::factor(time, now);
+                    f64::from(value) * keep + x * (1.0 - keep)
+                }
+            }
+        };
+        // One is added so that a word of zero means "no sample".
+        let word =
+            ((value as u64 + 1).min(u64::from(u32::MAX)) << 32) | ((now.0 / 1000) & 0xffff_ffff);
+        self.0.store(word, Ordering::Relaxed);
+    }
+
+    const fn unpack(word: u64) -> Option<(u32, u32)> {
+        match (word >> 32) as u32 {
+            0 => None,
+            value => Some((value - 1, word as u32)),
+        }
+    }
+
+    fn factor(time_ms: u32, now: Timestamp) -> f64 {
+        let elapsed = (now.0 / 1000) as u32;
+        // A racing writer may have stored a slightly later time: that is no time at all.
+        let elapsed = (elapsed.wrapping_sub(time_ms) as i32).max(0);
+        (-f64::from(elapsed) / Self::TAU.as_millis() as f64).exp()
+    }
+
+    fn decayed(value: u32, time_ms: u32, now: Timestamp) -> f64 {
+        f64::from(value) * Self::factor(time_ms, now)
+    }
+}
+
+/// Counts of latencies by [`LATENCY_BOUNDS_US`].
+#[derive(Debug, Default)]
+pub struct LatencyHistogram {
+    buckets: [AtomicU64; LATENCY_BOUNDS_US.len() + 1],
+    sum_us: AtomicU64,
+}
+
+impl LatencyHistogram {
+    /// Counts one latency.
+    pub fn record(&self, latency_us: u64) {
+        let bucket = LATENCY_BOUNDS_US.partition_point(|bound| *bound < latency_us);
+        self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
+        self.sum_us.fetch_add(latency_us, Ordering::Relaxed);
+    }
+
+    /// The count in each bucket (not cumulative), the last one unbounded, and the sum in µs.
+    #[must_use]
+    pub fn read(&self) -> ([u64; LATENCY_BOUNDS_US.len() + 1], u64) {
+        let counts = std::array::from_fn(|i| self.buckets[i].load(Ordering::Relaxed));
+        (counts, self.sum_us.load(Ordering::Relaxed))
+    }
+}
+
+/// What the kernel has counted for an instance, as last read from the maps.
+#[derive(Debug, Default)]
+pub struct KernelTraffic {
+    /// Packets from clients.
+    pub packets_in: AtomicU64,
+    /// Bytes from clients.
+    pub bytes_in: AtomicU64,
+    /// Packets from instances, where they come back through lb.
+    pub packets_out: AtomicU64,
+    /// Bytes from instances, where they come back through lb.
+    pub bytes_out: AtomicU64,
+    /// Connections begun.
+    pub connections: AtomicU64,
+    /// Connections open now.
+    pub live: AtomicU64,
+}
+
+/// What the control plane derives from measurements once a second.
+#[derive(Debug)]
+pub struct Measured {
+    /// Health score, 0 to 1, as bits of an `f32`.
+    score: AtomicU32,
+}
+
+impl Default for Measured {
+    fn default() -> Self {
+        Self {
+            score: AtomicU32::new(1.0f32.to_bits()),
+        }
+    }
+}
+
+impl Measured {
+    /// The health score, 0 to 1; 1 before anything was measured.
+    #[must_use]
+    pub fn score(&self) -> f32 {
+        f32::from_bits(self.score.load(Ordering::Relaxed))
+    }
+
+    /// Sets the health score; kept within 0 to 1.
+    pub fn set_score(&self, score: f32) {
+        self.score
+            .store(score.clamp(0.0, 1.0).to_bits(), Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn follows_a_peak_at_once_and_forgets_it_with_tau() {
+        let ewma = PeakEwma::default();
+        let start = Timestamp(1_000_000);
+        assert_eq!(ewma.get(start), None);
+        ewma.add(start, Duration::from_millis(10));
+        assert_eq!(ewma.get(start), Some(Duration::from_millis(10)));
+        ewma.add(start, Duration::from_millis(100));
+        assert_eq!(ewma.get(start), Some(Duration::from_millis(100)));
+        let later = ewma.get(start + PeakEwma::TAU).unwrap();
+        assert!((36..=37).contains(&later.as_millis()), "{later:?}");
+        ewma.add(start + PeakEwma::TAU, Duration::ZERO);
+        let fallen = ewma.get(start + PeakEwma::TAU).unwrap();
+        assert!((36..=37).contains(&fallen.as_millis()), "{fallen:?}");
+    }
+
+    #[test]
+    fn histogram_puts_bounds_into_their_own_bucket() {
+        let histogram = LatencyHistogram::default();
+        for us in [0, 250, 251, 30_000_000, 30_000_001] {
+            histogram.record(us);
+        }
+        let (counts, sum) = histogram.read();
+        assert_eq!((counts[0], counts[1], counts[15], counts[16]), (2, 1, 1, 1));
+        assert_eq!(sum, 60_000_502);
+    }
+}

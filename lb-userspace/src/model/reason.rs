@@ -1,0 +1,86 @@
+//! Why lb itself answered: one reason an answer, the same in status, header, log and metric.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $name:ident: $status:literal, $label:literal, $error:literal;)+) => {
+        /// Why lb answered a request itself instead of passing on an instance's answer.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Reason { $($(#[doc = $doc])+ $name,)+ }
+
+        impl Reason {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$name),+];
+
+            /// The HTTP status of the answer.
+            #[must_use]
+            pub const fn status(self) -> u16 {
+                match self { $(Self::$name => $status,)+ }
+            }
+
+            /// The stable name in metrics, logs and the API.
+            #[must_use]
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$name => $label,)+ }
+            }
+
+            /// The `error` of the `Proxy-Status` field (RFC 9209, 2.3).
+            #[must_use]
+            pub const fn proxy_status(self) -> &'static str {
+                match self { $(Self::$name => $error,)+ }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// No route matches host and path.
+    NoRoute: 404, "no_route", "destination_not_found";
+    /// The request breaks a rule of HTTP that lb enforces.
+    BadRequest: 400, "bad_request", "http_request_error";
+    /// The service has no instance that may be chosen.
+    NoInstance: 503, "no_instance", "destination_unavailable";
+    /// No connection: refused, unreachable or reset while connecting.
+    ConnectFailed: 502, "connect_failed", "connection_refused";
+    /// No connection within the connect timeout.
+    ConnectTimeout: 504, "connect_timeout", "connection_timeout";
+    /// The connection ended before the answer's head was complete.
+    ConnectionLost: 502, "connection_lost", "connection_terminated";
+    /// The instance's answer breaks a rule of HTTP.
+    BadAnswer: 502, "bad_answer", "http_protocol_error";
+    /// The head of the answer did not come within the request timeout.
+    RequestTimeout: 504, "request_timeout", "http_response_timeout";
+    /// lb is shutting down.
+    ShuttingDown: 503, "shutting_down", "destination_unavailable";
+}
+
+/// Counters of a service that belong to no instance.
+#[derive(Debug, Default)]
+pub struct ServiceStats {
+    answers: [AtomicU64; Reason::ALL.len()],
+    retries: AtomicU64,
+}
+
+impl ServiceStats {
+    /// Counts an answer that lb made.
+    pub fn answered(&self, reason: Reason) {
+        self.answers[reason as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a request that was sent to a second instance.
+    pub fn retried(&self) {
+        self.retries.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Answers that lb made for `reason`.
+    #[must_use]
+    pub fn answers(&self, reason: Reason) -> u64 {
+        self.answers[reason as usize].load(Ordering::Relaxed)
+    }
+
+    /// Requests that were sent to a second instance.
+    #[must_use]
+    pub fn retries(&self) -> u64 {
+        self.retries.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,101 @@
+//! Services as they were asked for.
+
+use std::time::Duration;
+
+use super::{Algorithm, Endpoint, Forwarding, HashKey, ServiceName};
+
+/// One member of a service as configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InstanceSpec {
+    /// Where it listens.
+    pub endpoint: Endpoint,
+    /// Share of the traffic relative to the others, 0 to 65535; 0 gets none.
+    pub weight: u16,
+}
+
+/// A service as configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceSpec {
+    /// Unique name.
+    pub name: ServiceName,
+    /// How an instance is chosen.
+    pub algorithm: Algorithm,
+    /// What [`Algorithm::ConsistentHash`] hashes.
+    pub hash_key: HashKey,
+    /// How the kernel forwards packets of the service's VIPs.
+    pub forwarding: Forwarding,
+    /// Active checks; `None` when they are off, and then every instance counts as healthy.
+    pub health_check: Option<HealthCheckSpec>,
+    /// Limits of an HTTP exchange.
+    pub timeouts: TimeoutSpec,
+    /// Members, unique by endpoint.
+    pub instances: Vec<InstanceSpec>,
+}
+
+/// What a health check sends and expects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// A TCP connection that is accepted.
+    Tcp,
+    /// `GET path` answered by a status in the inclusive range.
+    Http {
+        /// Path and query, beginning with a slash.
+        path: String,
+        /// Lowest and highest status that passes.
+        status: (u16, u16),
+        /// `Host` header; the endpoint's authority when `None`.
+        host: Option<String>,
+    },
+}
+
+/// Active health checks of a service's instances.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthCheckSpec {
+    /// What is sent.
+    pub probe: Probe,
+    /// From the start of one check to the start of the next; each is moved by up to ±10 %.
+    pub interval: Duration,
+    /// How long a check may take.
+    pub timeout: Duration,
+    /// Consecutive passes that make an instance healthy, at least 1.
+    pub rise: u32,
+    /// Consecutive failures that make it unhealthy, at least 1.
+    pub fall: u32,
+    /// Port to check when it is not the endpoint's.
+    pub port: Option<u16>,
+}
+
+/// Limits of an HTTP exchange with an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimeoutSpec {
+    /// To establish a connection.
+    pub connect: Duration,
+    /// From the request's arrival to the head of the answer, all tries together.
+    pub request: Duration,
+    /// Longest silence between two parts of the answer's body.
+    pub idle: Duration,
+}
+
+impl Default for TimeoutSpec {
+    /// 5 s to connect (Envoy's default), 30 s for the answer (the guide's), 30 s of silence.
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(5),
+            request: Duration::from_secs(30),
+            idle: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Default for HealthCheckSpec {
+    fn default() -> Self {
+        Self {
+            probe: Probe::Tcp,
+            interval: Duration::from_secs(5),
+            timeout: Duration::from_secs(2),
+            rise: 2,
+            fall: 3,
+            port: None,
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! The only writer of state.
+//!
+//! Whoever wants something changed sends a [`Change`]; the registry applies it whole or not at
+//! all, builds the next [`Snapshot`] beside the old one and publishes it with one pointer swap.
+//! Readers hold whatever snapshot they took for as long as they like. What was measured lives in
+//! the instances, which every snapshot shares, so that nothing is lost on the way.
+
+mod change;
+mod ids;
+mod snapshot;
+mod state;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+pub use change::{Applied, Change, Desired, Event, RegistryError};
+pub use ids::{IdError, KnownId, identity};
+pub use snapshot::{InstanceStatus, Service, Snapshot};
+
+/// Holds the state, applies changes, publishes snapshots.
+#[derive(Debug)]
+pub struct Registry {
+    state: Mutex<state::State>,
+    published: ArcSwap<Snapshot>,
+    revision: watch::Sender<u64>,
+}
+
+impl Registry {
+    /// An empty registry. `workers` is the number of L7 threads that count requests; `known` are
+    /// the ids that the kernel's maps hold from an earlier run, which the same instances get again.
+    #[must_use]
+    pub fn new(workers: usize, known: impl IntoIterator<Item = KnownId>) -> Self {
+        Self {
+            state: Mutex::new(state::State::new(workers, known)),
+            published: ArcSwap::from_pointee(Snapshot::default()),
+            revision: watch::Sender::new(0),
+        }
+    }
+
+    /// The current snapshot. Workers keep an [`arc_swap::Cache`] over [`Registry::published`]
+    /// instead, which costs one relaxed load a request.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.published.load_full()
+    }
+
+    /// The place where snapshots appear.
+    #[must_use]
+    pub const fn published(&self) -> &ArcSwap<Snapshot> {
+        &self.published
+    }
+
+    /// Tells when a new snapshot is there; the value is its revision.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.revision.subscribe()
+    }
+
+    /// Applies `change` whole, or not at all. A change that changes nothing publishes nothing.
+    ///
+    /// # Errors
+    /// When the change names what does not exist or contradicts itself; nothing has changed then.
+    pub fn apply(&self, change: Change) -> Result<Applied, RegistryError> {
+        // A panic while the lock was held cannot have left half a change: the state is replaced
+        // only after the change has been worked out.
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.published.load();
+        let mut next = state.clone();
+        let events = next.apply(change)?;
+        if events.is_empty() {
+            return Ok(Applied {
+                revision: before.revision,
+                events,
+            });
+        }
+        let snapshot = next.snapshot(&before);
+        let revision = snapshot.revision;
+        *state = next;
+        self.published.store(Arc::new(snapshot));
+        self.revision.send_replace(revision);
+        for event in &events {
+            event.log(revision);
+        }
+        Ok(Applied { revision, events })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,158 @@
+//! What can be asked of the registry, and what it says happened.
+
+use std::sync::Arc;
+
+use super::ids::IdError;
+use crate::model::{
+    AdminState, Algorithm, GatewaySpec, Health, InstanceId, ListenerSpec, RouteSpec, ServiceName,
+    ServiceSpec, VipSpec,
+};
+
+/// Everything that a configuration asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Desired {
+    /// Services, unique by name.
+    pub services: Vec<ServiceSpec>,
+    /// Routes, unique by host and path.
+    pub routes: Vec<RouteSpec>,
+    /// VIPs, unique by address, port and protocol.
+    pub vips: Vec<VipSpec>,
+    /// Listeners, unique by address.
+    pub listeners: Vec<ListenerSpec>,
+    /// Limits of client connections.
+    pub gateway: GatewaySpec,
+}
+
+/// A change of state.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// Makes the state what a configuration asks for. Admin states, health and counters of
+    /// instances that stay are kept, and so is an algorithm that was set at run time unless the
+    /// configuration's own choice has changed since.
+    Configure(Box<Desired>),
+    /// Sets an instance's admin state.
+    Admin {
+        /// The service.
+        service: ServiceName,
+        /// The instance by any of its names.
+        instance: String,
+        /// The state.
+        state: AdminState,
+    },
+    /// Sets a service's algorithm.
+    Algorithm {
+        /// The service.
+        service: ServiceName,
+        /// The algorithm.
+        algorithm: Algorithm,
+    },
+    /// Reports what the checks say of an instance; ignored when the instance is gone.
+    Health {
+        /// The instance.
+        id: InstanceId,
+        /// The verdict.
+        health: Health,
+        /// Why, for people.
+        detail: Arc<str>,
+    },
+    /// Reports factors from measurements, 0 to 1; those of instances that are gone are ignored.
+    Factors(Vec<(InstanceId, f32)>),
+}
+
+/// What [`super::Registry::apply`] did.
+#[derive(Clone, Debug)]
+pub struct Applied {
+    /// The revision that is now current.
+    pub revision: u64,
+    /// What changed; empty when nothing did.
+    pub events: Vec<Event>,
+}
+
+/// One thing that changed.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// A service is new.
+    ServiceAdded(ServiceName),
+    /// A service is gone.
+    ServiceRemoved(ServiceName),
+    /// Settings of a service changed other than its members.
+    ServiceChanged(ServiceName),
+    /// An instance is new.
+    InstanceAdded(ServiceName, String),
+    /// An instance is gone.
+    InstanceRemoved(ServiceName, String),
+    /// An instance's configured weight changed.
+    WeightChanged(ServiceName, String, u16),
+    /// An instance's admin state changed.
+    AdminChanged(ServiceName, String, AdminState),
+    /// An instance's health changed, and why.
+    HealthChanged(ServiceName, String, Health, Arc<str>),
+    /// A service's algorithm changed.
+    AlgorithmChanged(ServiceName, Algorithm),
+    /// Routes changed.
+    RoutesChanged,
+    /// VIPs changed.
+    VipsChanged,
+    /// Listeners or their limits changed.
+    ListenersChanged,
+    /// Measured factors moved weights of a service.
+    FactorsChanged(ServiceName),
+}
+
+impl Event {
+    pub(super) fn log(&self, revision: u64) {
+        match self {
+            // Part of normal balancing, once a second at worst: not worth a line each.
+            Self::FactorsChanged(service) => {
+                tracing::debug!(revision, %service, "measured weights changed");
+            }
+            Self::HealthChanged(service, instance, health, detail) => {
+                let health = health.as_str();
+                tracing::info!(revision, %service, instance, health, %detail, "health changed");
+            }
+            other => tracing::info!(revision, change = ?other, "state changed"),
+        }
+    }
+}
+
+/// Why a change was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RegistryError {
+    /// No such service.
+    #[error("expected the name of a service, found {found:?}; services are: {known}")]
+    NoService {
+        /// What was given.
+        found: String,
+        /// The services that exist.
+        known: String,
+    },
+    /// No such instance.
+    #[error(
+        "expected an instance of service {service}, found {found:?}; its instances are: {known}"
+    )]
+    NoInstance {
+        /// The service.
+        service: ServiceName,
+        /// What was given.
+        found: String,
+        /// The instances that exist.
+        known: String,
+    },
+    /// A route or VIP names a service that is not defined.
+    #[error("expected {what} to name a defined service, found {found:?}")]
+    Dangling {
+        /// Which route or VIP.
+        what: String,
+        /// What it names.
+        found: ServiceName,
+    },
+    /// Something is defined twice.
+    #[error("expected {what} once, found it twice")]
+    Twice {
+        /// What.
+        what: String,
+    },
+    /// Too many instances.
+    #[error(transparent)]
+    Ids(#[from] IdError),
+}

@@ -1,0 +1,108 @@
+//! What readers see.
+
+use std::sync::Arc;
+
+use crate::{
+    balance::Balancer,
+    model::{
+        AdminState, GatewaySpec, Health, InstanceId, ListenerSpec, Member, RouteSpec, ServiceName,
+        ServiceSpec, ServiceStats, VipSpec,
+    },
+};
+
+/// One consistent picture of everything, immutable.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Grows by one with each change.
+    pub revision: u64,
+    /// The revision at which services, routes, VIPs or listeners were last configured. While it
+    /// stays, positions in `services` stay.
+    pub configured: u64,
+    /// Services by name, in order.
+    pub services: Vec<Arc<Service>>,
+    /// Routes.
+    pub routes: Arc<[RouteSpec]>,
+    /// VIPs.
+    pub vips: Arc<[VipSpec]>,
+    /// Listeners.
+    pub listeners: Arc<[ListenerSpec]>,
+    /// Limits of client connections.
+    pub gateway: Arc<GatewaySpec>,
+}
+
+/// A service in a snapshot.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// Its settings; `spec.algorithm` is the one in force.
+    pub spec: Arc<ServiceSpec>,
+    /// All its instances with their effective weights, in the order of the configuration.
+    pub members: Arc<[Member]>,
+    /// What the control plane knows of each member; same positions.
+    pub statuses: Arc<[InstanceStatus]>,
+    /// The algorithm at work on `members`.
+    pub balancer: Arc<dyn Balancer>,
+    /// Counters that belong to no instance.
+    pub stats: Arc<ServiceStats>,
+}
+
+/// What the control plane knows of an instance.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InstanceStatus {
+    /// Configured weight.
+    pub weight: u16,
+    /// Admin state.
+    pub admin: AdminState,
+    /// Health.
+    pub health: Health,
+    /// Why the health is what it is.
+    pub detail: Arc<str>,
+    /// Factor from measurements, 0 to 1.
+    pub factor: f32,
+}
+
+impl Snapshot {
+    /// The service of that name.
+    #[must_use]
+    pub fn service(&self, name: &str) -> Option<&Arc<Service>> {
+        self.position(name).map(|position| &self.services[position])
+    }
+
+    /// The position of a service in `services`.
+    #[must_use]
+    pub fn position(&self, name: &str) -> Option<usize> {
+        self.services
+            .binary_search_by(|service| service.spec.name.as_str().cmp(name))
+            .ok()
+    }
+
+    /// The names of all services, for messages.
+    #[must_use]
+    pub fn service_names(&self) -> String {
+        let names: Vec<&str> = self.services.iter().map(|s| s.spec.name.as_str()).collect();
+        names.join(", ")
+    }
+}
+
+impl Service {
+    /// The name.
+    #[must_use]
+    pub fn name(&self) -> &ServiceName {
+        &self.spec.name
+    }
+
+    /// The position of the instance that `text` names. See [`crate::model::Endpoint::matches`].
+    #[must_use]
+    pub fn find(&self, text: &str) -> Option<usize> {
+        self.members
+            .iter()
+            .position(|member| member.instance.endpoint.matches(text))
+    }
+
+    /// The position of an instance by id.
+    #[must_use]
+    pub fn position(&self, id: InstanceId) -> Option<usize> {
+        self.members
+            .iter()
+            .position(|member| member.instance.id == id)
+    }
+}

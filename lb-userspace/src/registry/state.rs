@@ -1,0 +1,495 @@
+//! The state itself and how changes transform it.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
+
+use super::{
+    change::{Change, Desired, Event, RegistryError},
+    ids::{Ids, KnownId},
+    snapshot::{InstanceStatus, Service, Snapshot},
+};
+use crate::{
+    balance,
+    model::{
+        AdminState, Algorithm, GatewaySpec, Health, Instance, InstanceId, InstanceSpec,
+        ListenerSpec, Member, RouteSpec, ServiceName, ServiceSpec, ServiceStats, VipSpec,
+    },
+    resilience::{WeightInputs, effective_weight},
+};
+
+/// Everything that the registry knows. Cheap to clone: a change works on a copy.
+#[derive(Clone, Debug)]
+pub(super) struct State {
+    workers: usize,
+    ids: Ids,
+    services: BTreeMap<ServiceName, ServiceState>,
+    routes: Arc<[RouteSpec]>,
+    vips: Arc<[VipSpec]>,
+    listeners: Arc<[ListenerSpec]>,
+    gateway: Arc<GatewaySpec>,
+    /// Whether a configuration has been applied.
+    configured: bool,
+    /// Whether the change at hand is a configuration.
+    reconfigured: bool,
+}
+
+#[derive(Clone, Debug)]
+struct ServiceState {
+    spec: Arc<ServiceSpec>,
+    /// The algorithm in force; differs from the spec's when it was set at run time.
+    algorithm: Algorithm,
+    instances: Vec<InstanceState>,
+    stats: Arc<ServiceStats>,
+}
+
+#[derive(Clone, Debug)]
+struct InstanceState {
+    instance: Arc<Instance>,
+    status: InstanceStatus,
+}
+
+impl State {
+    pub(super) fn new(workers: usize, known: impl IntoIterator<Item = KnownId>) -> Self {
+        Self {
+            workers,
+            ids: Ids::new(known),
+            services: BTreeMap::new(),
+            routes: Arc::default(),
+            vips: Arc::default(),
+            listeners: Arc::default(),
+            gateway: Arc::default(),
+            configured: false,
+            reconfigured: false,
+        }
+    }
+
+    /// Applies `change` and says what changed. On an error `self` is to be thrown away.
+    pub(super) fn apply(&mut self, change: Change) -> Result<Vec<Event>, RegistryError> {
+        self.reconfigured = matches!(change, Change::Configure(_));
+        match change {
+            Change::Configure(desired) => self.configure(*desired),
+            Change::Admin {
+                service,
+                instance,
+                state,
+            } => self.admin(&service, &instance, state),
+            Change::Algorithm { service, algorithm } => self.algorithm(&service, algorithm),
+            Change::Health { id, health, detail } => Ok(self.health(id, health, detail)),
+            Change::Factors(factors) => Ok(self.factors(&factors)),
+        }
+    }
+
+    fn configure(&mut self, desired: Desired) -> Result<Vec<Event>, RegistryError> {
+        check(&desired)?;
+        let mut events = Vec::new();
+        let mut before = std::mem::take(&mut self.services);
+        let wanted: HashSet<ServiceName> = desired
+            .services
+            .iter()
+            .map(|spec| spec.name.clone())
+            .collect();
+        // Removals first, so that their ids can be used again when indices are scarce.
+        before.retain(|name, service| {
+            let stays = wanted.contains(name);
+            if !stays {
+                service
+                    .instances
+                    .iter()
+                    .for_each(|state| self.ids.free(state.instance.id));
+                events.push(Event::ServiceRemoved(name.clone()));
+            }
+            stays
+        });
+        for spec in desired.services {
+            let name = spec.name.clone();
+            let state = self.configure_service(spec, before.remove(&name), &mut events)?;
+            self.services.insert(name, state);
+        }
+        if !self.configured {
+            self.ids.free_unclaimed();
+            self.configured = true;
+        }
+        replace(&mut self.routes, desired.routes, || {
+            events.push(Event::RoutesChanged);
+        });
+        replace(&mut self.vips, desired.vips, || {
+            events.push(Event::VipsChanged);
+        });
+        let mut listeners = false;
+        replace(&mut self.listeners, desired.listeners, || listeners = true);
+        if *self.gateway != desired.gateway {
+            self.gateway = Arc::new(desired.gateway);
+            listeners = true;
+        }
+        if listeners {
+            events.push(Event::ListenersChanged);
+        }
+        Ok(events)
+    }
+
+    fn configure_service(
+        &mut self,
+        spec: ServiceSpec,
+        before: Option<ServiceState>,
+        events: &mut Vec<Event>,
+    ) -> Result<ServiceState, RegistryError> {
+        let name = spec.name.clone();
+        let Some(before) = before else {
+            events.push(Event::ServiceAdded(name));
+            let instances = self.configure_instances(&spec, Vec::new(), &mut Vec::new())?;
+            return Ok(ServiceState {
+                algorithm: spec.algorithm,
+                spec: Arc::new(spec),
+                instances,
+                stats: Arc::default(),
+            });
+        };
+        let algorithm = if before.spec.algorithm == spec.algorithm {
+            before.algorithm
+        } else {
+            spec.algorithm
+        };
+        if algorithm != before.algorithm {
+            events.push(Event::AlgorithmChanged(name.clone(), algorithm));
+        }
+        let same = |a: &ServiceSpec, b: &ServiceSpec| {
+            let bare = |s: &ServiceSpec| ServiceSpec {
+                instances: Vec::new(),
+                algorithm: Algorithm::default(),
+                ..s.clone()
+            };
+            bare(a) == bare(b)
+        };
+        if !same(&before.spec, &spec) {
+            events.push(Event::ServiceChanged(name));
+        }
+        let instances = self.configure_instances(&spec, before.instances, events)?;
+        Ok(ServiceState {
+            spec: Arc::new(spec),
+            algorithm,
+            instances,
+            stats: before.stats,
+        })
+    }
+
+    fn configure_instances(
+        &mut self,
+        spec: &ServiceSpec,
+        mut before: Vec<InstanceState>,
+        events: &mut Vec<Event>,
+    ) -> Result<Vec<InstanceState>, RegistryError> {
+        before.retain(|state| {
+            let endpoint = &state.instance.endpoint;
+            let stays = spec
+                .instances
+                .iter()
+                .any(|wanted| wanted.endpoint == *endpoint);
+            if !stays {
+                self.ids.free(state.instance.id);
+                let instance = endpoint.name().to_owned();
+                events.push(Event::InstanceRemoved(spec.name.clone(), instance));
+            }
+            stays
+        });
+        let mut instances = Vec::with_capacity(spec.instances.len());
+        for InstanceSpec { endpoint, weight } in &spec.instances {
+            let found = before
+                .iter()
+                .position(|state| state.instance.endpoint == *endpoint);
+            let mut state = if let Some(position) = found {
+                before.swap_remove(position)
+            } else {
+                let id = self.ids.take(&spec.name, endpoint)?;
+                let service = spec.name.clone();
+                let instance = Instance::new(id, service.clone(), endpoint.clone(), self.workers);
+                events.push(Event::InstanceAdded(service, endpoint.name().to_owned()));
+                InstanceState {
+                    instance: Arc::new(instance),
+                    status: InstanceStatus {
+                        weight: *weight,
+                        admin: AdminState::default(),
+                        health: Health::default(),
+                        detail: "not checked".into(),
+                        factor: 1.0,
+                    },
+                }
+            };
+            if state.status.weight != *weight {
+                state.status.weight = *weight;
+                let instance = endpoint.name().to_owned();
+                events.push(Event::WeightChanged(spec.name.clone(), instance, *weight));
+            }
+            if spec.health_check.is_none() {
+                // What checks once said must not outlive them.
+                state.status.health = Health::Unknown;
+                state.status.detail = "checks are off".into();
+            }
+            instances.push(state);
+        }
+        Ok(instances)
+    }
+
+    fn service(&mut self, name: &ServiceName) -> Result<&mut ServiceState, RegistryError> {
+        if !self.services.contains_key(name) {
+            let known: Vec<&str> = self.services.keys().map(ServiceName::as_str).collect();
+            let (found, known) = (name.to_string(), known.join(", "));
+            return Err(RegistryError::NoService { found, known });
+        }
+        self.services
+            .get_mut(name)
+            .ok_or_else(|| RegistryError::NoService {
+                found: name.to_string(),
+                known: String::new(),
+            })
+    }
+
+    fn admin(
+        &mut self,
+        name: &ServiceName,
+        instance: &str,
+        admin: AdminState,
+    ) -> Result<Vec<Event>, RegistryError> {
+        let service = self.service(name)?;
+        let found = service
+            .instances
+            .iter()
+            .position(|s| s.instance.endpoint.matches(instance));
+        let Some(position) = found else {
+            let known: Vec<&str> = service
+                .instances
+                .iter()
+                .map(|s| s.instance.endpoint.name())
+                .collect();
+            return Err(RegistryError::NoInstance {
+                service: name.clone(),
+                found: instance.to_owned(),
+                known: known.join(", "),
+            });
+        };
+        let state = &mut service.instances[position];
+        if state.status.admin == admin {
+            return Ok(Vec::new());
+        }
+        state.status.admin = admin;
+        let instance = state.instance.endpoint.name().to_owned();
+        Ok(vec![Event::AdminChanged(name.clone(), instance, admin)])
+    }
+
+    fn algorithm(
+        &mut self,
+        name: &ServiceName,
+        algorithm: Algorithm,
+    ) -> Result<Vec<Event>, RegistryError> {
+        let service = self.service(name)?;
+        if service.algorithm == algorithm {
+            return Ok(Vec::new());
+        }
+        service.algorithm = algorithm;
+        // Factors belong to the algorithm that asked for them.
+        service
+            .instances
+            .iter_mut()
+            .for_each(|state| state.status.factor = 1.0);
+        Ok(vec![Event::AlgorithmChanged(name.clone(), algorithm)])
+    }
+
+    fn health(&mut self, id: InstanceId, health: Health, detail: Arc<str>) -> Vec<Event> {
+        for service in self.services.values_mut() {
+            for state in &mut service.instances {
+                if state.instance.id == id && service.spec.health_check.is_some() {
+                    if state.status.health == health {
+                        return Vec::new();
+                    }
+                    state.status.health = health;
+                    state.status.detail = Arc::clone(&detail);
+                    let name = service.spec.name.clone();
+                    let instance = state.instance.endpoint.name().to_owned();
+                    return vec![Event::HealthChanged(name, instance, health, detail)];
+                }
+            }
+        }
+        Vec::new()
+    }
+
+    fn factors(&mut self, factors: &[(InstanceId, f32)]) -> Vec<Event> {
+        let mut events = Vec::new();
+        for service in self.services.values_mut() {
+            let mut moved = false;
+            for state in &mut service.instances {
+                let new = factors.iter().find(|(id, _)| *id == state.instance.id);
+                if let Some((_, factor)) = new
+                    && factor.is_finite()
+                {
+                    let before = weight(&state.status, service.algorithm);
+                    let status = InstanceStatus {
+                        factor: *factor,
+                        ..state.status.clone()
+                    };
+                    // Only a step of the quantised weight is a change.
+                    if weight(&status, service.algorithm) != before {
+                        state.status = status;
+                        moved = true;
+                    }
+                }
+            }
+            if moved {
+                events.push(Event::FactorsChanged(service.spec.name.clone()));
+            }
+        }
+        events
+    }
+
+    /// The picture that follows `before`. Services that did not change keep their allocation, and
+    /// with it their balancer's turn counters.
+    pub(super) fn snapshot(&self, before: &Snapshot) -> Snapshot {
+        let revision = before.revision + 1;
+        let services = self
+            .services
+            .values()
+            .map(|service| match before.service(service.spec.name.as_str()) {
+                Some(old) if service.is_same_as(old) => Arc::clone(old),
+                _ => Arc::new(service.build()),
+            })
+            .collect();
+        Snapshot {
+            revision,
+            configured: if self.reconfigured {
+                revision
+            } else {
+                before.configured
+            },
+            services,
+            routes: Arc::clone(&self.routes),
+            vips: Arc::clone(&self.vips),
+            listeners: Arc::clone(&self.listeners),
+            gateway: Arc::clone(&self.gateway),
+        }
+    }
+}
+
+impl ServiceState {
+    fn is_same_as(&self, old: &Service) -> bool {
+        old.spec.algorithm == self.algorithm
+            && ServiceSpec {
+                algorithm: self.algorithm,
+                ..(*self.spec).clone()
+            } == *old.spec
+            && old.members.len() == self.instances.len()
+            && self
+                .instances
+                .iter()
+                .zip(old.members.iter())
+                .zip(old.statuses.iter())
+                .all(|((new, member), status)| {
+                    Arc::ptr_eq(&new.instance, &member.instance) && new.status == *status
+                })
+    }
+
+    fn build(&self) -> Service {
+        let members: Arc<[Member]> = self
+            .instances
+            .iter()
+            .map(|state| Member {
+                instance: Arc::clone(&state.instance),
+                weight: weight(&state.status, self.algorithm),
+            })
+            .collect();
+        let spec = ServiceSpec {
+            algorithm: self.algorithm,
+            ..(*self.spec).clone()
+        };
+        Service {
+            spec: Arc::new(spec),
+            balancer: balance::build(self.algorithm, &members),
+            members,
+            statuses: self
+                .instances
+                .iter()
+                .map(|state| state.status.clone())
+                .collect(),
+            stats: Arc::clone(&self.stats),
+        }
+    }
+}
+
+fn weight(status: &InstanceStatus, algorithm: Algorithm) -> u32 {
+    effective_weight(&WeightInputs {
+        configured: status.weight,
+        algorithm,
+        admin: status.admin,
+        health: status.health,
+        factor: status.factor,
+    })
+}
+
+/// Replaces `place` by `new` and calls `changed`, unless both are equal.
+fn replace<T: PartialEq>(place: &mut Arc<[T]>, new: Vec<T>, changed: impl FnOnce()) {
+    if **place != *new {
+        *place = new.into();
+        changed();
+    }
+}
+
+/// Refuses a configuration that contradicts itself. The configuration's own checks come first and
+/// say it with line and column; this is for callers that build a [`Desired`] otherwise.
+fn check(desired: &Desired) -> Result<(), RegistryError> {
+    let mut names = HashSet::new();
+    for spec in &desired.services {
+        once(&mut names, spec.name.clone(), || {
+            format!("service {}", spec.name)
+        })?;
+        let mut endpoints = HashSet::new();
+        for instance in &spec.instances {
+            once(&mut endpoints, instance.endpoint.address(), || {
+                format!("endpoint {} of service {}", instance.endpoint, spec.name)
+            })?;
+        }
+    }
+    let mut routes = HashSet::new();
+    for route in &desired.routes {
+        let what = || format!("route {:?} {:?}", route.host, route.path);
+        once(&mut routes, (&route.host, &route.path), what)?;
+        defined(&names, &route.service, what)?;
+    }
+    let mut vips = HashSet::new();
+    for vip in &desired.vips {
+        let what = || format!("VIP {vip}");
+        once(&mut vips, (vip.address, vip.port, vip.protocol), what)?;
+        defined(&names, &vip.service, what)?;
+    }
+    let mut listeners = HashSet::new();
+    for listener in &desired.listeners {
+        let what = || format!("listener {}", listener.address);
+        once(&mut listeners, listener.address, what)?;
+    }
+    Ok(())
+}
+
+fn once<T: Eq + std::hash::Hash>(
+    seen: &mut HashSet<T>,
+    value: T,
+    what: impl FnOnce() -> String,
+) -> Result<(), RegistryError> {
+    if seen.insert(value) {
+        Ok(())
+    } else {
+        Err(RegistryError::Twice { what: what() })
+    }
+}
+
+fn defined(
+    names: &HashSet<ServiceName>,
+    found: &ServiceName,
+    what: impl FnOnce() -> String,
+) -> Result<(), RegistryError> {
+    if names.contains(found) {
+        Ok(())
+    } else {
+        Err(RegistryError::Dangling {
+            what: what(),
+            found: found.clone(),
+        })
+    }
+}

@@ -1,0 +1,219 @@
+//! The registry as its callers see it.
+
+use super::*;
+use crate::model::{
+    AdminState, Algorithm, Endpoint, Forwarding, HashKey, Health, HealthCheckSpec, InstanceId,
+    InstanceSpec, Outcome, PathPattern, RouteSpec, ServiceName, ServiceSpec, TimeoutSpec,
+};
+
+fn spec(name: &str, endpoints: &[(&str, u16)]) -> ServiceSpec {
+    ServiceSpec {
+        name: ServiceName::new(name).unwrap(),
+        algorithm: Algorithm::WeightedRoundRobin,
+        hash_key: HashKey::default(),
+        forwarding: Forwarding::default(),
+        health_check: Some(HealthCheckSpec::default()),
+        timeouts: TimeoutSpec::default(),
+        instances: endpoints
+            .iter()
+            .map(|(endpoint, weight)| InstanceSpec {
+                endpoint: Endpoint::parse(endpoint).unwrap(),
+                weight: *weight,
+            })
+            .collect(),
+    }
+}
+
+fn configure(registry: &Registry, services: Vec<ServiceSpec>) -> Result<Applied, RegistryError> {
+    registry.apply(Change::Configure(Box::new(Desired {
+        services,
+        ..Desired::default()
+    })))
+}
+
+const A: &str = "10.0.0.1:80";
+const B: &str = "10.0.0.2:80";
+
+fn ids(registry: &Registry) -> Vec<InstanceId> {
+    registry.snapshot().services[0]
+        .members
+        .iter()
+        .map(|m| m.instance.id)
+        .collect()
+}
+
+#[test]
+fn a_reload_keeps_ids_counters_admin_states_and_health() {
+    let registry = Registry::new(1, []);
+    configure(&registry, vec![spec("web", &[(A, 1), (B, 1)])]).unwrap();
+    let before = registry.snapshot();
+    let kept = Arc::clone(&before.services[0].members[1].instance);
+    kept.begin(Algorithm::Adaptive, 0, &crate::model::Clock::real())
+        .judge(Outcome::Success);
+    let name = ServiceName::new("web").unwrap();
+    registry
+        .apply(Change::Admin {
+            service: name,
+            instance: B.to_owned(),
+            state: AdminState::Draining,
+        })
+        .unwrap();
+    configure(&registry, vec![spec("web", &[(B, 7)])]).unwrap();
+    let after = registry.snapshot();
+    let member = &after.services[0].members[0];
+    assert!(Arc::ptr_eq(&member.instance, &kept));
+    assert_eq!(member.instance.totals_of_all().successes, 1);
+    assert_eq!(after.services[0].statuses[0].admin, AdminState::Draining);
+    assert_eq!(after.services[0].statuses[0].weight, 7);
+    assert_eq!(member.weight, 0);
+}
+
+#[test]
+fn an_index_is_reused_last_and_with_another_generation() {
+    let registry = Registry::new(1, []);
+    configure(&registry, vec![spec("web", &[(A, 1), (B, 1)])]).unwrap();
+    assert_eq!(
+        ids(&registry).iter().map(|id| id.index).collect::<Vec<_>>(),
+        [1, 2]
+    );
+    configure(&registry, vec![spec("web", &[(B, 1)])]).unwrap();
+    configure(&registry, vec![spec("web", &[(B, 1), (A, 1)])]).unwrap();
+    let after = ids(&registry);
+    assert_eq!(
+        after[0],
+        InstanceId {
+            index: 2,
+            generation: 0
+        }
+    );
+    assert_eq!(
+        after[1],
+        InstanceId {
+            index: 3,
+            generation: 0
+        }
+    );
+}
+
+#[test]
+fn a_restarted_daemon_finds_its_ids_and_frees_the_rest() {
+    let name = ServiceName::new("web").unwrap();
+    let known = |index, endpoint: &str| KnownId {
+        id: InstanceId {
+            index,
+            generation: 5,
+        },
+        identity: identity(&name, &Endpoint::parse(endpoint).unwrap()),
+    };
+    let registry = Registry::new(1, [known(9, B), known(1, "10.0.0.9:80")]);
+    configure(&registry, vec![spec("web", &[(A, 1), (B, 1)])]).unwrap();
+    assert_eq!(
+        ids(&registry),
+        [
+            InstanceId {
+                index: 2,
+                generation: 0
+            },
+            InstanceId {
+                index: 9,
+                generation: 5
+            }
+        ]
+    );
+}
+
+#[test]
+fn a_bad_configuration_changes_nothing() {
+    let registry = Registry::new(1, []);
+    configure(&registry, vec![spec("web", &[(A, 1)])]).unwrap();
+    let revision = registry.snapshot().revision;
+    let twice = vec![spec("web", &[(A, 1)]), spec("web", &[(B, 1)])];
+    assert!(matches!(
+        configure(&registry, twice),
+        Err(RegistryError::Twice { .. })
+    ));
+    let dangling = Desired {
+        routes: vec![RouteSpec {
+            host: Default::default(),
+            path: PathPattern::Prefix("/".to_owned()),
+            service: ServiceName::new("gone").unwrap(),
+        }],
+        ..Desired::default()
+    };
+    let error = registry
+        .apply(Change::Configure(Box::new(dangling)))
+        .unwrap_err();
+    assert!(matches!(error, RegistryError::Dangling { .. }), "{error}");
+    let after = registry.snapshot();
+    assert_eq!((after.revision, after.services.len()), (revision, 1));
+}
+
+#[test]
+fn what_changes_nothing_publishes_nothing() {
+    let registry = Registry::new(1, []);
+    configure(&registry, vec![spec("web", &[(A, 1)])]).unwrap();
+    let mut seen = registry.subscribe();
+    seen.mark_unchanged();
+    let again = configure(&registry, vec![spec("web", &[(A, 1)])]).unwrap();
+    assert!(again.events.is_empty());
+    assert!(!seen.has_changed().unwrap());
+}
+
+#[test]
+fn a_run_time_algorithm_outlives_reloads_until_the_file_changes_its_mind() {
+    let registry = Registry::new(1, []);
+    let name = ServiceName::new("web").unwrap();
+    let algorithm = |r: &Registry| r.snapshot().services[0].spec.algorithm;
+    configure(&registry, vec![spec("web", &[(A, 1)])]).unwrap();
+    let change = Change::Algorithm {
+        service: name,
+        algorithm: Algorithm::LeastConnections,
+    };
+    registry.apply(change).unwrap();
+    configure(&registry, vec![spec("web", &[(A, 1), (B, 1)])]).unwrap();
+    assert_eq!(algorithm(&registry), Algorithm::LeastConnections);
+    let changed = ServiceSpec {
+        algorithm: Algorithm::Adaptive,
+        ..spec("web", &[(A, 1)])
+    };
+    configure(&registry, vec![changed]).unwrap();
+    assert_eq!(algorithm(&registry), Algorithm::Adaptive);
+}
+
+#[test]
+fn unhealthy_instances_weigh_nothing_and_untouched_services_are_shared() {
+    let registry = Registry::new(1, []);
+    configure(&registry, vec![spec("a", &[(A, 1)]), spec("b", &[(A, 1)])]).unwrap();
+    let before = registry.snapshot();
+    let id = before.services[0].members[0].instance.id;
+    let detail = "refused".into();
+    registry
+        .apply(Change::Health {
+            id,
+            health: Health::Unhealthy,
+            detail,
+        })
+        .unwrap();
+    let after = registry.snapshot();
+    assert_eq!(after.services[0].members[0].weight, 0);
+    assert!(Arc::ptr_eq(&before.services[1], &after.services[1]));
+    assert_eq!(before.configured, after.configured);
+}
+
+#[test]
+fn errors_name_what_exists() {
+    let registry = Registry::new(1, []);
+    configure(&registry, vec![spec("web", &[(A, 1)])]).unwrap();
+    let admin = |service: &str, instance: &str| {
+        registry
+            .apply(Change::Admin {
+                service: ServiceName::new(service).unwrap(),
+                instance: instance.to_owned(),
+                state: AdminState::Disabled,
+            })
+            .unwrap_err()
+            .to_string()
+    };
+    assert!(admin("wob", A).contains("services are: web"));
+    assert!(admin("web", B).contains(A));
+}

@@ -1,0 +1,6 @@
+//! What keeps traffic away from instances that do not serve it well: pure state machines and
+//! functions, with the clock as an argument.
+
+pub mod weight;
+
+pub use weight::{UNIT, WeightInputs, effective_weight};

@@ -1,0 +1,117 @@
+//! The effective weight: one function for both data planes.
+//!
+//! configured weight × admin state × health × measured factor. A weight, a drain or a failed
+//! check means the same thing to a packet and to a request because both data planes get the
+//! result of this function and nothing else.
+
+use crate::model::{AdminState, Algorithm, Health};
+
+/// Effective weight of a configured weight of 1 at full strength. The factor is quantised to
+/// steps of `1 / UNIT`: a Maglev table moves flows whenever a weight changes, so slow drifts of a
+/// measurement must not reach it.
+pub const UNIT: u32 = 16;
+
+/// What the effective weight depends on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct WeightInputs {
+    /// Configured weight, 0 to 65535.
+    pub configured: u16,
+    /// The service's algorithm.
+    pub algorithm: Algorithm,
+    /// What the operator wants.
+    pub admin: AdminState,
+    /// What the checks say.
+    pub health: Health,
+    /// Factor from measurements, 0 to 1; 1 leaves the configured weight as it is.
+    pub factor: f32,
+}
+
+/// The weight that an instance has in both data planes, 0 to 65535 × [`UNIT`]. 0 takes no new
+/// traffic; an instance that takes any has at least 1, because without traffic nothing would ever
+/// be measured again.
+#[must_use]
+pub fn effective_weight(inputs: &WeightInputs) -> u32 {
+    if inputs.configured == 0
+        || inputs.admin != AdminState::Enabled
+        || inputs.health == Health::Unhealthy
+    {
+        return 0;
+    }
+    let configured = match inputs.algorithm {
+        Algorithm::RoundRobin => 1,
+        _ => u32::from(inputs.configured),
+    };
+    let steps = (inputs.factor.clamp(0.0, 1.0) * UNIT as f32).round() as u32;
+    configured * steps.max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn inputs() -> WeightInputs {
+        WeightInputs {
+            configured: 10,
+            algorithm: Algorithm::WeightedRoundRobin,
+            admin: AdminState::Enabled,
+            health: Health::Healthy,
+            factor: 1.0,
+        }
+    }
+
+    #[test]
+    fn states_that_exclude_win_over_everything() {
+        assert_eq!(effective_weight(&inputs()), 10 * UNIT);
+        for excluded in [
+            WeightInputs {
+                admin: AdminState::Draining,
+                ..inputs()
+            },
+            WeightInputs {
+                admin: AdminState::Disabled,
+                ..inputs()
+            },
+            WeightInputs {
+                health: Health::Unhealthy,
+                ..inputs()
+            },
+            WeightInputs {
+                configured: 0,
+                ..inputs()
+            },
+        ] {
+            assert_eq!(effective_weight(&excluded), 0, "{excluded:?}");
+        }
+    }
+
+    #[test]
+    fn round_robin_ignores_weights_but_not_zero() {
+        let algorithm = Algorithm::RoundRobin;
+        assert_eq!(
+            effective_weight(&WeightInputs {
+                algorithm,
+                ..inputs()
+            }),
+            UNIT
+        );
+        assert_eq!(
+            effective_weight(&WeightInputs {
+                algorithm,
+                configured: 0,
+                ..inputs()
+            }),
+            0
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn a_measurement_lowers_but_never_excludes(configured in 1u16.., factor in -1.0f32..2.0) {
+            let weight = effective_weight(&WeightInputs { configured, factor, ..inputs() });
+            prop_assert!(weight >= u32::from(configured));
+            prop_assert!(weight <= u32::from(configured) * UNIT);
+        }
+    }
+}
