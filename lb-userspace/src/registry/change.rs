@@ -1,6 +1,6 @@
 //! What can be asked of the registry, and what it says happened.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use super::ids::IdError;
 use crate::model::{
@@ -110,7 +110,39 @@ impl Event {
                 let health = health.as_str();
                 tracing::info!(revision, %service, instance, health, %detail, "health changed");
             }
-            other => tracing::info!(revision, change = ?other, "state changed"),
+            other => tracing::info!(revision, change = %other, "state changed"),
+        }
+    }
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ServiceAdded(service) => write!(f, "service {service} added"),
+            Self::ServiceRemoved(service) => write!(f, "service {service} removed"),
+            Self::ServiceChanged(service) => write!(f, "settings of service {service} changed"),
+            Self::InstanceAdded(service, i) => write!(f, "instance {i} added to {service}"),
+            Self::InstanceRemoved(service, i) => write!(f, "instance {i} removed from {service}"),
+            Self::WeightChanged(service, i, weight) => {
+                write!(f, "weight of instance {i} of {service} is now {weight}")
+            }
+            Self::AdminChanged(service, i, admin) => {
+                write!(f, "instance {i} of {service} is now {}", admin.as_str())
+            }
+            Self::HealthChanged(service, i, health, detail) => {
+                write!(
+                    f,
+                    "instance {i} of {service} is now {}: {detail}",
+                    health.as_str()
+                )
+            }
+            Self::AlgorithmChanged(service, algorithm) => {
+                write!(f, "algorithm of {service} is now {algorithm}")
+            }
+            Self::RoutesChanged => f.write_str("routes changed"),
+            Self::VipsChanged => f.write_str("VIPs changed"),
+            Self::ListenersChanged => f.write_str("listeners or their limits changed"),
+            Self::FactorsChanged(service) => write!(f, "measured weights of {service} changed"),
         }
     }
 }
