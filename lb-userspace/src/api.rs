@@ -1,0 +1,148 @@
+//! The management API: what lb knows, and the few things that an operator may tell it.
+//!
+//! Everything that is answered is read from the current snapshot and the live counters at the
+//! moment of the request; the API keeps no copy of anything, so it cannot be out of date. Every
+//! change goes through [`crate::registry::Registry::apply`] or the reload, the same way that a
+//! configuration file takes.
+//!
+//! The API is served on a listener of its own ([`serve()`]) and on the gateway's listeners, where
+//! the proxy hands over requests for the paths that [`owns`] names. Both ways meet the same
+//! [`router`] and the same rule of access (see `access.rs`), which looks at the address of the
+//! peer: whoever hands over a request puts it into the extensions as
+//! `axum::extract::ConnectInfo<SocketAddr>`, and a request without one counts as a stranger's.
+//!
+//! Deliberately absent: TLS (the listener is for loopback or a trusted network), cross-origin
+//! sharing (a browser page is never a client of another machine's lb), and paging (an lb holds
+//! 4095 instances at most).
+
+mod access;
+mod admin;
+mod algorithms;
+mod answer;
+mod body;
+mod error;
+mod health;
+mod instances;
+mod measure;
+mod path;
+mod server;
+mod services;
+mod state;
+mod stats;
+pub mod types;
+
+use std::{convert::Infallible, net::SocketAddr};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{ConnectInfo, Request, State},
+    middleware,
+    response::Response,
+    routing::{MethodRouter, any, get, post},
+};
+use tower::util::BoxCloneSyncService;
+
+pub use error::{ApiError, Fault};
+pub use server::{ServeError, serve};
+pub use state::{ApiState, Reload, ReloadFailure, Reloaded};
+
+/// The path prefixes that belong to the API on a listener that it shares with routes. Each stands
+/// for itself and everything below it; see [`owns`].
+pub const PREFIXES: [&str; 4] = [
+    "/health",
+    "/metrics",
+    "/api/v1/loadbalancer",
+    "/api/v1/admin/loadbalancer",
+];
+
+/// Whether `path`, as it stands in the request, belongs to the API: one of [`PREFIXES`] or below
+/// one. `/healthy` does not.
+#[must_use]
+pub fn owns(path: &str) -> bool {
+    PREFIXES.iter().any(|prefix| {
+        path.strip_prefix(prefix)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    })
+}
+
+/// The API as a service that can be cloned into every worker.
+pub type Service = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
+
+/// The API as a service: what the proxy hands requests for [`PREFIXES`] to.
+///
+/// The body of a request that hyper received is wrapped by [`Body::new`]; [`with_peer`] adds the
+/// peer's address.
+#[must_use]
+pub fn service(state: ApiState) -> Service {
+    BoxCloneSyncService::new(router(state))
+}
+
+/// Notes from whom `request` came. The address is the socket's: what a header such as
+/// `X-Forwarded-For` says is the sender's own claim.
+#[must_use]
+pub fn with_peer<B>(mut request: Request<B>, peer: SocketAddr) -> Request<B> {
+    request.extensions_mut().insert(ConnectInfo(peer));
+    request
+}
+
+/// All endpoints behind the rule of access.
+pub fn router(state: ApiState) -> Router {
+    let endpoints = Endpoints(Router::new())
+        .at("/health", get(health::gateway))
+        .at("/api/v1/loadbalancer/health", get(health::services))
+        .at("/api/v1/loadbalancer/stats", get(stats::all))
+        .at("/api/v1/loadbalancer/stats/{service}", get(stats::one))
+        .at("/api/v1/loadbalancer/instances", get(instances::all))
+        .below("/api/v1/loadbalancer/instances", any(instances::below))
+        .at("/api/v1/loadbalancer/algorithms", get(algorithms::all))
+        .at(
+            "/api/v1/loadbalancer/algorithms/{service}",
+            get(algorithms::one).put(algorithms::set),
+        )
+        .at("/api/v1/loadbalancer/services", get(services::services))
+        .at("/api/v1/loadbalancer/routes", get(services::routes))
+        .at("/api/v1/loadbalancer/vips", get(services::vips))
+        .at("/api/v1/admin/loadbalancer/reload", post(admin::reload));
+    endpoints
+        .0
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(no_such_method)
+        .layer(middleware::from_fn_with_state(state.clone(), access::guard))
+        .with_state(state)
+}
+
+/// Adds endpoints. A trailing slash makes no difference to any of them.
+struct Endpoints(Router<ApiState>);
+
+impl Endpoints {
+    fn at(self, path: &str, methods: MethodRouter<ApiState>) -> Self {
+        Self(
+            self.0
+                .route(path, methods.clone())
+                .route(&format!("{path}/"), methods),
+        )
+    }
+
+    /// Everything below `path`, slashes included.
+    fn below(self, path: &str, methods: MethodRouter<ApiState>) -> Self {
+        Self(self.0.route(&format!("{path}/{{*rest}}"), methods))
+    }
+}
+
+async fn no_such_path(State(_): State<ApiState>, request: Request) -> ApiError {
+    ApiError::NoPath {
+        path: request.uri().path().to_owned(),
+    }
+}
+
+/// The router adds `Allow`.
+async fn no_such_method(request: Request) -> ApiError {
+    ApiError::Method {
+        method: request.method().to_string(),
+        allow: None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,98 @@
+//! `/algorithms`: what there is, what each service uses, and another one for it.
+
+use axum::extract::{Path, State};
+
+use super::{
+    answer::Answer,
+    body::Strict,
+    error::{ApiError, Fault},
+    instances::find_service,
+    state::ApiState,
+    types::{AlgorithmInfo, Algorithms, ServiceAlgorithm, ServiceAlgorithmDetail, SetAlgorithm},
+};
+use crate::{
+    model::{Algorithm, HashKey},
+    registry::{Change, Service},
+};
+
+/// `GET /algorithms`.
+pub(super) async fn all(State(state): State<ApiState>) -> Answer<Algorithms> {
+    let snapshot = state.snapshot();
+    Answer::ok(Algorithms {
+        algorithms: Algorithm::ALL
+            .iter()
+            .map(|algorithm| AlgorithmInfo {
+                name: algorithm.as_str().to_owned(),
+                description: algorithm.description().to_owned(),
+            })
+            .collect(),
+        services: snapshot
+            .services
+            .iter()
+            .map(|service| ServiceAlgorithm {
+                service: service.name().to_string(),
+                algorithm: service.spec.algorithm.to_string(),
+            })
+            .collect(),
+    })
+}
+
+/// `GET /algorithms/{service}`.
+pub(super) async fn one(
+    State(state): State<ApiState>,
+    Path(service): Path<String>,
+) -> Result<Answer<ServiceAlgorithmDetail>, ApiError> {
+    let snapshot = state.snapshot();
+    Ok(Answer::ok(detail(find_service(&snapshot, &service)?, None)))
+}
+
+/// `PUT /algorithms/{service}`.
+pub(super) async fn set(
+    State(state): State<ApiState>,
+    Path(service): Path<String>,
+    Strict(wanted): Strict<SetAlgorithm>,
+) -> Result<Answer<ServiceAlgorithmDetail>, ApiError> {
+    let snapshot = state.snapshot();
+    let before = find_service(&snapshot, &service)?;
+    let algorithm: Algorithm = wanted.algorithm.parse().map_err(|_| ApiError::Body {
+        expected: format!(
+            "one of {} as the algorithm, found {:?}",
+            names().join(", "),
+            wanted.algorithm
+        ),
+        faults: vec![Fault {
+            pointer: "/algorithm".to_owned(),
+            expected: format!("one of {}", names().join(", ")),
+            found: wanted.algorithm.clone(),
+        }],
+    })?;
+    state.registry().apply(Change::Algorithm {
+        service: before.name().clone(),
+        algorithm,
+    })?;
+    let snapshot = state.snapshot();
+    let after = find_service(&snapshot, &service)?;
+    Ok(Answer::ok(detail(after, Some(before.spec.algorithm))))
+}
+
+fn names() -> [&'static str; Algorithm::ALL.len()] {
+    Algorithm::ALL.map(Algorithm::as_str)
+}
+
+fn detail(service: &Service, previous: Option<Algorithm>) -> ServiceAlgorithmDetail {
+    let algorithm = service.spec.algorithm;
+    ServiceAlgorithmDetail {
+        service: service.name().to_string(),
+        algorithm: algorithm.to_string(),
+        description: algorithm.description().to_owned(),
+        hash_key: match &service.spec.hash_key {
+            HashKey::Source => "source".to_owned(),
+            HashKey::Header(name) => format!("header {name}"),
+            HashKey::Cookie(name) => format!("cookie {name}"),
+            HashKey::Path => "path".to_owned(),
+            HashKey::Query(name) => format!("query {name}"),
+        },
+        previous: previous.map(|algorithm| algorithm.to_string()),
+        available: names().map(str::to_owned).to_vec(),
+    }
+}

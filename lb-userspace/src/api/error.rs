@@ -1,0 +1,263 @@
+//! Everything that the API refuses, with status and type beside the reason.
+//!
+//! An error leaves as `application/problem+json` (RFC 9457) and carries `success` and `error`
+//! besides, so that a client of the guide's plain form finds what it looks for.
+
+use axum::{
+    http::{HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::{Deserialize, Serialize};
+
+use super::answer;
+use crate::registry::RegistryError;
+
+/// One thing that is wrong in a document.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fault {
+    /// Where: a JSON pointer (RFC 6901) into a request body, or the path of a setting.
+    pub pointer: String,
+    /// What belongs there.
+    pub expected: String,
+    /// What is there.
+    pub found: String,
+}
+
+/// Why a request was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ApiError {
+    /// No endpoint has this path.
+    #[error("expected the path of an endpoint, found {path:?}")]
+    NoPath {
+        /// The path.
+        path: String,
+    },
+    /// No such service.
+    #[error(
+        "expected the name of a service, found {found:?}; services are: {}",
+        list(known)
+    )]
+    NoService {
+        /// What was given.
+        found: String,
+        /// The services that exist.
+        known: Vec<String>,
+    },
+    /// No such instance.
+    #[error(
+        "expected an instance of service {service}, found {found:?}; its instances are: {}",
+        list(known)
+    )]
+    NoInstance {
+        /// The service.
+        service: String,
+        /// What was given.
+        found: String,
+        /// The instances that the service has.
+        known: Vec<String>,
+    },
+    /// The endpoint exists, but not for this method.
+    #[error("expected another method than {method} here; the Allow header lists them")]
+    Method {
+        /// The method.
+        method: String,
+        /// The methods that the endpoint has; `None` when the router adds the header.
+        allow: Option<&'static str>,
+    },
+    /// The body is of a type that is not read.
+    #[error("expected a body with Content-Type application/json, found {found}")]
+    MediaType {
+        /// What the header says.
+        found: String,
+    },
+    /// The body is not what the endpoint takes.
+    #[error("expected {expected}")]
+    Body {
+        /// What was expected of the body as a whole, and what was found.
+        expected: String,
+        /// What is wrong, and where.
+        faults: Vec<Fault>,
+    },
+    /// The body is too long.
+    #[error("expected a body of at most {limit} bytes, found a longer one")]
+    TooLarge {
+        /// The limit.
+        limit: usize,
+    },
+    /// The body did not come in time.
+    #[error("expected the whole body within {seconds} s, waited in vain")]
+    TooSlow {
+        /// The limit.
+        seconds: u64,
+    },
+    /// The peer has not shown who it is.
+    #[error("{0}")]
+    Unauthorized(&'static str),
+    /// The peer may not do this.
+    #[error("{0}")]
+    Forbidden(String),
+    /// The configuration was not reloaded.
+    #[error("the configuration was not reloaded, nothing has changed: {message}")]
+    Reload {
+        /// Why.
+        message: String,
+        /// What is wrong in the configuration.
+        faults: Vec<Fault>,
+    },
+    /// The registry refused a change for another reason.
+    #[error("{0}")]
+    Conflict(String),
+}
+
+/// The members of a problem document.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Problem {
+    /// Always false.
+    pub(crate) success: bool,
+    /// The same as `detail`.
+    pub(crate) error: String,
+    #[serde(rename = "type")]
+    pub(crate) kind: String,
+    pub(crate) title: String,
+    pub(crate) status: u16,
+    pub(crate) detail: String,
+    pub(crate) timestamp: String,
+    /// What exists, where something was named that does not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) known: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) errors: Vec<Fault>,
+}
+
+impl ApiError {
+    /// Status, last part of the type, and title.
+    const fn class(&self) -> (StatusCode, &'static str, &'static str) {
+        match self {
+            Self::NoPath { .. } => (StatusCode::NOT_FOUND, "no-such-path", "No such path"),
+            Self::NoService { .. } => (StatusCode::NOT_FOUND, "no-such-service", "No such service"),
+            Self::NoInstance { .. } => (
+                StatusCode::NOT_FOUND,
+                "no-such-instance",
+                "No such instance",
+            ),
+            Self::Method { .. } => (
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method-not-allowed",
+                "Method not allowed",
+            ),
+            Self::MediaType { .. } => (
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "unsupported-media-type",
+                "Unsupported media type",
+            ),
+            Self::Body { .. } => (StatusCode::BAD_REQUEST, "bad-body", "Bad body"),
+            Self::TooLarge { .. } => (
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "body-too-large",
+                "Body too large",
+            ),
+            Self::TooSlow { .. } => (
+                StatusCode::REQUEST_TIMEOUT,
+                "body-too-slow",
+                "Body too slow",
+            ),
+            Self::Unauthorized(_) => (StatusCode::UNAUTHORIZED, "unauthorized", "Unauthorized"),
+            Self::Forbidden(_) => (StatusCode::FORBIDDEN, "forbidden", "Forbidden"),
+            Self::Reload { .. } => (
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "bad-configuration",
+                "Bad configuration",
+            ),
+            Self::Conflict(_) => (StatusCode::CONFLICT, "conflict", "Conflict"),
+        }
+    }
+
+    /// The status that the error leaves with.
+    #[must_use]
+    pub const fn status(&self) -> StatusCode {
+        self.class().0
+    }
+
+    fn extra_header(&self) -> Option<(HeaderName, HeaderValue)> {
+        match self {
+            Self::Method {
+                allow: Some(allow), ..
+            } => Some((header::ALLOW, HeaderValue::from_static(allow))),
+            Self::Unauthorized(_) => Some((
+                header::WWW_AUTHENTICATE,
+                HeaderValue::from_static("Bearer realm=\"lb\""),
+            )),
+            // The rest of an unread body is of no use to anybody.
+            Self::TooLarge { .. } | Self::TooSlow { .. } => {
+                Some((header::CONNECTION, HeaderValue::from_static("close")))
+            }
+            _ => None,
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let (status, kind, title) = self.class();
+        let detail = self.to_string();
+        let header = self.extra_header();
+        let (known, errors) = match self {
+            Self::NoService { known, .. } | Self::NoInstance { known, .. } => (known, Vec::new()),
+            Self::NoPath { .. } => (super::PREFIXES.map(str::to_owned).to_vec(), Vec::new()),
+            Self::Body { faults, .. } | Self::Reload { faults, .. } => (Vec::new(), faults),
+            _ => (Vec::new(), Vec::new()),
+        };
+        let problem = Problem {
+            success: false,
+            error: detail.clone(),
+            kind: format!("urn:lb:problem:{kind}"),
+            title: title.to_owned(),
+            status: status.as_u16(),
+            detail,
+            timestamp: answer::timestamp(),
+            known,
+            errors,
+        };
+        let mut response = answer::json(status, "application/problem+json", &problem);
+        if let Some((name, value)) = header {
+            response.headers_mut().insert(name, value);
+        }
+        response
+    }
+}
+
+impl From<RegistryError> for ApiError {
+    fn from(error: RegistryError) -> Self {
+        let split = |known: &str| {
+            known
+                .split(", ")
+                .filter(|name| !name.is_empty())
+                .map(str::to_owned)
+                .collect()
+        };
+        match error {
+            RegistryError::NoService { found, known } => Self::NoService {
+                found,
+                known: split(&known),
+            },
+            RegistryError::NoInstance {
+                service,
+                found,
+                known,
+            } => Self::NoInstance {
+                service: service.to_string(),
+                found,
+                known: split(&known),
+            },
+            other => Self::Conflict(other.to_string()),
+        }
+    }
+}
+
+fn list(known: &[String]) -> String {
+    if known.is_empty() {
+        "none".to_owned()
+    } else {
+        known.join(", ")
+    }
+}

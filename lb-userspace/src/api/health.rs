@@ -1,0 +1,140 @@
+//! The two healths.
+//!
+//! `/health` is what an orchestrator or a balancer in front of lb asks. It answers 200 as long as
+//! the daemon serves at all, with `degraded` when something behind it does not: restarting lb, or
+//! taking it out of rotation, mends no instance. It answers 503 in one case, while the daemon
+//! shuts down, because that is when traffic should go elsewhere.
+//!
+//! `/api/v1/loadbalancer/health` is what an operator asks: each service and what is wrong with it.
+
+use axum::{extract::State, http::StatusCode};
+
+use super::{
+    answer::Answer,
+    measure,
+    state::ApiState,
+    types::{GatewayHealth, ServiceHealth, ServicesHealth, Status},
+};
+use crate::{
+    model::{AdminState, Health},
+    registry::{Service, Snapshot},
+};
+
+/// `GET /health`.
+pub(super) async fn gateway(State(state): State<ApiState>) -> Answer<GatewayHealth> {
+    let snapshot = state.snapshot();
+    let serving = snapshot.services.iter().filter(|s| serves(s)).count();
+    let services = snapshot.services.len();
+    let mut problems = problems(&state);
+    if serving < services {
+        problems.push(format!(
+            "{} of {services} services have no instance that takes traffic",
+            services - serving
+        ));
+    }
+    let status = match (state.stopping(), problems.is_empty()) {
+        (true, _) => Status::Stopping,
+        (false, true) => Status::Healthy,
+        (false, false) => Status::Degraded,
+    };
+    let code = if state.stopping() {
+        StatusCode::SERVICE_UNAVAILABLE
+    } else {
+        StatusCode::OK
+    };
+    Answer::with_status(
+        code,
+        GatewayHealth {
+            status,
+            problems,
+            uptime_seconds: measure::round(state.uptime().as_secs_f64()),
+            services,
+            serving,
+        },
+    )
+}
+
+/// `GET /api/v1/loadbalancer/health`.
+pub(super) async fn services(State(state): State<ApiState>) -> Answer<ServicesHealth> {
+    let snapshot = state.snapshot();
+    let services: Vec<ServiceHealth> = snapshot.services.iter().map(|s| service(s)).collect();
+    let mut problems = problems(&state);
+    problems.extend(
+        services
+            .iter()
+            .filter(|service| service.status != Status::Healthy)
+            .map(|service| {
+                format!(
+                    "service {}: {} of {} instances take traffic",
+                    service.service, service.instances.available, service.instances.total
+                )
+            }),
+    );
+    if let Some(error) = state.last_reload().and_then(|reload| reload.error) {
+        problems.push(format!("the last reload was refused: {error}"));
+    }
+    Answer::ok(ServicesHealth {
+        status: if state.stopping() {
+            Status::Stopping
+        } else {
+            overall(&snapshot, &problems)
+        },
+        problems,
+        uptime_seconds: measure::round(state.uptime().as_secs_f64()),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        revision: snapshot.revision,
+        last_reload: state.last_reload(),
+        services,
+    })
+}
+
+/// What is wrong with the daemon itself.
+fn problems(_state: &ApiState) -> Vec<String> {
+    Vec::new()
+}
+
+fn overall(snapshot: &Snapshot, problems: &[String]) -> Status {
+    let none_serves = !snapshot.services.iter().any(|service| serves(service));
+    match (problems.is_empty(), snapshot.services.is_empty()) {
+        (true, _) => Status::Healthy,
+        (false, false) if none_serves => Status::Unhealthy,
+        (false, _) => Status::Degraded,
+    }
+}
+
+fn serves(service: &Service) -> bool {
+    service.members.iter().any(|member| member.weight > 0)
+}
+
+fn service(service: &Service) -> ServiceHealth {
+    let instances = measure::counts(service);
+    // An instance that an operator took out, or that is configured with weight 0, is as it
+    // should be.
+    let wanted = service
+        .statuses
+        .iter()
+        .filter(|status| status.admin == AdminState::Enabled && status.weight > 0)
+        .count();
+    let status = if instances.available == 0 {
+        Status::Unhealthy
+    } else if instances.available < wanted {
+        Status::Degraded
+    } else {
+        Status::Healthy
+    };
+    let available = service.members.iter().filter(|member| member.weight > 0);
+    let scores: Vec<f32> = available.map(|m| m.instance.measured.score()).collect();
+    ServiceHealth {
+        service: service.name().to_string(),
+        status,
+        instances,
+        score: (!scores.is_empty()).then(|| scores.iter().sum::<f32>() / scores.len() as f32),
+        unhealthy: service
+            .members
+            .iter()
+            .zip(service.statuses.iter())
+            .filter(|(_, status)| status.health == Health::Unhealthy)
+            .map(|(member, status)| format!("{}: {}", member.instance.endpoint, status.detail))
+            .collect(),
+    }
+}

@@ -1,0 +1,188 @@
+//! From live counters to the figures of the documents.
+
+use crate::{
+    api::types,
+    model::{
+        AdminState, Health, Instance, KernelTraffic, Member, Timestamp, instance::AlgorithmTotals,
+        window::WindowSum,
+    },
+    registry::{InstanceStatus, Service},
+    resilience::UNIT,
+};
+use std::sync::atomic::Ordering::Relaxed;
+
+/// Sums from which [`types::Requests`] is made, of one instance or of many.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Sum {
+    totals: AlgorithmTotals,
+    in_flight: u64,
+    last_10s: WindowSum,
+    last_60s: WindowSum,
+}
+
+impl Sum {
+    pub(super) fn of(instance: &Instance, now: Timestamp) -> Self {
+        Self {
+            totals: instance.totals_of_all(),
+            in_flight: u64::from(instance.in_flight()),
+            last_10s: instance.window(now, 0, 10),
+            last_60s: instance.window(now, 0, 60),
+        }
+    }
+
+    pub(super) const fn total(&self) -> u64 {
+        self.totals.successes + self.totals.failures
+    }
+
+    pub(super) const fn last_minute(&self) -> u64 {
+        self.last_60s.requests
+    }
+
+    pub(super) fn requests(&self, now: Timestamp) -> types::Requests {
+        let total = self.total();
+        types::Requests {
+            total,
+            successes: self.totals.successes,
+            failures: self.totals.failures,
+            success_rate: share(self.totals.successes, total),
+            in_flight: self.in_flight,
+            mean_latency_ms: share(self.totals.latency_sum_us, total).map(|us| round(us / 1e3)),
+            ewma_latency_ms: None,
+            last_10s: window(&self.last_10s, now, 10),
+            last_60s: window(&self.last_60s, now, 60),
+        }
+    }
+}
+
+impl std::ops::AddAssign<&Self> for Sum {
+    fn add_assign(&mut self, other: &Self) {
+        self.totals.successes += other.totals.successes;
+        self.totals.failures += other.totals.failures;
+        self.totals.latency_sum_us += other.totals.latency_sum_us;
+        self.in_flight += other.in_flight;
+        self.last_10s += other.last_10s;
+        self.last_60s += other.last_60s;
+    }
+}
+
+fn window(sum: &WindowSum, now: Timestamp, seconds: u64) -> types::Window {
+    types::Window {
+        requests: sum.requests,
+        failures: sum.failures,
+        requests_per_second: round(sum.requests as f64 / covered(now, seconds)),
+        success_rate: sum.success_rate(),
+        mean_latency_ms: sum.mean_latency().map(|seconds| round(seconds * 1e3)),
+    }
+}
+
+/// The seconds that a window of `seconds` buckets spans at `now`: its last bucket is still
+/// filling, and no bucket is older than the process. At least one, lest the first request of a
+/// process looks like a flood.
+fn covered(now: Timestamp, seconds: u64) -> f64 {
+    let now = now.0 as f64 / 1e6;
+    (seconds as f64 - 1.0 + now.fract()).min(now).max(1.0)
+}
+
+/// `part / whole`; nothing of nothing is unknown.
+pub(super) fn share(part: u64, whole: u64) -> Option<f64> {
+    (whole > 0).then(|| part as f64 / whole as f64)
+}
+
+/// To three decimals: what follows is noise to a reader.
+pub(super) fn round(value: f64) -> f64 {
+    (value * 1e3).round() / 1e3
+}
+
+pub(super) fn kernel(traffic: &KernelTraffic) -> types::Kernel {
+    types::Kernel {
+        connections: traffic.connections.load(Relaxed),
+        live_connections: traffic.live.load(Relaxed),
+        packets_in: traffic.packets_in.load(Relaxed),
+        bytes_in: traffic.bytes_in.load(Relaxed),
+        packets_out: traffic.packets_out.load(Relaxed),
+        bytes_out: traffic.bytes_out.load(Relaxed),
+    }
+}
+
+/// An effective weight in the units of configured weights.
+pub(super) fn weight(effective: u32) -> f64 {
+    f64::from(effective) / f64::from(UNIT)
+}
+
+/// Everything about one instance.
+pub(super) fn instance(
+    member: &Member,
+    status: &InstanceStatus,
+    now: Timestamp,
+) -> types::Instance {
+    let instance = &member.instance;
+    let kernel = kernel(&instance.kernel);
+    let ms = |latency: Option<std::time::Duration>| latency.map(|l| round(l.as_secs_f64() * 1e3));
+    let requests = types::Requests {
+        ewma_latency_ms: ms(instance.latency.get(now)),
+        ..Sum::of(instance, now).requests(now)
+    };
+    types::Instance {
+        service: instance.service.to_string(),
+        instance: instance.endpoint.name().to_owned(),
+        id: instance.id.to_string(),
+        address: instance.endpoint.address().to_string(),
+        admin: status.admin.as_str().to_owned(),
+        health: status.health.as_str().to_owned(),
+        health_detail: status.detail.to_string(),
+        available: member.weight > 0,
+        weight: status.weight,
+        effective_weight: weight(member.weight),
+        factor: status.factor,
+        score: instance.measured.score(),
+        drained: (status.admin != AdminState::Enabled)
+            .then_some(requests.in_flight == 0 && kernel.live_connections == 0),
+        requests,
+        probe_latency_ms: ms(instance.probe_latency.get(now)),
+        kernel,
+    }
+}
+
+/// How many instances of a service are in which state.
+pub(super) fn counts(service: &Service) -> types::InstanceCounts {
+    let statuses = || service.statuses.iter();
+    let admin = |state| statuses().filter(|status| status.admin == state).count();
+    types::InstanceCounts {
+        total: service.members.len(),
+        available: service.members.iter().filter(|m| m.weight > 0).count(),
+        unhealthy: statuses()
+            .filter(|status| status.health == Health::Unhealthy)
+            .count(),
+        draining: admin(AdminState::Draining),
+        disabled: admin(AdminState::Disabled),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_cover_what_has_passed() {
+        for (us, seconds, covered_seconds) in [
+            (0, 10, 1.0),
+            (500_000, 10, 1.0),
+            (4_250_000, 10, 4.25),
+            (100_000_000, 10, 9.0),
+            (100_500_000, 10, 9.5),
+            (100_500_000, 60, 59.5),
+        ] {
+            let got = covered(Timestamp(us), seconds);
+            assert!(
+                (got - covered_seconds).abs() < 1e-9,
+                "{us} {seconds}: {got}"
+            );
+        }
+    }
+
+    #[test]
+    fn nothing_of_nothing_is_unknown() {
+        assert_eq!(share(0, 0), None);
+        assert_eq!(share(1, 4), Some(0.25));
+    }
+}

@@ -1,0 +1,108 @@
+//! Instance names in URLs.
+//!
+//! An instance is named by its URL, so the path of an instance holds another URL:
+//! `…/instances/main-backend/http://localhost:8081/drain`. Clients and proxies on the way may
+//! percent-encode it, fold `//` into `/`, or add a slash. So the path is read from both ends: the
+//! service is the first segment, a verb is the last one, and what is left in between is the name,
+//! which [`crate::model::Endpoint::matches`] compares in all its forms. No instance is called like
+//! a verb: a name has a port.
+
+use crate::model::AdminState;
+
+/// What is asked of an instance by the last segment of its path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verb {
+    Drain,
+    Enable,
+    Disable,
+}
+
+impl Verb {
+    fn parse(segment: &str) -> Option<Self> {
+        match segment {
+            "drain" => Some(Self::Drain),
+            "enable" => Some(Self::Enable),
+            "disable" => Some(Self::Disable),
+            _ => None,
+        }
+    }
+
+    /// The state that the verb asks for.
+    pub(super) const fn state(self) -> AdminState {
+        match self {
+            Self::Drain => AdminState::Draining,
+            Self::Enable => AdminState::Enabled,
+            Self::Disable => AdminState::Disabled,
+        }
+    }
+}
+
+/// A path below `/instances/`, taken apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct InstancePath<'a> {
+    pub(super) service: &'a str,
+    pub(super) instance: Option<&'a str>,
+    pub(super) verb: Option<Verb>,
+}
+
+/// Takes the decoded rest of a path apart.
+pub(super) fn parse(rest: &str) -> InstancePath<'_> {
+    let rest = rest.trim_end_matches('/');
+    let Some((service, rest)) = rest.split_once('/') else {
+        return InstancePath {
+            service: rest,
+            instance: None,
+            verb: None,
+        };
+    };
+    let (instance, verb) = match rest.rsplit_once('/') {
+        Some((instance, last)) => match Verb::parse(last) {
+            Some(verb) => (instance, Some(verb)),
+            None => (rest, None),
+        },
+        None => (rest, None),
+    };
+    InstancePath {
+        service,
+        instance: Some(instance),
+        verb,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn service_comes_first_and_verb_last() {
+        for (rest, instance, verb) in [
+            ("s", None, None),
+            ("s/", None, None),
+            ("s/http://h:1", Some("http://h:1"), None),
+            ("s/http://h:1/", Some("http://h:1"), None),
+            ("s/http:/h:1/drain", Some("http:/h:1"), Some(Verb::Drain)),
+            ("s/http://h:1/drain/", Some("http://h:1"), Some(Verb::Drain)),
+            (
+                "s/http://h:1//enable",
+                Some("http://h:1/"),
+                Some(Verb::Enable),
+            ),
+            ("s/h:1/disable", Some("h:1"), Some(Verb::Disable)),
+            (
+                "s/[fd00::2]:53/drain",
+                Some("[fd00::2]:53"),
+                Some(Verb::Drain),
+            ),
+            ("s/h:1/dance", Some("h:1/dance"), None),
+            ("s/drain", Some("drain"), None),
+        ] {
+            let service = "s";
+            let expected = InstancePath {
+                service,
+                instance,
+                verb,
+            };
+            assert_eq!(parse(rest), expected, "{rest}");
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! The API's own listener.
+//!
+//! It serves a handful of clients, so it is plain: HTTP/1.1, one task a connection, and bounds on
+//! what a connection may cost. A slow or silent client holds one of [`MOST_CONNECTIONS`] places
+//! for [`HEAD_TIMEOUT`] at most before a request, and [`super::body`] bounds the request.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use axum::{Router, body::Body};
+use hyper::{body::Incoming, server::conn::http1};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, watch},
+};
+use tower::ServiceExt as _;
+
+/// Connections at one time; more wait to be accepted.
+const MOST_CONNECTIONS: usize = 256;
+
+/// To send the head of a request, also the longest idle time.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a shutdown waits for answers under way.
+const LAST_ANSWERS: Duration = Duration::from_secs(5);
+
+/// Why the API is no longer served.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The listener is broken.
+    #[error("expected to accept connections on the API's listener: {0}")]
+    Accept(#[from] std::io::Error),
+}
+
+/// Serves `router` on `listener` until `stop` ends, then finishes the answers under way.
+///
+/// # Errors
+/// When the listener itself fails. Failures of one connection end that connection.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    stop: impl Future<Output = ()> + Send,
+) -> Result<(), ServeError> {
+    let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    let (stopping, stopped) = watch::channel(false);
+    let mut stop = std::pin::pin!(stop);
+    loop {
+        let place = tokio::select! {
+            () = &mut stop => break,
+            place = Arc::clone(&places).acquire_owned() => place,
+        };
+        let accepted = tokio::select! {
+            () = &mut stop => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let (router, stopped) = (router.clone(), stopped.clone());
+                tokio::spawn(async move {
+                    connection(stream, peer, router, stopped).await;
+                    drop(place);
+                });
+            }
+            Err(error) if passes(&error) => {
+                // Out of descriptors, most likely: trying again at once would only burn a core.
+                tracing::warn!(%error, "cannot accept a connection to the API");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    drop(listener);
+    stopping.send_replace(true);
+    let all = u32::try_from(MOST_CONNECTIONS).unwrap_or(u32::MAX);
+    if tokio::time::timeout(LAST_ANSWERS, places.acquire_many(all))
+        .await
+        .is_err()
+    {
+        tracing::warn!("answers of the API were cut off by the shutdown");
+    }
+    Ok(())
+}
+
+/// Whether a failed accept says nothing about the next one.
+fn passes(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, OutOfMemory};
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionReset | Interrupted | OutOfMemory
+    ) || matches!(
+        error.raw_os_error(),
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS)
+    )
+}
+
+async fn connection(
+    stream: TcpStream,
+    peer: std::net::SocketAddr,
+    router: Router,
+    mut stopped: watch::Receiver<bool>,
+) {
+    let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
+        let request = super::with_peer(request.map(Body::new), peer);
+        router.clone().oneshot(request)
+    });
+    let mut connection = std::pin::pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .max_headers(100)
+            .serve_connection(TokioIo::new(stream), service)
+    );
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = async { stopped.wait_for(|stopped| *stopped).await.map_or((), |_| ()) } => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%peer, %error, "connection to the API ended early");
+    }
+}

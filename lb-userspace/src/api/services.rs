@@ -1,0 +1,133 @@
+//! `/services`, `/routes`, `/vips`: the configuration in force, as a reader would write it.
+
+use std::time::Duration;
+
+use axum::extract::State;
+
+use super::{
+    answer::Answer,
+    measure,
+    state::ApiState,
+    types::{self, Routes, Services, Vips},
+};
+use crate::{
+    model::{HealthCheckSpec, HostPattern, PathPattern, Probe, RouteSpec, VipSpec},
+    registry::{Service, Snapshot},
+};
+
+/// `GET /services`.
+pub(super) async fn services(State(state): State<ApiState>) -> Answer<Services> {
+    let snapshot = state.snapshot();
+    let services = snapshot.services.iter().map(|s| service(s, &snapshot));
+    Answer::ok(Services {
+        services: services.collect(),
+    })
+}
+
+/// `GET /routes`.
+pub(super) async fn routes(State(state): State<ApiState>) -> Answer<Routes> {
+    Answer::ok(Routes {
+        routes: state.snapshot().routes.iter().map(route).collect(),
+    })
+}
+
+/// `GET /vips`.
+pub(super) async fn vips(State(state): State<ApiState>) -> Answer<Vips> {
+    let snapshot = state.snapshot();
+    Answer::ok(Vips {
+        vips: snapshot.vips.iter().map(|v| vip(v, &snapshot)).collect(),
+    })
+}
+
+fn service(service: &Service, snapshot: &Snapshot) -> types::Service {
+    let name = service.name();
+    let timeouts = &service.spec.timeouts;
+    types::Service {
+        service: name.to_string(),
+        algorithm: service.spec.algorithm.to_string(),
+        forwarding: service.spec.forwarding.as_str().to_owned(),
+        instances: measure::counts(service),
+        health_check: service.spec.health_check.as_ref().map(health_check),
+        timeouts: types::Timeouts {
+            connect_ms: ms(timeouts.connect),
+            request_ms: ms(timeouts.request),
+            idle_ms: ms(timeouts.idle),
+        },
+        routes: snapshot
+            .routes
+            .iter()
+            .filter(|route| route.service == *name)
+            .map(|route| match &route.host {
+                HostPattern::Any => path(&route.path),
+                named => host(named) + &path(&route.path),
+            })
+            .collect(),
+        vips: snapshot
+            .vips
+            .iter()
+            .filter(|vip| vip.service == *name)
+            .map(ToString::to_string)
+            .collect(),
+    }
+}
+
+fn health_check(check: &HealthCheckSpec) -> types::HealthCheck {
+    let port = check
+        .port
+        .map_or_else(String::new, |p| format!(" on port {p}"));
+    types::HealthCheck {
+        probe: match &check.probe {
+            Probe::Tcp => format!("tcp{port}"),
+            Probe::Http {
+                path,
+                status: (low, high),
+                ..
+            } => format!("http GET {path}{port} → {low}-{high}"),
+        },
+        interval_ms: ms(check.interval),
+        timeout_ms: ms(check.timeout),
+        rise: check.rise,
+        fall: check.fall,
+    }
+}
+
+fn route(spec: &RouteSpec) -> types::Route {
+    types::Route {
+        host: host(&spec.host),
+        path: path(&spec.path),
+        service: spec.service.to_string(),
+    }
+}
+
+fn host(pattern: &HostPattern) -> String {
+    match pattern {
+        HostPattern::Any => "*".to_owned(),
+        HostPattern::Exact(host) => host.clone(),
+        HostPattern::Suffix(domain) => format!("*.{domain}"),
+    }
+}
+
+fn path(pattern: &PathPattern) -> String {
+    match pattern {
+        PathPattern::Exact(path) => path.clone(),
+        PathPattern::Prefix(prefix) => format!("{}/*", prefix.trim_end_matches('/')),
+    }
+}
+
+fn vip(spec: &VipSpec, snapshot: &Snapshot) -> types::Vip {
+    let forwarding = snapshot
+        .service(spec.service.as_str())
+        .map_or_else(String::new, |s| s.spec.forwarding.as_str().to_owned());
+    types::Vip {
+        vip: spec.to_string(),
+        address: spec.address.to_string(),
+        port: spec.port,
+        protocol: spec.protocol.as_str().to_owned(),
+        service: spec.service.to_string(),
+        forwarding,
+    }
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

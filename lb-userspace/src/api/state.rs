@@ -1,0 +1,184 @@
+//! What the endpoints share.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use super::{Fault, types::LastReload};
+use crate::{
+    model::{ApiSpec, Clock, Timestamp},
+    registry::{Registry, Snapshot},
+};
+
+/// What a reload did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reloaded {
+    /// The revision that is now current.
+    pub revision: u64,
+    /// What changed, a phrase each; empty when the configuration asks for what already is.
+    pub changes: Vec<String>,
+    /// Settings whose new values wait for a restart of the daemon.
+    pub needs_restart: Vec<String>,
+}
+
+/// Why a reload changed nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct ReloadFailure {
+    /// One sentence.
+    pub message: String,
+    /// Every fault that was found.
+    pub faults: Vec<Fault>,
+}
+
+/// Reads the configuration again and applies it, whole or not at all.
+pub type Reload = Arc<
+    dyn Fn() -> Pin<Box<dyn Future<Output = Result<Reloaded, ReloadFailure>> + Send>> + Send + Sync,
+>;
+
+/// What the endpoints share; a clone is another handle to the same.
+#[derive(Clone)]
+pub struct ApiState(Arc<Inner>);
+
+struct Inner {
+    registry: Arc<Registry>,
+    clock: Clock,
+    token: Option<String>,
+    reload: Reload,
+    /// One reload at a time; a second one waits and then reads the file as it is by then.
+    reloading: tokio::sync::Mutex<()>,
+    last_reload: Mutex<Option<LastReload>>,
+    reloads: Mutex<(u64, u64)>,
+    started: Timestamp,
+    stopping: AtomicBool,
+}
+
+impl fmt::Debug for ApiState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The token stays out of every log.
+        f.debug_struct("ApiState")
+            .field("registry", &self.0.registry)
+            .field("started", &self.0.started)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ApiState {
+    /// State of an API over `registry`. `reload` is what `POST …/reload` calls; the uptime counts
+    /// from now.
+    #[must_use]
+    pub fn new(registry: Arc<Registry>, clock: Clock, spec: &ApiSpec, reload: Reload) -> Self {
+        let started = clock.now();
+        Self(Arc::new(Inner {
+            registry,
+            clock,
+            // An empty token would be one that everybody can guess.
+            token: spec.token.clone().filter(|token| !token.is_empty()),
+            reload,
+            reloading: tokio::sync::Mutex::default(),
+            last_reload: Mutex::default(),
+            reloads: Mutex::default(),
+            started,
+            stopping: AtomicBool::new(false),
+        }))
+    }
+
+    /// The registry.
+    #[must_use]
+    pub fn registry(&self) -> &Registry {
+        &self.0.registry
+    }
+
+    /// The current snapshot.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.0.registry.snapshot()
+    }
+
+    /// The time for figures.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.0.clock.now()
+    }
+
+    /// How long this state has existed.
+    #[must_use]
+    pub fn uptime(&self) -> Duration {
+        self.now() - self.0.started
+    }
+
+    pub(super) fn token(&self) -> Option<&str> {
+        self.0.token.as_deref()
+    }
+
+    /// Notes that the daemon is shutting down: `/health` answers 503 from now on, so that whoever
+    /// stands in front of lb sends new connections elsewhere while the last requests finish.
+    pub fn stop(&self) {
+        self.0.stopping.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn stopping(&self) -> bool {
+        self.0.stopping.load(Ordering::Relaxed)
+    }
+
+    /// Reloads the configuration and remembers how it went. A signal handler calls this too, so
+    /// that the API tells of every reload, whoever asked for it.
+    ///
+    /// # Errors
+    /// When the new configuration has faults; nothing has changed then.
+    pub async fn reload(&self) -> Result<Reloaded, ReloadFailure> {
+        let _one_at_a_time = self.0.reloading.lock().await;
+        let result = (self.0.reload)().await;
+        match &result {
+            Ok(done) => tracing::info!(
+                revision = done.revision,
+                changes = done.changes.len(),
+                needs_restart = ?done.needs_restart,
+                "configuration reloaded"
+            ),
+            Err(failure) => tracing::error!(
+                faults = failure.faults.len(),
+                "reload refused, nothing changed: {failure}"
+            ),
+        }
+        let error = result.as_ref().err().map(ToString::to_string);
+        {
+            let mut counts = lock(&self.0.reloads);
+            if error.is_none() {
+                counts.0 += 1;
+            } else {
+                counts.1 += 1;
+            }
+        }
+        *lock(&self.0.last_reload) = Some(LastReload {
+            timestamp: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
+            success: error.is_none(),
+            error,
+        });
+        result
+    }
+
+    /// How the last reload went; `None` before the first.
+    #[must_use]
+    pub fn last_reload(&self) -> Option<LastReload> {
+        lock(&self.0.last_reload).clone()
+    }
+
+    /// Reloads that were applied, and reloads that were refused.
+    #[must_use]
+    pub fn reloads(&self) -> (u64, u64) {
+        *lock(&self.0.reloads)
+    }
+}
+
+/// No holder of these locks can leave half a value behind.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,111 @@
+//! `/stats`: what has been asked, answered and counted.
+
+use axum::extract::{Path, State};
+
+use super::{
+    answer::Answer,
+    error::ApiError,
+    instances::find_service,
+    measure::{self, Sum, share},
+    state::ApiState,
+    types::{AnswerCount, InstanceCounts, Kernel, ServiceStats, Share, Stats},
+};
+use crate::{
+    model::{Reason, Timestamp},
+    registry::Service,
+};
+
+/// `GET /stats`.
+pub(super) async fn all(State(state): State<ApiState>) -> Answer<Stats> {
+    let (snapshot, now) = (state.snapshot(), state.now());
+    let mut sum = Sum::default();
+    let mut instances = InstanceCounts::default();
+    let mut kernel = Kernel::default();
+    let mut retries = 0;
+    let mut services = Vec::with_capacity(snapshot.services.len());
+    for service in &snapshot.services {
+        let (stats, of_service) = stats(service, now);
+        sum += &of_service;
+        instances += stats.instances;
+        kernel += stats.kernel;
+        retries += stats.retries;
+        services.push(stats);
+    }
+    Answer::ok(Stats {
+        revision: snapshot.revision,
+        uptime_seconds: measure::round(state.uptime().as_secs_f64()),
+        instances,
+        requests: sum.requests(now),
+        kernel,
+        retries,
+        services,
+    })
+}
+
+/// `GET /stats/{service}`.
+pub(super) async fn one(
+    State(state): State<ApiState>,
+    Path(service): Path<String>,
+) -> Result<Answer<ServiceStats>, ApiError> {
+    let snapshot = state.snapshot();
+    let service = find_service(&snapshot, &service)?;
+    Ok(Answer::ok(stats(service, state.now()).0))
+}
+
+fn stats(service: &Service, now: Timestamp) -> (ServiceStats, Sum) {
+    let sums: Vec<Sum> = service
+        .members
+        .iter()
+        .map(|member| Sum::of(&member.instance, now))
+        .collect();
+    let mut sum = Sum::default();
+    sums.iter().for_each(|of_instance| sum += of_instance);
+    let mut kernel = Kernel::default();
+    for member in service.members.iter() {
+        kernel += measure::kernel(&member.instance.kernel);
+    }
+    let stats = ServiceStats {
+        service: service.name().to_string(),
+        algorithm: service.spec.algorithm.to_string(),
+        instances: measure::counts(service),
+        requests: sum.requests(now),
+        kernel,
+        retries: service.stats.retries(),
+        answers: answers(service),
+        shares: shares(service, &sums, &sum, &kernel),
+    };
+    (stats, sum)
+}
+
+fn answers(service: &Service) -> Vec<AnswerCount> {
+    Reason::ALL
+        .iter()
+        .map(|reason| AnswerCount {
+            reason: reason.label().to_owned(),
+            status: reason.status(),
+            count: service.stats.answers(*reason),
+        })
+        .filter(|answers| answers.count > 0)
+        .collect()
+}
+
+fn shares(service: &Service, sums: &[Sum], sum: &Sum, kernel: &Kernel) -> Vec<Share> {
+    let weights = service.members.iter().map(|m| u64::from(m.weight)).sum();
+    service
+        .members
+        .iter()
+        .zip(sums)
+        .map(|(member, of_instance)| {
+            let connections = measure::kernel(&member.instance.kernel).connections;
+            Share {
+                instance: member.instance.endpoint.name().to_owned(),
+                weight: share(u64::from(member.weight), weights),
+                requests: of_instance.total(),
+                request_share: share(of_instance.total(), sum.total()),
+                request_share_60s: share(of_instance.last_minute(), sum.last_minute()),
+                connections,
+                connection_share: share(connections, kernel.connections),
+            }
+        })
+        .collect()
+}

@@ -1,0 +1,236 @@
+//! The API as its clients see it: whole requests through the whole router, over a registry whose
+//! counters were moved by real guards.
+
+mod forms;
+mod refusals;
+mod resources;
+mod served;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{
+    body::Body,
+    http::{HeaderMap, Method, Request, StatusCode},
+};
+use http_body_util::BodyExt as _;
+use serde_json::Value;
+use tower::ServiceExt as _;
+
+use super::*;
+use crate::{
+    model::{
+        Algorithm, ApiSpec, Clock, Endpoint, Forwarding, HashKey, Health, HealthCheckSpec,
+        HostPattern, Instance, InstanceSpec, Outcome, PathPattern, Probe, Protocol, RouteSpec,
+        ServiceName, ServiceSpec, TimeoutSpec, Timestamp, VipSpec,
+    },
+    registry::{Change, Desired, Registry},
+};
+
+pub(super) const A: &str = "http://127.0.0.1:8080";
+pub(super) const B: &str = "http://127.0.0.1:8081";
+
+/// An API over two services, and the hands to move what it measures.
+pub(super) struct World {
+    pub(super) registry: Arc<Registry>,
+    pub(super) clock: Clock,
+    pub(super) state: ApiState,
+}
+
+/// An answer, read to its end.
+pub(super) struct Got {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) body: String,
+}
+
+impl Got {
+    pub(super) fn json(&self) -> Value {
+        serde_json::from_str(&self.body)
+            .unwrap_or_else(|error| panic!("{error} in {} {:?}", self.status, self.body))
+    }
+
+    /// The data of a success.
+    pub(super) fn data(&self) -> Value {
+        let mut json = self.json();
+        assert_eq!(json["success"], true, "{}", self.body);
+        assert_eq!(self.header("content-type"), "application/json");
+        let timestamp = json["timestamp"].as_str().unwrap();
+        assert!(timestamp.ends_with('Z'), "{timestamp}");
+        humantime::parse_rfc3339(timestamp).unwrap();
+        json["data"].take()
+    }
+
+    /// The problem document of a refusal with `status`.
+    pub(super) fn problem(&self, status: u16) -> Value {
+        assert_eq!(self.status.as_u16(), status, "{}", self.body);
+        assert_eq!(self.header("content-type"), "application/problem+json");
+        let json = self.json();
+        assert_eq!(json["success"], false);
+        assert_eq!(json["status"], status);
+        assert_eq!(json["error"], json["detail"]);
+        assert!(json["type"].as_str().unwrap().starts_with("urn:lb:"));
+        assert!(!json["title"].as_str().unwrap().is_empty());
+        json
+    }
+
+    pub(super) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |v| v.to_str().unwrap())
+    }
+}
+
+impl World {
+    pub(super) fn new() -> Self {
+        Self::with_reload(Arc::new(|| Box::pin(async { Ok(Reloaded::default()) })))
+    }
+
+    pub(super) fn with_reload(reload: Reload) -> Self {
+        let registry = Arc::new(Registry::new(1, []));
+        registry
+            .apply(Change::Configure(Box::new(desired())))
+            .unwrap();
+        let clock = Clock::manual(Timestamp(100_500_000));
+        let spec = ApiSpec {
+            listen: None,
+            on_gateway: true,
+            token: Some("secret".to_owned()),
+        };
+        let state = ApiState::new(Arc::clone(&registry), clock.clone(), &spec, reload);
+        Self {
+            registry,
+            clock,
+            state,
+        }
+    }
+
+    pub(super) fn instance(&self, service: &str, position: usize) -> Arc<Instance> {
+        let snapshot = self.registry.snapshot();
+        Arc::clone(&snapshot.service(service).unwrap().members[position].instance)
+    }
+
+    /// Requests to an instance that took `ms` each.
+    pub(super) fn serve(&self, instance: &Arc<Instance>, outcome: Outcome, count: u32, ms: u64) {
+        for _ in 0..count {
+            let mut request = instance.begin(Algorithm::Adaptive, 0, &self.clock);
+            self.clock.advance(Duration::from_millis(ms));
+            request.judge(outcome);
+        }
+    }
+
+    pub(super) fn health(&self, instance: &Instance, health: Health, detail: &str) {
+        let (id, detail) = (instance.id, detail.into());
+        self.registry
+            .apply(Change::Health { id, health, detail })
+            .unwrap();
+    }
+
+    pub(super) async fn send(&self, request: Request<Body>) -> Got {
+        let response = router(self.state.clone()).oneshot(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        Got {
+            status: parts.status,
+            headers: parts.headers,
+            body: String::from_utf8(body.to_vec()).unwrap(),
+        }
+    }
+
+    pub(super) async fn ask(&self, method: Method, path: &str) -> Got {
+        self.send(local(method, path, Body::empty())).await
+    }
+
+    /// The data of a successful `GET` below the API's prefix.
+    pub(super) async fn get(&self, path: &str) -> Value {
+        let path = format!("/api/v1/loadbalancer{path}");
+        let got = self.ask(Method::GET, &path).await;
+        assert_eq!(got.status, 200, "{path}: {}", got.body);
+        got.data()
+    }
+
+    pub(super) async fn post(&self, path: &str) -> Got {
+        let path = format!("/api/v1/loadbalancer{path}");
+        self.ask(Method::POST, &path).await
+    }
+
+    pub(super) async fn put(&self, path: &str, body: &str) -> Got {
+        let path = format!("/api/v1/loadbalancer{path}");
+        let mut request = local(Method::PUT, &path, Body::from(body.to_owned()));
+        let json = "application/json".parse().unwrap();
+        request.headers_mut().insert("content-type", json);
+        self.send(request).await
+    }
+}
+
+/// A request from a loopback peer.
+pub(super) fn local(method: Method, path: &str, body: Body) -> Request<Body> {
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", "localhost:7700");
+    with_peer(request.body(body).unwrap(), loopback())
+}
+
+pub(super) fn loopback() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 40_000))
+}
+
+fn desired() -> Desired {
+    let main = name("main-backend");
+    let ocr = ServiceSpec {
+        health_check: None,
+        hash_key: HashKey::Header("x-user".to_owned()),
+        algorithm: Algorithm::ConsistentHash,
+        forwarding: Forwarding::L2Dsr,
+        ..spec("ocr-service", &[("127.0.0.1:8004", 6)])
+    };
+    Desired {
+        services: vec![spec("main-backend", &[(A, 10), (B, 30)]), ocr],
+        routes: vec![
+            RouteSpec {
+                host: HostPattern::Any,
+                path: PathPattern::Prefix("/api/v1/auth".to_owned()),
+                service: main.clone(),
+            },
+            RouteSpec {
+                host: HostPattern::Suffix("example.org".to_owned()),
+                path: PathPattern::Exact("/exact".to_owned()),
+                service: main,
+            },
+        ],
+        vips: vec![VipSpec {
+            address: [192, 0, 2, 1].into(),
+            port: 53,
+            protocol: Protocol::Udp,
+            service: name("ocr-service"),
+        }],
+        ..Desired::default()
+    }
+}
+
+fn name(text: &str) -> ServiceName {
+    ServiceName::new(text).unwrap()
+}
+
+fn spec(service: &str, instances: &[(&str, u16)]) -> ServiceSpec {
+    ServiceSpec {
+        name: name(service),
+        algorithm: Algorithm::Adaptive,
+        hash_key: HashKey::default(),
+        forwarding: Forwarding::Nat,
+        health_check: Some(HealthCheckSpec {
+            probe: Probe::Http {
+                path: "/health".to_owned(),
+                status: (200, 399),
+                host: None,
+            },
+            ..HealthCheckSpec::default()
+        }),
+        timeouts: TimeoutSpec::default(),
+        instances: instances
+            .iter()
+            .map(|(endpoint, weight)| InstanceSpec {
+                endpoint: Endpoint::parse(endpoint).unwrap(),
+                weight: *weight,
+            })
+            .collect(),
+    }
+}

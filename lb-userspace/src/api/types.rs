@@ -1,0 +1,46 @@
+//! The documents that the API speaks, as written and as read: the command line reads them back
+//! with the same types.
+//!
+//! Rates and shares are fractions from 0 to 1. A name that ends in `_ms` is in milliseconds, in
+//! `_seconds` in seconds; times of day are RFC 3339 in UTC. What was not measured is absent, never
+//! zero.
+
+mod algorithm;
+mod health;
+mod instance;
+mod service;
+mod stats;
+
+use serde::{Deserialize, Serialize};
+
+pub use algorithm::{
+    AlgorithmInfo, Algorithms, ServiceAlgorithm, ServiceAlgorithmDetail, SetAlgorithm,
+};
+pub use health::{
+    GatewayHealth, InstanceCounts, LastReload, ServiceHealth, ServicesHealth, Status,
+};
+pub use instance::{Instance, Instances, Kernel};
+pub use service::{HealthCheck, Route, Routes, Service, Services, Timeouts, Vip, Vips};
+pub use stats::{AnswerCount, Requests, ServiceStats, Share, Stats, Window};
+
+/// What every successful answer is wrapped in.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Envelope<T> {
+    /// Whether the request did what it says.
+    pub success: bool,
+    /// When the answer was made.
+    pub timestamp: String,
+    /// The answer.
+    pub data: T,
+}
+
+/// What a reload did: `POST /api/v1/admin/loadbalancer/reload`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Reload {
+    /// The revision that is now current.
+    pub revision: u64,
+    /// What changed, a phrase each; empty when the configuration asks for what already is.
+    pub changes: Vec<String>,
+    /// Settings whose new values wait for a restart of the daemon.
+    pub needs_restart: Vec<String>,
+}

@@ -1,0 +1,79 @@
+//! `/instances`: what is configured, decided, measured and counted for an instance.
+
+use serde::{Deserialize, Serialize};
+
+use super::Requests;
+
+/// `GET /instances` and `GET /instances/{service}`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Instances {
+    /// Ordered by service, then as configured.
+    pub instances: Vec<Instance>,
+}
+
+/// `GET /instances/{service}/{instance}`, and what `drain`, `enable` and `disable` answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Instance {
+    /// The service.
+    pub service: String,
+    /// Name as configured: the one to use in URLs.
+    pub instance: String,
+    /// Number in both data planes: index and generation.
+    pub id: String,
+    /// The address that the name stands for.
+    pub address: String,
+    /// `enabled`, `draining` or `disabled`. Set at run time; lost when the daemon restarts.
+    pub admin: String,
+    /// `unknown` (counts as healthy), `healthy` or `unhealthy`.
+    pub health: String,
+    /// Why.
+    pub health_detail: String,
+    /// Whether it takes new traffic.
+    pub available: bool,
+    /// Weight as configured.
+    pub weight: u16,
+    /// Weight in both data planes, in the units of `weight`: 0 takes no new traffic.
+    pub effective_weight: f64,
+    /// What the algorithm's measurements make of the weight, 0 to 1.
+    pub factor: f32,
+    /// Health score, 0 to 1; 1 before anything was measured.
+    pub score: f32,
+    /// Only while it is draining or disabled: whether no request and no connection is left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drained: Option<bool>,
+    /// HTTP requests.
+    pub requests: Requests,
+    /// Moving average of the time that health checks take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe_latency_ms: Option<f64>,
+    /// Packets and connections.
+    pub kernel: Kernel,
+}
+
+/// What the kernel has counted, as last read from its maps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kernel {
+    /// Connections begun.
+    pub connections: u64,
+    /// Connections open now.
+    pub live_connections: u64,
+    /// Packets from clients.
+    pub packets_in: u64,
+    /// Bytes from clients, Ethernet headers included.
+    pub bytes_in: u64,
+    /// Packets from instances, where they come back through lb.
+    pub packets_out: u64,
+    /// Bytes from instances, where they come back through lb.
+    pub bytes_out: u64,
+}
+
+impl std::ops::AddAssign for Kernel {
+    fn add_assign(&mut self, other: Self) {
+        self.connections += other.connections;
+        self.live_connections += other.live_connections;
+        self.packets_in += other.packets_in;
+        self.bytes_in += other.bytes_in;
+        self.packets_out += other.packets_out;
+        self.bytes_out += other.bytes_out;
+    }
+}

@@ -1,0 +1,102 @@
+//! `/services`, `/routes`, `/vips`: the configuration in force.
+
+use serde::{Deserialize, Serialize};
+
+use super::InstanceCounts;
+
+/// `GET /services`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Services {
+    /// By name.
+    pub services: Vec<Service>,
+}
+
+/// A service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Service {
+    /// Its name.
+    pub service: String,
+    /// Algorithm in force.
+    pub algorithm: String,
+    /// How the kernel forwards packets of its VIPs: `nat` or `l2dsr`.
+    pub forwarding: String,
+    /// Its instances.
+    pub instances: InstanceCounts,
+    /// Active checks; absent when they are off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<HealthCheck>,
+    /// Limits of an HTTP exchange.
+    pub timeouts: Timeouts,
+    /// Host and path of the routes that lead to it.
+    pub routes: Vec<String>,
+    /// The VIPs that lead to it.
+    pub vips: Vec<String>,
+}
+
+/// Active checks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HealthCheck {
+    /// What is sent and expected: `tcp`, or `http GET /health → 200-399`.
+    pub probe: String,
+    /// Between two checks.
+    pub interval_ms: u64,
+    /// How long one may take.
+    pub timeout_ms: u64,
+    /// Consecutive passes that make an instance healthy.
+    pub rise: u32,
+    /// Consecutive failures that make it unhealthy.
+    pub fall: u32,
+}
+
+/// Limits of an HTTP exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timeouts {
+    /// To establish a connection.
+    pub connect_ms: u64,
+    /// To the head of the answer, all tries together.
+    pub request_ms: u64,
+    /// Longest silence within the answer's body.
+    pub idle_ms: u64,
+}
+
+/// `GET /routes`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Routes {
+    /// As configured.
+    pub routes: Vec<Route>,
+}
+
+/// A route.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    /// `*`, a host, or `*.` and a domain.
+    pub host: String,
+    /// A path, or a prefix with `/*`.
+    pub path: String,
+    /// Where to.
+    pub service: String,
+}
+
+/// `GET /vips`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vips {
+    /// As configured.
+    pub vips: Vec<Vip>,
+}
+
+/// A VIP.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vip {
+    /// All of it in one: `tcp/10.0.0.1:80`.
+    pub vip: String,
+    /// Address that clients connect to.
+    pub address: String,
+    /// Port that clients connect to.
+    pub port: u16,
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// Where to.
+    pub service: String,
+    /// How: `nat` or `l2dsr`.
+    pub forwarding: String,
+}
