@@ -24,6 +24,7 @@ mod error;
 mod health;
 mod instances;
 mod measure;
+mod metrics;
 mod path;
 mod server;
 mod services;
@@ -90,6 +91,7 @@ pub fn with_peer<B>(mut request: Request<B>, peer: SocketAddr) -> Request<B> {
 pub fn router(state: ApiState) -> Router {
     let endpoints = Endpoints(Router::new())
         .at("/health", get(health::gateway))
+        .at("/metrics", get(metrics::metrics))
         .at("/api/v1/loadbalancer/health", get(health::services))
         .at("/api/v1/loadbalancer/stats", get(stats::all))
         .at("/api/v1/loadbalancer/stats/{service}", get(stats::one))

@@ -10,3 +10,4 @@ pub mod balance;
 pub mod model;
 pub mod registry;
 pub mod resilience;
+pub mod telemetry;

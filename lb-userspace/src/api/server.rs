@@ -4,7 +4,7 @@
 //! what a connection may cost. A slow or silent client holds one of [`MOST_CONNECTIONS`] places
 //! for [`HEAD_TIMEOUT`] at most before a request, and [`super::body`] bounds the request.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use axum::{Router, body::Body};
 use hyper::{body::Incoming, server::conn::http1};
@@ -14,6 +14,8 @@ use tokio::{
     sync::{Semaphore, watch},
 };
 use tower::ServiceExt as _;
+
+use super::ApiState;
 
 /// Connections at one time; more wait to be accepted.
 const MOST_CONNECTIONS: usize = 256;
@@ -32,32 +34,33 @@ pub enum ServeError {
     Accept(#[from] std::io::Error),
 }
 
-/// Serves `router` on `listener` until `stop` ends, then finishes the answers under way.
+/// Serves the API on `listener` until `stop` says true (or its sender is gone), then finishes the
+/// answers under way.
 ///
 /// # Errors
 /// When the listener itself fails. Failures of one connection end that connection.
 pub async fn serve(
     listener: TcpListener,
-    router: Router,
-    stop: impl Future<Output = ()> + Send,
+    state: ApiState,
+    stop: watch::Receiver<bool>,
 ) -> Result<(), ServeError> {
+    let router = super::router(state);
     let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
-    let (stopping, stopped) = watch::channel(false);
-    let mut stop = std::pin::pin!(stop);
+    let mut stopping = std::pin::pin!(stopped(stop.clone()));
     loop {
         let place = tokio::select! {
-            () = &mut stop => break,
+            () = &mut stopping => break,
             place = Arc::clone(&places).acquire_owned() => place,
         };
         let accepted = tokio::select! {
-            () = &mut stop => break,
+            () = &mut stopping => break,
             accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok((stream, peer)) => {
-                let (router, stopped) = (router.clone(), stopped.clone());
+                let (router, stop) = (router.clone(), stop.clone());
                 tokio::spawn(async move {
-                    connection(stream, peer, router, stopped).await;
+                    connection(stream, peer, router, stop).await;
                     drop(place);
                 });
             }
@@ -70,7 +73,6 @@ pub async fn serve(
         }
     }
     drop(listener);
-    stopping.send_replace(true);
     let all = u32::try_from(MOST_CONNECTIONS).unwrap_or(u32::MAX);
     if tokio::time::timeout(LAST_ANSWERS, places.acquire_many(all))
         .await
@@ -79,6 +81,11 @@ pub async fn serve(
         tracing::warn!("answers of the API were cut off by the shutdown");
     }
     Ok(())
+}
+
+async fn stopped(mut stop: watch::Receiver<bool>) {
+    // An error says that nobody is left to say it.
+    drop(stop.wait_for(|stop| *stop).await);
 }
 
 /// Whether a failed accept says nothing about the next one.
@@ -97,7 +104,7 @@ async fn connection(
     stream: TcpStream,
     peer: std::net::SocketAddr,
     router: Router,
-    mut stopped: watch::Receiver<bool>,
+    stop: watch::Receiver<bool>,
 ) {
     let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
         let request = super::with_peer(request.map(Body::new), peer);
@@ -112,7 +119,7 @@ async fn connection(
     );
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = async { stopped.wait_for(|stopped| *stopped).await.map_or((), |_| ()) } => {
+        () = stopped(stop) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }

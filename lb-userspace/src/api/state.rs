@@ -15,6 +15,7 @@ use super::{Fault, types::LastReload};
 use crate::{
     model::{ApiSpec, Clock, Timestamp},
     registry::{Registry, Snapshot},
+    telemetry::{Metrics, MetricsError},
 };
 
 /// What a reload did.
@@ -55,7 +56,7 @@ struct Inner {
     /// One reload at a time; a second one waits and then reads the file as it is by then.
     reloading: tokio::sync::Mutex<()>,
     last_reload: Mutex<Option<LastReload>>,
-    reloads: Mutex<(u64, u64)>,
+    metrics: Metrics,
     started: Timestamp,
     stopping: AtomicBool,
 }
@@ -73,10 +74,18 @@ impl fmt::Debug for ApiState {
 impl ApiState {
     /// State of an API over `registry`. `reload` is what `POST …/reload` calls; the uptime counts
     /// from now.
-    #[must_use]
-    pub fn new(registry: Arc<Registry>, clock: Clock, spec: &ApiSpec, reload: Reload) -> Self {
+    ///
+    /// # Errors
+    /// When the metrics cannot be set up, which takes two of one name.
+    pub fn new(
+        registry: Arc<Registry>,
+        clock: Clock,
+        spec: &ApiSpec,
+        reload: Reload,
+    ) -> Result<Self, MetricsError> {
         let started = clock.now();
-        Self(Arc::new(Inner {
+        let metrics = Metrics::new(Arc::clone(&registry), clock.clone())?;
+        Ok(Self(Arc::new(Inner {
             registry,
             clock,
             // An empty token would be one that everybody can guess.
@@ -84,10 +93,10 @@ impl ApiState {
             reload,
             reloading: tokio::sync::Mutex::default(),
             last_reload: Mutex::default(),
-            reloads: Mutex::default(),
+            metrics,
             started,
             stopping: AtomicBool::new(false),
-        }))
+        })))
     }
 
     /// The registry.
@@ -136,27 +145,8 @@ impl ApiState {
     pub async fn reload(&self) -> Result<Reloaded, ReloadFailure> {
         let _one_at_a_time = self.0.reloading.lock().await;
         let result = (self.0.reload)().await;
-        match &result {
-            Ok(done) => tracing::info!(
-                revision = done.revision,
-                changes = done.changes.len(),
-                needs_restart = ?done.needs_restart,
-                "configuration reloaded"
-            ),
-            Err(failure) => tracing::error!(
-                faults = failure.faults.len(),
-                "reload refused, nothing changed: {failure}"
-            ),
-        }
         let error = result.as_ref().err().map(ToString::to_string);
-        {
-            let mut counts = lock(&self.0.reloads);
-            if error.is_none() {
-                counts.0 += 1;
-            } else {
-                counts.1 += 1;
-            }
-        }
+        self.0.metrics.reloaded(error.is_none());
         *lock(&self.0.last_reload) = Some(LastReload {
             timestamp: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
             success: error.is_none(),
@@ -171,10 +161,10 @@ impl ApiState {
         lock(&self.0.last_reload).clone()
     }
 
-    /// Reloads that were applied, and reloads that were refused.
+    /// The metrics.
     #[must_use]
-    pub fn reloads(&self) -> (u64, u64) {
-        *lock(&self.0.reloads)
+    pub fn metrics(&self) -> &Metrics {
+        &self.0.metrics
     }
 }
 

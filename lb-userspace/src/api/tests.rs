@@ -2,6 +2,7 @@
 //! counters were moved by real guards.
 
 mod forms;
+mod metrics;
 mod refusals;
 mod resources;
 mod served;
@@ -94,7 +95,7 @@ impl World {
             on_gateway: true,
             token: Some("secret".to_owned()),
         };
-        let state = ApiState::new(Arc::clone(&registry), clock.clone(), &spec, reload);
+        let state = ApiState::new(Arc::clone(&registry), clock.clone(), &spec, reload).unwrap();
         Self {
             registry,
             clock,

@@ -182,5 +182,9 @@ async fn a_reload_that_fails_says_all_that_is_wrong() {
     let health = world.get("/health").await;
     assert_eq!(health["last_reload"]["success"], false);
     assert_eq!(health["status"], "degraded");
-    assert_eq!(world.state.reloads(), (0, 1));
+    let metrics = world.ask(Method::GET, "/metrics").await.body;
+    assert!(
+        metrics.contains("lb_reloads_total{result=\"refused\"} 1\n"),
+        "{metrics}"
+    );
 }

@@ -242,5 +242,9 @@ async fn a_reload_tells_what_it_did() {
     let done = json!({"revision": 9, "changes": ["routes changed"], "needs_restart": ["workers"]});
     assert_eq!(got.data(), done);
     assert_eq!(world.get("/health").await["last_reload"]["success"], true);
-    assert_eq!(world.state.reloads(), (1, 0));
+    let metrics = world.ask(Method::GET, "/metrics").await.body;
+    assert!(
+        metrics.contains("lb_reloads_total{result=\"applied\"} 1\n"),
+        "{metrics}"
+    );
 }

@@ -3,7 +3,7 @@
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
-    sync::oneshot,
+    sync::watch,
 };
 
 use super::*;
@@ -21,10 +21,8 @@ async fn raw_instance_names_survive_a_socket_and_stop_ends_it() {
     let world = World::new();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let (stop, stopped) = oneshot::channel::<()>();
-    let served = tokio::spawn(serve(listener, router(world.state.clone()), async {
-        let _ = stopped.await;
-    }));
+    let (stop, stopped) = watch::channel(false);
+    let served = tokio::spawn(serve(listener, world.state.clone(), stopped));
     let request = format!(
         "POST /api/v1/loadbalancer/instances/main-backend/{B}/drain HTTP/1.1\r\n\
          Host: {address}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
@@ -53,7 +51,7 @@ async fn raw_instance_names_survive_a_socket_and_stop_ends_it() {
     let mut head = [0; 15];
     idle.read_exact(&mut head).await.unwrap();
     assert_eq!(&head, b"HTTP/1.1 200 OK");
-    stop.send(()).unwrap();
+    stop.send(true).unwrap();
     let ended = tokio::time::timeout(Duration::from_secs(4), served);
     ended.await.unwrap().unwrap().unwrap();
     assert!(TcpStream::connect(address).await.is_err());

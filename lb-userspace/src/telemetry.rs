@@ -1,0 +1,14 @@
+//! What lb tells about itself: metrics for machines, a log for people.
+//!
+//! Metrics are read, not pushed: the counters live in the instances and in the kernel's maps, and
+//! a scrape reads them where they are. Nothing on the request path knows that metrics exist.
+
+pub mod logging;
+pub mod metrics;
+pub mod names;
+mod process;
+mod samples;
+mod traffic;
+
+pub use logging::LoggingError;
+pub use metrics::{Metrics, MetricsError};

@@ -1,0 +1,62 @@
+//! The Prometheus exposition.
+
+use std::sync::Arc;
+
+use prometheus::{IntCounterVec, Opts, TextEncoder};
+
+use super::{names, process::ProcessCollector, traffic::TrafficCollector};
+use crate::{model::Clock, registry::Registry};
+
+/// The `Content-Type` of [`Metrics::render`].
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Metrics could not be set up or written.
+#[derive(Debug, thiserror::Error)]
+#[error("expected metrics that the library takes: {0}")]
+pub struct MetricsError(#[from] prometheus::Error);
+
+/// All collectors. A clone is another handle to the same.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    registry: prometheus::Registry,
+    reloads: IntCounterVec,
+}
+
+impl Metrics {
+    /// Metrics of what `registry` holds. The uptime counts from now.
+    ///
+    /// # Errors
+    /// When two metrics clash, which a test rules out.
+    pub fn new(registry: Arc<Registry>, clock: Clock) -> Result<Self, MetricsError> {
+        let reloads = IntCounterVec::new(
+            Opts::new(names::RELOADS.name, names::RELOADS.help),
+            names::RELOADS.labels,
+        )?;
+        // A counter that is absent until something goes wrong cannot be alerted on.
+        for result in ["applied", "refused"] {
+            reloads.with_label_values(&[result]);
+        }
+        let collectors = prometheus::Registry::new();
+        collectors.register(Box::new(TrafficCollector::new(registry, clock.clone())?))?;
+        collectors.register(Box::new(ProcessCollector::new(clock)?))?;
+        collectors.register(Box::new(reloads.clone()))?;
+        Ok(Self {
+            registry: collectors,
+            reloads,
+        })
+    }
+
+    /// Counts a reload.
+    pub fn reloaded(&self, applied: bool) {
+        let result = if applied { "applied" } else { "refused" };
+        self.reloads.with_label_values(&[result]).inc();
+    }
+
+    /// Everything as text, in the format of [`CONTENT_TYPE`].
+    ///
+    /// # Errors
+    /// When a value cannot be written, which no value that lb has can.
+    pub fn render(&self) -> Result<String, MetricsError> {
+        Ok(TextEncoder::new().encode_to_string(&self.registry.gather())?)
+    }
+}

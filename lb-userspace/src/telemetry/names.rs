@@ -1,0 +1,189 @@
+//! Every metric that lb has, once.
+//!
+//! The `gateway_*` names and their labels are the guide's and are a contract. lb's own begin with
+//! `lb_`. Units are base units (seconds, bytes, ratios from 0 to 1); what only grows ends in
+//! `_total`, but for the guide's `gateway_instance_total_requests`, which is exposed as a gauge
+//! because scrapers expect that suffix of a counter.
+//!
+//! To add a metric: declare it here, add it to a collector and to `docs/metrics.md`; a test
+//! compares the three.
+
+/// What a metric is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Counts by size.
+    Histogram,
+}
+
+/// A metric: a name, what it says, and the labels of its series in order.
+#[derive(Clone, Copy, Debug)]
+pub struct Family {
+    /// Its name.
+    pub name: &'static str,
+    /// What it says, in a sentence.
+    pub help: &'static str,
+    /// What it is.
+    pub kind: Kind,
+    /// Names of its labels.
+    pub labels: &'static [&'static str],
+}
+
+macro_rules! families {
+    ($($constant:ident: $kind:ident $name:literal [$($label:literal),*] $help:literal;)+) => {
+        $(
+            #[doc = concat!("`", $name, "`: ", $help)]
+            pub const $constant: Family = Family {
+                name: $name,
+                help: $help,
+                kind: Kind::$kind,
+                labels: &[$($label),*],
+            };
+        )+
+
+        /// All of them, in the order of the documentation.
+        pub const ALL: &[&Family] = &[$(&$constant),+];
+    };
+}
+
+families! {
+    REQUESTS: Counter "gateway_load_balancer_request_total"
+        ["service", "algorithm", "instance", "success"]
+        "HTTP requests that an instance was asked, by whether it answered below 500.";
+    RESPONSE_TIME: Histogram "gateway_load_balancer_response_time_seconds"
+        ["service", "algorithm", "instance"]
+        "Time from the start of a request to an instance to the head of its answer.";
+    ACTIVE_CONNECTIONS: Gauge "gateway_instance_active_connections"
+        ["service", "instance"]
+        "HTTP requests in flight to the instance and connections open in the kernel.";
+    TOTAL_REQUESTS: Gauge "gateway_instance_total_requests"
+        ["service", "instance"]
+        "HTTP requests that the instance was asked since the daemon knows it.";
+    SUCCESS_RATE: Gauge "gateway_instance_success_rate"
+        ["service", "instance"]
+        "Answers below 500 of the requests of the last 60 s, 0 to 1; absent without requests.";
+    AVERAGE_RESPONSE_TIME: Gauge "gateway_instance_average_response_time"
+        ["service", "instance"]
+        "Mean seconds to the head of an answer over the last 60 s; absent without requests.";
+    HEALTH_SCORE: Gauge "gateway_instance_health_score"
+        ["service", "instance"]
+        "Health score, 0 to 1; 1 before anything was measured.";
+
+    ANSWERS: Counter "lb_answers_total"
+        ["service", "reason"]
+        "Answers that lb made itself instead of passing on an instance's, by reason.";
+    RETRIES: Counter "lb_retries_total"
+        ["service"]
+        "Requests that were sent to a second instance.";
+    WEIGHT: Gauge "lb_instance_weight"
+        ["service", "instance"]
+        "Configured weight.";
+    EFFECTIVE_WEIGHT: Gauge "lb_instance_effective_weight"
+        ["service", "instance"]
+        "Weight in both data planes, in units of the configured one; 0 takes no new traffic.";
+    HEALTH: Gauge "lb_instance_health"
+        ["service", "instance", "state"]
+        "1 for the state that the health checks found, 0 for the others.";
+    ADMIN: Gauge "lb_instance_admin"
+        ["service", "instance", "state"]
+        "1 for the state that the operator asked for, 0 for the others.";
+    PROBE_LATENCY: Gauge "lb_instance_probe_latency_seconds"
+        ["service", "instance"]
+        "Moving average of the time that health checks take; absent before the first.";
+    REVISION: Gauge "lb_revision"
+        []
+        "Revision of the state; grows with each change.";
+    RELOADS: Counter "lb_reloads_total"
+        ["result"]
+        "Reloads of the configuration: applied, or refused and without effect.";
+
+    BUILD: Gauge "lb_build_info"
+        ["version"]
+        "1; the label says which lb this is.";
+    UPTIME: Gauge "lb_uptime_seconds"
+        []
+        "Time since the daemon started.";
+    CPU: Counter "process_cpu_seconds_total"
+        []
+        "Processor time of the daemon, user and system; the kernel path is not in it.";
+    RESIDENT: Gauge "process_resident_memory_bytes"
+        []
+        "Resident memory of the daemon.";
+    VIRTUAL: Gauge "process_virtual_memory_bytes"
+        []
+        "Virtual memory of the daemon.";
+    OPEN_FDS: Gauge "process_open_fds"
+        []
+        "Open file descriptors.";
+    MAX_FDS: Gauge "process_max_fds"
+        []
+        "File descriptors that may be open.";
+    THREADS: Gauge "process_threads"
+        []
+        "Threads of the daemon.";
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn names_follow_the_rules_of_the_format() {
+        let mut seen = HashSet::new();
+        for family in ALL {
+            assert!(seen.insert(family.name), "{} twice", family.name);
+            let fits = |text: &str| {
+                text.starts_with(|c: char| c.is_ascii_lowercase())
+                    && text
+                        .chars()
+                        .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+            };
+            assert!(fits(family.name), "{}", family.name);
+            assert!(
+                family
+                    .labels
+                    .iter()
+                    .all(|label| fits(label) && *label != "le")
+            );
+            assert!(family.help.ends_with('.'), "{}", family.name);
+            let total = family.name.ends_with("_total");
+            assert_eq!(family.kind == Kind::Counter, total, "{}", family.name);
+            let reserved = ["_count", "_sum", "_bucket"];
+            assert!(
+                !reserved.iter().any(|end| family.name.ends_with(end)),
+                "{}",
+                family.name
+            );
+        }
+    }
+
+    #[test]
+    fn every_metric_is_documented_with_its_labels() {
+        let docs = include_str!("../../../docs/metrics.md");
+        for family in ALL {
+            let line = docs
+                .lines()
+                .find(|line| line.starts_with(&format!("| `{}` |", family.name)))
+                .unwrap_or_else(|| panic!("{} is not in docs/metrics.md", family.name));
+            for label in family.labels {
+                assert!(line.contains(&format!("`{label}`")), "{label} in {line}");
+            }
+        }
+        for word in docs
+            .split('`')
+            .filter(|word| !word.contains(['{', '=', '(', ' ']))
+        {
+            if word.starts_with("gateway_") || word.starts_with("lb_") && !word.contains("::") {
+                assert!(
+                    ALL.iter().any(|family| family.name == word),
+                    "{word} does not exist"
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! Metrics of services and instances, from the snapshot and the counters of its instances.
+
+use std::{sync::Arc, sync::atomic::Ordering::Relaxed};
+
+use prometheus::{
+    core::{Collector, Desc},
+    proto::MetricFamily,
+};
+
+use super::{
+    names,
+    samples::{Samples, describe},
+};
+use crate::{
+    model::{
+        AdminState, Algorithm, Clock, Health, Member, Reason, Timestamp, measure::LATENCY_BOUNDS_US,
+    },
+    registry::{InstanceStatus, Registry, Service},
+    resilience::UNIT,
+};
+
+/// Reads a registry at each scrape.
+#[derive(Debug)]
+pub(super) struct TrafficCollector {
+    registry: Arc<Registry>,
+    clock: Clock,
+    descriptions: Vec<Desc>,
+}
+
+impl TrafficCollector {
+    pub(super) fn new(registry: Arc<Registry>, clock: Clock) -> Result<Self, prometheus::Error> {
+        let descriptions = describe(&[
+            &names::REQUESTS,
+            &names::RESPONSE_TIME,
+            &names::ACTIVE_CONNECTIONS,
+            &names::TOTAL_REQUESTS,
+            &names::SUCCESS_RATE,
+            &names::AVERAGE_RESPONSE_TIME,
+            &names::HEALTH_SCORE,
+            &names::ANSWERS,
+            &names::RETRIES,
+            &names::WEIGHT,
+            &names::EFFECTIVE_WEIGHT,
+            &names::HEALTH,
+            &names::ADMIN,
+            &names::PROBE_LATENCY,
+            &names::REVISION,
+        ])?;
+        Ok(Self {
+            registry,
+            clock,
+            descriptions,
+        })
+    }
+}
+
+impl Collector for TrafficCollector {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descriptions.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let (snapshot, now) = (self.registry.snapshot(), self.clock.now());
+        let mut instances = InstanceSamples::new();
+        let mut answers = Samples::new(&names::ANSWERS);
+        let mut retries = Samples::new(&names::RETRIES);
+        for service in &snapshot.services {
+            let name = service.name().as_str();
+            for reason in Reason::ALL {
+                let count = service.stats.answers(*reason);
+                answers.add(&[name, reason.label()], count as f64);
+            }
+            retries.add(&[name], service.stats.retries() as f64);
+            instances.add_service(service, now);
+        }
+        let mut revision = Samples::new(&names::REVISION);
+        revision.add(&[], snapshot.revision as f64);
+        let mut families = instances.finish();
+        families.extend([answers.finish(), retries.finish(), revision.finish()]);
+        families
+    }
+}
+
+/// The families that have a series for each instance.
+struct InstanceSamples {
+    requests: Samples,
+    response_time: Samples,
+    active: Samples,
+    total: Samples,
+    success_rate: Samples,
+    average: Samples,
+    score: Samples,
+    weight: Samples,
+    effective_weight: Samples,
+    health: Samples,
+    admin: Samples,
+    probe_latency: Samples,
+}
+
+impl InstanceSamples {
+    const fn new() -> Self {
+        Self {
+            requests: Samples::new(&names::REQUESTS),
+            response_time: Samples::new(&names::RESPONSE_TIME),
+            active: Samples::new(&names::ACTIVE_CONNECTIONS),
+            total: Samples::new(&names::TOTAL_REQUESTS),
+            success_rate: Samples::new(&names::SUCCESS_RATE),
+            average: Samples::new(&names::AVERAGE_RESPONSE_TIME),
+            score: Samples::new(&names::HEALTH_SCORE),
+            weight: Samples::new(&names::WEIGHT),
+            effective_weight: Samples::new(&names::EFFECTIVE_WEIGHT),
+            health: Samples::new(&names::HEALTH),
+            admin: Samples::new(&names::ADMIN),
+            probe_latency: Samples::new(&names::PROBE_LATENCY),
+        }
+    }
+
+    fn add_service(&mut self, service: &Service, now: Timestamp) {
+        for (member, status) in service.members.iter().zip(service.statuses.iter()) {
+            let name = member.instance.endpoint.name();
+            let labels = [service.name().as_str(), name];
+            self.add_algorithms(member, labels);
+            self.add_measured(member, labels, now);
+            self.add_states(member, status, labels);
+        }
+    }
+
+    /// Only algorithms that have served a request have series: seven for each instance would be
+    /// six too many for most.
+    fn add_algorithms(&mut self, member: &Member, [service, instance]: [&str; 2]) {
+        for algorithm in Algorithm::ALL {
+            let Some(totals) = member.instance.totals(algorithm) else {
+                continue;
+            };
+            let name = algorithm.as_str();
+            for (success, count) in [("true", totals.successes), ("false", totals.failures)] {
+                let labels = [service, name, instance, success];
+                self.requests.add(&labels, count as f64);
+            }
+            self.response_time.add_histogram(
+                &[service, name, instance],
+                LATENCY_BOUNDS_US.iter().map(|us| *us as f64 / 1e6),
+                &totals.latency,
+                totals.latency_sum_us as f64 / 1e6,
+            );
+        }
+    }
+
+    fn add_measured(&mut self, member: &Member, labels: [&str; 2], now: Timestamp) {
+        let instance = &member.instance;
+        let live = instance.kernel.live.load(Relaxed);
+        let active = u64::from(instance.in_flight()) + live;
+        self.active.add(&labels, active as f64);
+        let totals = instance.totals_of_all();
+        let total = totals.successes + totals.failures;
+        self.total.add(&labels, total as f64);
+        let minute = instance.window(now, 0, 60);
+        if let (Some(rate), Some(mean)) = (minute.success_rate(), minute.mean_latency()) {
+            self.success_rate.add(&labels, rate);
+            self.average.add(&labels, mean);
+        }
+        self.score.add(&labels, score(instance.measured.score()));
+        if let Some(latency) = instance.probe_latency.get(now) {
+            self.probe_latency.add(&labels, latency.as_secs_f64());
+        }
+    }
+
+    fn add_states(&mut self, member: &Member, status: &InstanceStatus, labels: [&str; 2]) {
+        let [service, instance] = labels;
+        self.weight.add(&labels, f64::from(status.weight));
+        let effective = f64::from(member.weight) / f64::from(UNIT);
+        self.effective_weight.add(&labels, effective);
+        for state in [Health::Unknown, Health::Healthy, Health::Unhealthy] {
+            let is = f64::from(u8::from(state == status.health));
+            self.health.add(&[service, instance, state.as_str()], is);
+        }
+        for state in [
+            AdminState::Enabled,
+            AdminState::Draining,
+            AdminState::Disabled,
+        ] {
+            let is = f64::from(u8::from(state == status.admin));
+            self.admin.add(&[service, instance, state.as_str()], is);
+        }
+    }
+
+    fn finish(self) -> Vec<MetricFamily> {
+        [
+            self.requests,
+            self.response_time,
+            self.active,
+            self.total,
+            self.success_rate,
+            self.average,
+            self.score,
+            self.weight,
+            self.effective_weight,
+            self.health,
+            self.admin,
+            self.probe_latency,
+        ]
+        .into_iter()
+        .map(Samples::finish)
+        .collect()
+    }
+}
+
+/// A score as the text shows it: 0.95, not 0.949999988079071.
+fn score(score: f32) -> f64 {
+    (f64::from(score) * 1e6).round() / 1e6
+}
