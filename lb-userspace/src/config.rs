@@ -1,0 +1,244 @@
+//! The configuration: file, environment and flags in, plain values out.
+//!
+//! Each source becomes a tree whose values know where they were found ([`Origin`]). The trees are
+//! laid over each other, file < environment < flags, and the result is interpreted in one pass
+//! that goes on after a fault, so that one run reports every fault: which setting, where it was
+//! found, what was expected, an example, what was found. A setting that nobody knows is a fault
+//! too, because a misspelt one would otherwise silently not hold.
+//!
+//! Nothing here changes state: what comes out is a [`Desired`] for the registry and a
+//! [`DaemonSpec`] for the process, or faults and nothing at all.
+
+mod checks;
+mod daemon;
+mod environment;
+mod fault;
+mod file;
+mod flags;
+mod forms;
+mod health;
+mod origin;
+mod path;
+mod reader;
+mod resolve;
+mod restart;
+mod services;
+mod summary;
+mod traffic;
+mod tree;
+mod values;
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use crate::{
+    model::{DaemonSpec, Endpoint, ListenerSpec},
+    registry::Desired,
+};
+
+pub use checks::API_PATHS;
+pub use fault::{Fault, Faults};
+pub use flags::Overrides;
+pub use origin::Origin;
+pub use path::KeyPath;
+pub use restart::needs_restart;
+pub use summary::{Effective, Summary};
+
+/// How long host names may take to resolve, all of them together.
+pub const RESOLVE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Where the configuration is looked for.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// The file, if there is one.
+    pub file: Option<PathBuf>,
+    /// The environment.
+    pub env: BTreeMap<String, String>,
+    /// The flags.
+    pub flags: Overrides,
+}
+
+/// A configuration without faults.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// What the registry is asked for.
+    pub desired: Desired,
+    /// What holds for the life of the process.
+    pub daemon: DaemonSpec,
+    /// What the surroundings are called, such as `production`; for the log alone.
+    pub environment: Option<String>,
+    /// Every setting in force with its source, in the order of reading.
+    pub settings: Vec<Setting>,
+    /// What is no fault but worth knowing.
+    pub notices: Vec<Notice>,
+}
+
+/// A setting in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// Which.
+    pub path: KeyPath,
+    /// Its value as it would be written in the file; secrets are not shown.
+    pub value: String,
+    /// Where it was found.
+    pub origin: Origin,
+}
+
+/// Something that is no fault but worth knowing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// Where it was found.
+    pub origin: Origin,
+    /// What it is.
+    pub text: String,
+}
+
+impl Notice {
+    fn new(origin: Origin, text: impl Into<String>) -> Self {
+        Self {
+            origin,
+            text: text.into(),
+        }
+    }
+}
+
+impl std::fmt::Display for Notice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.origin, self.text)
+    }
+}
+
+impl Sources {
+    /// The sources of this process: its environment, and the file that `flags` names, else
+    /// `LB_CONFIG`, else none.
+    #[must_use]
+    pub fn of_process(flags: Overrides) -> Self {
+        let env = std::env::vars_os()
+            .map(|(name, value)| {
+                let text = |os: std::ffi::OsString| os.to_string_lossy().into_owned();
+                (text(name), text(value))
+            })
+            .collect();
+        Self::new(flags, env)
+    }
+
+    /// The same with a given environment.
+    #[must_use]
+    pub fn new(flags: Overrides, env: BTreeMap<String, String>) -> Self {
+        let named = env
+            .get(environment::CONFIG_VARIABLE)
+            .filter(|name| !name.trim().is_empty());
+        Self {
+            file: flags.config.clone().or_else(|| named.map(PathBuf::from)),
+            env,
+            flags,
+        }
+    }
+}
+
+/// Loads the configuration. Blocks on the file and on the resolver, on the latter for at most
+/// [`RESOLVE_DEADLINE`].
+///
+/// # Errors
+/// Every fault that was found, at once.
+pub fn load(sources: &Sources) -> Result<Config, Faults> {
+    load_with(sources, Endpoint::parse)
+}
+
+fn load_with(sources: &Sources, resolve: resolve::Resolve) -> Result<Config, Faults> {
+    let (mut root, mut faults, sound) = match &sources.file {
+        Some(file) => {
+            let parsed = file::read(file);
+            (parsed.table, parsed.faults, parsed.sound)
+        }
+        None => (tree::Table::new(), Vec::new(), true),
+    };
+    if !sound {
+        root.clear();
+    }
+    let mut notices = Vec::new();
+    environment::overlay(&mut root, &sources.env, &mut notices);
+    flags::overlay(&mut root, &sources.flags);
+    let (config, found) = interpret(&root, notices, resolve);
+    // Without the file most else is missing; what environment and flags got wrong is still true.
+    faults.extend(
+        found
+            .into_iter()
+            .filter(|fault| sound || fault.origin.is_untyped()),
+    );
+    Faults::check(faults)?;
+    Ok(config)
+}
+
+/// Interprets the tree. The configuration is good only when there are no faults.
+fn interpret(
+    root: &tree::Table,
+    mut notices: Vec<Notice>,
+    resolve: resolve::Resolve,
+) -> (Config, Vec<Fault>) {
+    let resolved = resolve::Resolved::new(root, RESOLVE_DEADLINE, resolve);
+    let mut reader = reader::Reader::default();
+    let (mut config, whole) = reader.root(root, |t| {
+        let none = origin::Sourced::unset(None);
+        let environment = t.optional("environment", &values::ENVIRONMENT, &none, "none");
+        let gateway = daemon::read_gateway(t);
+        let api = daemon::read_api(t);
+        let log = daemon::read_log(t);
+        let datapath = daemon::read_datapath(t);
+        let defaults = t.table("defaults", |t| {
+            services::ServiceSettings::unset().read(t, false)
+        });
+        let routes = traffic::read_routes(t);
+        let vips = traffic::read_vips(t);
+        let udp_only = checks::udp_only(&routes, &vips);
+        let services = services::read(t, &defaults, &resolved, |name| udp_only.contains(name));
+        let config = Config {
+            desired: Desired {
+                services: services
+                    .iter()
+                    .map(|service| service.spec.clone())
+                    .collect(),
+                routes: routes.iter().map(|route| route.spec.clone()).collect(),
+                vips: vips.iter().map(|vip| vip.spec.clone()).collect(),
+                listeners: gateway
+                    .listeners
+                    .iter()
+                    .map(|listener| ListenerSpec {
+                        address: listener.value,
+                    })
+                    .collect(),
+                gateway: gateway.spec.clone(),
+            },
+            daemon: DaemonSpec {
+                workers: gateway.workers,
+                api: api.spec.clone(),
+                log,
+                datapath: datapath.spec.clone(),
+            },
+            environment: environment.value,
+            settings: Vec::new(),
+            notices: Vec::new(),
+        };
+        (config, (services, routes, vips, gateway, api, datapath))
+    });
+    let (services, routes, vips, gateway, api, datapath) = whole;
+    let names = match root.get("services").map(|node| &node.value) {
+        Some(tree::Value::Table(services)) => services.keys().cloned().collect(),
+        _ => std::collections::BTreeSet::new(),
+    };
+    let whole = checks::Whole {
+        services: &services,
+        routes: &routes,
+        vips: &vips,
+        gateway: &gateway,
+        api: &api,
+        datapath: &datapath,
+        names: &names,
+    };
+    whole.check(&mut reader, &mut notices);
+    config.settings = reader.settings;
+    config.notices = notices;
+    (config, reader.faults)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,328 @@
+//! What no single setting can get wrong: contradictions between settings.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    hash::Hash,
+    net::SocketAddr,
+};
+
+use lb_common::{MAX_INSTANCES, MAX_VIPS};
+
+use super::{
+    Notice,
+    daemon::{ReadApi, ReadDatapath, ReadGateway},
+    origin::Sourced,
+    reader::Reader,
+    services::ReadService,
+    traffic::Leads,
+};
+use crate::model::{DatapathMode, Forwarding, PathPattern, Protocol, RouteSpec, VipSpec};
+
+/// Paths that the management API serves where it shares the gateway's listeners; each stands for
+/// itself and everything below it.
+pub const API_PATHS: [&str; 4] = [
+    "/health",
+    "/metrics",
+    "/api/v1/loadbalancer",
+    "/api/v1/admin/loadbalancer",
+];
+
+/// Everything that was read and can contradict something else.
+pub(super) struct Whole<'a> {
+    pub(super) services: &'a [ReadService],
+    pub(super) routes: &'a [Leads<RouteSpec>],
+    pub(super) vips: &'a [Leads<VipSpec>],
+    pub(super) gateway: &'a ReadGateway,
+    pub(super) api: &'a ReadApi,
+    pub(super) datapath: &'a ReadDatapath,
+    /// Names of all services, those with faults included.
+    pub(super) names: &'a BTreeSet<String>,
+}
+
+impl Whole<'_> {
+    /// Reports every contradiction.
+    pub(super) fn check(&self, reader: &mut Reader, notices: &mut Vec<Notice>) {
+        self.references(reader);
+        self.routes(reader);
+        self.vips(reader);
+        self.listeners(reader);
+        self.datapath(reader);
+        self.limits(reader);
+        self.notice(notices);
+    }
+
+    /// Routes and VIPs lead to services that are there.
+    fn references(&self, reader: &mut Reader) {
+        let names: Vec<&str> = self.names.iter().map(String::as_str).collect();
+        let routes = self.routes.iter().map(|route| &route.service);
+        for service in routes.chain(self.vips.iter().map(|vip| &vip.service)) {
+            let name = service.value.as_str();
+            if self.names.contains(name) {
+                continue;
+            }
+            let expected = match super::reader::closest(name, &names) {
+                Some(meant) => format!("the name of a service, perhaps {meant:?}"),
+                None if names.is_empty() => "the name of a service, of which there is none".into(),
+                None => format!("the name of a service, one of {}", names.join(", ")),
+            };
+            reader.contradiction(service, format!("{name:?}"), expected);
+        }
+    }
+
+    fn routes(&self, reader: &mut Reader) {
+        let routes = self.routes.iter();
+        once(
+            reader,
+            routes.map(|r| ((r.spec.host.clone(), r.spec.path.clone()), &r.place)),
+            "every host and path in one route",
+        );
+        if !self.api.spec.on_gateway {
+            return;
+        }
+        for route in self.routes {
+            let (PathPattern::Exact(path) | PathPattern::Prefix(path)) = &route.spec.path;
+            let owner = API_PATHS.iter().find(|api| {
+                path.strip_prefix(**api)
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            });
+            if let Some(owner) = owner {
+                let expected = format!(
+                    "a path that requests can reach: {owner} and all below is the management \
+                     API's unless api.on_gateway is false"
+                );
+                reader.contradiction(&route.place, format!("{path:?}"), expected);
+            }
+        }
+    }
+
+    fn vips(&self, reader: &mut Reader) {
+        let vips = self.vips.iter();
+        let key = |vip: &VipSpec| (vip.address, vip.port, vip.protocol);
+        once(
+            reader,
+            vips.map(|vip| (key(&vip.spec), &vip.place)),
+            "every address, port and protocol in one VIP",
+        );
+        for vip in self.vips {
+            let spec = &vip.spec;
+            let listener = self.gateway.listeners.iter().find(|listener| {
+                spec.protocol == Protocol::Tcp
+                    && listener.value == SocketAddr::new(spec.address, spec.port)
+            });
+            if let Some(listener) = listener {
+                let expected = format!(
+                    "an address and port that is not listened on, but {} is it",
+                    listener.path
+                );
+                reader.contradiction(&vip.place, spec.to_string(), expected);
+            }
+            let family = |address: SocketAddr| address.is_ipv4() == spec.address.is_ipv4();
+            let service = self.services.iter().find(|s| s.spec.name == spec.service);
+            if let Some(service) = service
+                && !service.endpoints.is_empty()
+                && !service.endpoints.iter().any(|e| family(e.value.address()))
+            {
+                let expected = format!(
+                    "a service with instances of the VIP's address family, {}",
+                    if spec.address.is_ipv4() {
+                        "IPv4"
+                    } else {
+                        "IPv6"
+                    }
+                );
+                reader.contradiction(
+                    &vip.service,
+                    format!("{:?}", spec.service.as_str()),
+                    expected,
+                );
+            }
+        }
+    }
+
+    /// No two sockets want the same address. An IPv6 listener serves IPv6 alone, so that
+    /// `0.0.0.0` and `[::]` go together.
+    fn listeners(&self, reader: &mut Reader) {
+        let mut seen: Vec<Sourced<SocketAddr>> = Vec::new();
+        let api = self.api.listen.value.map(|value| Sourced {
+            value,
+            path: self.api.listen.path.clone(),
+            origin: self.api.listen.origin.clone(),
+        });
+        for listener in self.gateway.listeners.iter().chain(&api) {
+            let other = seen
+                .iter()
+                .find(|other| overlap(other.value, listener.value));
+            if let Some(other) = other {
+                let expected = format!(
+                    "an address that is free, but {} takes {}",
+                    other.path, other.value
+                );
+                reader.contradiction(
+                    listener,
+                    format!("{:?}", listener.value.to_string()),
+                    expected,
+                );
+            }
+            seen.push(listener.clone());
+        }
+    }
+
+    fn datapath(&self, reader: &mut Reader) {
+        let datapath = self.datapath;
+        let interfaces = datapath.interfaces.iter();
+        once(
+            reader,
+            interfaces.map(|i| (i.value.clone(), i)),
+            "every interface once",
+        );
+        let sources = datapath.nat_sources.iter();
+        once(
+            reader,
+            sources
+                .clone()
+                .map(|source| (source.value.is_ipv4(), source)),
+            "at most one address of each family",
+        );
+        for source in sources {
+            if let Some(vip) = self.vips.iter().find(|v| v.spec.address == source.value) {
+                let expected = format!("an address that is no VIP, but {} has it", vip.place.path);
+                reader.contradiction(source, format!("{:?}", source.value.to_string()), expected);
+            }
+        }
+        let Some(first) = self.vips.first() else {
+            return;
+        };
+        if datapath.spec.mode == DatapathMode::Off {
+            let expected = format!(
+                "another mode, because {} is there to be served",
+                first.place.path
+            );
+            reader.contradiction(&datapath.mode, "\"off\"", expected);
+        } else if datapath.spec.interfaces.is_empty() {
+            let expected = "datapath.interfaces to name the interface that its packets come in by";
+            reader.contradiction(&first.place, "none", expected);
+        }
+        // One table for each service and address family, one empty, and a spare for changes.
+        let tables: BTreeSet<_> = self
+            .vips
+            .iter()
+            .map(|vip| (&vip.spec.service, vip.spec.address.is_ipv4()))
+            .collect();
+        let needed = tables.len() + 2;
+        if (datapath.spec.max_tables as usize) < needed {
+            let found = datapath.spec.max_tables.to_string();
+            let expected = format!("at least {needed} for the services that VIPs lead to");
+            reader.contradiction(&datapath.max_tables, found, expected);
+        }
+    }
+
+    fn limits(&self, reader: &mut Reader) {
+        let instances = self.services.iter().flat_map(|service| &service.endpoints);
+        if let Some(first) = instances.clone().nth(MAX_INSTANCES as usize - 1) {
+            let found = format!("{}", instances.count());
+            let expected = format!(
+                "at most {} instances in all services together",
+                MAX_INSTANCES - 1
+            );
+            reader.contradiction(first, found, expected);
+        }
+        if let Some(first) = self.vips.get(MAX_VIPS as usize) {
+            let expected = format!("at most {MAX_VIPS} VIPs");
+            reader.contradiction(&first.place, self.vips.len().to_string(), expected);
+        }
+    }
+
+    /// What is allowed, but hardly meant.
+    fn notice(&self, notices: &mut Vec<Notice>) {
+        for service in self.services {
+            let spec = &service.spec;
+            let mut say = |text: &str| {
+                let text = format!("{}: {text}", service.name.path);
+                notices.push(Notice::new(service.name.origin.clone(), text));
+            };
+            let used = self
+                .routes
+                .iter()
+                .any(|route| route.spec.service == spec.name)
+                || self.vips.iter().any(|vip| vip.spec.service == spec.name);
+            if !used {
+                say("no route and no VIP leads here");
+            }
+            if spec.instances.is_empty() {
+                say("has no instance, so it cannot serve anything");
+            } else if spec.instances.iter().all(|instance| instance.weight == 0) {
+                say("every instance has weight 0, so it cannot serve anything");
+            }
+        }
+        for vip in self.vips {
+            let service = self
+                .services
+                .iter()
+                .find(|s| s.spec.name == vip.spec.service);
+            let Some(service) = service.filter(|s| s.spec.forwarding == Forwarding::L2Dsr) else {
+                continue;
+            };
+            let other = |e: &&Sourced<crate::model::Endpoint>| {
+                let address = e.value.address();
+                address.is_ipv4() == vip.spec.address.is_ipv4() && address.port() != vip.spec.port
+            };
+            if let Some(endpoint) = service.endpoints.iter().find(other) {
+                let text = format!(
+                    "{}: l2dsr keeps the port {}, but {} names another",
+                    vip.place.path, vip.spec.port, endpoint.path
+                );
+                notices.push(Notice::new(vip.place.origin.clone(), text));
+            }
+        }
+        let api = &self.api.spec;
+        if api.listen.is_none() && !api.on_gateway {
+            let text = "api: neither listens nor shares the gateway's listeners, so nothing can \
+                        ask or change this lb";
+            notices.push(Notice::new(self.api.listen.origin.clone(), text));
+        }
+        let open = api
+            .listen
+            .is_some_and(|address| !address.ip().is_loopback());
+        if open && api.token.is_none() {
+            let text = "api: only peers on a loopback address are let in while there is no token";
+            notices.push(Notice::new(self.api.listen.origin.clone(), text));
+        }
+    }
+}
+
+fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    let any = a.ip().is_unspecified() || b.ip().is_unspecified();
+    a.port() == b.port() && a.is_ipv4() == b.is_ipv4() && (any || a.ip() == b.ip())
+}
+
+/// Reports each item whose key an earlier one has.
+fn once<'a, K: Eq + Hash, T: 'a>(
+    reader: &mut Reader,
+    items: impl Iterator<Item = (K, &'a Sourced<T>)>,
+    expected: &str,
+) {
+    let mut seen: HashMap<K, &Sourced<T>> = HashMap::new();
+    for (key, item) in items {
+        if let Some(first) = seen.get(&key) {
+            let found = format!("the same in {}", first.path);
+            reader.contradiction(item, found, expected);
+        } else {
+            seen.insert(key, item);
+        }
+    }
+}
+
+/// Names of the services that only UDP VIPs lead to.
+pub(super) fn udp_only(routes: &[Leads<RouteSpec>], vips: &[Leads<VipSpec>]) -> BTreeSet<String> {
+    let mut tcp: BTreeMap<&str, bool> = BTreeMap::new();
+    for route in routes {
+        tcp.insert(route.spec.service.as_str(), true);
+    }
+    for vip in vips {
+        *tcp.entry(vip.spec.service.as_str()).or_default() |= vip.spec.protocol == Protocol::Tcp;
+    }
+    tcp.into_iter()
+        .filter(|(_, tcp)| !tcp)
+        .map(|(name, _)| name.to_owned())
+        .collect()
+}

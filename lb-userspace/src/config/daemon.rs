@@ -1,0 +1,239 @@
+//! The sections of the process itself: gateway, API, log, datapath.
+
+use std::{
+    fs,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    time::Duration,
+};
+
+use super::{
+    forms::{Choice, Number, Period, Switch},
+    origin::Sourced,
+    reader::Section,
+    values::{API_LISTEN, FILE, INTERFACE, LISTEN, LOG_LEVEL, NAT_SOURCE, PIN_PATH, PORTS, TOKEN},
+};
+use crate::model::{
+    ApiSpec, DaemonSpec, DatapathMode, DatapathSpec, GatewaySpec, LogFormat, LogSpec,
+};
+
+/// A period from `min` milliseconds to `max` seconds.
+const fn period(min: u64, max: u64, example: &'static str) -> Period {
+    Period {
+        min: Duration::from_millis(min),
+        max: Duration::from_secs(max),
+        example,
+    }
+}
+
+const fn number<T>(min: T, max: T, example: T) -> Number<T>
+where
+    T: Copy,
+{
+    Number { min, max, example }
+}
+
+const LOG_FORMAT: Choice<LogFormat> = Choice {
+    choices: &[LogFormat::Text, LogFormat::Json],
+    name: |format| match format {
+        LogFormat::Text => "text",
+        LogFormat::Json => "json",
+    },
+};
+
+const MODE: Choice<DatapathMode> = Choice {
+    choices: &[
+        DatapathMode::Auto,
+        DatapathMode::Native,
+        DatapathMode::Generic,
+        DatapathMode::Off,
+    ],
+    name: |mode| match mode {
+        DatapathMode::Auto => "auto",
+        DatapathMode::Native => "native",
+        DatapathMode::Generic => "generic",
+        DatapathMode::Off => "off",
+    },
+};
+
+/// Where HTTP is listened for when nobody says anything: the guide's port.
+pub(super) const DEFAULT_LISTEN: SocketAddr =
+    SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 8000);
+
+/// `[gateway]`.
+#[derive(Debug)]
+pub(super) struct ReadGateway {
+    pub(super) spec: GatewaySpec,
+    pub(super) listeners: Vec<Sourced<SocketAddr>>,
+    pub(super) workers: usize,
+}
+
+/// `[datapath]`, and the places that other sections can contradict.
+#[derive(Debug)]
+pub(super) struct ReadDatapath {
+    pub(super) spec: DatapathSpec,
+    pub(super) mode: Sourced<DatapathMode>,
+    pub(super) max_tables: Sourced<u32>,
+    pub(super) interfaces: Vec<Sourced<String>>,
+    pub(super) nat_sources: Vec<Sourced<IpAddr>>,
+}
+
+/// `[api]`.
+#[derive(Debug)]
+pub(super) struct ReadApi {
+    pub(super) spec: ApiSpec,
+    pub(super) listen: Sourced<Option<SocketAddr>>,
+}
+
+pub(super) fn read_gateway(root: &mut Section<'_, '_>) -> ReadGateway {
+    root.table("gateway", |t| {
+        let listeners = t.list("listen", &LISTEN, &[DEFAULT_LISTEN]);
+        let workers = Sourced::unset(DaemonSpec::default().workers);
+        let workers = t.value("workers", &number(1, 1024, 4), &workers).value;
+        let GatewaySpec {
+            header_timeout,
+            max_headers,
+            max_head_bytes,
+            pool_idle_per_instance,
+            pool_idle_timeout,
+            drain_timeout,
+        } = GatewaySpec::default();
+        let mut time = |key, form: Period, unset| t.value(key, &form, &Sourced::unset(unset)).value;
+        let header_timeout = time("header_timeout", period(10, 3600, "30s"), header_timeout);
+        let pool_idle_timeout = time(
+            "pool_idle_timeout",
+            period(10, 24 * 3600, "60s"),
+            pool_idle_timeout,
+        );
+        let drain_timeout = time("drain_timeout", period(1, 24 * 3600, "30s"), drain_timeout);
+        let mut count =
+            |key, form: Number<usize>, unset| t.value(key, &form, &Sourced::unset(unset)).value;
+        let spec = GatewaySpec {
+            header_timeout,
+            max_headers: count("max_headers", number(1, 10_000, 100), max_headers),
+            max_head_bytes: count(
+                "max_head_bytes",
+                number(8192, 16 << 20, 65_536),
+                max_head_bytes,
+            ),
+            pool_idle_per_instance: count(
+                "pool_idle_per_instance",
+                number(0, 65_536, 256),
+                pool_idle_per_instance,
+            ),
+            pool_idle_timeout,
+            drain_timeout,
+        };
+        ReadGateway {
+            spec,
+            listeners,
+            workers,
+        }
+    })
+}
+
+pub(super) fn read_api(root: &mut Section<'_, '_>) -> ReadApi {
+    root.table("api", |t| {
+        let unset = DaemonSpec::default().api;
+        let listen = t.value("listen", &API_LISTEN, &Sourced::unset(unset.listen));
+        let on_gateway = t.value("on_gateway", &Switch, &Sourced::unset(unset.on_gateway));
+        let none = Sourced::unset(None);
+        let token = t.optional("token", &TOKEN, &none, "none");
+        let token_file = t.optional("token_file", &FILE, &Sourced::unset(None), "none");
+        if token.is_set() && token_file.is_set() {
+            let found = format!("{} as well", token.path);
+            t.reader()
+                .contradiction(&token_file, found, "either token or token_file");
+        }
+        let from_file = token_file
+            .value
+            .as_deref()
+            .and_then(|path| read_token(t, path, &token_file));
+        ReadApi {
+            spec: ApiSpec {
+                listen: listen.value,
+                on_gateway: on_gateway.value,
+                token: token.value.or(from_file),
+            },
+            listen,
+        }
+    })
+}
+
+/// Reads a token from the first line of a file.
+fn read_token<T>(t: &mut Section<'_, '_>, path: &Path, place: &Sourced<T>) -> Option<String> {
+    match fs::read_to_string(path) {
+        Ok(text) => match (TOKEN.parse)(text.lines().next().unwrap_or("").trim()) {
+            Ok(token) => return Some(token),
+            Err(_) => t.reader().contradiction(
+                place,
+                "a file whose first line is something else",
+                format!("a file whose first line is {}", TOKEN.expected),
+            ),
+        },
+        Err(error) => {
+            let expected = format!("a readable file ({error})");
+            t.reader()
+                .contradiction(place, format!("{:?}", path.display().to_string()), expected);
+        }
+    }
+    None
+}
+
+pub(super) fn read_log(root: &mut Section<'_, '_>) -> LogSpec {
+    root.table("log", |t| {
+        let unset = DaemonSpec::default().log;
+        LogSpec {
+            filter: t
+                .value("level", &LOG_LEVEL, &Sourced::unset(unset.filter))
+                .value,
+            format: t
+                .value("format", &LOG_FORMAT, &Sourced::unset(unset.format))
+                .value,
+        }
+    })
+}
+
+pub(super) fn read_datapath(root: &mut Section<'_, '_>) -> ReadDatapath {
+    root.table("datapath", |t| {
+        let unset = DatapathSpec::default();
+        let mode = t.value("mode", &MODE, &Sourced::unset(unset.mode));
+        let interfaces = t.list("interfaces", &INTERFACE, &unset.interfaces);
+        let nat_sources = t.list("nat_sources", &NAT_SOURCE, &unset.nat_sources);
+        let nat_ports = t.value("nat_ports", &PORTS, &Sourced::unset(unset.nat_ports));
+        let mut count = |key, form: Number<u32>, unset| t.value(key, &form, &Sourced::unset(unset));
+        let max_connections = count(
+            "max_connections",
+            number(1024, 1 << 26, 1 << 20),
+            unset.max_connections,
+        );
+        let max_tables = count("max_tables", number(2, 1024, 64), unset.max_tables);
+        let mut time = |key, form: Period, unset| t.value(key, &form, &Sourced::unset(unset)).value;
+        let idle = |example| period(1000, 7 * 24 * 3600, example);
+        let tcp_idle_timeout = time("tcp_idle_timeout", idle("1h"), unset.tcp_idle_timeout);
+        let udp_idle_timeout = time("udp_idle_timeout", idle("60s"), unset.udp_idle_timeout);
+        let next_hop_ttl = time("next_hop_ttl", period(10, 3600, "1s"), unset.next_hop_ttl);
+        let pin_path = t.value("pin_path", &PIN_PATH, &Sourced::unset(unset.pin_path));
+        let log = t.value("log", &Switch, &Sourced::unset(unset.log));
+        let values = |list: &[Sourced<String>]| list.iter().map(|i| i.value.clone()).collect();
+        ReadDatapath {
+            spec: DatapathSpec {
+                mode: mode.value,
+                interfaces: values(&interfaces),
+                nat_sources: nat_sources.iter().map(|source| source.value).collect(),
+                nat_ports: nat_ports.value,
+                max_connections: max_connections.value,
+                max_tables: max_tables.value,
+                tcp_idle_timeout,
+                udp_idle_timeout,
+                next_hop_ttl,
+                pin_path: pin_path.value,
+                log: log.value,
+            },
+            mode,
+            max_tables,
+            interfaces,
+            nat_sources,
+        }
+    })
+}

@@ -1,0 +1,387 @@
+//! Interpreting the tree: one pass that collects every fault and lists every setting.
+//!
+//! A setting is asked for by key, with the form that it must have and what holds when it is not
+//! set. Asking is what makes a key known: what a table holds beyond that was misspelt. A value
+//! that is wrong is reported and replaced by what holds without it, so that the pass goes on.
+
+use super::{
+    Fault, KeyPath, Origin, Setting,
+    forms::Form,
+    origin::Sourced,
+    tree::{EMPTY, Node, Table, Value},
+};
+
+/// What a pass has found.
+#[derive(Debug, Default)]
+pub(super) struct Reader {
+    pub(super) faults: Vec<Fault>,
+    pub(super) settings: Vec<Setting>,
+}
+
+/// A table at hand.
+#[derive(Debug)]
+pub(super) struct Section<'r, 't> {
+    reader: &'r mut Reader,
+    path: KeyPath,
+    origin: Origin,
+    table: &'t Table,
+    known: Vec<&'static str>,
+}
+
+impl Reader {
+    /// Reads the whole tree with `read`.
+    pub(super) fn root<'t, T>(
+        &mut self,
+        table: &'t Table,
+        read: impl FnOnce(&mut Section<'_, 't>) -> T,
+    ) -> T {
+        Section::read(self, KeyPath::default(), Origin::Default, table, read)
+    }
+
+    /// Reports that `wrong` contradicts something else.
+    pub(super) fn contradiction<T>(
+        &mut self,
+        wrong: &Sourced<T>,
+        found: impl Into<String>,
+        expected: impl Into<String>,
+    ) {
+        self.faults.push(Fault {
+            path: wrong.path.clone(),
+            origin: wrong.origin.clone(),
+            expected: expected.into(),
+            example: None,
+            found: Some(found.into()),
+            note: None,
+        });
+    }
+}
+
+impl<'t> Section<'_, 't> {
+    fn read<T>(
+        reader: &mut Reader,
+        path: KeyPath,
+        origin: Origin,
+        table: &'t Table,
+        read: impl FnOnce(&mut Section<'_, 't>) -> T,
+    ) -> T {
+        let mut section = Section {
+            reader,
+            path,
+            origin,
+            table,
+            known: Vec::new(),
+        };
+        let result = read(&mut section);
+        section.refuse_unknown();
+        result
+    }
+
+    fn refuse_unknown(&mut self) {
+        for (key, node) in self.table {
+            if self.known.contains(&key.as_str()) {
+                continue;
+            }
+            let mut names = self.known.clone();
+            names.sort_unstable();
+            let expected = match &*self.path.to_string() {
+                "" => format!("one of the sections {}", names.join(", ")),
+                path => format!("one of the keys of {path}: {}", names.join(", ")),
+            };
+            self.reader.faults.push(Fault {
+                path: self.path.key(key),
+                origin: node.key.clone(),
+                expected,
+                example: None,
+                found: Some(Node::text(key, Origin::Default).show()),
+                note: closest(key, &names).map(|name| format!("did you mean {name:?}?")),
+            });
+        }
+    }
+
+    /// The table's own place.
+    pub(super) const fn path(&self) -> &KeyPath {
+        &self.path
+    }
+
+    pub(super) const fn reader(&mut self) -> &mut Reader {
+        self.reader
+    }
+
+    /// The table itself, for faults that concern it as a whole.
+    pub(super) fn itself(&self) -> Sourced<()> {
+        Sourced {
+            value: (),
+            path: self.path.clone(),
+            origin: self.origin.clone(),
+        }
+    }
+
+    /// Whether the key is set here, rightly or wrongly.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
+    fn get(&mut self, key: &'static str) -> Option<&'t Node> {
+        self.known.push(key);
+        self.table.get(key)
+    }
+
+    /// A setting that holds as `otherwise` says when it is not set.
+    pub(super) fn value<F: Form>(
+        &mut self,
+        key: &'static str,
+        form: &F,
+        otherwise: &Sourced<F::Value>,
+    ) -> Sourced<F::Value> {
+        let path = self.path.key(key);
+        let read = self.get(key).and_then(|node| self.parse(form, node, &path));
+        let value = read.unwrap_or_else(|| Sourced {
+            path: path.clone(),
+            ..otherwise.clone()
+        });
+        self.list_setting(&value, form.show(&value.value));
+        value
+    }
+
+    /// A setting that may be unset; `absent` says what holds then.
+    pub(super) fn optional<F: Form>(
+        &mut self,
+        key: &'static str,
+        form: &F,
+        otherwise: &Sourced<Option<F::Value>>,
+        absent: &str,
+    ) -> Sourced<Option<F::Value>> {
+        let path = self.path.key(key);
+        let read = self.get(key).and_then(|node| self.parse(form, node, &path));
+        let value = read.map_or_else(
+            || Sourced {
+                path: path.clone(),
+                ..otherwise.clone()
+            },
+            |read| Sourced {
+                value: Some(read.value),
+                path: path.clone(),
+                origin: read.origin,
+            },
+        );
+        let shown = value.value.as_ref().map(|value| form.show(value));
+        self.list_setting(&value, shown.unwrap_or_else(|| absent.to_owned()));
+        value
+    }
+
+    /// A setting that must be set; `None` after a fault.
+    pub(super) fn required<F: Form>(
+        &mut self,
+        key: &'static str,
+        form: &F,
+    ) -> Option<Sourced<F::Value>> {
+        let path = self.path.key(key);
+        let Some(node) = self.get(key) else {
+            self.missing(path, form.expected(), form.example());
+            return None;
+        };
+        let value = self.parse(form, node, &path)?;
+        self.list_setting(&value, form.show(&value.value));
+        Some(value)
+    }
+
+    /// Reports that a key is missing here.
+    pub(super) fn missing(&mut self, path: KeyPath, expected: String, example: String) {
+        self.reader.faults.push(Fault {
+            path,
+            origin: self.origin.clone(),
+            expected,
+            example: Some(example),
+            found: None,
+            note: None,
+        });
+    }
+
+    /// A list of settings of one form; a single value stands for a list of one.
+    pub(super) fn list<F: Form>(
+        &mut self,
+        key: &'static str,
+        form: &F,
+        otherwise: &[F::Value],
+    ) -> Vec<Sourced<F::Value>> {
+        let path = self.path.key(key);
+        let (origin, values): (_, Vec<_>) = match self.get(key) {
+            None => {
+                let values = otherwise.iter().enumerate().map(|(index, value)| Sourced {
+                    path: path.index(index),
+                    ..Sourced::unset(value.clone())
+                });
+                (Origin::Default, values.collect())
+            }
+            Some(node) => {
+                let items = match &node.value {
+                    Value::List(items) => items.as_slice(),
+                    _ => std::slice::from_ref(node),
+                };
+                let values = items.iter().enumerate();
+                let values = values
+                    .filter_map(|(index, item)| self.parse(form, item, &path.index(index)))
+                    .collect();
+                (node.origin.clone(), values)
+            }
+        };
+        let shown: Vec<_> = values.iter().map(|value| form.show(&value.value)).collect();
+        self.reader.settings.push(Setting {
+            path,
+            value: format!("[{}]", shown.join(", ")),
+            origin,
+        });
+        values
+    }
+
+    /// A table below; read as an empty one when it is not there.
+    pub(super) fn table<T>(
+        &mut self,
+        key: &'static str,
+        read: impl FnOnce(&mut Section<'_, 't>) -> T,
+    ) -> T {
+        let path = self.path.key(key);
+        let (origin, table) = match self.get(key) {
+            None => (self.origin.clone(), &EMPTY),
+            Some(node) => (node.origin.clone(), self.expect_table(node, &path)),
+        };
+        Section::read(self.reader, path, origin, table, read)
+    }
+
+    /// A table of tables, each with its key.
+    pub(super) fn named<T>(
+        &mut self,
+        key: &'static str,
+        mut read: impl FnMut(&mut Section<'_, 't>, &Sourced<String>) -> Option<T>,
+    ) -> Vec<T> {
+        let path = self.path.key(key);
+        let Some(node) = self.get(key) else {
+            return Vec::new();
+        };
+        let mut results = Vec::new();
+        for (name, node) in self.expect_table(node, &path) {
+            let name = Sourced {
+                value: name.clone(),
+                path: path.key(name),
+                origin: node.key.clone(),
+            };
+            let table = self.expect_table(node, &name.path);
+            let origin = node.origin.clone();
+            results.extend(Section::read(
+                self.reader,
+                name.path.clone(),
+                origin,
+                table,
+                |section| read(section, &name),
+            ));
+        }
+        results
+    }
+
+    /// A list of tables. Where `short` is given, a value that is no table stands for a table with
+    /// this one key.
+    pub(super) fn tables<T>(
+        &mut self,
+        key: &'static str,
+        short: Option<&'static str>,
+        mut read: impl FnMut(&mut Section<'_, '_>) -> Option<T>,
+    ) -> Vec<T> {
+        let path = self.path.key(key);
+        let Some(node) = self.get(key) else {
+            return Vec::new();
+        };
+        let Value::List(items) = &node.value else {
+            self.reader.faults.push(Fault {
+                path,
+                origin: node.origin.clone(),
+                expected: "a list".to_owned(),
+                example: None,
+                found: Some(node.show()),
+                note: None,
+            });
+            return Vec::new();
+        };
+        let mut results = Vec::new();
+        for (index, item) in items.iter().enumerate() {
+            let path = path.index(index);
+            let origin = item.origin.clone();
+            let read = |section: &mut Section<'_, '_>| read(section);
+            results.extend(match (&item.value, short) {
+                (Value::Table(_), _) | (_, None) => {
+                    let table = self.expect_table(item, &path);
+                    Section::read(self.reader, path, origin, table, read)
+                }
+                (_, Some(short)) => {
+                    let table = Table::from([(short.to_owned(), item.clone())]);
+                    Section::read(self.reader, path, origin, &table, read)
+                }
+            });
+        }
+        results
+    }
+
+    fn expect_table(&mut self, node: &'t Node, path: &KeyPath) -> &'t Table {
+        if let Value::Table(table) = &node.value {
+            return table;
+        }
+        self.reader.faults.push(Fault {
+            path: path.clone(),
+            origin: node.origin.clone(),
+            expected: "a table".to_owned(),
+            example: None,
+            found: Some(node.show()),
+            note: None,
+        });
+        &EMPTY
+    }
+
+    fn parse<F: Form>(
+        &mut self,
+        form: &F,
+        node: &Node,
+        path: &KeyPath,
+    ) -> Option<Sourced<F::Value>> {
+        match form.parse(node) {
+            Ok(value) => Some(Sourced {
+                value,
+                path: path.clone(),
+                origin: node.origin.clone(),
+            }),
+            Err(note) => {
+                self.reader.faults.push(Fault {
+                    path: path.clone(),
+                    origin: node.origin.clone(),
+                    expected: form.expected(),
+                    example: Some(form.example()),
+                    found: Some(form.show_found(node)),
+                    note: note.0,
+                });
+                None
+            }
+        }
+    }
+
+    fn list_setting<T>(&mut self, value: &Sourced<T>, shown: String) {
+        self.reader.settings.push(Setting {
+            path: value.path.clone(),
+            value: shown,
+            origin: value.origin.clone(),
+        });
+    }
+}
+
+/// The name that `found` was most likely meant to be.
+pub(super) fn closest<'n>(found: &str, names: &[&'n str]) -> Option<&'n str> {
+    let found = found.to_lowercase();
+    names
+        .iter()
+        .map(|name| {
+            (
+                strsim::damerau_levenshtein(&found, &name.to_lowercase()),
+                *name,
+            )
+        })
+        .min()
+        .filter(|(distance, name)| *distance <= 1 + name.len() / 4)
+        .map(|(_, name)| name)
+}

@@ -1,0 +1,88 @@
+//! What a reload cannot change.
+
+use crate::model::{ApiSpec, DaemonSpec, DatapathSpec, LogSpec};
+
+/// The settings that differ between `running` and `wanted` and need a restart, by path; empty
+/// when a reload is enough.
+#[must_use]
+pub fn needs_restart(running: &DaemonSpec, wanted: &DaemonSpec) -> Vec<&'static str> {
+    let mut changed = Vec::new();
+    let mut compare = |differs: bool, path| {
+        if differs {
+            changed.push(path);
+        }
+    };
+    // Taken apart by name, so that a new setting cannot be forgotten here.
+    let DaemonSpec {
+        workers,
+        api,
+        log,
+        datapath,
+    } = running;
+    compare(*workers != wanted.workers, "gateway.workers");
+    let ApiSpec {
+        listen,
+        on_gateway,
+        token,
+    } = api;
+    compare(*listen != wanted.api.listen, "api.listen");
+    compare(*on_gateway != wanted.api.on_gateway, "api.on_gateway");
+    compare(*token != wanted.api.token, "api.token");
+    let LogSpec { filter, format } = log;
+    compare(*filter != wanted.log.filter, "log.level");
+    compare(*format != wanted.log.format, "log.format");
+    let DatapathSpec {
+        mode,
+        interfaces,
+        nat_sources,
+        nat_ports,
+        max_connections,
+        max_tables,
+        tcp_idle_timeout,
+        udp_idle_timeout,
+        next_hop_ttl,
+        pin_path,
+        log,
+    } = datapath;
+    let other = &wanted.datapath;
+    compare(*mode != other.mode, "datapath.mode");
+    compare(*interfaces != other.interfaces, "datapath.interfaces");
+    compare(*nat_sources != other.nat_sources, "datapath.nat_sources");
+    compare(*nat_ports != other.nat_ports, "datapath.nat_ports");
+    compare(
+        *max_connections != other.max_connections,
+        "datapath.max_connections",
+    );
+    compare(*max_tables != other.max_tables, "datapath.max_tables");
+    compare(
+        *tcp_idle_timeout != other.tcp_idle_timeout,
+        "datapath.tcp_idle_timeout",
+    );
+    compare(
+        *udp_idle_timeout != other.udp_idle_timeout,
+        "datapath.udp_idle_timeout",
+    );
+    compare(*next_hop_ttl != other.next_hop_ttl, "datapath.next_hop_ttl");
+    compare(*pin_path != other.pin_path, "datapath.pin_path");
+    compare(*log != other.log, "datapath.log");
+    changed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_what_changed_and_nothing_else() {
+        let running = DaemonSpec::default();
+        assert_eq!(needs_restart(&running, &running.clone()), [""; 0]);
+        let mut wanted = running.clone();
+        wanted.workers += 1;
+        wanted.api.token = Some("new".to_owned());
+        wanted.datapath.nat_ports = (20_000, 30_000);
+        assert_eq!(
+            needs_restart(&running, &wanted),
+            ["gateway.workers", "api.token", "datapath.nat_ports"]
+        );
+    }
+}

@@ -1,0 +1,177 @@
+//! Services and their instances, and `[defaults]` for what services have in common.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::{
+    forms::{Choice, Form as _, Number, Period},
+    health::HealthSettings,
+    origin::Sourced,
+    reader::Section,
+    resolve::Resolved,
+    values::{HASH_KEY, SERVICE},
+};
+use crate::model::{
+    Algorithm, Endpoint, Forwarding, HashKey, InstanceSpec, ServiceName, ServiceSpec, TimeoutSpec,
+};
+
+const ALGORITHM: Choice<Algorithm> = Choice {
+    choices: &Algorithm::ALL,
+    name: Algorithm::as_str,
+};
+
+const FORWARDING: Choice<Forwarding> = Choice {
+    choices: &[Forwarding::Nat, Forwarding::L2Dsr],
+    name: Forwarding::as_str,
+};
+
+const TIMEOUT: Period = Period {
+    min: Duration::from_millis(1),
+    max: Duration::from_secs(24 * 3600),
+    example: "30s",
+};
+
+const WEIGHT: Number<u16> = Number {
+    min: 0,
+    max: u16::MAX,
+    example: 10,
+};
+
+/// Weight of an instance that has none configured.
+const DEFAULT_WEIGHT: u16 = 1;
+
+/// Settings that a service has, or takes from `[defaults]`.
+#[derive(Clone, Debug)]
+pub(super) struct ServiceSettings {
+    algorithm: Sourced<Algorithm>,
+    hash_key: Sourced<HashKey>,
+    forwarding: Sourced<Forwarding>,
+    health_check: HealthSettings,
+    connect: Sourced<Duration>,
+    request: Sourced<Duration>,
+    idle: Sourced<Duration>,
+}
+
+/// A service, and where its parts were found.
+#[derive(Debug)]
+pub(super) struct ReadService {
+    pub(super) spec: ServiceSpec,
+    pub(super) name: Sourced<String>,
+    /// The places of the endpoints, in the order of the instances.
+    pub(super) endpoints: Vec<Sourced<Endpoint>>,
+}
+
+impl ServiceSettings {
+    /// What holds when nobody says anything.
+    pub(super) fn unset() -> Self {
+        let timeouts = TimeoutSpec::default();
+        Self {
+            algorithm: Sourced::unset(Algorithm::default()),
+            hash_key: Sourced::unset(HashKey::default()),
+            forwarding: Sourced::unset(Forwarding::default()),
+            health_check: HealthSettings::unset(),
+            connect: Sourced::unset(timeouts.connect),
+            request: Sourced::unset(timeouts.request),
+            idle: Sourced::unset(timeouts.idle),
+        }
+    }
+
+    /// Reads a table; `self` holds for what it does not say.
+    pub(super) fn read(&self, t: &mut Section<'_, '_>, udp_only: bool) -> Self {
+        let algorithm = t.value("algorithm", &ALGORITHM, &self.algorithm);
+        let hash_key = t.value("hash_key", &HASH_KEY, &self.hash_key);
+        let forwarding = t.value("forwarding", &FORWARDING, &self.forwarding);
+        let health_check = t.table("health_check", |t| self.health_check.read(t, udp_only));
+        let (connect, request, idle) = t.table("timeouts", |t| {
+            (
+                t.value("connect", &TIMEOUT, &self.connect),
+                t.value("request", &TIMEOUT, &self.request),
+                t.value("idle", &TIMEOUT, &self.idle),
+            )
+        });
+        Self {
+            algorithm,
+            hash_key,
+            forwarding,
+            health_check,
+            connect,
+            request,
+            idle,
+        }
+    }
+}
+
+/// Reads `[services.*]`. `udp_only` says of a service by name whether only UDP VIPs use it.
+pub(super) fn read(
+    root: &mut Section<'_, '_>,
+    defaults: &ServiceSettings,
+    resolved: &Resolved,
+    udp_only: impl Fn(&str) -> bool,
+) -> Vec<ReadService> {
+    root.named("services", |t, name| {
+        let parsed = ServiceName::new(&name.value).ok();
+        if parsed.is_none() {
+            let found = format!("{:?}", name.value);
+            t.reader().contradiction(name, found, SERVICE.expected());
+        }
+        let udp_only = udp_only(&name.value);
+        let settings = defaults.read(t, udp_only);
+        let endpoints = read_instances(t, resolved);
+        Some(ReadService {
+            spec: ServiceSpec {
+                name: parsed?,
+                algorithm: settings.algorithm.value,
+                hash_key: settings.hash_key.value,
+                forwarding: settings.forwarding.value,
+                health_check: settings.health_check.build(udp_only),
+                timeouts: TimeoutSpec {
+                    connect: settings.connect.value,
+                    request: settings.request.value,
+                    idle: settings.idle.value,
+                },
+                instances: endpoints
+                    .iter()
+                    .map(|(endpoint, weight)| InstanceSpec {
+                        endpoint: endpoint.value.clone(),
+                        weight: *weight,
+                    })
+                    .collect(),
+            },
+            name: name.clone(),
+            endpoints: endpoints
+                .into_iter()
+                .map(|(endpoint, _)| endpoint)
+                .collect(),
+        })
+    })
+}
+
+fn read_instances(t: &mut Section<'_, '_>, resolved: &Resolved) -> Vec<(Sourced<Endpoint>, u16)> {
+    if !t.has("instances") {
+        let path = t.path().key("instances");
+        let example =
+            r#"["http://10.0.0.2:8080", { endpoint = "http://10.0.0.3:8080", weight = 5 }]"#;
+        t.missing(path, "a list of instances".to_owned(), example.to_owned());
+    }
+    let instances = t.tables("instances", Some("endpoint"), |t| {
+        let endpoint = t.required("endpoint", resolved);
+        let weight = t.value("weight", &WEIGHT, &Sourced::unset(DEFAULT_WEIGHT));
+        Some((endpoint?, weight.value))
+    });
+    let mut seen: BTreeMap<_, Sourced<Endpoint>> = BTreeMap::new();
+    for (endpoint, _) in &instances {
+        if let Some(first) = seen.get(&endpoint.value.address()) {
+            t.reader().contradiction(
+                endpoint,
+                resolved.show(&endpoint.value),
+                format!(
+                    "every address once in a service, but {} is the address of {} too",
+                    endpoint.value.address(),
+                    first.path
+                ),
+            );
+        } else {
+            seen.insert(endpoint.value.address(), endpoint.clone());
+        }
+    }
+    instances
+}

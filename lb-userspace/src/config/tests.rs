@@ -1,0 +1,5 @@
+//! Files, variables and flags in; configurations or faults out.
+
+use super::*;
+
+mod examples;

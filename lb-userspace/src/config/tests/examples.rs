@@ -1,0 +1,30 @@
+//! Every example must load, with nothing left to remark on.
+
+use std::path::Path;
+
+use super::*;
+
+fn example(name: &str) -> Config {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../examples")
+        .join(name);
+    let sources = Sources {
+        file: Some(file),
+        ..Sources::default()
+    };
+    load(&sources).unwrap_or_else(|faults| panic!("{faults}"))
+}
+
+#[test]
+fn every_example_loads_without_remarks() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
+    let mut count = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        if name.ends_with(".toml") {
+            assert_eq!(example(&name).notices, [], "{name}");
+            count += 1;
+        }
+    }
+    assert!(count >= 3, "{count} examples");
+}

@@ -1,0 +1,68 @@
+//! Routes and VIPs: what leads to services.
+
+use super::{
+    forms::{Choice, Number},
+    origin::Sourced,
+    reader::Section,
+    values::{HOST, ROUTE_PATH, SERVICE, VIP_ADDRESS},
+};
+use crate::model::{HostPattern, Protocol, RouteSpec, ServiceName, VipSpec};
+
+const PORT: Number<u16> = Number {
+    min: 1,
+    max: u16::MAX,
+    example: 443,
+};
+
+const PROTOCOL: Choice<Protocol> = Choice {
+    choices: &[Protocol::Tcp, Protocol::Udp],
+    name: Protocol::as_str,
+};
+
+/// A route or a VIP, with its own place and that of the service that it names.
+#[derive(Debug)]
+pub(super) struct Leads<T> {
+    pub(super) spec: T,
+    pub(super) place: Sourced<()>,
+    pub(super) service: Sourced<ServiceName>,
+}
+
+/// Reads `[[routes]]`.
+pub(super) fn read_routes(root: &mut Section<'_, '_>) -> Vec<Leads<RouteSpec>> {
+    root.tables("routes", None, |t| {
+        let host = t.value("host", &HOST, &Sourced::unset(HostPattern::Any));
+        let path = t.required("path", &ROUTE_PATH);
+        let service = t.required("service", &SERVICE);
+        let service = service?;
+        Some(Leads {
+            spec: RouteSpec {
+                host: host.value,
+                path: path?.value,
+                service: service.value.clone(),
+            },
+            place: t.itself(),
+            service,
+        })
+    })
+}
+
+/// Reads `[[vips]]`.
+pub(super) fn read_vips(root: &mut Section<'_, '_>) -> Vec<Leads<VipSpec>> {
+    root.tables("vips", None, |t| {
+        let address = t.required("address", &VIP_ADDRESS);
+        let port = t.required("port", &PORT);
+        let protocol = t.value("protocol", &PROTOCOL, &Sourced::unset(Protocol::Tcp));
+        let service = t.required("service", &SERVICE);
+        let service = service?;
+        Some(Leads {
+            spec: VipSpec {
+                address: address?.value,
+                port: port?.value,
+                protocol: protocol.value,
+                service: service.value.clone(),
+            },
+            place: t.itself(),
+            service,
+        })
+    })
+}
