@@ -9,6 +9,9 @@ use std::{cell::Cell, fmt, sync::Arc};
 
 use crate::model::{Algorithm, InstanceId, Member, Timestamp};
 
+pub mod maglev;
+pub mod order;
+mod quota;
 mod weighted;
 
 /// An algorithm at work on the members of one snapshot.
