@@ -1,0 +1,99 @@
+//! `cargo xtask build`: the XDP program, then the daemon that carries it.
+//!
+//! The program is compiled into a target folder of its own (another compiler, other flags) and
+//! copied to `target/bpf/lb-xdp` only when it has changed, so that the daemon is rebuilt only then.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+use crate::bpf::{self, Toolchain};
+use crate::{step, workspace};
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Optimise as for use in production (slow to build)
+    #[arg(long)]
+    pub(crate) release: bool,
+}
+
+/// How much the compiler is asked to optimise the daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Profile {
+    /// Quick to build, close to release in speed: tests and demo.
+    Fast,
+    /// What is shipped and measured.
+    Release,
+}
+
+impl Profile {
+    /// Cargo's name of the profile, and of its folder in target.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Fast => "fast",
+            Self::Release => "release",
+        }
+    }
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    object()?;
+    let profile = if arguments.release {
+        Profile::Release
+    } else {
+        Profile::Fast
+    };
+    let lb = daemon(profile)?;
+    step::note(&format!("lb is at {}", lb.display()));
+    Ok(())
+}
+
+/// Builds the XDP program and puts it where the daemon's build looks for it.
+pub(crate) fn object() -> Result<PathBuf> {
+    let toolchain = Toolchain::find_or_install()?;
+    let folder = workspace::target().join("bpf-build");
+    let mut cargo = workspace::cargo();
+    cargo.args([
+        "build",
+        "--package",
+        "lb-ebpf",
+        "--bin",
+        "lb-xdp",
+        "--features",
+        "bpf",
+    ]);
+    cargo
+        .args(["--profile", "bpf", "--target-dir"])
+        .arg(&folder);
+    toolchain.apply(&mut cargo);
+    step::quiet(
+        &format!("the XDP program ({})", toolchain.describe()),
+        &mut cargo,
+    )?;
+
+    let built = folder.join(bpf::TARGET).join("bpf").join("lb-xdp");
+    let place = workspace::bpf_object();
+    let new = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
+    if fs::read(&place).is_ok_and(|old| old == new) {
+        return Ok(place);
+    }
+    if let Some(folder) = place.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    fs::write(&place, new).with_context(|| format!("cannot write {}", place.display()))?;
+    Ok(place)
+}
+
+/// Builds the daemon.
+pub(crate) fn daemon(profile: Profile) -> Result<PathBuf> {
+    package(profile, "lb-userspace")?;
+    Ok(workspace::target().join(profile.name()).join("lb"))
+}
+
+/// Builds a package's libraries and programs.
+pub(crate) fn package(profile: Profile, name: &str) -> Result<()> {
+    let mut cargo = workspace::cargo();
+    cargo.args(["build", "--package", name, "--profile", profile.name()]);
+    step::quiet(&format!("{name} ({})", profile.name()), &mut cargo)
+}

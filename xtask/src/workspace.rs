@@ -1,0 +1,46 @@
+//! Where things are.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The workspace's root: the folder above this package.
+pub(crate) fn root() -> PathBuf {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    package.parent().unwrap_or(package).to_path_buf()
+}
+
+/// The target folder, `CARGO_TARGET_DIR` respected.
+pub(crate) fn target() -> PathBuf {
+    match env::var_os("CARGO_TARGET_DIR") {
+        Some(folder) => root().join(folder),
+        None => root().join("target"),
+    }
+}
+
+/// Where programs that this tool builds for its own use go.
+pub(crate) fn tools() -> PathBuf {
+    target().join("tools")
+}
+
+/// The XDP object that the daemon embeds; `lb-userspace/build.rs` looks for it here.
+pub(crate) fn bpf_object() -> PathBuf {
+    target().join("bpf").join("lb-xdp")
+}
+
+/// The cargo that runs this tool, in the workspace's root.
+pub(crate) fn cargo() -> Command {
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.current_dir(root());
+    // Set by cargo for this process, wrong for a build of something else.
+    for name in [
+        "CARGO_MANIFEST_DIR",
+        "CARGO_PKG_NAME",
+        "CARGO_PKG_VERSION",
+        "LD_LIBRARY_PATH",
+    ] {
+        command.env_remove(name);
+    }
+    command
+}
