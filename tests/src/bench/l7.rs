@@ -1,0 +1,291 @@
+//! CPU time per proxied request, next to haproxy and nginx on the same instances.
+//!
+//! The proxy under test has core 0 for itself. The instances (nginx, two ports) and the client
+//! (h2load, 64 keep-alive connections) share core 1. All proxies run with one worker, keep-alive
+//! on both sides, and round robin over both instances; the one that is not being measured sleeps.
+//! What is compared is the proxy's on-CPU time, user and kernel, over the requests that it
+//! answered: unlike requests per second it does not depend on how fast client and instances are.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    net::{SocketAddr, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use super::{
+    cpu,
+    report::{Comparison, Series},
+};
+
+const INSTANCES: [u16; 2] = [18_101, 18_102];
+const PROXY_CORE: &str = "0";
+const OTHER_CORE: &str = "1";
+const CONNECTIONS: u32 = 64;
+
+/// What is asked for: name, path, and requests a measurement.
+const CASES: [(&str, &str, u32); 2] = [("128 B", "/128", 60_000), ("16 KiB", "/16k", 40_000)];
+
+/// A process that ends with its guard.
+#[derive(Debug)]
+struct Process {
+    child: Child,
+}
+
+impl Process {
+    fn start(core: &str, program: &Path, arguments: &[&str], log: &Path) -> Result<Self> {
+        let log = fs::File::create(log)?;
+        let child = Command::new("taskset")
+            .args(["-c", core])
+            .arg(program)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("cannot start {}", program.display()))?;
+        Ok(Self { child })
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // nginx ends its workers on SIGTERM only; `kill` is how std can send it.
+        let _ = Command::new("kill")
+            .arg(self.child.id().to_string())
+            .status();
+        let _ = self.child.wait();
+    }
+}
+
+/// A proxy under test.
+#[derive(Debug)]
+struct Proxy {
+    name: &'static str,
+    port: u16,
+    process: Process,
+}
+
+/// Measures `rounds` rounds of each case. `lb` is the daemon's binary; `progress` is told what
+/// runs.
+///
+/// # Errors
+/// When a program is missing, a proxy does not come up, or a request fails.
+pub fn run(lb: &Path, rounds: u32, progress: &mut dyn FnMut(&str)) -> Result<Vec<Comparison>> {
+    let folder = tempfile::tempdir()?;
+    let _instances = start_instances(folder.path())?;
+    // haproxy is the yardstick, so it comes first.
+    let proxies = [
+        start_haproxy(folder.path())?,
+        start_nginx(folder.path())?,
+        start_lb(lb, folder.path())?,
+    ];
+    let mut comparisons = Vec::new();
+    for (case, path, requests) in CASES {
+        let mut series: Vec<Series> = proxies
+            .iter()
+            .map(|proxy| Series {
+                name: proxy.name.to_owned(),
+                values: Vec::new(),
+            })
+            .collect();
+        for proxy in &proxies {
+            measure(proxy, path, requests / 4)?;
+        }
+        for round in 0..rounds {
+            for step in 0..proxies.len() {
+                // Each round begins with another proxy, so that none always runs first.
+                let position = (step + round as usize) % proxies.len();
+                let cost = measure(&proxies[position], path, requests)?;
+                series[position].values.push(cost);
+                progress(&format!(
+                    "{case}, round {}/{rounds}: {} {cost:.2} µs/request",
+                    round + 1,
+                    proxies[position].name
+                ));
+            }
+        }
+        comparisons.push(Comparison {
+            title: format!("proxied request, answer of {case}, {CONNECTIONS} connections"),
+            unit: "CPU µs per request",
+            series,
+        });
+    }
+    Ok(comparisons)
+}
+
+/// CPU microseconds per request.
+fn measure(proxy: &Proxy, path: &str, requests: u32) -> Result<f64> {
+    let before = cpu::time(proxy.process.child.id())?;
+    let url = format!("http://127.0.0.1:{}{path}", proxy.port);
+    let output = Command::new("taskset")
+        .args(["-c", OTHER_CORE, "h2load", "--h1", "-t", "1"])
+        .args([
+            "-c",
+            &CONNECTIONS.to_string(),
+            "-n",
+            &requests.to_string(),
+            &url,
+        ])
+        .output()
+        .context("cannot start h2load")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let wanted = format!("status codes: {requests} 2xx");
+    ensure!(
+        text.contains(&wanted),
+        "{}: expected {requests} answers 2xx, found:\n{text}",
+        proxy.name
+    );
+    let spent = cpu::time(proxy.process.child.id())?.saturating_sub(before);
+    Ok(spent.as_secs_f64() * 1e6 / f64::from(requests))
+}
+
+fn start_instances(folder: &Path) -> Result<Process> {
+    let root = folder.join("www");
+    fs::create_dir(&root)?;
+    fs::write(root.join("128"), "x".repeat(128))?;
+    fs::write(root.join("16k"), "x".repeat(16 * 1024))?;
+    let mut servers = String::new();
+    for port in INSTANCES {
+        writeln!(
+            servers,
+            "server {{ listen 127.0.0.1:{port} reuseport; root {}; }}",
+            root.display()
+        )?;
+    }
+    let http = format!("keepalive_requests 1000000; open_file_cache max=10; {servers}");
+    let process = start_nginx_with(folder, "instances", OTHER_CORE, &http)?;
+    for port in INSTANCES {
+        wait_for(port, "the instances")?;
+    }
+    Ok(process)
+}
+
+fn start_nginx(folder: &Path) -> Result<Proxy> {
+    let port = 18_111;
+    let [a, b] = INSTANCES;
+    let http = format!(
+        "keepalive_requests 1000000; \
+         upstream u {{ server 127.0.0.1:{a}; server 127.0.0.1:{b}; keepalive 128; \
+         keepalive_requests 1000000; }} \
+         server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass http://u; \
+         proxy_http_version 1.1; proxy_set_header Connection \"\"; \
+         proxy_set_header Host $host; \
+         proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; }} }}"
+    );
+    let process = start_nginx_with(folder, "nginx", PROXY_CORE, &http)?;
+    wait_for(port, "nginx")?;
+    Ok(Proxy {
+        name: "nginx",
+        port,
+        process,
+    })
+}
+
+fn start_nginx_with(folder: &Path, name: &str, core: &str, http: &str) -> Result<Process> {
+    let own = folder.join(name);
+    fs::create_dir(&own)?;
+    let config = own.join("nginx.conf");
+    let own_path = own.display();
+    fs::write(
+        &config,
+        format!(
+            "daemon off; worker_processes 1; pid {own_path}/pid; error_log {own_path}/error.log;\n\
+             user root; events {{ worker_connections 4096; }}\n\
+             http {{ access_log off; sendfile on; tcp_nodelay on; \
+             client_body_temp_path {own_path}/b; proxy_temp_path {own_path}/p; \
+             fastcgi_temp_path {own_path}/f; uwsgi_temp_path {own_path}/u; \
+             scgi_temp_path {own_path}/s; {http} }}\n"
+        ),
+    )?;
+    let arguments = ["-c", config.to_str().context("the path is not UTF-8")?];
+    Process::start(core, &find("nginx")?, &arguments, &own.join("log"))
+}
+
+fn start_haproxy(folder: &Path) -> Result<Proxy> {
+    let port = 18_112;
+    let [a, b] = INSTANCES;
+    let config = folder.join("haproxy.cfg");
+    fs::write(
+        &config,
+        format!(
+            "global\n nbthread 1\n maxconn 4096\ndefaults\n mode http\n option forwardfor\n \
+             http-reuse always\n timeout connect 5s\n timeout client 30s\n timeout server 30s\n\
+             listen l\n bind 127.0.0.1:{port}\n balance roundrobin\n server a 127.0.0.1:{a}\n \
+             server b 127.0.0.1:{b}\n"
+        ),
+    )?;
+    let arguments = [
+        "-db",
+        "-f",
+        config.to_str().context("the path is not UTF-8")?,
+    ];
+    let log = folder.join("haproxy.log");
+    let process = Process::start(PROXY_CORE, &find("haproxy")?, &arguments, &log)?;
+    wait_for(port, "haproxy")?;
+    Ok(Proxy {
+        name: "haproxy",
+        port,
+        process,
+    })
+}
+
+fn start_lb(lb: &Path, folder: &Path) -> Result<Proxy> {
+    let port = 18_113;
+    let [a, b] = INSTANCES;
+    let config = folder.join("lb.toml");
+    fs::write(
+        &config,
+        format!(
+            "[gateway]\nlisten = [\"127.0.0.1:{port}\"]\nworkers = 1\n\
+             [api]\nlisten = \"127.0.0.1:18114\"\n\
+             [[service]]\nname = \"web\"\nalgorithm = \"round_robin\"\n\
+             instances = [\"http://127.0.0.1:{a}\", \"http://127.0.0.1:{b}\"]\n\
+             health_check = {{ type = \"http\", path = \"/128\" }}\n\
+             [[route]]\npath = \"/*\"\nservice = \"web\"\n"
+        ),
+    )?;
+    let arguments = [
+        "run",
+        "--config",
+        config.to_str().context("the path is not UTF-8")?,
+    ];
+    let process = Process::start(PROXY_CORE, lb, &arguments, &folder.join("lb.log"))?;
+    wait_for(port, "lb")
+        .with_context(|| fs::read_to_string(folder.join("lb.log")).unwrap_or_default())?;
+    Ok(Proxy {
+        name: "lb",
+        port,
+        process,
+    })
+}
+
+/// Where Debian puts daemons is not in every user's PATH.
+fn find(program: &str) -> Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]);
+    match folders
+        .map(|folder| folder.join(program))
+        .find(|file| file.is_file())
+    {
+        Some(file) => Ok(file),
+        None => bail!("expected {program} to be installed; on Debian: apt-get install {program}"),
+    }
+}
+
+fn wait_for(port: u16, what: &str) -> Result<()> {
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while Instant::now() < deadline {
+        if TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_ok() {
+            return Ok(());
+        }
+        sleep(Duration::from_millis(20));
+    }
+    bail!("expected {what} to listen on {address} within 10 s")
+}

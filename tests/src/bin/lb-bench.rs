@@ -1,0 +1,64 @@
+//! `lb-bench`: what `cargo xtask bench` runs once everything is built.
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a program that reports to people"
+)]
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, Subcommand};
+use lb_tests::bench::{l7, report::Comparison};
+
+/// Measures lb against its peers.
+#[derive(Debug, Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    plane: Plane,
+}
+
+#[derive(Debug, Subcommand)]
+enum Plane {
+    /// CPU microseconds per request, against haproxy and nginx on the same instances
+    L7 {
+        /// Rounds over which medians are taken
+        #[arg(long, default_value_t = 6)]
+        rounds: u32,
+        /// The daemon to measure; the one beside this program when it is not given
+        #[arg(long)]
+        lb: Option<PathBuf>,
+        /// Print one JSON object a comparison instead of tables
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+fn main() -> Result<()> {
+    let Plane::L7 { rounds, lb, json } = Arguments::parse().plane;
+    let lb = match lb {
+        Some(lb) => lb,
+        None => beside("lb")?,
+    };
+    let comparisons = l7::run(&lb, rounds.max(1), &mut |step| eprintln!("{step}"))?;
+    print(&comparisons, json);
+    Ok(())
+}
+
+fn print(comparisons: &[Comparison], json: bool) {
+    for comparison in comparisons {
+        if json {
+            println!("{}", comparison.json());
+        } else {
+            println!("\n{}", comparison.table());
+        }
+    }
+}
+
+fn beside(name: &str) -> Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    Ok(own
+        .parent()
+        .context("this program lies in no folder")?
+        .join(name))
+}
