@@ -44,6 +44,7 @@ use axum::{
 };
 use tower::util::BoxCloneSyncService;
 
+pub(crate) use error::Problem;
 pub use error::{ApiError, Fault};
 pub use server::{ServeError, serve};
 pub use state::{ApiState, Reload, ReloadFailure, Reloaded};
@@ -147,4 +148,4 @@ async fn no_such_method(request: Request) -> ApiError {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -7,6 +7,7 @@
 
 pub mod api;
 pub mod balance;
+pub mod cli;
 pub mod config;
 pub mod model;
 pub mod registry;

@@ -27,31 +27,31 @@ use crate::{
     registry::{Change, Desired, Registry},
 };
 
-pub(super) const A: &str = "http://127.0.0.1:8080";
-pub(super) const B: &str = "http://127.0.0.1:8081";
+pub(crate) const A: &str = "http://127.0.0.1:8080";
+pub(crate) const B: &str = "http://127.0.0.1:8081";
 
 /// An API over two services, and the hands to move what it measures.
-pub(super) struct World {
-    pub(super) registry: Arc<Registry>,
-    pub(super) clock: Clock,
-    pub(super) state: ApiState,
+pub(crate) struct World {
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) clock: Clock,
+    pub(crate) state: ApiState,
 }
 
 /// An answer, read to its end.
-pub(super) struct Got {
-    pub(super) status: StatusCode,
-    pub(super) headers: HeaderMap,
-    pub(super) body: String,
+pub(crate) struct Got {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: String,
 }
 
 impl Got {
-    pub(super) fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.body)
             .unwrap_or_else(|error| panic!("{error} in {} {:?}", self.status, self.body))
     }
 
     /// The data of a success.
-    pub(super) fn data(&self) -> Value {
+    pub(crate) fn data(&self) -> Value {
         let mut json = self.json();
         assert_eq!(json["success"], true, "{}", self.body);
         assert_eq!(self.header("content-type"), "application/json");
@@ -62,7 +62,7 @@ impl Got {
     }
 
     /// The problem document of a refusal with `status`.
-    pub(super) fn problem(&self, status: u16) -> Value {
+    pub(crate) fn problem(&self, status: u16) -> Value {
         assert_eq!(self.status.as_u16(), status, "{}", self.body);
         assert_eq!(self.header("content-type"), "application/problem+json");
         let json = self.json();
@@ -74,17 +74,17 @@ impl Got {
         json
     }
 
-    pub(super) fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |v| v.to_str().unwrap())
     }
 }
 
 impl World {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with_reload(Arc::new(|| Box::pin(async { Ok(Reloaded::default()) })))
     }
 
-    pub(super) fn with_reload(reload: Reload) -> Self {
+    pub(crate) fn with_reload(reload: Reload) -> Self {
         let registry = Arc::new(Registry::new(1, []));
         registry
             .apply(Change::Configure(Box::new(desired())))
@@ -103,13 +103,13 @@ impl World {
         }
     }
 
-    pub(super) fn instance(&self, service: &str, position: usize) -> Arc<Instance> {
+    pub(crate) fn instance(&self, service: &str, position: usize) -> Arc<Instance> {
         let snapshot = self.registry.snapshot();
         Arc::clone(&snapshot.service(service).unwrap().members[position].instance)
     }
 
     /// Requests to an instance that took `ms` each.
-    pub(super) fn serve(&self, instance: &Arc<Instance>, outcome: Outcome, count: u32, ms: u64) {
+    pub(crate) fn serve(&self, instance: &Arc<Instance>, outcome: Outcome, count: u32, ms: u64) {
         for _ in 0..count {
             let mut request = instance.begin(Algorithm::Adaptive, 0, &self.clock);
             self.clock.advance(Duration::from_millis(ms));
@@ -117,14 +117,14 @@ impl World {
         }
     }
 
-    pub(super) fn health(&self, instance: &Instance, health: Health, detail: &str) {
+    pub(crate) fn health(&self, instance: &Instance, health: Health, detail: &str) {
         let (id, detail) = (instance.id, detail.into());
         self.registry
             .apply(Change::Health { id, health, detail })
             .unwrap();
     }
 
-    pub(super) async fn send(&self, request: Request<Body>) -> Got {
+    pub(crate) async fn send(&self, request: Request<Body>) -> Got {
         let response = router(self.state.clone()).oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
@@ -135,24 +135,24 @@ impl World {
         }
     }
 
-    pub(super) async fn ask(&self, method: Method, path: &str) -> Got {
+    pub(crate) async fn ask(&self, method: Method, path: &str) -> Got {
         self.send(local(method, path, Body::empty())).await
     }
 
     /// The data of a successful `GET` below the API's prefix.
-    pub(super) async fn get(&self, path: &str) -> Value {
+    pub(crate) async fn get(&self, path: &str) -> Value {
         let path = format!("/api/v1/loadbalancer{path}");
         let got = self.ask(Method::GET, &path).await;
         assert_eq!(got.status, 200, "{path}: {}", got.body);
         got.data()
     }
 
-    pub(super) async fn post(&self, path: &str) -> Got {
+    pub(crate) async fn post(&self, path: &str) -> Got {
         let path = format!("/api/v1/loadbalancer{path}");
         self.ask(Method::POST, &path).await
     }
 
-    pub(super) async fn put(&self, path: &str, body: &str) -> Got {
+    pub(crate) async fn put(&self, path: &str, body: &str) -> Got {
         let path = format!("/api/v1/loadbalancer{path}");
         let mut request = local(Method::PUT, &path, Body::from(body.to_owned()));
         let json = "application/json".parse().unwrap();
@@ -162,7 +162,7 @@ impl World {
 }
 
 /// A request from a loopback peer.
-pub(super) fn local(method: Method, path: &str, body: Body) -> Request<Body> {
+pub(crate) fn local(method: Method, path: &str, body: Body) -> Request<Body> {
     let request = Request::builder()
         .method(method)
         .uri(path)
@@ -170,7 +170,7 @@ pub(super) fn local(method: Method, path: &str, body: Body) -> Request<Body> {
     with_peer(request.body(body).unwrap(), loopback())
 }
 
-pub(super) fn loopback() -> SocketAddr {
+pub(crate) fn loopback() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 40_000))
 }
 

@@ -1,0 +1,147 @@
+//! The command line: `lb run` is the daemon, everything else is a client of the REST API.
+//!
+//! The client knows the API's documents ([`crate::api::types`]) and nothing else of the daemon, so
+//! whatever it shows, `curl` shows too. Results go to a writer, which is standard output in
+//! [`main`] and a buffer in tests; errors go to standard error and say what to do next.
+//!
+//! Exit codes: [`OK`] 0, [`FAILED`] 1 when lb refused or could not be reached, [`USAGE`] 2 when the
+//! command line itself makes no sense.
+
+mod admin;
+mod algorithms;
+mod args;
+mod client;
+mod error;
+mod format;
+mod instances;
+mod services;
+mod status;
+
+use std::{
+    ffi::OsString,
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use clap::Parser as _;
+
+pub use args::Cli;
+use args::Command;
+use client::Client;
+pub use error::CliError;
+
+/// Done.
+pub const OK: u8 = 0;
+/// lb refused, failed, or could not be reached.
+pub const FAILED: u8 = 1;
+/// The command line makes no sense.
+pub const USAGE: u8 = 2;
+
+/// What the subcommands work with.
+struct Context<'a> {
+    client: Client,
+    json: bool,
+    out: &'a mut (dyn Write + Send),
+}
+
+impl Context<'_> {
+    /// Shows a document: as it came with `--json`, else by `text`.
+    fn show<T: serde::Serialize>(
+        &mut self,
+        data: &T,
+        text: impl FnOnce(&T) -> String,
+    ) -> Result<(), CliError> {
+        if self.json {
+            let json = serde_json::to_string_pretty(data).map_err(io::Error::from)?;
+            writeln!(self.out, "{json}")?;
+        } else {
+            let text = text(data);
+            writeln!(self.out, "{}", text.trim_end())?;
+        }
+        Ok(())
+    }
+
+    /// Writes a line about what happened, which `--json` has no use for.
+    fn say(&mut self, text: &str) -> Result<(), CliError> {
+        if !self.json {
+            writeln!(self.out, "{text}")?;
+        }
+        Ok(())
+    }
+}
+
+/// The `lb` program: reads the process's arguments, does what they say, reports on the standard
+/// streams.
+#[must_use]
+pub fn main() -> ExitCode {
+    let code = run(std::env::args_os(), &mut io::stdout(), &mut io::stderr());
+    ExitCode::from(code)
+}
+
+/// Does what `args` (the program's name first) say and returns the exit code.
+pub fn run(
+    args: impl IntoIterator<Item = impl Into<OsString> + Clone>,
+    out: &mut (dyn Write + Send),
+    errors: &mut dyn Write,
+) -> u8 {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => return explain(&error, out, errors),
+    };
+    match dispatch(cli, out) {
+        Ok(()) => OK,
+        // Whoever reads has seen enough: `lb instances list | head -1`.
+        Err(CliError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => OK,
+        Err(error) => {
+            // Nothing is left to do when even that cannot be said.
+            drop(writeln!(errors, "lb: {error}"));
+            error.exit_code()
+        }
+    }
+}
+
+/// Help and version are answers, anything else is a mistake in the command line.
+fn explain(error: &clap::Error, out: &mut (dyn Write + Send), errors: &mut dyn Write) -> u8 {
+    let text = error.render();
+    if error.use_stderr() {
+        drop(write!(errors, "{text}"));
+        USAGE
+    } else {
+        drop(write!(out, "{text}"));
+        OK
+    }
+}
+
+fn dispatch(cli: Cli, out: &mut (dyn Write + Send)) -> Result<(), CliError> {
+    let Cli {
+        connection,
+        command,
+    } = cli;
+    let context = Context {
+        client: Client::new(&connection.api, connection.token)?,
+        json: connection.json,
+        out,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(CliError::Runtime)?;
+    runtime.block_on(execute(context, command))
+}
+
+async fn execute(mut context: Context<'_>, command: Command) -> Result<(), CliError> {
+    match command {
+        Command::Status => status::status(&mut context).await,
+        Command::Stats { service } => status::stats(&mut context, service.as_deref()).await,
+        Command::Services => services::services(&mut context).await,
+        Command::Routes => services::routes(&mut context).await,
+        Command::Vips => services::vips(&mut context).await,
+        Command::Instances { command } => instances::run(&mut context, command).await,
+        Command::Algorithm { command } => algorithms::run(&mut context, command).await,
+        Command::Reload => admin::reload(&mut context).await,
+        Command::Metrics => admin::metrics(&mut context).await,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,136 @@
+//! The command line's grammar. What stands here as documentation is what `--help` prints.
+
+use clap::{Args, Parser, Subcommand};
+
+/// A load balancer with one control plane and two data planes: XDP in the kernel for TCP and UDP,
+/// an HTTP proxy in user space.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "lb", version, about, arg_required_else_help = true, after_help = AFTER_HELP)]
+pub struct Cli {
+    #[command(flatten)]
+    pub(super) connection: Connection,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  lb status
+  lb instances list main-backend
+  lb instances drain main-backend http://localhost:8081 --wait
+  lb algorithm set main-backend least_response_time
+
+Exit codes: 0 done, 1 refused or failed, 2 wrong usage.";
+
+/// How to reach a running lb.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Reaching lb")]
+pub(super) struct Connection {
+    /// Where the management API of the running lb is
+    #[arg(
+        long,
+        global = true,
+        env = "LB_API",
+        value_name = "URL",
+        default_value = "http://127.0.0.1:7700"
+    )]
+    pub(super) api: String,
+    /// Bearer token, needed when lb runs on another machine
+    #[arg(
+        long,
+        global = true,
+        env = "LB_API_TOKEN",
+        value_name = "TOKEN",
+        hide_env_values = true
+    )]
+    pub(super) token: Option<String>,
+    /// Print the API's data as JSON instead of a table
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+}
+
+/// What to do.
+#[derive(Clone, Debug, Subcommand)]
+pub(super) enum Command {
+    /// How lb and its services are
+    Status,
+    /// Requests, latencies, answers and shares
+    Stats {
+        /// Only this service, in detail
+        service: Option<String>,
+    },
+    /// The services and what leads to them
+    Services,
+    /// The routes: which requests go to which service
+    Routes,
+    /// The VIPs: which connections the kernel balances over which service
+    Vips,
+    /// Look at instances, take them out of service and back
+    #[command(visible_alias = "instance")]
+    Instances {
+        #[command(subcommand)]
+        command: InstancesCommand,
+    },
+    /// How services choose their instances
+    #[command(visible_alias = "algorithms")]
+    Algorithm {
+        #[command(subcommand)]
+        command: AlgorithmCommand,
+    },
+    /// Read the configuration again; a faulty one changes nothing
+    Reload,
+    /// The metrics, in the Prometheus text format
+    Metrics,
+}
+
+/// What to do with instances.
+#[derive(Clone, Debug, Subcommand)]
+pub(super) enum InstancesCommand {
+    /// All instances, or those of a service
+    List {
+        /// Only this service
+        service: Option<String>,
+    },
+    /// Everything that lb knows about an instance
+    Show(Target),
+    /// Let an instance finish what it has and give it nothing new
+    Drain {
+        #[command(flatten)]
+        target: Target,
+        /// Wait until no request and no connection is left, 5 minutes at most or as long as given
+        #[arg(long, value_name = "DURATION", num_args = 0..=1, default_missing_value = "5m")]
+        wait: Option<humantime::Duration>,
+    },
+    /// Give an instance traffic again
+    Enable(Target),
+    /// Take an instance out at once; its connections in the kernel go to others
+    Disable(Target),
+}
+
+/// An instance.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Target {
+    /// The service
+    pub(super) service: String,
+    /// The instance: its URL as configured, or host:port
+    pub(super) instance: String,
+}
+
+/// What to do about algorithms.
+#[derive(Clone, Debug, Subcommand)]
+pub(super) enum AlgorithmCommand {
+    /// What there is, and what each service uses
+    List,
+    /// What a service uses
+    Get {
+        /// The service
+        service: String,
+    },
+    /// Change what a service uses, until lb restarts
+    Set {
+        /// The service
+        service: String,
+        /// Name of an algorithm; see "lb algorithm list"
+        algorithm: String,
+    },
+}

@@ -1,0 +1,294 @@
+//! A small HTTP client for the management API: one connection a request, bounded in time and size.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::{
+    Method, Request, StatusCode, Uri,
+    header::{self, HeaderValue},
+};
+use hyper_util::rt::TokioIo;
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::net::TcpStream;
+
+use super::error::CliError;
+use crate::api::{Problem, types::Envelope};
+
+/// To establish a connection: lb is on this machine or near.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
+/// For the whole answer; a reload may have to resolve names.
+const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+
+/// Most bytes of an answer: a full lb's instances take a few megabytes.
+const SIZE_LIMIT: usize = 64 << 20;
+
+/// Speaks to one lb.
+#[derive(Debug)]
+pub(super) struct Client {
+    url: String,
+    host: String,
+    port: u16,
+    authority: HeaderValue,
+    prefix: String,
+    authorization: Option<HeaderValue>,
+}
+
+/// What came back.
+struct Answer {
+    status: StatusCode,
+    body: Bytes,
+}
+
+impl Client {
+    /// A client of the API at `url`.
+    pub(super) fn new(url: &str, token: Option<String>) -> Result<Self, CliError> {
+        let error = |why: &str| CliError::Url {
+            found: url.to_owned(),
+            why: why.to_owned(),
+        };
+        let full = if url.contains("://") {
+            url.to_owned()
+        } else {
+            format!("http://{url}")
+        };
+        let uri: Uri = full.parse().map_err(|_| error("it does not parse"))?;
+        match uri.scheme_str() {
+            Some("http") => {}
+            Some("https") => return Err(error("lb's management API speaks plain http")),
+            _ => return Err(error("the scheme must be http")),
+        }
+        let authority = uri
+            .authority()
+            .ok_or_else(|| error("the host is missing"))?;
+        if authority.as_str().contains('@') {
+            return Err(error("a token goes to --token, not into the URL"));
+        }
+        let host = authority.host().trim_matches(['[', ']']).to_owned();
+        if uri.query().is_some() {
+            return Err(error("nothing may follow the path"));
+        }
+        let authorization = match token.filter(|token| !token.is_empty()) {
+            None => None,
+            Some(token) if token.contains(char::is_whitespace) => return Err(CliError::Token),
+            Some(token) => {
+                let value = HeaderValue::try_from(format!("Bearer {token}"));
+                let mut value = value.map_err(|_| CliError::Token)?;
+                value.set_sensitive(true);
+                Some(value)
+            }
+        };
+        Ok(Self {
+            url: full.trim_end_matches('/').to_owned(),
+            host,
+            port: authority.port_u16().unwrap_or(80),
+            authority: HeaderValue::try_from(authority.as_str())
+                .map_err(|_| error("the host is no host"))?,
+            prefix: uri.path().trim_end_matches('/').to_owned(),
+            authorization,
+        })
+    }
+
+    /// Where the API is.
+    pub(super) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The data of `GET path` below the load balancer's prefix.
+    pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, CliError> {
+        let path = format!("/api/v1/loadbalancer{path}");
+        self.data(Method::GET, &path, None).await
+    }
+
+    /// The data of `POST path`, an absolute path.
+    pub(super) async fn post<T: DeserializeOwned>(&self, path: &str) -> Result<T, CliError> {
+        self.data(Method::POST, path, None).await
+    }
+
+    /// The data of `PUT path` with a body.
+    pub(super) async fn put<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, CliError> {
+        let body = serde_json::to_vec(body).map_err(std::io::Error::from)?;
+        let path = format!("/api/v1/loadbalancer{path}");
+        self.data(Method::PUT, &path, Some(body)).await
+    }
+
+    /// The answer to `GET path`, an absolute path, as text.
+    pub(super) async fn text(&self, path: &str) -> Result<String, CliError> {
+        let answer = self.send(Method::GET, path, None).await?;
+        if !answer.status.is_success() {
+            return Err(self.refused(&answer));
+        }
+        String::from_utf8(answer.body.into()).map_err(|_| self.foreign("its answer is no text"))
+    }
+
+    async fn data<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+    ) -> Result<T, CliError> {
+        let answer = self.send(method, path, body).await?;
+        if !answer.status.is_success() {
+            return Err(self.refused(&answer));
+        }
+        let envelope: Envelope<T> = serde_json::from_slice(&answer.body)
+            .map_err(|error| self.foreign(&format!("its answer does not fit ({error})")))?;
+        Ok(envelope.data)
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+    ) -> Result<Answer, CliError> {
+        let stream = self.connect().await?;
+        match tokio::time::timeout(ANSWER_LIMIT, self.exchange(stream, method, path, body)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(CliError::Slow {
+                url: self.url.clone(),
+                limit: ANSWER_LIMIT,
+            }),
+        }
+    }
+
+    async fn connect(&self) -> Result<TcpStream, CliError> {
+        let unreachable = |why: String| CliError::Unreachable {
+            url: self.url.clone(),
+            why,
+        };
+        let connecting = TcpStream::connect((self.host.as_str(), self.port));
+        match tokio::time::timeout(CONNECT_LIMIT, connecting).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(error)) => Err(unreachable(error.to_string())),
+            Err(_) => Err(unreachable(format!("no answer within {CONNECT_LIMIT:?}"))),
+        }
+    }
+
+    async fn exchange(
+        &self,
+        stream: TcpStream,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+    ) -> Result<Answer, CliError> {
+        let odd = |error: &dyn std::fmt::Display| self.foreign(&error.to_string());
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| odd(&error))?;
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.prefix))
+            .header(header::HOST, self.authority.clone())
+            .header(header::CONNECTION, "close");
+        if let Some(authorization) = &self.authorization {
+            request = request.header(header::AUTHORIZATION, authorization.clone());
+        }
+        if body.is_some() {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+        }
+        let body = Full::new(Bytes::from(body.unwrap_or_default()));
+        let request = request.body(body).map_err(|error| odd(&error))?;
+        let answer = async {
+            let response = sender.send_request(request).await.map_err(|e| odd(&e))?;
+            let (parts, body) = response.into_parts();
+            let body = Limited::new(body, SIZE_LIMIT).collect().await;
+            Ok(Answer {
+                status: parts.status,
+                body: body.map_err(|error| odd(&error))?.to_bytes(),
+            })
+        };
+        // The connection has to be driven beside the request; its own failure shows there.
+        let (answer, _) = tokio::join!(answer, connection);
+        answer
+    }
+
+    fn refused(&self, answer: &Answer) -> CliError {
+        match serde_json::from_slice::<Problem>(&answer.body) {
+            Ok(problem) => CliError::Refused {
+                status: answer.status.as_u16(),
+                message: problem.detail,
+                faults: problem.errors,
+            },
+            Err(_) => self.foreign(&format!("it answers {}", answer.status)),
+        }
+    }
+
+    fn foreign(&self, why: &str) -> CliError {
+        CliError::Foreign {
+            url: self.url.clone(),
+            why: why.to_owned(),
+        }
+    }
+}
+
+/// `text` as one segment of a path: everything but the unreserved characters of RFC 3986 becomes
+/// `%XX`.
+pub(super) fn segment(text: &str) -> String {
+    use std::fmt::Write as _;
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            // Writing to a string cannot fail.
+            let _ = write!(encoded, "%{byte:02X}");
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_taken_or_explained() {
+        for (url, host, port, prefix) in [
+            ("http://127.0.0.1:7700", "127.0.0.1", 7700, ""),
+            ("http://127.0.0.1:7700/", "127.0.0.1", 7700, ""),
+            ("localhost:7700", "localhost", 7700, ""),
+            ("http://lb.example.org", "lb.example.org", 80, ""),
+            ("http://[::1]:7700", "::1", 7700, ""),
+            ("http://proxy:80/lb/", "proxy", 80, "/lb"),
+        ] {
+            let client = Client::new(url, None).unwrap();
+            assert_eq!(
+                (client.host.as_str(), client.port, client.prefix.as_str()),
+                (host, port, prefix),
+                "{url}"
+            );
+        }
+        for url in [
+            "",
+            "https://a",
+            "ftp://a",
+            "http://",
+            "http://u:p@a",
+            "http://a/?x",
+            "a b",
+        ] {
+            assert!(
+                matches!(Client::new(url, None), Err(CliError::Url { .. })),
+                "{url:?}"
+            );
+        }
+        for token in ["a b", "a\n", "ü\u{7f}"] {
+            let client = Client::new("http://a", Some(token.to_owned()));
+            assert!(matches!(client, Err(CliError::Token)), "{token:?}");
+        }
+        let client = Client::new("http://a", Some("s3cret".to_owned())).unwrap();
+        assert!(!format!("{client:?}").contains("s3cret"));
+    }
+
+    #[test]
+    fn segments_hold_any_name() {
+        assert_eq!(segment("http://h:1/ü"), "http%3A%2F%2Fh%3A1%2F%C3%BC");
+        assert_eq!(segment("main-backend_1.~"), "main-backend_1.~");
+    }
+}

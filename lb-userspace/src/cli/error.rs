@@ -1,0 +1,112 @@
+//! What can go wrong for a client, and what to do about it.
+
+use std::{io, time::Duration};
+
+use super::{FAILED, USAGE};
+use crate::api::Fault;
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// `--api` makes no sense.
+    #[error("expected --api to be a URL such as http://127.0.0.1:7700, found {found:?}: {why}")]
+    Url {
+        /// What was given.
+        found: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The token cannot be sent.
+    #[error("expected a token of printable characters without spaces (--token or LB_API_TOKEN)")]
+    Token,
+    /// Nobody answers.
+    #[error(
+        "cannot reach lb at {url}: {why}\n  Is it running there? \"lb run\" starts it; --api or \
+         LB_API says where it is."
+    )]
+    Unreachable {
+        /// Where.
+        url: String,
+        /// What happened.
+        why: String,
+    },
+    /// The answer takes too long.
+    #[error("expected an answer from lb at {url} within {limit:?}, waited in vain")]
+    Slow {
+        /// Where.
+        url: String,
+        /// The limit.
+        limit: Duration,
+    },
+    /// What answers does not speak as lb does.
+    #[error(
+        "expected the management API of lb at {url}, found something else: {why}\n  --api or \
+         LB_API says where lb is."
+    )]
+    Foreign {
+        /// Where.
+        url: String,
+        /// What was odd.
+        why: String,
+    },
+    /// lb refused.
+    #[error("{message}{}{}", list(faults), hint(*status))]
+    Refused {
+        /// HTTP status.
+        status: u16,
+        /// lb's words.
+        message: String,
+        /// Each thing that is wrong, where there are several.
+        faults: Vec<Fault>,
+    },
+    /// A drain is not over in time.
+    #[error(
+        "expected {instance} to be drained within {limit}, found {left} left\n  It stays draining; \
+         \"lb instances disable\" cuts off what is left."
+    )]
+    NotDrained {
+        /// The instance.
+        instance: String,
+        /// The limit.
+        limit: humantime::Duration,
+        /// What is left.
+        left: String,
+    },
+    /// The result cannot be written.
+    #[error("cannot write the result: {0}")]
+    Output(#[from] io::Error),
+    /// The system gives no event loop.
+    #[error("cannot start: {0}")]
+    Runtime(io::Error),
+}
+
+impl CliError {
+    /// The exit code that goes with the error.
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Url { .. } | Self::Token => USAGE,
+            _ => FAILED,
+        }
+    }
+}
+
+fn list(faults: &[Fault]) -> String {
+    faults
+        .iter()
+        .map(|fault| {
+            format!(
+                "\n  {}: expected {}, found {}",
+                fault.pointer, fault.expected, fault.found
+            )
+        })
+        .collect()
+}
+
+const fn hint(status: u16) -> &'static str {
+    match status {
+        401 => "\n  --token or LB_API_TOKEN gives the token.",
+        403 => "\n  Is --token (LB_API_TOKEN) the token of this lb?",
+        _ => "",
+    }
+}

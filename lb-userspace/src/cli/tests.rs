@@ -1,0 +1,401 @@
+//! The command line against a served API: real sockets, real exit codes.
+
+use std::{
+    net::{SocketAddr, TcpListener as StdListener},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{net::TcpListener, runtime::Runtime, sync::watch};
+
+use super::*;
+use crate::{
+    api::{
+        self, Reload, ReloadFailure, Reloaded,
+        tests::{A, B, World},
+    },
+    model::{Algorithm, Health, Outcome},
+};
+
+/// An API on a socket, served beside the test.
+struct Lb {
+    world: World,
+    address: SocketAddr,
+    runtime: Runtime,
+    stop: watch::Sender<bool>,
+}
+
+/// What a command did.
+struct Done {
+    code: u8,
+    out: String,
+    errors: String,
+}
+
+impl Done {
+    fn ok(self) -> String {
+        assert_eq!(self.code, OK, "{}{}", self.out, self.errors);
+        assert_eq!(self.errors, "");
+        self.out
+    }
+
+    fn failed(self, code: u8) -> String {
+        assert_eq!(self.code, code, "{}{}", self.out, self.errors);
+        assert_eq!(self.out, "");
+        self.errors
+    }
+}
+
+impl Lb {
+    fn new() -> Self {
+        Self::serving(World::new())
+    }
+
+    fn serving(world: World) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let (stop, stopped) = watch::channel(false);
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let address = listener.local_addr().unwrap();
+        runtime.spawn(api::serve(listener, world.state.clone(), stopped));
+        Self {
+            world,
+            address,
+            runtime,
+            stop,
+        }
+    }
+
+    fn run(&self, args: &str) -> Done {
+        command(&format!("lb --api http://{} {args}", self.address))
+    }
+
+    fn json(&self, args: &str) -> serde_json::Value {
+        serde_json::from_str(&self.run(&format!("--json {args}")).ok()).unwrap()
+    }
+}
+
+impl Drop for Lb {
+    fn drop(&mut self) {
+        self.stop.send_replace(true);
+    }
+}
+
+fn command(line: &str) -> Done {
+    let (mut out, mut errors) = (Vec::new(), Vec::new());
+    let code = run(line.split_whitespace(), &mut out, &mut errors);
+    Done {
+        code,
+        out: String::from_utf8(out).unwrap(),
+        errors: String::from_utf8(errors).unwrap(),
+    }
+}
+
+/// The cells of the line that begins with `first`.
+fn cells(table: &str, first: &str) -> Vec<String> {
+    let line = table.lines().find(|line| line.contains(first));
+    let line = line.unwrap_or_else(|| panic!("{first} is not in\n{table}"));
+    line.split("  ")
+        .map(str::trim)
+        .filter(|cell| !cell.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn instances_are_listed_drained_and_enabled() {
+    let lb = Lb::new();
+    let b = lb.world.instance("main-backend", 1);
+    lb.world.serve(&b, Outcome::Success, 3, 5);
+    lb.world.serve(&b, Outcome::Failure, 1, 5);
+    let list = lb.run("instances list").ok();
+    assert_eq!(list.lines().count(), 4, "{list}");
+    let expected = [
+        "main-backend",
+        B,
+        "enabled",
+        "unknown",
+        "30/30",
+        "1.00",
+        "0",
+        "4",
+        "75 %",
+        "5.00 ms",
+        "0",
+    ];
+    assert_eq!(cells(&list, B), expected);
+    let list = lb.run("instances list ocr-service").ok();
+    assert_eq!(list.lines().count(), 2, "{list}");
+
+    let held = b.begin(Algorithm::Adaptive, 0, &lb.world.clock);
+    let text = lb.run(&format!("instances drain main-backend {B}")).ok();
+    assert!(
+        text.contains("draining: 1 requests, 0 connections left"),
+        "{text}"
+    );
+    assert_eq!(cells(&lb.run("instances list").ok(), B)[2], "draining");
+    let errors = lb.run("instances drain main-backend 127.0.0.1:8081 --wait 600ms");
+    assert_eq!(errors.code, FAILED);
+    assert!(
+        errors.errors.contains("1 requests, 0 connections left"),
+        "{}",
+        errors.errors
+    );
+    drop(held);
+    let text = lb
+        .run(&format!("instances drain main-backend {B} --wait"))
+        .ok();
+    assert!(text.ends_with("is drained\n"), "{text}");
+    let text = lb.run(&format!("instance show main-backend {B}")).ok();
+    assert!(text.contains("drained        yes"), "{text}");
+    assert!(text.contains("weight         0 of 30 configured"), "{text}");
+
+    lb.world.health(&b, Health::Unhealthy, "connection refused");
+    let text = lb.run(&format!("instances enable main-backend {B}/")).ok();
+    assert!(text.contains("but unhealthy: connection refused"), "{text}");
+    let text = lb.run(&format!("instances disable main-backend {A}")).ok();
+    assert!(text.contains(A), "{text}");
+    let shown = lb.json(&format!("instances show main-backend {A}"));
+    assert_eq!(shown["admin"], "disabled");
+    assert_eq!(shown["weight"], 10);
+}
+
+#[test]
+fn a_wait_sees_the_last_request_go() {
+    let lb = Lb::new();
+    let b = lb.world.instance("main-backend", 1);
+    let held = b.begin(Algorithm::Adaptive, 0, &lb.world.clock);
+    lb.runtime.spawn(async move {
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        drop(held);
+    });
+    let text = lb
+        .run(&format!("instances drain main-backend {B} --wait 20s"))
+        .ok();
+    assert!(
+        text.contains("is draining\n") && text.ends_with("is drained\n"),
+        "{text}"
+    );
+}
+
+#[test]
+fn algorithms_are_shown_and_set() {
+    let lb = Lb::new();
+    let list = lb.run("algorithm list").ok();
+    assert_eq!(list.lines().count(), 8, "{list}");
+    assert_eq!(cells(&list, "consistent_hash")[2], "ocr-service");
+    for algorithm in Algorithm::ALL.iter().rev() {
+        lb.run(&format!("algorithm set main-backend {algorithm}"))
+            .ok();
+        let snapshot = lb.world.registry.snapshot();
+        assert_eq!(
+            snapshot.service("main-backend").unwrap().spec.algorithm,
+            *algorithm
+        );
+    }
+    let text = lb.run("algorithm get main-backend").ok();
+    assert!(text.contains("algorithm  round_robin\n"), "{text}");
+    let text = lb.run("algorithm set main-backend round_robin").ok();
+    assert!(text.contains("already"), "{text}");
+    let errors = lb.run("algorithm set main-backend fastest").failed(FAILED);
+    assert!(errors.contains("least_response_time"), "{errors}");
+    assert!(errors.contains("/algorithm: expected one of"), "{errors}");
+    let errors = lb.run("algorithm set nothing adaptive").failed(FAILED);
+    assert!(
+        errors.contains("services are: main-backend, ocr-service"),
+        "{errors}"
+    );
+}
+
+#[test]
+fn status_and_stats_show_what_is_measured() {
+    let lb = Lb::new();
+    let a = lb.world.instance("main-backend", 0);
+    lb.world.serve(&a, Outcome::Success, 20, 10);
+    let _held = a.begin(Algorithm::Adaptive, 0, &lb.world.clock);
+    let text = lb.run("status").ok();
+    assert!(text.contains("is healthy, up 0s, revision 1"), "{text}");
+    let row = [
+        "main-backend",
+        "healthy",
+        "adaptive",
+        "2/2",
+        "2.1",
+        "100 %",
+        "10.0 ms",
+        "1",
+        "0",
+    ];
+    assert_eq!(cells(&text, "main-backend"), row);
+    lb.world.health(&a, Health::Unhealthy, "refused");
+    let text = lb.run("status").ok();
+    assert!(
+        text.contains("! service main-backend: 1 of 2 instances take traffic"),
+        "{text}"
+    );
+    let json = lb.json("status");
+    assert_eq!(json["health"]["status"], "degraded");
+    assert_eq!(json["stats"]["requests"]["total"], 20);
+    let text = lb.run("stats main-backend").ok();
+    assert_eq!(
+        cells(&text, A),
+        [A, "0 %", "20", "100 %", "100 %", "0", "-"]
+    );
+    let text = lb.run("stats").ok();
+    assert_eq!(cells(&text, "all")[1], "20");
+    assert_eq!(lb.json("stats ocr-service")["requests"]["total"], 0);
+}
+
+#[test]
+fn configuration_and_metrics_can_be_read() {
+    let lb = Lb::new();
+    let text = lb.run("services").ok();
+    let row = [
+        "ocr-service",
+        "consistent_hash",
+        "1/1",
+        "off",
+        "-",
+        "udp/192.0.2.1:53",
+    ];
+    assert_eq!(cells(&text, "ocr-service"), row);
+    let text = lb.run("routes").ok();
+    assert_eq!(
+        cells(&text, "/exact"),
+        ["*.example.org", "/exact", "main-backend"]
+    );
+    let text = lb.run("vips").ok();
+    assert_eq!(
+        cells(&text, "udp"),
+        ["udp/192.0.2.1:53", "ocr-service", "l2dsr"]
+    );
+    let text = lb.run("metrics").ok();
+    assert!(text.contains("\nlb_revision 1\n"), "{text}");
+}
+
+#[test]
+fn reloads_tell_what_happened() {
+    let done: Reload = Arc::new(|| {
+        Box::pin(async {
+            Ok(Reloaded {
+                revision: 2,
+                changes: vec!["routes changed".to_owned()],
+                needs_restart: vec!["gateway.workers".to_owned()],
+            })
+        })
+    });
+    let lb = Lb::serving(World::with_reload(done));
+    let text = lb.run("reload").ok();
+    let expected = "reloaded, revision 2\n  routes changed\n\
+                    ! gateway.workers has changed and waits for a restart\n";
+    assert_eq!(text, expected);
+
+    let failed: Reload = Arc::new(|| {
+        let fault = api::Fault {
+            pointer: "gateway.listen".to_owned(),
+            expected: "an address".to_owned(),
+            found: "\"x\"".to_owned(),
+        };
+        Box::pin(async move {
+            Err(ReloadFailure {
+                message: "1 fault".to_owned(),
+                faults: vec![fault],
+            })
+        })
+    });
+    let lb = Lb::serving(World::with_reload(failed));
+    let errors = lb.run("reload").failed(FAILED);
+    assert!(errors.contains("nothing has changed"), "{errors}");
+    assert!(
+        errors.contains("gateway.listen: expected an address, found \"x\""),
+        "{errors}"
+    );
+}
+
+#[test]
+fn errors_say_what_to_do_next() {
+    // A port that was free a moment ago.
+    let free = StdListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let errors = command(&format!("lb --api {free} status")).failed(FAILED);
+    assert!(
+        errors.contains("lb run") && errors.contains("--api"),
+        "{errors}"
+    );
+
+    let lb = Lb::new();
+    let errors = lb
+        .run("instances show main-backend 127.0.0.1:9")
+        .failed(FAILED);
+    assert!(errors.contains(A) && errors.contains(B), "{errors}");
+    let errors = command(&format!("lb --api http://{}/other status", lb.address)).failed(FAILED);
+    assert!(errors.contains("/other"), "{errors}");
+
+    for (line, code) in [
+        ("lb", USAGE),
+        ("lb fly", USAGE),
+        ("lb instances drain main-backend", USAGE),
+        ("lb --api ftp://x status", USAGE),
+        ("lb --api https://x status", USAGE),
+        ("lb --help", OK),
+        ("lb --version", OK),
+        ("lb instances --help", OK),
+    ] {
+        assert_eq!(command(line).code, code, "{line}");
+    }
+    assert!(command("lb --help").ok().contains("Exit codes"));
+}
+
+#[test]
+fn what_is_not_lb_is_told_so() {
+    use std::io::{Read as _, Write as _};
+    let listener = StdListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = std::thread::spawn(move || {
+        for answer in [
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+            "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
+            "SSH-2.0-OpenSSH_9.2\r\n",
+            "",
+        ] {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut head = [0; 4096];
+            let _ = stream.read(&mut head).unwrap();
+            stream.write_all(answer.as_bytes()).unwrap();
+        }
+    });
+    for _ in 0..4 {
+        let errors = command(&format!("lb --api {address} services")).failed(FAILED);
+        assert!(errors.contains("something else"), "{errors}");
+    }
+    server.join().unwrap();
+}
+
+#[test]
+fn the_grammar_is_consistent() {
+    use clap::CommandFactory as _;
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn a_reader_that_leaves_is_no_error() {
+    struct Gone;
+    impl Write for Gone {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let lb = Lb::new();
+    let api = format!("http://{}", lb.address);
+    let mut errors = Vec::new();
+    let code = run(["lb", "--api", &api, "services"], &mut Gone, &mut errors);
+    assert_eq!((code, errors.len()), (OK, 0));
+}
