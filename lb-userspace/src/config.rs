@@ -145,19 +145,31 @@ pub fn load(sources: &Sources) -> Result<Config, Faults> {
 }
 
 fn load_with(sources: &Sources, resolve: resolve::Resolve) -> Result<Config, Faults> {
-    let (mut root, mut faults, sound) = match &sources.file {
-        Some(file) => {
-            let parsed = file::read(file);
-            (parsed.table, parsed.faults, parsed.sound)
-        }
-        None => (tree::Table::new(), Vec::new(), true),
+    let parsed = match &sources.file {
+        Some(file) => file::read(file),
+        None => file::Parsed::none(),
     };
+    merge(parsed, &sources.env, &sources.flags, resolve)
+}
+
+/// Lays environment and flags over what the file says, and interprets the result.
+fn merge(
+    parsed: file::Parsed,
+    env: &BTreeMap<String, String>,
+    flags: &Overrides,
+    resolve: resolve::Resolve,
+) -> Result<Config, Faults> {
+    let file::Parsed {
+        table: mut root,
+        mut faults,
+        sound,
+    } = parsed;
     if !sound {
         root.clear();
     }
     let mut notices = Vec::new();
-    environment::overlay(&mut root, &sources.env, &mut notices);
-    flags::overlay(&mut root, &sources.flags);
+    environment::overlay(&mut root, env, &mut notices);
+    flags::overlay(&mut root, flags);
     let (config, found) = interpret(&root, notices, resolve);
     // Without the file most else is missing; what environment and flags got wrong is still true.
     faults.extend(
@@ -187,9 +199,8 @@ fn interpret(
         let defaults = t.table("defaults", |t| {
             services::ServiceSettings::unset().read(t, false)
         });
-        let routes = traffic::read_routes(t);
-        let vips = traffic::read_vips(t);
-        let udp_only = checks::udp_only(&routes, &vips);
+        let traffic = traffic::read(t);
+        let udp_only = checks::udp_only(&traffic.routes, &traffic.vips);
         let services = services::read(t, &defaults, &resolved, |name| udp_only.contains(name));
         let config = Config {
             desired: Desired {
@@ -197,8 +208,12 @@ fn interpret(
                     .iter()
                     .map(|service| service.spec.clone())
                     .collect(),
-                routes: routes.iter().map(|route| route.spec.clone()).collect(),
-                vips: vips.iter().map(|vip| vip.spec.clone()).collect(),
+                routes: traffic
+                    .routes
+                    .iter()
+                    .map(|route| route.spec.clone())
+                    .collect(),
+                vips: traffic.vips.iter().map(|vip| vip.spec.clone()).collect(),
                 listeners: gateway
                     .listeners
                     .iter()
@@ -218,17 +233,18 @@ fn interpret(
             settings: Vec::new(),
             notices: Vec::new(),
         };
-        (config, (services, routes, vips, gateway, api, datapath))
+        (config, (services, traffic, gateway, api, datapath))
     });
-    let (services, routes, vips, gateway, api, datapath) = whole;
+    let (services, traffic, gateway, api, datapath) = whole;
     let names = match root.get("services").map(|node| &node.value) {
         Some(tree::Value::Table(services)) => services.keys().cloned().collect(),
         _ => std::collections::BTreeSet::new(),
     };
     let whole = checks::Whole {
         services: &services,
-        routes: &routes,
-        vips: &vips,
+        routes: &traffic.routes,
+        vips: &traffic.vips,
+        references: &traffic.references,
         gateway: &gateway,
         api: &api,
         datapath: &datapath,

@@ -16,7 +16,9 @@ use super::{
     services::ReadService,
     traffic::Leads,
 };
-use crate::model::{DatapathMode, Forwarding, PathPattern, Protocol, RouteSpec, VipSpec};
+use crate::model::{
+    DatapathMode, Forwarding, PathPattern, Protocol, RouteSpec, ServiceName, VipSpec,
+};
 
 /// Paths that the management API serves where it shares the gateway's listeners; each stands for
 /// itself and everything below it.
@@ -32,6 +34,8 @@ pub(super) struct Whole<'a> {
     pub(super) services: &'a [ReadService],
     pub(super) routes: &'a [Leads<RouteSpec>],
     pub(super) vips: &'a [Leads<VipSpec>],
+    /// Every service that a route or a VIP names.
+    pub(super) references: &'a [Sourced<ServiceName>],
     pub(super) gateway: &'a ReadGateway,
     pub(super) api: &'a ReadApi,
     pub(super) datapath: &'a ReadDatapath,
@@ -54,8 +58,7 @@ impl Whole<'_> {
     /// Routes and VIPs lead to services that are there.
     fn references(&self, reader: &mut Reader) {
         let names: Vec<&str> = self.names.iter().map(String::as_str).collect();
-        let routes = self.routes.iter().map(|route| &route.service);
-        for service in routes.chain(self.vips.iter().map(|vip| &vip.service)) {
+        for service in self.references {
             let name = service.value.as_str();
             if self.names.contains(name) {
                 continue;

@@ -29,6 +29,17 @@ pub(super) struct Parsed {
     pub(super) sound: bool,
 }
 
+impl Parsed {
+    /// What stands for a file when there is none.
+    pub(super) fn none() -> Self {
+        Self {
+            table: Table::new(),
+            faults: Vec::new(),
+            sound: true,
+        }
+    }
+}
+
 /// Reads and parses a file.
 pub(super) fn read(path: &Path) -> Parsed {
     let unreadable = |expected: &str, note: String| Parsed {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    forms::{Choice, Number, Period, Switch},
+    forms::{Choice, Number, Period, Switch, show_duration},
     origin::Sourced,
     reader::Section,
     values::{PROBE_HOST, PROBE_PATH, STATUS},
@@ -55,9 +55,9 @@ const ANY_GOOD_STATUS: (u16, u16) = (200, 399);
 /// The settings of a check, each with its source.
 #[derive(Clone, Debug)]
 pub(super) struct HealthSettings {
-    enabled: Sourced<Option<bool>>,
-    kind: Sourced<Option<Kind>>,
-    path: Sourced<Option<String>>,
+    enabled: Sourced<bool>,
+    kind: Sourced<Kind>,
+    path: Sourced<String>,
     status: Sourced<(u16, u16)>,
     host: Sourced<Option<String>>,
     interval: Sourced<Duration>,
@@ -67,14 +67,17 @@ pub(super) struct HealthSettings {
     port: Sourced<Option<u16>>,
 }
 
+/// Settings that only an http check has; one of them makes a check without a type an http one.
+const HTTP_ONLY: [&str; 3] = ["path", "status", "host"];
+
 impl HealthSettings {
     /// What holds when nobody says anything.
     pub(super) fn unset() -> Self {
         let model = HealthCheckSpec::default();
         Self {
-            enabled: Sourced::unset(None),
-            kind: Sourced::unset(None),
-            path: Sourced::unset(None),
+            enabled: Sourced::unset(true),
+            kind: Sourced::unset(Kind::Tcp),
+            path: Sourced::unset("/".to_owned()),
             status: Sourced::unset(ANY_GOOD_STATUS),
             host: Sourced::unset(None),
             interval: Sourced::unset(model.interval),
@@ -86,72 +89,69 @@ impl HealthSettings {
     }
 
     /// Reads a table; `self` holds for what it does not say. `udp_only` says that only UDP VIPs
-    /// use the service, which a check over TCP would find dead by mistake.
+    /// lead to the service: a check over TCP would find it dead by mistake, so there is none
+    /// unless somebody asks for it.
     pub(super) fn read(&self, t: &mut Section<'_, '_>, udp_only: bool) -> Self {
-        let enabled = if udp_only { "false" } else { "true" };
-        let mut read = Self {
-            enabled: t.optional("enabled", &Switch, &self.enabled, enabled),
-            kind: t.optional(
-                "type",
-                &KIND,
-                &self.kind,
-                "\"http\" with a path, else \"tcp\"",
-            ),
-            path: t.optional("path", &PROBE_PATH, &self.path, "\"/\""),
+        let mut enabled = self.enabled.clone();
+        enabled.value &= enabled.is_set() || !udp_only;
+        let http = HTTP_ONLY.into_iter().find(|key| t.has(key));
+        let kind = match http {
+            Some(_) => Sourced::unset(Kind::Http),
+            None => self.kind.clone(),
+        };
+        let interval = t.value("interval", &INTERVAL, &self.interval);
+        // A shorter interval shortens the default timeout: nobody has asked for that one.
+        let mut timeout = self.timeout.clone();
+        if !timeout.is_set() {
+            timeout.value = timeout.value.min(interval.value);
+        }
+        let read = Self {
+            enabled: t.value("enabled", &Switch, &enabled),
+            kind: t.value("type", &KIND, &kind),
+            path: t.value("path", &PROBE_PATH, &self.path),
             status: t.value("status", &STATUS, &self.status),
             host: t.optional("host", &PROBE_HOST, &self.host, "the endpoint's"),
-            interval: t.value("interval", &INTERVAL, &self.interval),
-            timeout: t.value("timeout", &TIMEOUT, &self.timeout),
+            timeout: t.value("timeout", &TIMEOUT, &timeout),
+            interval,
             rise: t.value("rise", &COUNT, &self.rise),
             fall: t.value("fall", &COUNT, &self.fall),
             port: t.optional("port", &PORT, &self.port, "the endpoint's"),
         };
         read.check_times(t);
-        if t.has("type") && read.kind.value == Some(Kind::Tcp) {
-            for key in ["path", "status", "host"] {
-                if t.has(key) {
-                    let kind = read.kind.clone();
-                    t.reader().contradiction(
-                        &kind,
-                        "\"tcp\"",
-                        format!("\"http\", or no {key}: only an http check has one"),
-                    );
-                }
-            }
+        if let (Some(key), Kind::Tcp) = (http, read.kind.value) {
+            let expected = format!("\"http\", because {key} is set");
+            t.reader().contradiction(&read.kind, "\"tcp\"", expected);
         }
         read
     }
 
-    fn check_times(&mut self, t: &mut Section<'_, '_>) {
+    /// A check must be over when the next one starts. The setting that is made here is to blame.
+    fn check_times(&self, t: &mut Section<'_, '_>) {
         let (interval, timeout) = (self.interval.value, self.timeout.value);
         if timeout <= interval {
             return;
         }
-        if self.timeout.is_set() {
-            let found = format!("{:?}", super::forms::show_duration(timeout));
-            let limit = super::forms::show_duration(interval);
-            let expected = format!("at most the interval, {limit}");
-            t.reader().contradiction(&self.timeout, found, expected);
-        } else {
-            // Nobody asked for the default that does not fit.
-            self.timeout.value = interval;
+        let text = |duration| format!("{:?}", show_duration(duration));
+        if t.has("timeout") {
+            let expected = format!("at most the interval, {}", text(interval));
+            t.reader()
+                .contradiction(&self.timeout, text(timeout), expected);
+        } else if t.has("interval") {
+            let expected = format!("at least the timeout, {}", text(timeout));
+            t.reader()
+                .contradiction(&self.interval, text(interval), expected);
         }
     }
 
     /// The check, or `None` when it is off.
-    pub(super) fn build(&self, udp_only: bool) -> Option<HealthCheckSpec> {
-        if !self.enabled.value.unwrap_or(!udp_only) {
+    pub(super) fn build(&self) -> Option<HealthCheckSpec> {
+        if !self.enabled.value {
             return None;
         }
-        let path = self.path.value.clone();
-        let kind = self.kind.value.unwrap_or(match path {
-            Some(_) => Kind::Http,
-            None => Kind::Tcp,
-        });
-        let probe = match kind {
+        let probe = match self.kind.value {
             Kind::Tcp => Probe::Tcp,
             Kind::Http => Probe::Http {
-                path: path.unwrap_or_else(|| "/".to_owned()),
+                path: self.path.value.clone(),
                 status: self.status.value,
                 host: self.host.value.clone(),
             },

@@ -370,17 +370,21 @@ impl<'t> Section<'_, 't> {
     }
 }
 
-/// The name that `found` was most likely meant to be.
+/// The name that `found` was most likely meant to be: a few letters away, or one that it begins
+/// with or that begins with it.
 pub(super) fn closest<'n>(found: &str, names: &[&'n str]) -> Option<&'n str> {
     let found = found.to_lowercase();
+    let distance = |name: &str| {
+        let name = name.to_lowercase();
+        let shorter = found.len().min(name.len());
+        if shorter >= 3 && (found.starts_with(&name) || name.starts_with(&found)) {
+            return 1;
+        }
+        strsim::damerau_levenshtein(&found, &name)
+    };
     names
         .iter()
-        .map(|name| {
-            (
-                strsim::damerau_levenshtein(&found, &name.to_lowercase()),
-                *name,
-            )
-        })
+        .map(|name| (distance(name), *name))
         .min()
         .filter(|(distance, name)| *distance <= 1 + name.len() / 4)
         .map(|(_, name)| name)

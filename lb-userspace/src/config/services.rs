@@ -122,7 +122,7 @@ pub(super) fn read(
                 algorithm: settings.algorithm.value,
                 hash_key: settings.hash_key.value,
                 forwarding: settings.forwarding.value,
-                health_check: settings.health_check.build(udp_only),
+                health_check: settings.health_check.build(),
                 timeouts: TimeoutSpec {
                     connect: settings.connect.value,
                     request: settings.request.value,

@@ -27,13 +27,34 @@ pub(super) struct Leads<T> {
     pub(super) service: Sourced<ServiceName>,
 }
 
+/// Routes and VIPs.
+#[derive(Debug)]
+pub(super) struct ReadTraffic {
+    pub(super) routes: Vec<Leads<RouteSpec>>,
+    pub(super) vips: Vec<Leads<VipSpec>>,
+    /// The services that they name, those of routes and VIPs with faults included.
+    pub(super) references: Vec<Sourced<ServiceName>>,
+}
+
+pub(super) fn read(root: &mut Section<'_, '_>) -> ReadTraffic {
+    let mut references = Vec::new();
+    ReadTraffic {
+        routes: read_routes(root, &mut references),
+        vips: read_vips(root, &mut references),
+        references,
+    }
+}
+
 /// Reads `[[routes]]`.
-pub(super) fn read_routes(root: &mut Section<'_, '_>) -> Vec<Leads<RouteSpec>> {
+fn read_routes(
+    root: &mut Section<'_, '_>,
+    references: &mut Vec<Sourced<ServiceName>>,
+) -> Vec<Leads<RouteSpec>> {
     root.tables("routes", None, |t| {
         let host = t.value("host", &HOST, &Sourced::unset(HostPattern::Any));
         let path = t.required("path", &ROUTE_PATH);
-        let service = t.required("service", &SERVICE);
-        let service = service?;
+        let service = t.required("service", &SERVICE)?;
+        references.push(service.clone());
         Some(Leads {
             spec: RouteSpec {
                 host: host.value,
@@ -47,13 +68,16 @@ pub(super) fn read_routes(root: &mut Section<'_, '_>) -> Vec<Leads<RouteSpec>> {
 }
 
 /// Reads `[[vips]]`.
-pub(super) fn read_vips(root: &mut Section<'_, '_>) -> Vec<Leads<VipSpec>> {
+fn read_vips(
+    root: &mut Section<'_, '_>,
+    references: &mut Vec<Sourced<ServiceName>>,
+) -> Vec<Leads<VipSpec>> {
     root.tables("vips", None, |t| {
         let address = t.required("address", &VIP_ADDRESS);
         let port = t.required("port", &PORT);
         let protocol = t.value("protocol", &PROTOCOL, &Sourced::unset(Protocol::Tcp));
-        let service = t.required("service", &SERVICE);
-        let service = service?;
+        let service = t.required("service", &SERVICE)?;
+        references.push(service.clone());
         Some(Leads {
             spec: VipSpec {
                 address: address?.value,

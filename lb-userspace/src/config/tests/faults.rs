@@ -1,0 +1,433 @@
+//! Messages, word for word.
+
+use super::*;
+
+#[test]
+fn all_faults_are_reported_at_once_in_the_order_of_their_places() {
+    let text = r#"
+[gateway]
+lisen = ["0.0.0.0:80"]
+header_timeout = "30"
+workers = 0
+
+[services.web]
+algorithm = "least_connection"
+instances = ["http://10.0.0.1:99999", { endpoint = "10.0.0.2:80", weight = 70000 }]
+
+[[routes]]
+path = "no-slash"
+service = "wbe"
+"#;
+    let env = [("LOG_LEVEL", "warning")];
+    let flags = Overrides {
+        workers: Some("many".to_owned()),
+        ..Overrides::default()
+    };
+    let result = load_all(text, &env, &flags);
+    let Err(all) = &result else {
+        panic!("{result:?}");
+    };
+    assert!(
+        all.to_string()
+            .starts_with("9 faults in the configuration:\n  lb.toml:3:1: ")
+    );
+    assert_eq!(
+        faults(result),
+        [
+            "lb.toml:3:1: gateway.lisen: expected one of the keys of gateway: drain_timeout, \
+             header_timeout, listen, max_head_bytes, max_headers, pool_idle_per_instance, \
+             pool_idle_timeout, workers; found \"lisen\" (did you mean \"listen\"?)",
+            "lb.toml:4:18: gateway.header_timeout: expected a duration from 10ms to 1h, such as \
+             \"30s\"; found \"30\" (the unit is missing)",
+            "lb.toml:8:13: services.web.algorithm: expected \"round_robin\", \
+             \"weighted_round_robin\", \"least_connections\", \"least_response_time\", \
+             \"health_aware\", \"consistent_hash\" or \"adaptive\", such as \"round_robin\"; \
+             found \"least_connection\" (did you mean \"least_connections\"?)",
+            "lb.toml:9:14: services.web.instances[0].endpoint: expected an endpoint: http://HOST, \
+             http://HOST:PORT or HOST:PORT, such as \"http://10.0.0.2:8080\"; found \
+             \"http://10.0.0.1:99999\" (the port must be from 1 to 65535)",
+            "lb.toml:9:76: services.web.instances[1].weight: expected a number from 0 to 65535, \
+             such as 10; found 70000",
+            "lb.toml:12:8: routes[0].path: expected a path that begins with a slash, without \
+             query or spaces, and with /* at its end for everything below it, such as \
+             \"/api/v1/auth/*\"; found \"no-slash\"",
+            "lb.toml:13:11: routes[0].service: expected the name of a service, perhaps \"web\"; \
+             found \"wbe\"",
+            "environment variable LOG_LEVEL: log.level: expected \"off\", \"error\", \"warn\", \
+             \"info\", \"debug\" or \"trace\", or a filter of such levels by module, such as \
+             \"info,lb_userspace::l4=debug\"; found \"warning\" (did you mean \"warn\"?)",
+            "flag --workers: gateway.workers: expected a number from 1 to 1024, such as 4; \
+             found \"many\"",
+        ]
+    );
+}
+
+/// A file without faults that cases add to.
+const GOOD: &str = r#"
+[services.web]
+instances = ["10.0.0.1:80", "10.0.0.2:80"]
+[[routes]]
+path = "/*"
+service = "web"
+"#;
+
+/// What VIPs need beside them.
+const ETH0: &str = "datapath.interfaces = [\"eth0\"]\n";
+
+#[test]
+fn each_fault_is_said_in_its_own_words() {
+    // What is added in front of the good file, what behind it, and the fault without its place.
+    let cases: &[(&str, &str, &str)] = &[
+        ("gateway = 3", "", "gateway: expected a table; found 3"),
+        (
+            "routing = 3",
+            "",
+            "routing: expected one of the sections api, datapath, defaults, environment, gateway, log, routes, services, vips; found \"routing\"",
+        ),
+        (
+            "[service.web]",
+            "",
+            "service: expected one of the sections api, datapath, defaults, environment, gateway, log, routes, services, vips; found \"service\" (did you mean \"services\"?)",
+        ),
+        (
+            "gateway.listen = [\"10.0.0.1\"]",
+            "",
+            "gateway.listen[0]: expected an IP address and a port from 1 to 65535, or a port alone for 0.0.0.0, such as \"0.0.0.0:8000\"; found \"10.0.0.1\"",
+        ),
+        (
+            "gateway.listen = [0]",
+            "",
+            "gateway.listen[0]: expected an IP address and a port from 1 to 65535, or a port alone for 0.0.0.0, such as \"0.0.0.0:8000\"; found 0",
+        ),
+        (
+            "gateway.listen = [81, \"10.0.0.1:81\"]",
+            "",
+            "gateway.listen[1]: expected an address that is free, but gateway.listen[0] takes 0.0.0.0:81; found \"10.0.0.1:81\"",
+        ),
+        (
+            "gateway.listen = 7700",
+            "",
+            "api.listen: expected an address that is free, but gateway.listen[0] takes 0.0.0.0:7700; found \"127.0.0.1:7700\"",
+        ),
+        (
+            "gateway.max_head_bytes = 4096",
+            "",
+            "gateway.max_head_bytes: expected a number from 8192 to 16777216, such as 65536; found 4096",
+        ),
+        (
+            "gateway.max_headers = 1.5",
+            "",
+            "gateway.max_headers: expected a number from 1 to 10000, such as 100; found 1.5",
+        ),
+        (
+            "gateway.drain_timeout = \"1 fortnight\"",
+            "",
+            "gateway.drain_timeout: expected a duration from 1ms to 1day, such as \"30s\"; found \"1 fortnight\" (unknown time unit \"fortnight\", supported units: ns, us/µs, ms, sec, min, hours, days, weeks, months, years (and few variations))",
+        ),
+        (
+            "api.on_gateway = \"yes\"",
+            "",
+            "api.on_gateway: expected true or false, such as true; found \"yes\"",
+        ),
+        (
+            "api.token = \"a b\"",
+            "",
+            "api.token: expected 1 to 1024 visible ASCII characters without spaces, such as \"correct-horse-battery-staple\"; found another value",
+        ),
+        (
+            "api.token_file = \"token\"",
+            "",
+            "api.token_file: expected an absolute path, such as \"/etc/lb/token\"; found \"token\"",
+        ),
+        (
+            "api.token_file = \"/nonexistent/token\"",
+            "",
+            "api.token_file: expected a readable file (No such file or directory (os error 2)); found \"/nonexistent/token\"",
+        ),
+        (
+            "log.format = \"yaml\"",
+            "",
+            "log.format: expected \"text\" or \"json\", such as \"text\"; found \"yaml\"",
+        ),
+        (
+            "datapath.mode = \"skb\"",
+            "",
+            "datapath.mode: expected \"auto\", \"native\", \"generic\" or \"off\", such as \"auto\"; found \"skb\"",
+        ),
+        (
+            "datapath.interfaces = [\"eth0\", \"eth0\"]",
+            "",
+            "datapath.interfaces[1]: expected every interface once; found the same in datapath.interfaces[0]",
+        ),
+        (
+            "datapath.interfaces = [\"a/b\"]",
+            "",
+            "datapath.interfaces[0]: expected the name of a network interface, 1 to 15 characters without spaces, slashes or colons, such as \"eth0\"; found \"a/b\"",
+        ),
+        (
+            "datapath.nat_sources = [\"10.0.0.1\", \"10.0.0.2\"]",
+            "",
+            "datapath.nat_sources[1]: expected at most one address of each family; found the same in datapath.nat_sources[0]",
+        ),
+        (
+            "datapath.nat_sources = [\"127.0.0.1\"]",
+            "",
+            "datapath.nat_sources[0]: expected an IPv4 or IPv6 address of this host that the instances can reach, such as \"10.0.0.1\"; found \"127.0.0.1\"",
+        ),
+        (
+            "datapath.nat_ports = \"30000-20000\"",
+            "",
+            "datapath.nat_ports: expected the first and the last of at least 1024 ports from 1024 to 65535, such as \"10240-32767\"; found \"30000-20000\" (the first is above the last)",
+        ),
+        (
+            "datapath.pin_path = \"bpf\"",
+            "",
+            "datapath.pin_path: expected an absolute path on a BPF file system, such as \"/sys/fs/bpf/lb\"; found \"bpf\"",
+        ),
+        (
+            "defaults.hash_key = \"header:\"",
+            "",
+            "defaults.hash_key: expected \"source\", \"path\", \"header:NAME\", \"cookie:NAME\" or \"query:NAME\", such as \"header:x-user\"; found \"header:\"",
+        ),
+        (
+            "defaults.health_check = { interval = \"1s\", timeout = \"2s\" }",
+            "",
+            "defaults.health_check.timeout: expected at most the interval, \"1s\"; found \"2s\"",
+        ),
+        (
+            "defaults.health_check = { type = \"tcp\", status = 200 }",
+            "",
+            "defaults.health_check.type: expected \"http\", because status is set; found \"tcp\"",
+        ),
+        (
+            "defaults.health_check.status = \"399-200\"",
+            "",
+            "defaults.health_check.status: expected a status from 100 to 599, or the first and the last of a range, such as \"200-399\"; found \"399-200\" (the first is above the last)",
+        ),
+        (
+            "defaults.health_check.rise = 0",
+            "",
+            "defaults.health_check.rise: expected a number from 1 to 1000, such as 3; found 0",
+        ),
+        (
+            "defaults.timeouts.request = \"0s\"",
+            "",
+            "defaults.timeouts.request: expected a duration from 1ms to 1day, such as \"30s\"; found \"0s\"",
+        ),
+        (
+            "defaults.instances = []",
+            "",
+            "defaults.instances: expected one of the keys of defaults: algorithm, forwarding, hash_key, health_check, timeouts; found \"instances\"",
+        ),
+        (
+            "services.Web.instances = [\"10.0.0.1:80\"]",
+            "",
+            "services.Web: expected the name of a service: 1 to 63 lower-case letters, digits or hyphens, without a hyphen at either end; found \"Web\"",
+        ),
+        (
+            "services.api.algorithm = \"adaptive\"",
+            "",
+            "services.api.instances: expected a list of instances, such as [\"http://10.0.0.2:8080\", { endpoint = \"http://10.0.0.3:8080\", weight = 5 }]; found nothing",
+        ),
+        (
+            "services.api.instances = \"10.0.0.1:80\"",
+            "",
+            "services.api.instances: expected a list; found \"10.0.0.1:80\"",
+        ),
+        (
+            "services.api.instances = [{ weight = 1 }]",
+            "",
+            "services.api.instances[0].endpoint: expected an endpoint: http://HOST, http://HOST:PORT or HOST:PORT, such as \"http://10.0.0.2:8080\"; found nothing",
+        ),
+        (
+            "services.api.instances = [\"http://10.0.0.1\", \"10.0.0.1:80\"]",
+            "",
+            "services.api.instances[1].endpoint: expected every address once in a service, but 10.0.0.1:80 is the address of services.api.instances[0].endpoint too; found \"10.0.0.1:80\"",
+        ),
+        (
+            "services.api.instances = [\"http://no.such.host:1\"]",
+            "",
+            "services.api.instances[0].endpoint: expected an endpoint: http://HOST, http://HOST:PORT or HOST:PORT, such as \"http://10.0.0.2:8080\"; found \"http://no.such.host:1\" (the host \"no.such.host\" does not resolve: no such host)",
+        ),
+        (
+            "services.api.instances = [3]",
+            "",
+            "services.api.instances[0].endpoint: expected an endpoint: http://HOST, http://HOST:PORT or HOST:PORT, such as \"http://10.0.0.2:8080\"; found 3",
+        ),
+        (
+            "",
+            "[[routes]]\npath = \"/*\"\nservice = \"web\"",
+            "routes[1]: expected every host and path in one route; found the same in routes[0]",
+        ),
+        (
+            "",
+            "[[routes]]\nhost = \"a.b:80\"\npath = \"/a\"\nservice = \"web\"",
+            "routes[1].host: expected a host name without port, or *. and a domain, or * for any, such as \"api.example.org\"; found \"a.b:80\"",
+        ),
+        (
+            "",
+            "[[routes]]\npath = \"/metrics\"\nservice = \"web\"",
+            "routes[1]: expected a path that requests can reach: /metrics and all below is the management API's unless api.on_gateway is false; found \"/metrics\"",
+        ),
+        (
+            "",
+            "[[routes]]\npath = \"/api/v1/loadbalancer/stats/*\"\nservice = \"web\"",
+            "routes[1]: expected a path that requests can reach: /api/v1/loadbalancer and all below is the management API's unless api.on_gateway is false; found \"/api/v1/loadbalancer/stats\"",
+        ),
+        (
+            "",
+            "[[routes]]\npath = \"/a\"\nservice = \"other\"",
+            "routes[1].service: expected the name of a service, one of web; found \"other\"",
+        ),
+        (
+            "",
+            "[[routes]]\npath = \"/a\"",
+            "routes[1].service: expected the name of a service: 1 to 63 lower-case letters, digits or hyphens, without a hyphen at either end, such as \"main-backend\"; found nothing",
+        ),
+        (
+            "",
+            "[[vips]]\naddress = \"10.0.0.9\"\nport = 80\nservice = \"web\"",
+            "vips[0]: expected datapath.interfaces to name the interface that its packets come in by; found none",
+        ),
+        (
+            "datapath.mode = \"off\"",
+            "[[vips]]\naddress = \"10.0.0.9\"\nport = 80\nservice = \"web\"",
+            "datapath.mode: expected another mode, because vips[0] is there to be served; found \"off\"",
+        ),
+        (
+            ETH0,
+            "[[vips]]\naddress = \"224.0.0.1\"\nport = 80\nservice = \"web\"",
+            "vips[0].address: expected an IPv4 or IPv6 unicast address, such as \"10.0.0.100\"; found \"224.0.0.1\"",
+        ),
+        (
+            ETH0,
+            "[[vips]]\naddress = \"10.0.0.9\"\nport = 0\nservice = \"web\"",
+            "vips[0].port: expected a number from 1 to 65535, such as 443; found 0",
+        ),
+        (
+            ETH0,
+            "[[vips]]\naddress = \"10.0.0.9\"\nport = 80\nprotocol = \"sctp\"\nservice = \"web\"",
+            "vips[0].protocol: expected \"tcp\" or \"udp\", such as \"tcp\"; found \"sctp\"",
+        ),
+        (
+            ETH0,
+            "[[vips]]\naddress = \"fd00::9\"\nport = 80\nservice = \"web\"",
+            "vips[0].service: expected a service with instances of the VIP's address family, IPv6; found \"web\"",
+        ),
+        (
+            ETH0,
+            "[[vips]]\naddress = \"10.0.0.9\"\nport = 80\nservice = \"web\"\n[[vips]]\naddress = \"10.0.0.9\"\nport = 80\nservice = \"web\"",
+            "vips[1]: expected every address, port and protocol in one VIP; found the same in vips[0]",
+        ),
+        (
+            "gateway.listen = \"10.0.0.9:80\"\ndatapath.interfaces = \"eth0\"",
+            "[[vips]]\naddress = \"10.0.0.9\"\nport = 80\nservice = \"web\"",
+            "vips[0]: expected an address and port that is not listened on, but gateway.listen[0] is it; found tcp/10.0.0.9:80",
+        ),
+        (
+            "datapath = { interfaces = [\"eth0\"], nat_sources = [\"10.0.0.9\"] }",
+            "[[vips]]\naddress = \"10.0.0.9\"\nport = 80\nservice = \"web\"",
+            "datapath.nat_sources[0]: expected an address that is no VIP, but vips[0] has it; found \"10.0.0.9\"",
+        ),
+        (
+            "datapath = { interfaces = [\"eth0\"], max_tables = 2 }",
+            "[[vips]]\naddress = \"10.0.0.9\"\nport = 80\nservice = \"web\"",
+            "datapath.max_tables: expected at least 3 for the services that VIPs lead to; found 2",
+        ),
+    ];
+    for (front, behind, expected) in cases {
+        let text = format!("{front}\n{GOOD}{behind}\n");
+        let found = faults(load_text(&text));
+        let [found] = found.as_slice() else {
+            panic!(
+                "{} faults instead of one in {text}\n{found:#?}",
+                found.len()
+            );
+        };
+        let (_, said) = found.split_once(": ").unwrap();
+        assert_eq!(said, *expected, "{text}");
+    }
+}
+
+#[test]
+fn syntax_errors_are_reported_together_with_what_other_sources_got_wrong() {
+    let text = "[gateway]\nlisten = = 3\nworkers = \"x\nheader_timeout = 3\n";
+    let found = faults(load_all(
+        text,
+        &[("LB_WORKERS", "0")],
+        &Overrides::default(),
+    ));
+    assert_eq!(
+        found,
+        [
+            "lb.toml:2:10: expected valid TOML; found \"listen = = 3\" (extra `=`, expected \
+             nothing)",
+            "lb.toml:2:12: expected valid TOML; found \"listen = = 3\" (unexpected key or value, \
+             expected newline, `#`)",
+            "lb.toml:3:13: expected valid TOML; found \"workers = \\\"x\" (invalid basic string, \
+             expected `\"`)",
+            "environment variable LB_WORKERS: gateway.workers: expected a number from 1 to 1024, \
+             such as 4; found \"0\"",
+        ]
+    );
+}
+
+#[test]
+fn a_key_that_is_set_twice_hides_no_other_fault() {
+    let text = "[gateway]\nworkers = 1\nworkers = 2\nheader_timeout = 3\n[gateway]\n";
+    assert_eq!(
+        faults(load_text(text)),
+        [
+            "lb.toml:3:1: expected every key once; found \"workers = 2\" (duplicate key)",
+            "lb.toml:4:18: gateway.header_timeout: expected a duration from 10ms to 1h, such as \
+             \"30s\"; found 3 (the unit is missing)",
+            "lb.toml:5:2: expected every key once; found \"[gateway]\" (duplicate key)",
+        ]
+    );
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_a_fault() {
+    let folder = tempfile::tempdir().unwrap();
+    let load_file = |file: PathBuf| {
+        let sources = Sources {
+            file: Some(file),
+            ..Sources::default()
+        };
+        load(&sources).unwrap_err().to_string()
+    };
+    let missing = folder.path().join("none.toml");
+    let expected = format!(
+        "1 fault in the configuration:\n  {}: expected a readable file; found nothing (No such \
+         file or directory (os error 2))",
+        missing.display()
+    );
+    assert_eq!(load_file(missing), expected);
+    let latin = folder.path().join("latin.toml");
+    std::fs::write(&latin, b"a = 1\n# \xe9\n").unwrap();
+    let expected = "expected a file in UTF-8; found another encoding (invalid byte in line 2)";
+    let found = load_file(latin);
+    assert!(found.ends_with(expected), "{found}");
+    let folder_itself = load_file(folder.path().to_owned());
+    assert!(folder_itself.contains("Is a directory"), "{folder_itself}");
+}
+
+#[test]
+fn columns_count_characters() {
+    let text = "[log]\n\"größe\" = 1 # ä\n[api]\ntoken = 'ää'\non_gateway = 'ää'";
+    let places: Vec<_> = load_text(text)
+        .unwrap_err()
+        .list()
+        .iter()
+        .map(|fault| (fault.origin.to_string(), fault.path.pointer()))
+        .collect();
+    let place = |at: &str, path: &str| (format!("lb.toml:{at}"), path.to_owned());
+    assert_eq!(
+        places,
+        [
+            place("2:1", "/log/größe"),
+            place("4:9", "/api/token"),
+            place("5:14", "/api/on_gateway"),
+        ]
+    );
+}

@@ -1,0 +1,289 @@
+//! What holds when several sources speak.
+
+use std::time::Duration;
+
+use super::*;
+use crate::model::{
+    Algorithm, DatapathMode, Forwarding, GatewaySpec, HashKey, HealthCheckSpec, HostPattern,
+    PathPattern, Probe, TimeoutSpec,
+};
+
+#[test]
+fn nothing_at_all_gives_the_defaults_of_the_model() {
+    let config = load_text("").unwrap();
+    assert_eq!(config.daemon, DaemonSpec::default());
+    let address = ([0, 0, 0, 0], 8000).into();
+    assert_eq!(
+        config.desired,
+        Desired {
+            listeners: vec![ListenerSpec { address }],
+            gateway: GatewaySpec::default(),
+            ..Desired::default()
+        }
+    );
+    assert!(config.settings.iter().all(|s| s.origin == Origin::Default));
+}
+
+#[test]
+fn flags_win_over_the_environment_and_that_over_the_file() {
+    let file = "[gateway]\nlisten = [\"10.0.0.1:80\"]\n[log]\nlevel = \"warn\"\n\
+                [defaults]\nalgorithm = \"round_robin\"\n";
+    let env = [("PORT", "9000"), ("LB_DEFAULT_ALGORITHM", "adaptive")];
+    let flags = Overrides {
+        default_algorithm: Some("consistent_hash".to_owned()),
+        workers: Some("3".to_owned()),
+        ..Overrides::default()
+    };
+    let config = load_all(file, &env, &flags).unwrap();
+    for (path, expected) in [
+        ("log.level", "\"warn\" # lb.toml:4:9"),
+        ("log.format", "\"text\" # default"),
+        (
+            "gateway.listen",
+            "[\"0.0.0.0:9000\"] # environment variable PORT",
+        ),
+        ("gateway.workers", "3 # flag --workers"),
+        (
+            "defaults.algorithm",
+            "\"consistent_hash\" # flag --default-algorithm",
+        ),
+    ] {
+        assert_eq!(setting(&config, path), expected, "{path}");
+    }
+    assert_eq!(config.daemon.workers, 3);
+    assert_eq!(
+        config.desired.listeners[0].address,
+        ([0, 0, 0, 0], 9000).into()
+    );
+}
+
+#[test]
+fn every_flag_reaches_its_setting() {
+    let some = |text: &str| Some(text.to_owned());
+    let flags = Overrides {
+        config: None,
+        listen: vec!["127.0.0.1:1".to_owned(), "2".to_owned()],
+        api_listen: some("off"),
+        workers: some("7"),
+        log_level: some("Debug"),
+        log_format: some("json"),
+        interface: vec!["eth0".to_owned(), "eth1".to_owned()],
+        datapath_mode: some("generic"),
+        default_algorithm: some("adaptive"),
+    };
+    let config = load_all("", &[], &flags).unwrap();
+    for (path, expected) in [
+        (
+            "gateway.listen",
+            "[\"127.0.0.1:1\", \"0.0.0.0:2\"] # flag --listen",
+        ),
+        ("api.listen", "\"off\" # flag --api-listen"),
+        ("gateway.workers", "7 # flag --workers"),
+        ("log.level", "\"debug\" # flag --log-level"),
+        ("log.format", "\"json\" # flag --log-format"),
+        (
+            "datapath.interfaces",
+            "[\"eth0\", \"eth1\"] # flag --interface",
+        ),
+        ("datapath.mode", "\"generic\" # flag --datapath-mode"),
+        (
+            "defaults.algorithm",
+            "\"adaptive\" # flag --default-algorithm",
+        ),
+    ] {
+        assert_eq!(setting(&config, path), expected, "{path}");
+    }
+    assert_eq!(config.daemon.api.listen, None);
+    assert_eq!(config.daemon.datapath.mode, DatapathMode::Generic);
+}
+
+#[test]
+fn a_service_takes_from_the_defaults_what_it_does_not_say() {
+    let config = load_text(
+        r#"
+[defaults]
+algorithm = "adaptive"
+hash_key = "path"
+forwarding = "l2dsr"
+health_check = { interval = "1s", rise = 5 }
+timeouts.connect = "1s"
+
+[services.plain]
+instances = ["10.0.0.1:1"]
+
+[services.own]
+algorithm = "consistent_hash"
+hash_key = "header:X-User"
+forwarding = "nat"
+instances = [{ endpoint = "http://localhost:81/", weight = 0 }, "[fd00::1]:2"]
+health_check = { path = "/up?deep=1", status = 204, host = "h:1", fall = 1, port = 9 }
+timeouts = { request = "1h30m", idle = "250ms" }
+
+[[routes]]
+path = "/*"
+service = "plain"
+
+[[routes]]
+host = "*.Example.org"
+path = "/a"
+service = "own"
+"#,
+    )
+    .unwrap();
+    let [own, plain] = config.desired.services.as_slice() else {
+        panic!("{:?}", config.desired.services);
+    };
+    // The default timeout of 2 s does not fit the interval.
+    let second = Duration::from_secs(1);
+    let check = HealthCheckSpec {
+        interval: second,
+        timeout: second,
+        rise: 5,
+        ..HealthCheckSpec::default()
+    };
+    assert_eq!(plain.algorithm, Algorithm::Adaptive);
+    assert_eq!(plain.hash_key, HashKey::Path);
+    assert_eq!(plain.forwarding, Forwarding::L2Dsr);
+    assert_eq!(plain.health_check, Some(check.clone()));
+    assert_eq!(plain.instances[0].weight, 1);
+    let timeouts = TimeoutSpec {
+        connect: second,
+        ..TimeoutSpec::default()
+    };
+    assert_eq!(plain.timeouts, timeouts);
+
+    assert_eq!(own.algorithm, Algorithm::ConsistentHash);
+    assert_eq!(own.hash_key, HashKey::Header("x-user".to_owned()));
+    assert_eq!(own.forwarding, Forwarding::Nat);
+    assert_eq!(own.instances[0].weight, 0);
+    assert_eq!(own.instances[0].endpoint.name(), "http://localhost:81");
+    assert_eq!(
+        own.instances[1].endpoint.address(),
+        "[fd00::1]:2".parse().unwrap()
+    );
+    let probe = Probe::Http {
+        path: "/up?deep=1".to_owned(),
+        status: (204, 204),
+        host: Some("h:1".to_owned()),
+    };
+    let expected = HealthCheckSpec {
+        probe,
+        fall: 1,
+        port: Some(9),
+        ..check
+    };
+    assert_eq!(own.health_check, Some(expected));
+    let expected = TimeoutSpec {
+        request: Duration::from_secs(5400),
+        idle: Duration::from_millis(250),
+        ..timeouts
+    };
+    assert_eq!(own.timeouts, expected);
+
+    let [any, suffix] = config.desired.routes.as_slice() else {
+        panic!("{:?}", config.desired.routes);
+    };
+    assert_eq!(any.host, HostPattern::Any);
+    assert_eq!(any.path, PathPattern::Prefix("/".to_owned()));
+    assert_eq!(suffix.host, HostPattern::Suffix("example.org".to_owned()));
+    assert_eq!(suffix.path, PathPattern::Exact("/a".to_owned()));
+    for (path, expected) in [
+        ("services.plain.algorithm", "\"adaptive\" # lb.toml:3:13"),
+        ("services.plain.health_check.rise", "5 # lb.toml:6:42"),
+        ("services.plain.health_check.timeout", "\"1s\" # default"),
+        ("services.own.health_check.type", "\"http\" # default"),
+        ("services.own.instances[0].weight", "0 # lb.toml:16:60"),
+    ] {
+        assert_eq!(setting(&config, path), expected, "{path}");
+    }
+}
+
+#[test]
+fn a_service_that_only_udp_reaches_is_not_checked_unless_it_asks() {
+    let text = |check: &str, more: &str| {
+        format!(
+            "datapath.interfaces = [\"eth0\"]\n[services.dns]\ninstances = [\"10.0.0.1:53\"]\n\
+             {check}\n[[vips]]\naddress = \"10.0.0.9\"\nport = 53\nprotocol = \"udp\"\n\
+             service = \"dns\"\n{more}"
+        )
+    };
+    let checked = |text: &str| {
+        load_text(text).unwrap().desired.services[0]
+            .health_check
+            .is_some()
+    };
+    assert!(!checked(&text("", "")));
+    assert!(checked(&text("health_check.enabled = true", "")));
+    let tcp = "[[vips]]\naddress = \"10.0.0.9\"\nport = 53\nservice = \"dns\"\n";
+    assert!(checked(&text("", tcp)));
+    assert!(!checked(&text("health_check.enabled = false", tcp)));
+}
+
+#[test]
+fn a_port_alone_means_every_ipv4_address_but_loopback_for_the_api() {
+    for (listen, gateway, api) in [
+        ("81", "0.0.0.0:81", "127.0.0.1:81"),
+        (":81", "0.0.0.0:81", "127.0.0.1:81"),
+        ("localhost:81", "127.0.0.1:81", "127.0.0.1:81"),
+        ("0.0.0.0:81", "0.0.0.0:81", "0.0.0.0:81"),
+        ("[::]:81", "[::]:81", "[::]:81"),
+    ] {
+        let config = load_text(&format!("[gateway]\nlisten = \"{listen}\"")).unwrap();
+        assert_eq!(
+            config.desired.listeners[0].address,
+            gateway.parse().unwrap()
+        );
+        let config = load_text(&format!("[api]\nlisten = \"{listen}\"")).unwrap();
+        assert_eq!(config.daemon.api.listen, Some(api.parse().unwrap()));
+    }
+    let config = load_text("[gateway]\nlisten = []\n[api]\nlisten = 81").unwrap();
+    assert_eq!(config.desired.listeners, []);
+    assert_eq!(
+        config.daemon.api.listen,
+        Some("127.0.0.1:81".parse().unwrap())
+    );
+}
+
+#[test]
+fn a_token_comes_from_one_place_and_is_never_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    std::fs::write(&file, "from-file\n").unwrap();
+    let text = format!("[api]\ntoken_file = {:?}\n", file.display().to_string());
+    let token = |config: &Config| config.daemon.api.token.clone();
+    assert_eq!(
+        token(&load_text(&text).unwrap()).as_deref(),
+        Some("from-file")
+    );
+    let env = [("LB_API_TOKEN", "from-env")];
+    let config = load_all(&text, &env, &Overrides::default()).unwrap();
+    assert_eq!(token(&config).as_deref(), Some("from-env"));
+    assert!(!config.effective().to_string().contains("from-env"));
+    let both = load_text(&format!("{text}token = \"a\"")).map(|_| ());
+    assert_eq!(
+        both.unwrap_err().list()[0].expected,
+        "either token or token_file"
+    );
+
+    let secret = load_text("[api]\ntoken = \"two words\"")
+        .unwrap_err()
+        .to_string();
+    assert!(!secret.contains("two words"), "{secret}");
+}
+
+#[test]
+fn the_summary_counts_and_remarks() {
+    let config = load_text(include_str!("../../../../examples/l4.toml")).unwrap();
+    assert_eq!(
+        config.summary().to_string(),
+        "3 services with 10 instances, 0 routes, 5 VIPs (4 TCP, 1 UDP)\n\
+         HTTP not listened for; API on 127.0.0.1:7700 and beside HTTP"
+    );
+    let config = load_text("[services.a]\ninstances = [\"10.0.0.1:1\"]").unwrap();
+    assert_eq!(
+        config.summary().to_string(),
+        "1 service with 1 instance, 0 routes, 0 VIPs (0 TCP, 0 UDP)\n\
+         HTTP on 0.0.0.0:8000; API on 127.0.0.1:7700 and beside HTTP\n\
+         note: lb.toml:1:11: services.a: no route and no VIP leads here"
+    );
+}
