@@ -44,19 +44,11 @@ use axum::{
 };
 use tower::util::BoxCloneSyncService;
 
+pub use crate::config::API_PATHS as PREFIXES;
 pub(crate) use error::Problem;
 pub use error::{ApiError, Fault};
 pub use server::{ServeError, serve};
 pub use state::{ApiState, Reload, ReloadFailure, Reloaded};
-
-/// The path prefixes that belong to the API on a listener that it shares with routes. Each stands
-/// for itself and everything below it; see [`owns`].
-pub const PREFIXES: [&str; 4] = [
-    "/health",
-    "/metrics",
-    "/api/v1/loadbalancer",
-    "/api/v1/admin/loadbalancer",
-];
 
 /// Whether `path`, as it stands in the request, belongs to the API: one of [`PREFIXES`] or below
 /// one. `/healthy` does not.

@@ -14,6 +14,7 @@ mod client;
 mod error;
 mod format;
 mod instances;
+mod local;
 mod services;
 mod status;
 
@@ -26,7 +27,7 @@ use std::{
 use clap::Parser as _;
 
 pub use args::Cli;
-use args::Command;
+use args::{Command, Question};
 use client::Client;
 pub use error::CliError;
 
@@ -117,6 +118,13 @@ fn dispatch(cli: Cli, out: &mut (dyn Write + Send)) -> Result<(), CliError> {
         connection,
         command,
     } = cli;
+    let command = match command {
+        Command::Check {
+            overrides,
+            effective,
+        } => return local::check(overrides, effective, out),
+        Command::Ask(command) => command,
+    };
     let context = Context {
         client: Client::new(&connection.api, connection.token)?,
         json: connection.json,
@@ -126,20 +134,21 @@ fn dispatch(cli: Cli, out: &mut (dyn Write + Send)) -> Result<(), CliError> {
         .enable_all()
         .build()
         .map_err(CliError::Runtime)?;
-    runtime.block_on(execute(context, command))
+    runtime.block_on(ask(context, command))
 }
 
-async fn execute(mut context: Context<'_>, command: Command) -> Result<(), CliError> {
+/// The commands that are a client of the API.
+async fn ask(mut context: Context<'_>, command: Question) -> Result<(), CliError> {
     match command {
-        Command::Status => status::status(&mut context).await,
-        Command::Stats { service } => status::stats(&mut context, service.as_deref()).await,
-        Command::Services => services::services(&mut context).await,
-        Command::Routes => services::routes(&mut context).await,
-        Command::Vips => services::vips(&mut context).await,
-        Command::Instances { command } => instances::run(&mut context, command).await,
-        Command::Algorithm { command } => algorithms::run(&mut context, command).await,
-        Command::Reload => admin::reload(&mut context).await,
-        Command::Metrics => admin::metrics(&mut context).await,
+        Question::Status => status::status(&mut context).await,
+        Question::Stats { service } => status::stats(&mut context, service.as_deref()).await,
+        Question::Services => services::services(&mut context).await,
+        Question::Routes => services::routes(&mut context).await,
+        Question::Vips => services::vips(&mut context).await,
+        Question::Instances { command } => instances::run(&mut context, command).await,
+        Question::Algorithm { command } => algorithms::run(&mut context, command).await,
+        Question::Reload => admin::reload(&mut context).await,
+        Question::Metrics => admin::metrics(&mut context).await,
     }
 }
 

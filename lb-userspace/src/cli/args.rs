@@ -2,10 +2,12 @@
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::config::Overrides;
+
 /// A load balancer with one control plane and two data planes: XDP in the kernel for TCP and UDP,
 /// an HTTP proxy in user space.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "lb", version, about, arg_required_else_help = true, after_help = AFTER_HELP)]
+#[command(name = "lb", version, arg_required_else_help = true, after_help = AFTER_HELP)]
 pub struct Cli {
     #[command(flatten)]
     pub(super) connection: Connection,
@@ -15,6 +17,7 @@ pub struct Cli {
 
 const AFTER_HELP: &str = "\
 Examples:
+  lb check --config /etc/lb/lb.toml
   lb status
   lb instances list main-backend
   lb instances drain main-backend http://localhost:8081 --wait
@@ -52,6 +55,21 @@ pub(super) struct Connection {
 /// What to do.
 #[derive(Clone, Debug, Subcommand)]
 pub(super) enum Command {
+    /// Check the configuration and report every fault
+    Check {
+        /// Print every setting in force and where it comes from
+        #[arg(long)]
+        effective: bool,
+        #[command(flatten)]
+        overrides: Overrides,
+    },
+    #[command(flatten)]
+    Ask(Question),
+}
+
+/// What to ask a running lb, or to tell it.
+#[derive(Clone, Debug, Subcommand)]
+pub(super) enum Question {
     /// How lb and its services are
     Status,
     /// Requests, latencies, answers and shares

@@ -3,7 +3,7 @@
 use std::{io, time::Duration};
 
 use super::{FAILED, USAGE};
-use crate::api::Fault;
+use crate::{api::Fault, config::Faults};
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +72,9 @@ pub enum CliError {
         /// What is left.
         left: String,
     },
+    /// The configuration has faults.
+    #[error(transparent)]
+    Configuration(#[from] Faults),
     /// The result cannot be written.
     #[error("cannot write the result: {0}")]
     Output(#[from] io::Error),

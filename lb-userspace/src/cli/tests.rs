@@ -399,3 +399,31 @@ fn a_reader_that_leaves_is_no_error() {
     let code = run(["lb", "--api", &api, "services"], &mut Gone, &mut errors);
     assert_eq!((code, errors.len()), (OK, 0));
 }
+
+#[test]
+fn check_reports_every_fault_or_sums_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let good = write(
+        "good.toml",
+        "[gateway]\nlisten = [\"127.0.0.1:8000\"]\n\n[services.web]\n\
+         instances = [\"http://127.0.0.1:8081\"]\n",
+    );
+    let text = command(&format!("lb check --config {good}")).ok();
+    assert!(text.contains("1 service with 1 instance"), "{text}");
+    let text = command(&format!("lb check --config {good} --effective")).ok();
+    assert!(text.contains("gateway.listen"), "{text}");
+    let bad = write(
+        "bad.toml",
+        "[gateway]\nlisten = [\"nowhere\"]\nlissen = 1\n",
+    );
+    let errors = command(&format!("lb check --config {bad}")).failed(FAILED);
+    assert!(
+        errors.contains("nowhere") && errors.contains("lissen"),
+        "{errors}"
+    );
+}
