@@ -9,6 +9,7 @@ pub mod api;
 pub mod balance;
 pub mod cli;
 pub mod config;
+pub mod l7;
 pub mod model;
 pub mod registry;
 pub mod resilience;

@@ -11,7 +11,10 @@ use super::{
     forms::{Choice, Number, Period, Switch},
     origin::Sourced,
     reader::Section,
-    values::{API_LISTEN, FILE, INTERFACE, LISTEN, LOG_LEVEL, NAT_SOURCE, PIN_PATH, PORTS, TOKEN},
+    values::{
+        API_LISTEN, FILE, INTERFACE, LISTEN, LOG_LEVEL, NAT_SOURCE, PIN_PATH, PORTS, TOKEN,
+        TRUSTED_PROXY,
+    },
 };
 use crate::model::{
     ApiSpec, DaemonSpec, DatapathMode, DatapathSpec, GatewaySpec, LogFormat, LogSpec,
@@ -97,7 +100,9 @@ pub(super) fn read_gateway(root: &mut Section<'_, '_>) -> ReadGateway {
             pool_idle_per_instance,
             pool_idle_timeout,
             drain_timeout,
+            trusted_proxies,
         } = GatewaySpec::default();
+        let trusted_proxies = t.list("trusted_proxies", &TRUSTED_PROXY, &trusted_proxies);
         let mut time = |key, form: Period, unset| t.value(key, &form, &Sourced::unset(unset)).value;
         let header_timeout = time("header_timeout", period(10, 3600, "30s"), header_timeout);
         let pool_idle_timeout = time(
@@ -123,6 +128,7 @@ pub(super) fn read_gateway(root: &mut Section<'_, '_>) -> ReadGateway {
             ),
             pool_idle_timeout,
             drain_timeout,
+            trusted_proxies: trusted_proxies.iter().map(|range| range.value).collect(),
         };
         ReadGateway {
             spec,

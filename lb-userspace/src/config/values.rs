@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::forms::{Pattern, Refused};
-use crate::model::{HashKey, HostPattern, PathPattern, ServiceName};
+use crate::model::{HashKey, HostPattern, IpPrefix, PathPattern, ServiceName};
 
 /// An address that can be listened on. A port alone means every IPv4 address of the host: that is
 /// what `PORT` has always meant to people, and it works where IPv6 is switched off.
@@ -148,6 +148,16 @@ pub(super) const NAT_SOURCE: Pattern<IpAddr> = Pattern {
     numbers: false,
     secret: false,
     parse: |text| unicast(text).ok_or_else(Refused::default),
+    show: ToString::to_string,
+};
+
+/// Addresses of proxies before lb.
+pub(super) const TRUSTED_PROXY: Pattern<IpPrefix> = Pattern {
+    expected: "an address or a range of addresses without bits beyond its length",
+    example: "10.0.0.0/8",
+    numbers: false,
+    secret: false,
+    parse: |text| text.parse().map_err(|_| Refused::default()),
     show: ToString::to_string,
 };
 

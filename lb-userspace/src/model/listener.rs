@@ -2,6 +2,8 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use super::IpPrefix;
+
 /// A socket that HTTP clients connect to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ListenerSpec {
@@ -24,6 +26,9 @@ pub struct GatewaySpec {
     pub pool_idle_timeout: Duration,
     /// How long a shutdown waits for requests in flight.
     pub drain_timeout: Duration,
+    /// Peers whose `X-Forwarded-*` fields are believed. From any other peer those fields are
+    /// replaced, or a client could choose the address that instances take it for.
+    pub trusted_proxies: Vec<IpPrefix>,
 }
 
 impl Default for GatewaySpec {
@@ -35,6 +40,7 @@ impl Default for GatewaySpec {
             pool_idle_per_instance: 256,
             pool_idle_timeout: Duration::from_secs(60),
             drain_timeout: Duration::from_secs(30),
+            trusted_proxies: Vec::new(),
         }
     }
 }

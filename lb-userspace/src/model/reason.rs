@@ -38,6 +38,10 @@ reasons! {
     NoRoute: 404, "no_route", "destination_not_found";
     /// The request breaks a rule of HTTP that lb enforces.
     BadRequest: 400, "bad_request", "http_request_error";
+    /// The request asks for something of HTTP that lb does not do, such as `CONNECT`.
+    Unsupported: 501, "unsupported", "http_request_error";
+    /// The client stopped sending the body of its request.
+    ClientTimeout: 408, "client_timeout", "http_request_error";
     /// The service has no instance that may be chosen.
     NoInstance: 503, "no_instance", "destination_unavailable";
     /// No connection: refused, unreachable or reset while connecting.

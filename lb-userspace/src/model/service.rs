@@ -70,7 +70,8 @@ pub struct HealthCheckSpec {
 pub struct TimeoutSpec {
     /// To establish a connection.
     pub connect: Duration,
-    /// From the request's arrival to the head of the answer, all tries together.
+    /// From the request's arrival to the head of the answer, all tries together. It starts anew
+    /// with each part of the request's body, so a long upload that makes progress is not cut.
     pub request: Duration,
     /// Longest silence between two parts of the answer's body.
     pub idle: Duration,

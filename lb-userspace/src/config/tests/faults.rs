@@ -36,7 +36,7 @@ service = "wbe"
         [
             "lb.toml:3:1: gateway.lisen: expected one of the keys of gateway: drain_timeout, \
              header_timeout, listen, max_head_bytes, max_headers, pool_idle_per_instance, \
-             pool_idle_timeout, workers; found \"lisen\" (did you mean \"listen\"?)",
+             pool_idle_timeout, trusted_proxies, workers; found \"lisen\" (did you mean \"listen\"?)",
             "lb.toml:4:18: gateway.header_timeout: expected a duration from 10ms to 1h, such as \
              \"30s\"; found \"30\" (the unit is missing)",
             "lb.toml:8:13: services.web.algorithm: expected \"round_robin\", \
@@ -168,6 +168,11 @@ fn each_fault_is_said_in_its_own_words() {
             "datapath.nat_sources = [\"10.0.0.1\", \"10.0.0.2\"]",
             "",
             "datapath.nat_sources[1]: expected at most one address of each family; found the same in datapath.nat_sources[0]",
+        ),
+        (
+            "gateway.trusted_proxies = [\"10.0.0.0/8\", \"10.0.0.1/8\"]",
+            "",
+            "gateway.trusted_proxies[1]: expected an address or a range of addresses without bits beyond its length, such as \"10.0.0.0/8\"; found \"10.0.0.1/8\"",
         ),
         (
             "datapath.nat_sources = [\"127.0.0.1\"]",

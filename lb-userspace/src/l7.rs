@@ -1,0 +1,174 @@
+//! The L7 data plane: an HTTP/1.1 reverse proxy, one thread a worker.
+//!
+//! Each worker is a current-thread runtime with its own `SO_REUSEPORT` listeners, its own view of
+//! the snapshot and its own connections to instances, so that requests on different cores share
+//! nothing but the counters that balancing needs. hyper parses and frames on both sides; its
+//! connections are driven directly, without a client that keeps a pool behind a lock.
+//!
+//! One request passes the modules in this order: [`connection`] (limits of a client's connection),
+//! [`proxy`] (the way of a request), [`head`] (what a request must look like), [`management`] or
+//! [`router`], [`headers`] (what is forwarded), [`exchange`] with [`pool`] (one try on one
+//! instance), [`body`] and [`tunnel`] (what follows the heads), [`answer`] (answers of lb's own).
+//!
+//! Deliberately absent: TLS, HTTP/2 and HTTP/3, caching, compression, rewriting of paths or
+//! bodies. A request is retried once at most, and never when an instance may have acted upon it
+//! unless repeating it is harmless by the definition of its method.
+
+mod answer;
+mod body;
+mod connection;
+mod exchange;
+mod head;
+mod headers;
+mod key;
+mod listeners;
+mod management;
+mod pool;
+mod proxy;
+mod pulse;
+mod router;
+mod tunnel;
+mod worker;
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    runtime::Builder,
+    sync::{mpsc, oneshot},
+    task::LocalSet,
+};
+
+use self::{listeners::Listeners, worker::Worker};
+use crate::{model::Clock, registry::Registry};
+
+pub use management::{Management, ManagementService};
+pub use worker::GatewayStats;
+
+/// Why the proxy did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum L7Error {
+    /// A listener's address cannot be used.
+    #[error("expected to listen at {address}, found: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A worker's thread or runtime cannot be made.
+    #[error("expected to start a worker, found: {0}")]
+    Worker(#[from] io::Error),
+}
+
+/// The running proxy. Dropping it cuts every connection; [`Proxy::shutdown`] is the polite way.
+#[derive(Debug)]
+pub struct Proxy {
+    stats: Arc<GatewayStats>,
+    stop: Option<oneshot::Sender<Instant>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// Starts `workers` threads (at least one) that serve the listeners, routes and services that
+/// `registry` publishes, now and after every change. Counters of instances are sharded by worker,
+/// so `workers` should be what the registry was made with.
+///
+/// # Errors
+/// When an address of the current snapshot cannot be listened at, or a thread cannot be made.
+/// Addresses that a later snapshot adds are tried until they can be opened, with a line in the log.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "every worker keeps a clone of its own; the caller has no further use for its"
+)]
+pub fn start(
+    registry: Arc<Registry>,
+    clock: Clock,
+    workers: usize,
+    management: Option<Management>,
+) -> Result<Proxy, L7Error> {
+    let mut proxy = Proxy {
+        stats: Arc::default(),
+        stop: None,
+        threads: Vec::new(),
+    };
+    let mut orders = Vec::new();
+    for index in 0..workers.max(1) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        orders.push(sender);
+        let (registry, clock) = (Arc::clone(&registry), clock.clone());
+        let (management, stats) = (management.clone(), Arc::clone(&proxy.stats));
+        proxy.spawn(format!("lb-l7-{index}"), move |local, runtime| {
+            let worker = Worker::new(index, registry, clock, management, stats);
+            local.block_on(&runtime, worker.run(receiver));
+        })?;
+    }
+    let mut listeners = Listeners::new(orders);
+    // Dropping `proxy` on the way out ends the workers, whose orders have no giver any more.
+    if let Some(error) = listeners.follow(&registry.snapshot()).into_iter().next() {
+        drop(listeners);
+        return Err(error);
+    }
+    let (stop, stopped) = oneshot::channel();
+    proxy.stop = Some(stop);
+    proxy.spawn("lb-l7-listen".to_owned(), move |local, runtime| {
+        local.block_on(&runtime, listeners.run(registry, stopped));
+    })?;
+    Ok(proxy)
+}
+
+impl Proxy {
+    /// What is counted for the gateway as a whole.
+    #[must_use]
+    pub const fn stats(&self) -> &Arc<GatewayStats> {
+        &self.stats
+    }
+
+    /// Accepts no more connections, closes those that are between two requests, and waits until
+    /// the answers to all others are passed on, at most for `limit`; what is left then is told so
+    /// (503) or cut. Connections that became tunnels are cut at the limit.
+    ///
+    /// Blocks: call it where a thread may wait.
+    pub fn shutdown(mut self, limit: Duration) {
+        if let Some(stop) = self.stop.take() {
+            // When the thread is gone already, there is nobody left to tell.
+            let _ = stop.send(Instant::now() + limit);
+        }
+        self.join();
+    }
+
+    fn spawn(
+        &mut self,
+        name: String,
+        run: impl FnOnce(LocalSet, tokio::runtime::Runtime) + Send + 'static,
+    ) -> io::Result<()> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let thread = thread::Builder::new()
+            .name(name)
+            .spawn(move || run(LocalSet::new(), runtime))?;
+        self.threads.push(thread);
+        Ok(())
+    }
+
+    fn join(&mut self) {
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the proxy has panicked");
+            }
+        }
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.stop = None;
+        self.join();
+    }
+}
+
+#[cfg(test)]
+mod tests;

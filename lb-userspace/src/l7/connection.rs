@@ -1,0 +1,218 @@
+//! A client's connection: one task, from accept to close.
+//!
+//! hyper parses and frames; this task drives it, watches its limits through the [`Pulse`] and
+//! ends it when lb shuts down: at once between two requests, after the answer otherwise.
+
+use std::{
+    future::Future as _,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use hyper::{
+    rt::{Read, ReadBufCursor, Write},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::Instant,
+};
+
+use super::{
+    headers::Peer,
+    proxy,
+    pulse::{Look, Pulse},
+    worker::Worker,
+};
+use crate::model::{GatewaySpec, Timestamp};
+
+/// Smallest buffer that hyper accepts, in bytes.
+const SMALLEST_BUFFER: usize = 8192;
+
+/// hyper's own limit of header fields, for which it needs no allocation.
+const USUAL_HEADERS: usize = 100;
+
+/// How long, and how many bytes, lb goes on reading what it will not use after an answer that ends
+/// the connection: closing with unread bytes makes the kernel send a reset, which may overtake the
+/// answer (RFC 9112, 9.6).
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 256 * 1024;
+
+/// What the requests of a connection have in common.
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) worker: Rc<Worker>,
+    pub(super) pulse: Arc<Pulse>,
+    pub(super) address: SocketAddr,
+    pub(super) peer: Peer,
+}
+
+/// How hyper is to treat client connections under `gateway`.
+pub(super) fn protocol(gateway: &GatewaySpec) -> http1::Builder {
+    let mut protocol = http1::Builder::new();
+    protocol
+        // The pulse watches the head, too.
+        .header_read_timeout(None)
+        .max_header_size(gateway.max_head_bytes)
+        // The buffer bounds what is read ahead of a slow instance and what is held for a slow
+        // client. `pipeline_flush` would lift that bound, so it stays off.
+        .max_buf_size(gateway.max_head_bytes.max(SMALLEST_BUFFER));
+    if gateway.max_headers != USUAL_HEADERS {
+        protocol.max_headers(gateway.max_headers);
+    }
+    protocol
+}
+
+/// Serves a connection to its end.
+pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, address: SocketAddr) {
+    let view = worker.view();
+    let gateway = &view.snapshot.gateway;
+    let pulse = Arc::new(Pulse::new(worker.clock.now(), gateway.header_timeout));
+    let io = Watched {
+        io: TokioIo::new(stream),
+        pulse: Arc::clone(&pulse),
+    };
+    let client = Rc::new(Client {
+        peer: Peer::new(address.ip(), &gateway.trusted_proxies),
+        worker: Rc::clone(&worker),
+        pulse: Arc::clone(&pulse),
+        address,
+    });
+    let service = service_fn(move |request| proxy::serve(Rc::clone(&client), request));
+    let mut connection = view.protocol.serve_connection(io, service).with_upgrades();
+    drop(view);
+
+    let place = worker.enter(&pulse);
+    let mut timer = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
+    let mut armed = Timestamp(u64::MAX);
+    let mut told = false;
+    let mut cut = false;
+    let result = std::future::poll_fn(|cx| {
+        place.note(cx);
+        if worker.connections.are_draining() && !told {
+            told = true;
+            Pin::new(&mut connection).graceful_shutdown();
+        }
+        if armed != Timestamp(u64::MAX) && timer.is_elapsed() {
+            let now = worker.clock.now();
+            match pulse.look(now) {
+                Look::Again(at) => {
+                    armed = at;
+                    timer.as_mut().reset(Instant::now() + (at - now));
+                    let _ = timer.as_mut().poll(cx);
+                }
+                Look::Close => {
+                    cut = true;
+                    return Poll::Ready(Ok(()));
+                }
+            }
+        }
+        let polled = Pin::new(&mut connection).poll(cx);
+        let due = pulse.due();
+        if polled.is_pending() && due < armed {
+            armed = due;
+            let wait = due - worker.clock.now();
+            timer.as_mut().reset(Instant::now() + wait);
+            let _ = timer.as_mut().poll(cx);
+        }
+        polled
+    })
+    .await;
+    drop(place);
+    if let Err(error) = &result {
+        worker.stats.refused(error);
+    }
+    // There are no parts when the connection has become a tunnel.
+    if let Some(parts) = connection.into_parts()
+        && !cut
+    {
+        // In a box, or every connection would carry the buffer for its whole life.
+        Box::pin(linger(parts.io.io.into_inner())).await;
+    }
+}
+
+/// Reads and forgets for a while, so that the client gets to read the answer.
+async fn linger(mut stream: TcpStream) {
+    let forget = async {
+        let _ = stream.shutdown().await;
+        let mut buffer = [0; 4096];
+        let mut left = LINGER_BYTES;
+        while let Ok(read @ 1..) = stream.read(&mut buffer).await {
+            left = left.saturating_sub(read);
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(LINGER, forget).await;
+}
+
+/// A client's socket that notes whether the client takes what it is sent.
+#[derive(Debug)]
+pub(super) struct Watched {
+    pub(super) io: TokioIo<TcpStream>,
+    pulse: Arc<Pulse>,
+}
+
+impl Watched {
+    fn note(&self, written: &Poll<io::Result<usize>>) {
+        if written.is_pending() {
+            self.pulse.set_blocked(true);
+        } else {
+            self.pulse.set_blocked(false);
+            self.pulse.progressed();
+        }
+    }
+}
+
+impl Read for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buffer)
+    }
+}
+
+impl Write for Watched {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.io).poll_write(cx, bytes);
+        self.note(&written);
+        written
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.io).poll_write_vectored(cx, slices);
+        self.note(&written);
+        written
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}

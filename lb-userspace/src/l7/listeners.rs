@@ -1,0 +1,155 @@
+//! Which addresses are listened at, as the snapshot says.
+//!
+//! One thread opens the sockets, one for each worker and address, and hands them out: a fault is
+//! then met once, in one place. A worker never waits for it.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    time::Duration,
+};
+
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{L7Error, worker::Order};
+use crate::registry::{Registry, Snapshot};
+
+/// Connections that wait to be accepted, on each socket; the kernel lowers it to
+/// `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// Silence after which the kernel asks whether a peer is still there: tunnels may be idle for
+/// days, and a peer that has vanished says nothing.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+
+/// How long to wait before an address that could not be opened is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The open addresses and the workers that serve them.
+#[derive(Debug)]
+pub(super) struct Listeners {
+    workers: Vec<mpsc::UnboundedSender<Order>>,
+    open: BTreeSet<SocketAddr>,
+}
+
+impl Listeners {
+    /// No address is open.
+    pub(super) const fn new(workers: Vec<mpsc::UnboundedSender<Order>>) -> Self {
+        Self {
+            workers,
+            open: BTreeSet::new(),
+        }
+    }
+
+    /// Opens what `snapshot` has and is not open, then closes what it does not have.
+    ///
+    /// # Errors
+    /// For each address that could not be opened; the others are.
+    pub(super) fn follow(&mut self, snapshot: &Snapshot) -> Vec<L7Error> {
+        let wanted: BTreeSet<SocketAddr> =
+            snapshot.listeners.iter().map(|spec| spec.address).collect();
+        let gone: Vec<SocketAddr> = self.open.difference(&wanted).copied().collect();
+        for address in gone {
+            self.open.remove(&address);
+            self.workers.iter().for_each(|worker| {
+                // A worker that is gone has closed everything.
+                let _ = worker.send(Order::Close(address));
+            });
+        }
+        let mut errors = Vec::new();
+        let new: Vec<SocketAddr> = wanted.difference(&self.open).copied().collect();
+        for address in new {
+            match sockets(address, self.workers.len()) {
+                Ok(sockets) => {
+                    self.open.insert(address);
+                    for (worker, socket) in self.workers.iter().zip(sockets) {
+                        let _ = worker.send(Order::Open(address, socket));
+                    }
+                }
+                Err(source) => errors.push(L7Error::Listen { address, source }),
+            }
+        }
+        errors
+    }
+
+    /// Follows `registry` until `stop`; then gives the workers the last order.
+    pub(super) async fn run(
+        mut self,
+        registry: Arc<Registry>,
+        stop: oneshot::Receiver<std::time::Instant>,
+    ) {
+        let mut revision = registry.subscribe();
+        let mut stop = std::pin::pin!(stop);
+        let mut complained = BTreeSet::new();
+        loop {
+            revision.mark_unchanged();
+            let mut failed = BTreeSet::new();
+            for error in self.follow(&registry.snapshot()) {
+                // Once is enough: it is tried again every second.
+                if complained.insert(error.to_string()) {
+                    tracing::error!(%error, "listener is not open; lb goes on trying");
+                }
+                failed.insert(error.to_string());
+            }
+            complained = failed;
+            let retry = async {
+                if complained.is_empty() {
+                    std::future::pending::<()>().await;
+                }
+                tokio::time::sleep(RETRY).await;
+            };
+            tokio::select! {
+                changed = revision.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                }
+                () = retry => {}
+                deadline = &mut stop => {
+                    // Without an order the workers end at once, as their channels close.
+                    if let Ok(deadline) = deadline {
+                        for worker in &self.workers {
+                            let _ = worker.send(Order::Drain(deadline));
+                        }
+                    }
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// One listening socket for each worker. Sockets that share a port with `SO_REUSEPORT` would also
+/// share it with those of another lb that was started by mistake, each getting some of the
+/// connections; a socket without that option, bound first, finds that out.
+fn sockets(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
+    let alone = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    alone.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        alone.set_only_v6(true)?;
+    }
+    alone.bind(&address.into())?;
+    drop(alone);
+    (0..count).map(|_| socket(address)).collect()
+}
+
+fn socket(address: SocketAddr) -> io::Result<TcpListener> {
+    let domain = Domain::for_address(address);
+    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    if address.is_ipv6() {
+        // `[::]` and `0.0.0.0` are two listeners, whatever the system's default.
+        socket.set_only_v6(true)?;
+    }
+    // Accepted connections inherit these from the socket on Linux.
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}

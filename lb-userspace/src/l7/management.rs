@@ -1,0 +1,70 @@
+//! Requests for lb itself on a listener of the gateway.
+//!
+//! Whoever wires lb together says which paths these are and what answers them; the rule of access
+//! is the answerer's business, and for that it gets the peer's address.
+
+use std::{convert::Infallible, fmt, time::Duration};
+
+use axum::{body::Body, extract::ConnectInfo};
+use hyper::{Request, Response, body::Incoming};
+use tower::{ServiceExt as _, util::BoxCloneSyncService};
+
+use super::{answer, body::Answer, connection::Client, exchange::unless_stopped};
+use crate::model::Reason;
+
+/// What answers the requests.
+pub type ManagementService = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
+
+/// Longest time that an answer may take: a reload may have to resolve names.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Paths that are answered by lb instead of being routed.
+#[derive(Clone)]
+pub struct Management {
+    /// What answers them.
+    pub service: ManagementService,
+    /// The paths: each stands for itself and everything below it.
+    pub prefixes: &'static [&'static str],
+}
+
+impl fmt::Debug for Management {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("Management");
+        debug
+            .field("prefixes", &self.prefixes)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Management {
+    /// Whether `path` is one of them.
+    pub(super) fn owns(&self, path: &str) -> bool {
+        self.prefixes.iter().any(|prefix| {
+            path.strip_prefix(prefix)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        })
+    }
+}
+
+/// Answers a request for lb itself.
+pub(super) async fn answer(
+    client: &Client,
+    management: &Management,
+    request: Request<Incoming>,
+) -> Response<Answer> {
+    let worker = &client.worker;
+    client.pulse.arrived(worker.clock.now(), LIMIT);
+    let mut request = request.map(Body::new);
+    request.extensions_mut().insert(ConnectInfo(client.address));
+    let answer = management.service.clone().oneshot(request);
+    let answer = match unless_stopped(&client.pulse, answer).await {
+        Some(Ok(answer)) => answer.map(Answer::Management),
+        Some(Err(never)) => match never {},
+        None if client.pulse.stop() == super::pulse::Stop::Ending => {
+            answer::local(Reason::ShuttingDown, &worker.stats.answers)
+        }
+        None => answer::local(Reason::RequestTimeout, &worker.stats.answers),
+    };
+    client.pulse.answered(worker.clock.now());
+    answer
+}

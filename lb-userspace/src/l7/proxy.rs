@@ -1,0 +1,231 @@
+//! The way of a request: examine, route, pick, send, answer.
+//!
+//! See `docs/life-of-a-request.md` for the same in prose.
+
+use std::{convert::Infallible, rc::Rc};
+
+use hyper::{
+    Request, Response, StatusCode, Version,
+    body::Incoming,
+    header::{self, HeaderValue},
+    upgrade::OnUpgrade,
+};
+
+use super::{
+    answer,
+    body::{Answer, Passed, Upload},
+    connection::Client,
+    exchange::{self, Failure, Spare},
+    head::{self, Seen},
+    headers, key, management,
+    pool::{Lease, Pool},
+    tunnel,
+};
+use crate::{
+    balance::{Choice, Tried},
+    model::{Algorithm, InFlight, Instance, Outcome, Reason, Timestamp},
+    registry::Service,
+};
+
+/// Instances that one request may be sent to: the first choice, and one more when that fails
+/// before it has answered.
+const TRIES: usize = 2;
+
+/// Answers one request of a client. Never fails: what goes wrong becomes an answer.
+pub(super) async fn serve(
+    client: Rc<Client>,
+    mut request: Request<Incoming>,
+) -> Result<Response<Answer>, Infallible> {
+    let worker = &client.worker;
+    let now = worker.clock.now();
+    let view = worker.view();
+    let examined = match head::to_origin_form(&mut request) {
+        Ok(()) => head::examine(&request),
+        Err(reason) => Err(reason),
+    };
+    let (host, seen) = match examined {
+        Ok(examined) => (examined.host, examined.seen),
+        Err(reason) => return Ok(refuse(&client, reason, &worker.stats.answers)),
+    };
+    let path = request.uri().path();
+    if let Some(management) = &worker.management
+        && management.owns(path)
+    {
+        return Ok(Box::pin(management::answer(&client, management, request)).await);
+    }
+    let Some(position) = view.router.route(host, path) else {
+        return Ok(refuse(&client, Reason::NoRoute, &worker.stats.answers));
+    };
+    let service = &view.snapshot.services[position];
+    let timeouts = &service.spec.timeouts;
+    let stats = &service.stats;
+    if seen.has(Seen::MAX_FORWARDS) && head::ends_here(&mut request) {
+        return Ok(options(&client));
+    }
+    client.pulse.arrived(now, timeouts.request);
+    let key = match service.spec.algorithm {
+        Algorithm::ConsistentHash => {
+            let proxies = &view.snapshot.gateway.trusted_proxies;
+            let address = || client.peer.client(request.headers(), proxies);
+            key::hash(&service.spec.hash_key, &request, address)
+        }
+        _ => 0,
+    };
+    let (request, upgrade) = prepare(&client, request, seen);
+    let exchanged = forward(&client, service, now, key, request).await;
+    let answer = exchanged.and_then(|done| done.into_answer(&client, upgrade, timeouts.idle));
+    Ok(answer.unwrap_or_else(|reason| refuse(&client, reason, stats)))
+}
+
+/// An answer of lb's own.
+fn refuse(client: &Client, reason: Reason, stats: &crate::model::ServiceStats) -> Response<Answer> {
+    client.pulse.answered(client.worker.clock.now());
+    answer::local(reason, stats)
+}
+
+/// The answer to an `OPTIONS` that was to go no further than here (RFC 9110, 7.6.2).
+fn options(client: &Client) -> Response<Answer> {
+    client.pulse.answered(client.worker.clock.now());
+    let mut response = Response::new(Answer::Empty);
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response
+}
+
+/// Makes of a client's request the one that instances get, and keeps aside what turns the
+/// client's connection into a tunnel.
+fn prepare(
+    client: &Client,
+    mut request: Request<Incoming>,
+    seen: Seen,
+) -> (Request<Upload>, Option<OnUpgrade>) {
+    let upgrade = tunnel::is_wanted(&request, seen).then(|| hyper::upgrade::on(&mut request));
+    headers::request(request.headers_mut(), seen, &client.peer, upgrade.is_some());
+    *request.version_mut() = Version::HTTP_11;
+    let upload = |body| Upload::new(body, &client.worker, &client.pulse);
+    (request.map(upload), upgrade)
+}
+
+/// Sends a request to an instance, and to another one when that fails in a way that allows it.
+async fn forward(
+    client: &Client,
+    service: &Service,
+    now: Timestamp,
+    key: u64,
+    mut request: Request<Upload>,
+) -> Result<Exchanged, Reason> {
+    let worker = &client.worker;
+    let spare = Spare::new(&request);
+    let mut tried = Tried::default();
+    let mut failed = Reason::NoInstance;
+    for attempt in 0..TRIES {
+        let choice = Choice {
+            key,
+            worker: worker.index,
+            now,
+            random: &worker.random,
+            tried: &tried,
+        };
+        let Some(position) = service.balancer.pick(&service.members, &choice) else {
+            break;
+        };
+        if attempt > 0 {
+            service.stats.retried();
+        }
+        let instance = &service.members[position].instance;
+        name_host(&mut request, instance);
+        let mut in_flight = instance.begin(service.spec.algorithm, worker.index, &worker.clock);
+        let timeouts = &service.spec.timeouts;
+        match exchange::run(client, instance, timeouts, request, spare.as_ref()).await {
+            Ok((answer, lease)) => {
+                let failed = answer.status().is_server_error();
+                in_flight.judge(if failed {
+                    Outcome::Failure
+                } else {
+                    Outcome::Success
+                });
+                return Ok(Exchanged {
+                    answer,
+                    lease,
+                    in_flight,
+                });
+            }
+            Err(failure) => {
+                let Failure {
+                    reason,
+                    blame,
+                    request: again,
+                } = failure;
+                if blame {
+                    in_flight.judge(Outcome::Failure);
+                }
+                failed = reason;
+                let Some(again) = again else {
+                    break;
+                };
+                tried.insert(instance.id);
+                request = again;
+            }
+        }
+    }
+    Err(failed)
+}
+
+/// HTTP/1.0 clients may name no host; instances that speak HTTP/1.1 must be told one.
+fn name_host(request: &mut Request<Upload>, instance: &Instance) {
+    if !request.headers().contains_key(header::HOST)
+        && let Ok(host) = HeaderValue::from_str(instance.endpoint.authority())
+    {
+        request.headers_mut().insert(header::HOST, host);
+    }
+}
+
+/// An instance's answer with what it holds.
+struct Exchanged {
+    answer: Response<Incoming>,
+    lease: Lease,
+    in_flight: InFlight,
+}
+
+impl Exchanged {
+    /// Makes of an instance's answer the one that the client gets.
+    fn into_answer(
+        self,
+        client: &Client,
+        upgrade: Option<OnUpgrade>,
+        idle: std::time::Duration,
+    ) -> Result<Response<Answer>, Reason> {
+        let Self {
+            mut answer,
+            lease,
+            in_flight,
+        } = self;
+        let worker = &client.worker;
+        let tunnels = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
+        headers::answer(answer.headers_mut(), tunnels)?;
+        *answer.version_mut() = Version::HTTP_11;
+        let now = worker.clock.now();
+        if tunnels {
+            // An instance that switches without having been asked would be talking to a client
+            // that does not listen.
+            let upgrade = upgrade.ok_or(Reason::BadAnswer)?;
+            tunnel::open(client, upgrade, hyper::upgrade::on(&mut answer), in_flight);
+            return Ok(answer.map(|_| Answer::Empty));
+        }
+        if hyper::body::Body::is_end_stream(answer.body()) {
+            Pool::give_back(&worker.pool, lease, now);
+            client.pulse.answered(now);
+            return Ok(answer.map(|_| Answer::Empty));
+        }
+        client.pulse.answering(now, idle);
+        Ok(answer.map(|body| {
+            Answer::Passing(Passed {
+                body,
+                worker: Rc::clone(worker),
+                pulse: std::sync::Arc::clone(&client.pulse),
+                lease: Some(lease),
+                ended: false,
+                _in_flight: in_flight,
+            })
+        }))
+    }
+}

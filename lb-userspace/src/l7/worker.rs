@@ -1,0 +1,376 @@
+//! A worker: one thread, one runtime, and everything that its requests need, shared with nobody.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{HashMap, HashSet},
+    net::{SocketAddr, TcpListener as StdListener},
+    ops::Deref,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    task::{Context, Waker},
+    time::Duration,
+};
+
+use arc_swap::{ArcSwap, Cache};
+use hyper::server::conn::http1;
+use tokio::{net::TcpListener, sync::mpsc, task::AbortHandle, time::Instant};
+
+use super::{connection, management::Management, pool::Pool, pulse::Pulse, router::Router};
+use crate::{
+    balance::Random,
+    model::{AdminState, Clock, InstanceId, Reason, ServiceStats},
+    registry::{Registry, Snapshot},
+};
+
+/// How often idle connections are looked through.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// How long to wait before accepting again when the system has no file or memory to spare.
+const BREATH: Duration = Duration::from_millis(50);
+
+/// How long requests that were told that lb ends have to pass that on.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
+/// What is counted for the gateway as a whole.
+#[derive(Debug, Default)]
+pub struct GatewayStats {
+    /// Answers of lb's own to requests that reached no service.
+    pub answers: ServiceStats,
+    accepted: AtomicU64,
+    open: AtomicU64,
+}
+
+impl GatewayStats {
+    /// Client connections accepted.
+    #[must_use]
+    pub fn accepted(&self) -> u64 {
+        self.accepted.load(Relaxed)
+    }
+
+    /// Client connections open now, tunnels not included.
+    #[must_use]
+    pub fn open(&self) -> u64 {
+        self.open.load(Relaxed)
+    }
+
+    /// Counts what hyper has refused, and answered, by itself.
+    pub(super) fn refused(&self, error: &hyper::Error) {
+        if error.is_parse() {
+            self.answers.answered(Reason::BadRequest);
+        }
+    }
+}
+
+/// What a worker is told.
+#[derive(Debug)]
+pub(super) enum Order {
+    /// Accept on this socket, which is bound to that address.
+    Open(SocketAddr, StdListener),
+    /// Accept no more at that address.
+    Close(SocketAddr),
+    /// Accept nothing more, finish what is begun, and end at the deadline at the latest.
+    Drain(std::time::Instant),
+}
+
+/// The snapshot as a worker uses it.
+#[derive(Debug)]
+pub(super) struct View {
+    pub(super) snapshot: Arc<Snapshot>,
+    pub(super) router: Rc<Router>,
+    pub(super) protocol: http1::Builder,
+}
+
+/// Lets a cache own what holds the published snapshots.
+#[derive(Debug)]
+struct Published(Arc<Registry>);
+
+impl Deref for Published {
+    type Target = ArcSwap<Snapshot>;
+
+    fn deref(&self) -> &Self::Target {
+        self.0.published()
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Worker {
+    pub(super) index: usize,
+    pub(super) clock: Clock,
+    pub(super) random: Random,
+    pub(super) pool: Rc<Pool>,
+    pub(super) connections: Connections,
+    pub(super) tunnels: Rc<Cell<usize>>,
+    pub(super) stats: Arc<GatewayStats>,
+    pub(super) management: Option<Management>,
+    cache: RefCell<Cache<Published, Arc<Snapshot>>>,
+    view: RefCell<Rc<View>>,
+}
+
+impl Worker {
+    /// A worker that serves what `registry` publishes.
+    pub(super) fn new(
+        index: usize,
+        registry: Arc<Registry>,
+        clock: Clock,
+        management: Option<Management>,
+        stats: Arc<GatewayStats>,
+    ) -> Rc<Self> {
+        let snapshot = registry.snapshot();
+        let gateway = &snapshot.gateway;
+        Rc::new(Self {
+            index,
+            random: Random::new(clock.now().0 ^ ((index as u64 + 1) << 32)),
+            clock,
+            pool: Pool::new(gateway.pool_idle_per_instance),
+            connections: Connections::default(),
+            tunnels: Rc::default(),
+            stats,
+            management,
+            cache: Cache::new(Published(registry)).into(),
+            view: Rc::new(View {
+                router: Rc::new(Router::new(&snapshot)),
+                protocol: connection::protocol(gateway),
+                snapshot,
+            })
+            .into(),
+        })
+    }
+
+    /// The current snapshot, compiled. One relaxed load when nothing has changed.
+    pub(super) fn view(&self) -> Rc<View> {
+        let mut cache = self.cache.borrow_mut();
+        let current = cache.load();
+        let mut view = self.view.borrow_mut();
+        if !Arc::ptr_eq(current, &view.snapshot) {
+            *view = Rc::new(self.compile(current, &view));
+        }
+        Rc::clone(&view)
+    }
+
+    #[cold]
+    fn compile(&self, snapshot: &Arc<Snapshot>, before: &View) -> View {
+        self.pool.set_most(snapshot.gateway.pool_idle_per_instance);
+        let same_routes = snapshot.configured == before.snapshot.configured;
+        View {
+            snapshot: Arc::clone(snapshot),
+            // While nothing was configured, services stay where they are.
+            router: if same_routes {
+                Rc::clone(&before.router)
+            } else {
+                Rc::new(Router::new(snapshot))
+            },
+            protocol: connection::protocol(&snapshot.gateway),
+        }
+    }
+
+    /// Follows orders until the order to drain has been carried out, or nobody is left to give
+    /// any.
+    pub(super) async fn run(self: Rc<Self>, mut orders: mpsc::UnboundedReceiver<Order>) {
+        let sweeper = tokio::task::spawn_local(Rc::clone(&self).sweep());
+        let mut listeners: HashMap<SocketAddr, (AbortHandle, Rc<TcpListener>)> = HashMap::new();
+        let mut deadline = None;
+        while let Some(order) = orders.recv().await {
+            match order {
+                Order::Open(address, socket) => match TcpListener::from_std(socket) {
+                    Ok(listener) => {
+                        let listener = Rc::new(listener);
+                        let accepting = Rc::clone(&self).accept(Rc::clone(&listener));
+                        let task = tokio::task::spawn_local(accepting).abort_handle();
+                        listeners.insert(address, (task, listener));
+                    }
+                    Err(error) => {
+                        tracing::error!(%address, %error, "cannot accept at this address");
+                    }
+                },
+                Order::Close(address) => {
+                    if let Some((task, listener)) = listeners.remove(&address) {
+                        task.abort();
+                        self.take_the_rest(&listener);
+                    }
+                }
+                Order::Drain(at) => {
+                    deadline = Some(Instant::from_std(at));
+                    break;
+                }
+            }
+        }
+        for (_, (task, listener)) in listeners.drain() {
+            task.abort();
+            self.take_the_rest(&listener);
+        }
+        if let Some(deadline) = deadline {
+            self.drain(deadline).await;
+        }
+        sweeper.abort();
+    }
+
+    async fn accept(self: Rc<Self>, listener: Rc<TcpListener>) {
+        loop {
+            match listener.accept().await {
+                Ok((stream, address)) => self.serve(stream, address),
+                Err(error) if is_of_the_peer(&error) => {}
+                Err(error) => {
+                    // Out of files or memory: the connection stays in the queue until some are
+                    // given back. Each worker says so at most 20 times a second.
+                    tracing::warn!(%error, "cannot accept connections");
+                    tokio::time::sleep(BREATH).await;
+                }
+            }
+        }
+    }
+
+    fn serve(self: &Rc<Self>, stream: tokio::net::TcpStream, address: SocketAddr) {
+        self.stats.accepted.fetch_add(1, Relaxed);
+        tokio::task::spawn_local(connection::serve(Rc::clone(self), stream, address));
+    }
+
+    /// Serves the connections that the kernel has already accepted for a socket that is to close:
+    /// their clients are connected and would see a reset.
+    fn take_the_rest(self: &Rc<Self>, listener: &TcpListener) {
+        let waker = Waker::noop();
+        let mut cx = Context::from_waker(waker);
+        while let std::task::Poll::Ready(Ok((stream, address))) = listener.poll_accept(&mut cx) {
+            self.serve(stream, address);
+        }
+    }
+
+    async fn drain(&self, deadline: Instant) {
+        self.connections.drain();
+        self.pool.clear();
+        let busy = || self.connections.count() + self.tunnels.get() > 0;
+        while busy() && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        self.connections.end();
+        let last = Instant::now() + LAST_WORDS;
+        while self.connections.count() > 0 && Instant::now() < last {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Looks through the idle connections once in a while, and lets go of old snapshots when no
+    /// request comes to do it.
+    async fn sweep(self: Rc<Self>) {
+        loop {
+            tokio::time::sleep(SWEEP).await;
+            let view = self.view();
+            let snapshot = &view.snapshot;
+            let wanted: HashSet<InstanceId> = snapshot
+                .services
+                .iter()
+                .flat_map(|service| service.members.iter().zip(service.statuses.iter()))
+                .filter(|(_, status)| status.admin == AdminState::Enabled)
+                .map(|(member, _)| member.instance.id)
+                .collect();
+            let wanted = |id| wanted.contains(&id);
+            let timeout = snapshot.gateway.pool_idle_timeout;
+            self.pool.sweep(self.clock.now(), timeout, wanted);
+        }
+    }
+}
+
+/// Whether accepting failed for a reason that concerns that one connection only (`accept(2)`).
+fn is_of_the_peer(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionRefused | ConnectionReset
+    )
+}
+
+/// The client connections of a worker, so that they can be told that lb ends.
+#[derive(Debug, Default)]
+pub(super) struct Connections {
+    draining: Cell<bool>,
+    next: Cell<u64>,
+    open: RefCell<HashMap<u64, Entry>>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    pulse: Arc<Pulse>,
+    /// How to wake the connection's task, once it has run.
+    waker: Option<Waker>,
+}
+
+/// A connection's entry among the [`Connections`] of its worker.
+#[derive(Debug)]
+pub(super) struct Place<'a> {
+    worker: &'a Worker,
+    number: u64,
+    noted: Cell<bool>,
+}
+
+impl Worker {
+    /// Enters a connection.
+    pub(super) fn enter(&self, pulse: &Arc<Pulse>) -> Place<'_> {
+        let connections = &self.connections;
+        let number = connections.next.get();
+        connections.next.set(number + 1);
+        let entry = Entry {
+            pulse: Arc::clone(pulse),
+            waker: None,
+        };
+        connections.open.borrow_mut().insert(number, entry);
+        self.stats.open.fetch_add(1, Relaxed);
+        Place {
+            worker: self,
+            number,
+            noted: Cell::new(false),
+        }
+    }
+}
+
+impl Place<'_> {
+    /// Notes how to wake the connection's task, which stays the same for its whole life.
+    pub(super) fn note(&self, cx: &Context<'_>) {
+        if self.noted.replace(true) {
+            return;
+        }
+        let mut open = self.worker.connections.open.borrow_mut();
+        if let Some(entry) = open.get_mut(&self.number) {
+            entry.waker = Some(cx.waker().clone());
+        }
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut open = self.worker.connections.open.borrow_mut();
+        open.remove(&self.number);
+        self.worker.stats.open.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Connections {
+    /// Whether connections are to end after the exchange that they are in.
+    pub(super) fn are_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    fn count(&self) -> usize {
+        self.open.borrow().len()
+    }
+
+    fn drain(&self) {
+        self.draining.set(true);
+        self.wake();
+    }
+
+    fn end(&self) {
+        let open = self.open.borrow();
+        open.values().for_each(|entry| entry.pulse.end());
+        drop(open);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        let open = self.open.borrow();
+        let wakers = open.values().filter_map(|entry| entry.waker.as_ref());
+        wakers.for_each(Waker::wake_by_ref);
+    }
+}
