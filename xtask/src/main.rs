@@ -22,6 +22,8 @@ mod system;
 mod test;
 mod workspace;
 
+use std::process::ExitCode;
+
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
@@ -55,8 +57,18 @@ enum Task {
     Ci,
 }
 
-fn main() -> Result<()> {
-    match Arguments::parse().task {
+fn main() -> ExitCode {
+    match run(Arguments::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            println!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<()> {
+    match task {
         Task::Build(arguments) => build::run(&arguments),
         Task::Run(arguments) => run::run(&arguments),
         Task::Demo(arguments) => demo::run(&arguments),
