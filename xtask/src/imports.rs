@@ -18,9 +18,9 @@ use paths::Named;
 const LAYERS: &[&[&str]] = &[
     &["model"],
     &["balance", "resilience", "affinity"],
-    &["config", "registry", "telemetry"],
+    &["config", "registry"],
     &["health", "l4", "l7", "discovery", "integration"],
-    &["api"],
+    &["telemetry", "api"],
     &["cli", "dashboard", "app"],
 ];
 

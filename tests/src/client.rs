@@ -1,0 +1,8 @@
+//! Clients: real sockets on threads that have entered a namespace.
+
+pub mod held;
+pub mod http;
+pub mod load;
+pub mod tcp;
+pub mod transfer;
+pub mod udp;

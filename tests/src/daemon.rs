@@ -1,0 +1,225 @@
+//! The daemon in a namespace, and the API and CLI through which it is asked.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use hyper::Method;
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::cleanup::{self, Folder};
+use crate::client::http;
+use crate::process::Process;
+use crate::topology::Host;
+use crate::{artifact, command};
+
+/// Where the management API listens, in the balancer's namespace.
+pub const API: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7700);
+
+/// Below which the API's resources are.
+const BASE: &str = "/api/v1/loadbalancer";
+
+/// Where the kernel keeps what is pinned.
+const BPF: &str = "/sys/fs/bpf";
+
+/// A daemon with its configuration; killed when dropped, and what it has pinned is removed.
+#[derive(Debug)]
+pub struct Daemon<'a> {
+    // Dropped in this order: the process, then what it has used.
+    process: Option<Process>,
+    pins: Folder,
+    folder: Folder,
+    host: &'a Host,
+}
+
+impl<'a> Daemon<'a> {
+    /// Writes the configuration and starts the daemon on a host.
+    ///
+    /// `@PINS@` in it stands for a folder that the daemon can have for itself, for
+    /// `datapath.pin_path`.
+    ///
+    /// # Errors
+    /// When the daemon does not come up; the message has its log.
+    pub fn start(host: &'a Host, configuration: &str) -> Result<Self> {
+        mount_bpf()?;
+        let folder = Folder::temporary("lb-daemon-")?;
+        let pins = Path::new(BPF).join(format!("lb-test-{}", host.namespace.name()));
+        let pins = Folder::at(pins);
+        let mut daemon = Self {
+            host,
+            folder,
+            pins,
+            process: None,
+        };
+        daemon.configure(configuration)?;
+        daemon.start_again()?;
+        Ok(daemon)
+    }
+
+    /// Replaces the configuration file; the daemon reads it at the next reload or start.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn configure(&self, configuration: &str) -> Result<()> {
+        let text = configuration.replace("@PINS@", &self.pins.path().to_string_lossy());
+        fs::write(self.file(), text).context("cannot write the configuration")
+    }
+
+    /// The configuration file.
+    #[must_use]
+    pub fn file(&self) -> PathBuf {
+        self.folder.path().join("lb.toml")
+    }
+
+    /// Starts the daemon, after it was stopped or killed, and waits until its API answers.
+    ///
+    /// # Errors
+    /// When it does not come up within ten seconds.
+    pub fn start_again(&mut self) -> Result<()> {
+        let lb = artifact::program_path("lb")?;
+        let mut command = self.host.namespace.command(&lb.to_string_lossy());
+        command
+            .args(["run", "--config"])
+            .arg(self.file())
+            .env_remove("RUST_LOG");
+        let mut process = Process::start("lb", &mut command)?;
+        let ready = cleanup::within(Duration::from_secs(10), || {
+            process.ended().is_some() || self.get("/health").is_ok()
+        });
+        if !ready || process.ended().is_some() {
+            bail!("the daemon did not come up:\n{}", process.log());
+        }
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// The daemon's process.
+    ///
+    /// # Errors
+    /// When it was killed or stopped.
+    pub fn process(&mut self) -> Result<&mut Process> {
+        self.process
+            .as_mut()
+            .context("expected a running daemon, found none")
+    }
+
+    /// Ends the daemon as a crash would.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process()?.kill()?;
+        self.process = None;
+        Ok(())
+    }
+
+    /// Asks the daemon to end, and waits until it has.
+    ///
+    /// # Errors
+    /// When it has not ended in time, or not well.
+    pub fn stop(&mut self, limit: Duration) -> Result<()> {
+        let process = self.process()?;
+        process.signal(Signal::SIGTERM)?;
+        let status = process.wait(limit);
+        let log = process.log();
+        self.process = None;
+        ensure!(
+            status.is_some_and(|status| status.success()),
+            "expected the daemon to end well within {limit:?}, found {status:?}:\n{log}"
+        );
+        Ok(())
+    }
+
+    /// What the daemon has written.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.process.as_ref().map(Process::log).unwrap_or_default()
+    }
+
+    /// `GET` of a resource below the API's base; the answer's `data`.
+    ///
+    /// # Errors
+    /// When the answer is not a success.
+    pub fn get(&self, path: &str) -> Result<Value> {
+        self.call(Method::GET, path, "")
+    }
+
+    /// `POST` without a body.
+    ///
+    /// # Errors
+    /// As [`Daemon::get`].
+    pub fn post(&self, path: &str) -> Result<Value> {
+        self.call(Method::POST, path, "")
+    }
+
+    /// `PUT` of JSON.
+    ///
+    /// # Errors
+    /// As [`Daemon::get`].
+    pub fn put(&self, path: &str, body: &Value) -> Result<Value> {
+        self.call(Method::PUT, path, &body.to_string())
+    }
+
+    fn call(&self, method: Method, path: &str, body: &str) -> Result<Value> {
+        let whole = format!("{BASE}{path}");
+        let answer = http::request(&self.host.namespace, API, method, &whole, body)?;
+        ensure!(
+            answer.status.is_success(),
+            "{whole}: {} {}",
+            answer.status,
+            answer.text()
+        );
+        let mut value: Value = serde_json::from_slice(&answer.body)
+            .with_context(|| format!("expected JSON from {whole}, found {}", answer.text()))?;
+        Ok(value["data"].take())
+    }
+
+    /// Runs a subcommand of `lb` in the daemon's namespace.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn cli(&self, arguments: &[&str]) -> Result<String> {
+        let lb = artifact::program_path("lb")?;
+        let mut command: Command = self.host.namespace.command(&lb.to_string_lossy());
+        command::output(command.args(arguments))
+    }
+
+    /// Waits until the API says what is expected of it.
+    ///
+    /// # Errors
+    /// When it does not in time; the message has the last answer.
+    pub fn wait_for(
+        &self,
+        path: &str,
+        limit: Duration,
+        expected: impl Fn(&Value) -> bool,
+    ) -> Result<Value> {
+        let mut last = Ok(Value::Null);
+        let met = cleanup::within(limit, || {
+            last = self.get(path);
+            last.as_ref().is_ok_and(&expected)
+        });
+        ensure!(
+            met,
+            "not within {limit:?} at {path}: {last:?}\n{}",
+            self.log()
+        );
+        last
+    }
+}
+
+/// Some machines do not mount the BPF file system by themselves.
+fn mount_bpf() -> Result<()> {
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    if mounts
+        .lines()
+        .any(|line| line.split(' ').nth(1) == Some(BPF))
+    {
+        return Ok(());
+    }
+    command::output(Command::new("mount").args(["-t", "bpf", "bpf", BPF])).map(drop)
+}
