@@ -42,7 +42,7 @@ pub(super) const VARIABLES: &[(&str, &[&str], bool)] = &[
 pub(super) const CONFIG_VARIABLE: &str = "LB_CONFIG";
 
 /// Variables of the integration guide whose feature is not there yet, and what holds instead.
-const WITHOUT_EFFECT: &[(&str, &str)] = &[
+pub(super) const WITHOUT_EFFECT: &[(&str, &str)] = &[
     ("LB_METRICS_ENABLED", "/metrics is always served"),
     (
         "LB_CIRCUIT_BREAKER_ENABLED",

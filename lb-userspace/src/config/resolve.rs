@@ -157,3 +157,61 @@ fn resolve_all(
     queue.lock().unwrap_or_else(PoisonError::into_inner).clear();
     known
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Origin;
+
+    /// A name server that answers about `fast` and keeps everybody else waiting.
+    fn slow(text: &str) -> Result<Endpoint, EndpointError> {
+        if !text.starts_with("fast") {
+            thread::sleep(Duration::from_secs(3));
+        }
+        Endpoint::parse("127.0.0.1:1")
+    }
+
+    #[test]
+    fn a_name_server_that_does_not_answer_holds_nothing_up() {
+        let list = |prefix: &str| {
+            let names: Vec<_> = (0..40).map(|n| format!("{prefix}-{n}:1")).collect();
+            Node::comma_list(&names.join(","), &Origin::Default)
+        };
+        let service = |instances| {
+            let table = Table::from([("instances".to_owned(), instances)]);
+            Node::new(Value::Table(table), Origin::Default)
+        };
+        // In the order of names the fast ones come first.
+        let services = Table::from([
+            ("a".to_owned(), service(list("slow"))),
+            ("b".to_owned(), service(list("fast"))),
+        ]);
+        let services = Node::new(Value::Table(services), Origin::Default);
+        let root = Table::from([("services".to_owned(), services)]);
+
+        let started = Instant::now();
+        let resolved = Resolved::new(&root, Duration::from_millis(200), slow);
+        assert!(started.elapsed() < Duration::from_secs(2));
+        let parse = |text: &str| resolved.parse(&Node::text(text, Origin::Default));
+        assert!(parse("fast-39:1").is_ok());
+        let Err(Refused(Some(note))) = parse("slow-0:1") else {
+            panic!("it cannot have resolved");
+        };
+        assert_eq!(note, "the host did not resolve within 200ms");
+    }
+
+    #[test]
+    fn addresses_need_no_name_server() {
+        for text in [
+            "10.0.0.1:80",
+            "http://10.0.0.1",
+            "http://[fd00::1]:80/",
+            "[fd00::1]:80",
+        ] {
+            assert!(is_literal(text), "{text}");
+        }
+        for text in ["localhost:80", "http://a", "10.0.0.1.example.org:80"] {
+            assert!(!is_literal(text), "{text}");
+        }
+    }
+}

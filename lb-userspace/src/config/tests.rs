@@ -5,10 +5,12 @@ use std::{net::IpAddr, path::Path};
 use super::*;
 use crate::model::EndpointError;
 
+mod docs;
 mod environment;
 mod examples;
 mod faults;
 mod layers;
+mod messages;
 mod random;
 
 /// Resolves `localhost` and nothing else, so that no test asks a name server.

@@ -1,0 +1,295 @@
+//! Messages, word for word.
+
+use super::*;
+
+/// A file without faults that cases add to.
+const GOOD: &str = r#"
+[services.web]
+instances = ["10.0.0.1:80", "10.0.0.2:80"]
+[[routes]]
+path = "/*"
+service = "web"
+"#;
+
+/// What VIPs need beside them.
+const ETH0: &str = "datapath.interfaces = [\"eth0\"]\n";
+
+#[test]
+fn each_fault_is_said_in_its_own_words() {
+    // What is added in front of the good file, what behind it, and the fault without its place.
+    let cases: &[(&str, &str, &str)] = &[
+        ("gateway = 3", "", "gateway: expected a table; found 3"),
+        (
+            "routing = 3",
+            "",
+            "routing: expected one of the sections api, datapath, defaults, environment, gateway, log, routes, services, vips; found \"routing\"",
+        ),
+        (
+            "[service.web]",
+            "",
+            "service: expected one of the sections api, datapath, defaults, environment, gateway, log, routes, services, vips; found \"service\" (did you mean \"services\"?)",
+        ),
+        (
+            "gateway.listen = [\"10.0.0.1\"]",
+            "",
+            "gateway.listen[0]: expected an IP address and a port from 1 to 65535, or a port alone for 0.0.0.0, such as \"0.0.0.0:8000\"; found \"10.0.0.1\"",
+        ),
+        (
+            "gateway.listen = [0]",
+            "",
+            "gateway.listen[0]: expected an IP address and a port from 1 to 65535, or a port alone for 0.0.0.0, such as \"0.0.0.0:8000\"; found 0",
+        ),
+        (
+            "gateway.listen = [81, \"10.0.0.1:81\"]",
+            "",
+            "gateway.listen[1]: expected an address that is free, but gateway.listen[0] takes 0.0.0.0:81; found \"10.0.0.1:81\"",
+        ),
+        (
+            "gateway.listen = 7700",
+            "",
+            "api.listen: expected an address that is free, but gateway.listen[0] takes 0.0.0.0:7700; found \"127.0.0.1:7700\"",
+        ),
+        (
+            "gateway.max_head_bytes = 4096",
+            "",
+            "gateway.max_head_bytes: expected a number from 8192 to 16777216, such as 65536; found 4096",
+        ),
+        (
+            "gateway.max_headers = 1.5",
+            "",
+            "gateway.max_headers: expected a number from 1 to 10000, such as 100; found 1.5",
+        ),
+        (
+            "gateway.drain_timeout = \"1 fortnight\"",
+            "",
+            "gateway.drain_timeout: expected a duration from 1ms to 1day, such as \"30s\"; found \"1 fortnight\" (unknown time unit \"fortnight\", supported units: ns, us/µs, ms, sec, min, hours, days, weeks, months, years (and few variations))",
+        ),
+        (
+            "api.on_gateway = \"yes\"",
+            "",
+            "api.on_gateway: expected true or false, such as true; found \"yes\"",
+        ),
+        (
+            "api.token = \"a b\"",
+            "",
+            "api.token: expected 1 to 1024 visible ASCII characters without spaces, such as \"correct-horse-battery-staple\"; found another value",
+        ),
+        (
+            "api.token_file = \"token\"",
+            "",
+            "api.token_file: expected an absolute path, such as \"/etc/lb/token\"; found \"token\"",
+        ),
+        (
+            "api.token_file = \"/nonexistent/token\"",
+            "",
+            "api.token_file: expected a readable file (No such file or directory (os error 2)); found \"/nonexistent/token\"",
+        ),
+        (
+            "log.format = \"yaml\"",
+            "",
+            "log.format: expected \"text\" or \"json\", such as \"text\"; found \"yaml\"",
+        ),
+        (
+            "datapath.mode = \"skb\"",
+            "",
+            "datapath.mode: expected \"auto\", \"native\", \"generic\" or \"off\", such as \"auto\"; found \"skb\"",
+        ),
+        (
+            "datapath.interfaces = [\"eth0\", \"eth0\"]",
+            "",
+            "datapath.interfaces[1]: expected every interface once; found the same in datapath.interfaces[0]",
+        ),
+        (
+            "datapath.interfaces = [\"a/b\"]",
+            "",
+            "datapath.interfaces[0]: expected the name of a network interface, 1 to 15 characters without spaces, slashes or colons, such as \"eth0\"; found \"a/b\"",
+        ),
+        (
+            "datapath.nat_sources = [\"10.0.0.1\", \"10.0.0.2\"]",
+            "",
+            "datapath.nat_sources[1]: expected at most one address of each family; found the same in datapath.nat_sources[0]",
+        ),
+        (
+            "gateway.trusted_proxies = [\"10.0.0.0/8\", \"10.0.0.1/8\"]",
+            "",
+            "gateway.trusted_proxies[1]: expected an address or a range of addresses without bits beyond its length, such as \"10.0.0.0/8\"; found \"10.0.0.1/8\"",
+        ),
+        (
+            "datapath.nat_sources = [\"127.0.0.1\"]",
+            "",
+            "datapath.nat_sources[0]: expected an IPv4 or IPv6 address of this host that the instances can reach, such as \"10.0.0.1\"; found \"127.0.0.1\"",
+        ),
+        (
+            "datapath.nat_ports = \"30000-20000\"",
+            "",
+            "datapath.nat_ports: expected the first and the last of at least 1024 ports from 1024 to 65535, such as \"10240-32767\"; found \"30000-20000\" (the first is above the last)",
+        ),
+        (
+            "datapath.pin_path = \"bpf\"",
+            "",
+            "datapath.pin_path: expected an absolute path on a BPF file system, such as \"/sys/fs/bpf/lb\"; found \"bpf\"",
+        ),
+        (
+            "defaults.hash_key = \"header:\"",
+            "",
+            "defaults.hash_key: expected \"source\", \"path\", \"header:NAME\", \"cookie:NAME\" or \"query:NAME\", such as \"header:x-user\"; found \"header:\"",
+        ),
+        (
+            "defaults.health_check = { interval = \"1s\", timeout = \"2s\" }",
+            "",
+            "defaults.health_check.timeout: expected at most the interval, \"1s\"; found \"2s\"",
+        ),
+        (
+            "defaults.health_check = { type = \"tcp\", status = 200 }",
+            "",
+            "defaults.health_check.type: expected \"http\", because status is set; found \"tcp\"",
+        ),
+        (
+            "defaults.health_check.status = \"399-200\"",
+            "",
+            "defaults.health_check.status: expected a status from 100 to 599, or the first and the last of a range, such as \"200-399\"; found \"399-200\" (the first is above the last)",
+        ),
+        (
+            "defaults.health_check.rise = 0",
+            "",
+            "defaults.health_check.rise: expected a number from 1 to 1000, such as 3; found 0",
+        ),
+        (
+            "defaults.timeouts.request = \"0s\"",
+            "",
+            "defaults.timeouts.request: expected a duration from 1ms to 1day, such as \"30s\"; found \"0s\"",
+        ),
+        (
+            "defaults.instances = []",
+            "",
+            "defaults.instances: expected one of the keys of defaults: algorithm, forwarding, hash_key, health_check, timeouts; found \"instances\"",
+        ),
+        (
+            "services.Web.instances = [\"10.0.0.1:80\"]",
+            "",
+            "services.Web: expected the name of a service: 1 to 63 lower-case letters, digits or hyphens, without a hyphen at either end; found \"Web\"",
+        ),
+        (
+            "services.api.algorithm = \"adaptive\"",
+            "",
+            "services.api.instances: expected a list of instances, such as [\"http://10.0.0.2:8080\", { endpoint = \"http://10.0.0.3:8080\", weight = 5 }]; found nothing",
+        ),
+        (
+            "services.api.instances = \"10.0.0.1:80\"",
+            "",
+            "services.api.instances: expected a list; found \"10.0.0.1:80\"",
+        ),
+        (
+            "services.api.instances = [{ weight = 1 }]",
+            "",
+            "services.api.instances[0].endpoint: expected an endpoint: http://HOST, http://HOST:PORT or HOST:PORT, such as \"http://10.0.0.2:8080\"; found nothing",
+        ),
+        (
+            "services.api.instances = [\"http://10.0.0.1\", \"10.0.0.1:80\"]",
+            "",
+            "services.api.instances[1].endpoint: expected every address once in a service, but 10.0.0.1:80 is the address of services.api.instances[0].endpoint too; found \"10.0.0.1:80\"",
+        ),
+        (
+            "services.api.instances = [\"http://no.such.host:1\"]",
+            "",
+            "services.api.instances[0].endpoint: expected an endpoint: http://HOST, http://HOST:PORT or HOST:PORT, such as \"http://10.0.0.2:8080\"; found \"http://no.such.host:1\" (the host \"no.such.host\" does not resolve: no such host)",
+        ),
+        (
+            "services.api.instances = [3]",
+            "",
+            "services.api.instances[0].endpoint: expected an endpoint: http://HOST, http://HOST:PORT or HOST:PORT, such as \"http://10.0.0.2:8080\"; found 3",
+        ),
+        (
+            "",
+            "[[routes]]\npath = \"/*\"\nservice = \"web\"",
+            "routes[1]: expected every host and path in one route; found the same in routes[0]",
+        ),
+        (
+            "",
+            "[[routes]]\nhost = \"a.b:80\"\npath = \"/a\"\nservice = \"web\"",
+            "routes[1].host: expected a host name without port, or *. and a domain, or * for any, such as \"api.example.org\"; found \"a.b:80\"",
+        ),
+        (
+            "",
+            "[[routes]]\npath = \"/metrics\"\nservice = \"web\"",
+            "routes[1]: expected a path that requests can reach: /metrics and all below is the management API's unless api.on_gateway is false; found \"/metrics\"",
+        ),
+        (
+            "",
+            "[[routes]]\npath = \"/api/v1/loadbalancer/stats/*\"\nservice = \"web\"",
+            "routes[1]: expected a path that requests can reach: /api/v1/loadbalancer and all below is the management API's unless api.on_gateway is false; found \"/api/v1/loadbalancer/stats\"",
+        ),
+        (
+            "",
+            "[[routes]]\npath = \"/a\"\nservice = \"other\"",
+            "routes[1].service: expected the name of a service, one of web; found \"other\"",
+        ),
+        (
+            "",
+            "[[routes]]\npath = \"/a\"",
+            "routes[1].service: expected the name of a service: 1 to 63 lower-case letters, digits or hyphens, without a hyphen at either end, such as \"main-backend\"; found nothing",
+        ),
+        (
+            "",
+            "[[vips]]\naddress = \"10.0.0.9\"\nport = 80\nservice = \"web\"",
+            "vips[0]: expected datapath.interfaces to name the interface that its packets come in by; found none",
+        ),
+        (
+            "datapath.mode = \"off\"",
+            "[[vips]]\naddress = \"10.0.0.9\"\nport = 80\nservice = \"web\"",
+            "datapath.mode: expected another mode, because vips[0] is there to be served; found \"off\"",
+        ),
+        (
+            ETH0,
+            "[[vips]]\naddress = \"224.0.0.1\"\nport = 80\nservice = \"web\"",
+            "vips[0].address: expected an IPv4 or IPv6 unicast address, such as \"10.0.0.100\"; found \"224.0.0.1\"",
+        ),
+        (
+            ETH0,
+            "[[vips]]\naddress = \"10.0.0.9\"\nport = 0\nservice = \"web\"",
+            "vips[0].port: expected a number from 1 to 65535, such as 443; found 0",
+        ),
+        (
+            ETH0,
+            "[[vips]]\naddress = \"10.0.0.9\"\nport = 80\nprotocol = \"sctp\"\nservice = \"web\"",
+            "vips[0].protocol: expected \"tcp\" or \"udp\", such as \"tcp\"; found \"sctp\"",
+        ),
+        (
+            ETH0,
+            "[[vips]]\naddress = \"fd00::9\"\nport = 80\nservice = \"web\"",
+            "vips[0].service: expected a service with instances of the VIP's address family, IPv6; found \"web\"",
+        ),
+        (
+            ETH0,
+            "[[vips]]\naddress = \"10.0.0.9\"\nport = 80\nservice = \"web\"\n[[vips]]\naddress = \"10.0.0.9\"\nport = 80\nservice = \"web\"",
+            "vips[1]: expected every address, port and protocol in one VIP; found the same in vips[0]",
+        ),
+        (
+            "gateway.listen = \"10.0.0.9:80\"\ndatapath.interfaces = \"eth0\"",
+            "[[vips]]\naddress = \"10.0.0.9\"\nport = 80\nservice = \"web\"",
+            "vips[0]: expected an address and port that is not listened on, but gateway.listen[0] is it; found tcp/10.0.0.9:80",
+        ),
+        (
+            "datapath = { interfaces = [\"eth0\"], nat_sources = [\"10.0.0.9\"] }",
+            "[[vips]]\naddress = \"10.0.0.9\"\nport = 80\nservice = \"web\"",
+            "datapath.nat_sources[0]: expected an address that is no VIP, but vips[0] has it; found \"10.0.0.9\"",
+        ),
+        (
+            "datapath = { interfaces = [\"eth0\"], max_tables = 2 }",
+            "[[vips]]\naddress = \"10.0.0.9\"\nport = 80\nservice = \"web\"",
+            "datapath.max_tables: expected at least 3 for the services that VIPs lead to; found 2",
+        ),
+    ];
+    for (front, behind, expected) in cases {
+        let text = format!("{front}\n{GOOD}{behind}\n");
+        let found = faults(load_text(&text));
+        let [found] = found.as_slice() else {
+            panic!(
+                "{} faults instead of one in {text}\n{found:#?}",
+                found.len()
+            );
+        };
+        let (_, said) = found.split_once(": ").unwrap();
+        assert_eq!(said, *expected, "{text}");
+    }
+}
