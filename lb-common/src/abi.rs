@@ -8,21 +8,21 @@ mod table;
 mod traffic;
 mod vip;
 
-pub use counter::{COUNTER_COUNT, Counter, CounterKind};
+pub use counter::{COUNTER_COUNT, Counter, CounterKind, Counters};
 pub use flow::{
     FLOW_FORWARD, FLOW_REPLY, FlowEntry, FlowKey, STATE_CLOSED, STATE_FIN_CLIENT,
     STATE_FIN_INSTANCE, STATE_OPEN,
 };
 pub use instance::{
-    INSTANCE_ABSENT, INSTANCE_ACTIVE, INSTANCE_DOWN, INSTANCE_DRAINING, InstanceEntry,
-    MAX_INSTANCES, NextHop,
+    CLIENT_HOPS, ClientHop, HOP_GATEWAY, INSTANCE_ABSENT, INSTANCE_ACTIVE, INSTANCE_DOWN,
+    INSTANCE_DRAINING, InstanceEntry, MAX_INSTANCES, NextHop,
 };
 pub use settings::{SETTING_LOG, Settings};
 pub use table::{SLOTS, Table};
 pub use traffic::Traffic;
 pub use vip::{
-    FORWARD_L2DSR, FORWARD_NAT, MAX_VIPS, PROTOCOL_TCP, PROTOCOL_UDP, SELECT_HASH,
-    SELECT_LEAST_CONNECTIONS, SELECT_TURN, Vip, VipKey,
+    FORWARD_L2DSR, FORWARD_NAT, HASH_FLOW, HASH_SOURCE, MAX_VIPS, PROTOCOL_TCP, PROTOCOL_UDP,
+    SELECT_HASH, SELECT_LEAST_CONNECTIONS, SELECT_TURN, Vip, VipKey,
 };
 
 /// An address of either family in 16 bytes; IPv4 as IPv4-mapped IPv6.
@@ -57,7 +57,8 @@ pub const fn from_v4(v4: [u8; 4]) -> Address {
 #[cfg(feature = "user")]
 mod pod {
     use super::{
-        FlowEntry, FlowKey, InstanceEntry, NextHop, Settings, Table, Traffic, Vip, VipKey,
+        ClientHop, Counters, FlowEntry, FlowKey, InstanceEntry, NextHop, Settings, Table, Traffic,
+        Vip, VipKey,
     };
 
     macro_rules! pod {
@@ -68,6 +69,8 @@ mod pod {
         )+ };
     }
     pod!(
+        ClientHop,
+        Counters,
         FlowEntry,
         FlowKey,
         InstanceEntry,

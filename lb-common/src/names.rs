@@ -17,28 +17,38 @@ pub const MAP_INSTANCES: &str = "INSTANCES";
 pub const MAP_CONNECTIONS: &str = "CONNECTIONS";
 /// Per-CPU array of [`crate::NextHop`] by instance index: what the last route look-up said.
 pub const MAP_NEXT_HOPS: &str = "NEXT_HOPS";
-/// Per-CPU array of `u64` by [`crate::Counter`].
+/// Per-CPU array of [`crate::ClientHop`] by a hash of the client's address.
+pub const MAP_CLIENT_HOPS: &str = "CLIENT_HOPS";
+/// Per-CPU array of one [`crate::Counters`].
 pub const MAP_COUNTERS: &str = "COUNTERS";
 /// Per-CPU array of [`crate::Traffic`] by [`crate::Vip::id`].
 pub const MAP_VIP_TRAFFIC: &str = "VIP_TRAFFIC";
 /// Per-CPU array of [`crate::Traffic`] by instance index.
 pub const MAP_INSTANCE_TRAFFIC: &str = "INSTANCE_TRAFFIC";
-/// Shared array of `u64`: live connections by instance index.
+/// Shared array of `u64`: connections that the program has begun and not ended, by instance index.
+/// Only the program writes it, atomically; see [`MAP_EXPIRED`].
 pub const MAP_LIVE: &str = "LIVE";
+/// Shared array of `u64`: connections that the daemon has ended because they were idle, by instance
+/// index. Only the daemon writes it: user space cannot add to an element atomically, so each side
+/// owns a counter and live connections are the difference of the two, modulo 2⁶⁴. Reusing an index
+/// for another instance means setting this element to the value of the other.
+pub const MAP_EXPIRED: &str = "EXPIRED";
 /// Per-CPU array of `u32` by [`crate::Vip::id`]: the turn counter of [`crate::SELECT_TURN`].
 pub const MAP_TURNS: &str = "TURNS";
 
 /// Every map that outlives the daemon, in the order in which they are pinned.
-pub const PINNED_MAPS: [&str; 11] = [
+pub const PINNED_MAPS: [&str; 13] = [
     MAP_SETTINGS,
     MAP_INSTANCES,
     MAP_TABLES,
     MAP_VIPS,
     MAP_CONNECTIONS,
     MAP_NEXT_HOPS,
+    MAP_CLIENT_HOPS,
     MAP_COUNTERS,
     MAP_VIP_TRAFFIC,
     MAP_INSTANCE_TRAFFIC,
     MAP_LIVE,
+    MAP_EXPIRED,
     MAP_TURNS,
 ];

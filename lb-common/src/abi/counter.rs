@@ -47,8 +47,62 @@ pub enum CounterKind {
     Event,
 }
 
-/// Elements of the counter map; room for later reasons.
-pub const COUNTER_COUNT: u32 = 64;
+/// Counters of a CPU, used or not; room for later reasons. A power of two: the kernel program
+/// masks an index with it.
+pub const COUNTER_COUNT: usize = 64;
+
+/// All counters of one CPU as one map value: one look-up serves all counts of a packet, and one
+/// system call reads them all.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counters {
+    /// By [`Counter`].
+    pub values: [u64; COUNTER_COUNT],
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            values: [0; COUNTER_COUNT],
+        }
+    }
+}
+
+impl Counters {
+    /// What has been counted under `counter`.
+    #[must_use]
+    pub const fn get(&self, counter: Counter) -> u64 {
+        self.values[counter as usize]
+    }
+
+    /// Adds another CPU's counters.
+    pub fn add(&mut self, other: &Self) {
+        for (sum, value) in self.values.iter_mut().zip(&other.values) {
+            *sum = sum.wrapping_add(*value);
+        }
+    }
+
+    /// The sum of all counters of one kind.
+    #[must_use]
+    pub fn total(&self, kind: CounterKind) -> u64 {
+        Counter::ALL
+            .iter()
+            .filter(|c| c.kind() == kind)
+            .map(|c| self.get(*c))
+            .sum()
+    }
+
+    /// Whether received = forwarded + passed + dropped.
+    #[must_use]
+    pub fn adds_up(&self) -> bool {
+        self.total(CounterKind::Received)
+            == self.total(CounterKind::Forwarded)
+                + self.total(CounterKind::Passed)
+                + self.total(CounterKind::Dropped)
+    }
+}
+
+const _: () = assert!(COUNTER_COUNT.is_power_of_two() && size_of::<Counters>() == 512);
 
 counters! {
     /// Packets that the program has seen.
@@ -94,6 +148,13 @@ counters! {
     DropNoNatSource = 25, "no_nat_source", Dropped;
     /// A TCP reset for a VIP without a connection.
     DropStrayReset = 26, "stray_reset", Dropped;
+    /// The kernel's `forwarding` setting of the incoming interface is off, and without it the
+    /// kernel answers no route look-ups.
+    DropForwardingDisabled = 27, "forwarding_disabled", Dropped;
+    /// An `l2dsr` instance is behind a router, which would send the packet back to the VIP.
+    DropNotOnLink = 28, "instance_not_on_link", Dropped;
+    /// The packet ended inside headers that had been read before: a defect of this program.
+    DropRewrite = 29, "rewrite_failed", Dropped;
 
     /// Connections begun.
     ConnectionsOpened = 48, "connections_opened", Event;
@@ -114,9 +175,26 @@ mod tests {
     use super::*;
 
     #[test]
+    fn counters_add_up_over_processors_and_kinds() {
+        let mut one = Counters::default();
+        one.values[Counter::Received as usize] = 3;
+        one.values[Counter::Transmitted as usize] = 1;
+        one.values[Counter::PassedNotVip as usize] = 1;
+        assert!(!one.adds_up());
+        one.values[Counter::DropTtl as usize] = 1;
+        one.values[Counter::RouteLookups as usize] = 9;
+        assert!(one.adds_up());
+        let mut both = one;
+        both.add(&one);
+        assert_eq!(both.total(CounterKind::Received), 6);
+        assert_eq!(both.get(Counter::DropTtl), 2);
+        assert!(both.adds_up());
+    }
+
+    #[test]
     fn numbers_and_labels_are_unique_and_fit() {
         for (i, a) in Counter::ALL.iter().enumerate() {
-            assert!((*a as u32) < COUNTER_COUNT);
+            assert!((*a as usize) < COUNTER_COUNT);
             for b in &Counter::ALL[i + 1..] {
                 assert_ne!(*a as u32, *b as u32);
                 assert_ne!(a.label(), b.label());

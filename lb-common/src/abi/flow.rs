@@ -4,8 +4,11 @@
 //! translating a request and translating its reply are the same operation. A `nat` connection has
 //! two entries: the forward one (client → VIP) and the reply one (instance → lb). An `l2dsr`
 //! connection has the forward one only, and its packets keep their addresses.
+//!
+//! The packet path never evicts: the daemon sweeps idle entries, both of a pair at once. A pair is
+//! as young as the younger of its two entries, since traffic may flow in one direction only.
 
-use super::Address;
+use super::{Address, VipKey};
 
 /// [`FlowEntry::direction`]: from the client.
 pub const FLOW_FORWARD: u8 = 1;
@@ -13,13 +16,13 @@ pub const FLOW_FORWARD: u8 = 1;
 pub const FLOW_REPLY: u8 = 2;
 
 /// [`FlowEntry::state`]: no end seen.
-pub const STATE_OPEN: u8 = 0;
+pub const STATE_OPEN: u32 = 0;
 /// [`FlowEntry::state`] bit: the client has sent a FIN.
-pub const STATE_FIN_CLIENT: u8 = 1;
+pub const STATE_FIN_CLIENT: u32 = 1;
 /// [`FlowEntry::state`] bit: the instance has sent a FIN.
-pub const STATE_FIN_INSTANCE: u8 = 2;
+pub const STATE_FIN_INSTANCE: u32 = 2;
 /// [`FlowEntry::state`] bit: over, and no longer counted as live.
-pub const STATE_CLOSED: u8 = 4;
+pub const STATE_CLOSED: u32 = 4;
 
 /// The tuple of a packet as it arrives.
 #[repr(C)]
@@ -57,22 +60,33 @@ pub struct FlowEntry {
     pub instance: u16,
     /// Generation of the instance when the flow began.
     pub generation: u16,
+    /// Bits `STATE_*`; kept in the forward entry only. 32 bits wide because that is the least that
+    /// the kernel can change atomically.
+    pub state: u32,
     /// [`super::Vip::id`] of the VIP.
-    pub vip: u32,
+    pub vip: u16,
     /// [`FLOW_FORWARD`] or [`FLOW_REPLY`].
     pub direction: u8,
-    /// Bits `STATE_*`; kept in the forward entry only.
-    pub state: u8,
     /// [`super::FORWARD_NAT`] or [`super::FORWARD_L2DSR`].
     pub forward: u8,
-    /// Always zero.
-    pub pad: u8,
 }
 
 const _: () = assert!(size_of::<FlowKey>() == 40 && align_of::<FlowKey>() == 1);
 const _: () = assert!(size_of::<FlowEntry>() == 56 && align_of::<FlowEntry>() == 8);
 
 impl FlowKey {
+    /// What the VIP of a packet with this key is looked up by.
+    #[inline(always)]
+    #[must_use]
+    pub const fn vip(&self) -> VipKey {
+        VipKey {
+            address: self.destination,
+            port: self.destination_port,
+            protocol: self.protocol,
+            pad: 0,
+        }
+    }
+
     /// The key of the other direction, given what `entry` makes of packets with this key.
     ///
     /// A packet (a → b) that leaves as (c → d) is answered by (d → c).

@@ -35,6 +35,23 @@ pub struct InstanceEntry {
     pub pad: u8,
 }
 
+impl InstanceEntry {
+    /// Whether the instance takes new connections.
+    #[inline(always)]
+    #[must_use]
+    pub const fn takes_new(&self) -> bool {
+        self.state == INSTANCE_ACTIVE
+    }
+
+    /// Whether the instance keeps a connection that was begun under `generation`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn keeps(&self, generation: u16) -> bool {
+        (self.state == INSTANCE_ACTIVE || self.state == INSTANCE_DRAINING)
+            && self.generation == generation
+    }
+}
+
 /// Where to send a packet for an instance; a cache of the kernel's route and neighbour tables.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,9 +66,29 @@ pub struct NextHop {
     pub destination: [u8; 6],
     /// MAC address of the outgoing interface.
     pub source: [u8; 6],
-    /// Always zero.
-    pub pad: [u8; 6],
+    /// Bits `HOP_*`.
+    pub flags: u16,
+    /// Largest IP packet that the way takes, in bytes; 0: not known, no limit.
+    pub mtu: u32,
+}
+
+/// [`NextHop::flags`]: the next hop is a router, not the destination itself.
+pub const HOP_GATEWAY: u16 = 1;
+
+/// Elements of the client hop cache: a power of two.
+pub const CLIENT_HOPS: u32 = 4096;
+
+/// Where to send a packet for a client; one element of a cache that is indexed by a hash of the
+/// client's address, so the address decides whether the element is meant.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClientHop {
+    /// The client's address.
+    pub address: Address,
+    /// The way to it; [`NextHop::generation`] is not used.
+    pub hop: NextHop,
 }
 
 const _: () = assert!(size_of::<InstanceEntry>() == 32 && align_of::<InstanceEntry>() == 8);
 const _: () = assert!(size_of::<NextHop>() == 32 && align_of::<NextHop>() == 8);
+const _: () = assert!(size_of::<ClientHop>() == 48 && CLIENT_HOPS.is_power_of_two());

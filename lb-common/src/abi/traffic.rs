@@ -4,11 +4,11 @@
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
-    /// Packets from clients.
+    /// Packets from clients that were forwarded.
     pub packets_in: u64,
     /// Bytes of those packets, Ethernet header included.
     pub bytes_in: u64,
-    /// Packets from instances (only `nat` sees them).
+    /// Packets from instances that were forwarded (only `nat` sees them).
     pub packets_out: u64,
     /// Bytes of those packets.
     pub bytes_out: u64,

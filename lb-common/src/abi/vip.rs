@@ -22,6 +22,11 @@ pub const SELECT_TURN: u8 = 2;
 /// [`Vip::select`]: two slots by chance, the instance with fewer live connections wins.
 pub const SELECT_LEAST_CONNECTIONS: u8 = 3;
 
+/// [`Vip::hash_of`]: the whole flow is hashed.
+pub const HASH_FLOW: u8 = 0;
+/// [`Vip::hash_of`]: the client's address alone is hashed, so all its connections stay together.
+pub const HASH_SOURCE: u8 = 1;
+
 /// What a packet is looked up by.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -50,8 +55,10 @@ pub struct Vip {
     pub forward: u8,
     /// [`SELECT_HASH`], [`SELECT_TURN`] or [`SELECT_LEAST_CONNECTIONS`].
     pub select: u8,
+    /// [`HASH_FLOW`] or [`HASH_SOURCE`]; for [`SELECT_HASH`] only.
+    pub hash_of: u8,
     /// Always zero.
-    pub pad: [u8; 2],
+    pub pad: u8,
 }
 
 const _: () = assert!(size_of::<VipKey>() == 20 && align_of::<VipKey>() == 1);

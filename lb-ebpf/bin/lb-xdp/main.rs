@@ -1,1 +1,19 @@
+//! The XDP programs: [`lb_ebpf::process`] over XDP memory and BPF maps.
+//!
+//! Compiled for a host it is an empty shell, so that `cargo build --all-features`, clippy and
+//! editors work everywhere.
+#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
+
+#[cfg(target_arch = "bpf")]
+mod atomic;
+#[cfg(target_arch = "bpf")]
+mod maps;
+#[cfg(target_arch = "bpf")]
+mod packet;
+#[cfg(target_arch = "bpf")]
+mod programs;
+#[cfg(target_arch = "bpf")]
+mod tables;
+
+#[cfg(not(target_arch = "bpf"))]
 fn main() {}

@@ -1,0 +1,57 @@
+//! The maps. Names and types are the contract of `lb_common`; the sizes of [`TABLES`] and
+//! [`CONNECTIONS`] are defaults that the loader replaces.
+
+use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
+    macros::map,
+    maps::{Array, HashMap, PerCpuArray},
+};
+use lb_common::{
+    CLIENT_HOPS as CLIENT_HOP_COUNT, ClientHop, Counters, FlowEntry, FlowKey, InstanceEntry,
+    MAX_INSTANCES, MAX_VIPS, NextHop, Settings, Table, Traffic, Vip, VipKey,
+};
+
+#[map]
+pub(crate) static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
+
+#[map]
+pub(crate) static VIPS: HashMap<VipKey, Vip> = HashMap::with_max_entries(MAX_VIPS, 0);
+
+#[map]
+pub(crate) static TABLES: Array<Table> = Array::with_max_entries(64, 0);
+
+#[map]
+pub(crate) static INSTANCES: Array<InstanceEntry> = Array::with_max_entries(MAX_INSTANCES, 0);
+
+/// Not an LRU map: that evicts single entries, also of connections in use and well below its
+/// limit, and half a `nat` pair is worse than none. Not preallocated: memory follows the number of
+/// connections, which lies far below the limit nearly always.
+#[map]
+pub(crate) static CONNECTIONS: HashMap<FlowKey, FlowEntry> =
+    HashMap::with_max_entries(1 << 20, BPF_F_NO_PREALLOC);
+
+#[map]
+pub(crate) static NEXT_HOPS: PerCpuArray<NextHop> = PerCpuArray::with_max_entries(MAX_INSTANCES, 0);
+
+#[map]
+pub(crate) static CLIENT_HOPS: PerCpuArray<ClientHop> =
+    PerCpuArray::with_max_entries(CLIENT_HOP_COUNT, 0);
+
+#[map]
+pub(crate) static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
+
+#[map]
+pub(crate) static VIP_TRAFFIC: PerCpuArray<Traffic> = PerCpuArray::with_max_entries(MAX_VIPS, 0);
+
+#[map]
+pub(crate) static INSTANCE_TRAFFIC: PerCpuArray<Traffic> =
+    PerCpuArray::with_max_entries(MAX_INSTANCES, 0);
+
+#[map]
+pub(crate) static LIVE: Array<u64> = Array::with_max_entries(MAX_INSTANCES, 0);
+
+#[map]
+pub(crate) static EXPIRED: Array<u64> = Array::with_max_entries(MAX_INSTANCES, 0);
+
+#[map]
+pub(crate) static TURNS: PerCpuArray<u32> = PerCpuArray::with_max_entries(MAX_VIPS, 0);

@@ -1,0 +1,42 @@
+//! The entry points.
+
+use aya_ebpf::{bindings::xdp_action, helpers::bpf_redirect, macros::xdp, programs::XdpContext};
+use lb_ebpf::{Verdict, process};
+
+use crate::{packet::XdpPacket, tables::Maps};
+
+/// The balancing program.
+#[xdp]
+pub fn lb_xdp(context: XdpContext) -> u32 {
+    // A map without its one element is a kernel without memory for it at load time, which fails
+    // the load; the verifier wants the branch all the same.
+    let Some(maps) = Maps::new(&context) else {
+        return xdp_action::XDP_PASS;
+    };
+    let interface = context.ingress_ifindex() as u32;
+    match process(&mut XdpPacket::new(&context), &maps, interface) {
+        Verdict::Pass(_) => xdp_action::XDP_PASS,
+        Verdict::Drop(_) => xdp_action::XDP_DROP,
+        Verdict::Transmit => xdp_action::XDP_TX,
+        // SAFETY: a helper without pointers.
+        Verdict::Redirect(interface) => unsafe { bpf_redirect(interface, 0) as u32 },
+    }
+}
+
+/// Passes every packet: the floor of benchmarks, and what the peer of a veth needs so that packets
+/// that were transmitted by XDP reach it.
+#[xdp]
+pub fn lb_pass(_context: XdpContext) -> u32 {
+    xdp_action::XDP_PASS
+}
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // Never linked in: the library has no panicking operations, and the verifier refuses an
+    // endless loop.
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,364 @@
+//! The packet path without a kernel: packets in byte slices, maps in the standard library.
+//!
+//! [`MemoryTables`] behaves as the BPF maps do where it matters: index 0 of the instances is
+//! nobody, connection inserts refuse existing keys and a full table, an entry that was removed
+//! while somebody holds it stays readable. Clock and random numbers are given from outside. It is
+//! safe to share between threads; each operation is atomic by itself, as in the kernel.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use lb_common::{
+    Address, CLIENT_HOPS, ClientHop, Counter, Counters, FlowEntry, FlowKey, InstanceEntry,
+    MAX_INSTANCES, MAX_VIPS, NextHop, SLOTS, Settings, Table, Traffic, Vip, VipKey,
+};
+
+use crate::{Flow, Header, Insert, Packet, Route, Tables, hash};
+
+/// A packet in a byte slice.
+#[derive(Debug)]
+pub struct Frame<'a>(pub &'a mut [u8]);
+
+impl Packet for Frame<'_> {
+    fn length(&self) -> usize {
+        self.0.len()
+    }
+
+    fn read<H: Header>(&self, offset: usize) -> Option<H> {
+        let bytes = self.0.get(offset..offset.checked_add(size_of::<H>())?)?;
+        // SAFETY: the slice has the size of `H`, of which any bytes are a valid value.
+        Some(unsafe { bytes.as_ptr().cast::<H>().read_unaligned() })
+    }
+
+    fn write<H: Header>(&mut self, offset: usize, header: H) -> Option<()> {
+        let bytes = self
+            .0
+            .get_mut(offset..offset.checked_add(size_of::<H>())?)?;
+        // SAFETY: the slice has the size of `H`, which is plain bytes.
+        unsafe { bytes.as_mut_ptr().cast::<H>().write_unaligned(header) };
+        Some(())
+    }
+}
+
+/// An entry of the connection table.
+#[derive(Debug)]
+pub struct MemoryFlow {
+    /// As inserted; the two fields that change are beside it.
+    entry: FlowEntry,
+    last_seen: AtomicU64,
+    state: AtomicU32,
+}
+
+impl MemoryFlow {
+    fn new(entry: &FlowEntry) -> Arc<Self> {
+        Arc::new(Self {
+            entry: *entry,
+            last_seen: AtomicU64::new(entry.last_seen),
+            state: AtomicU32::new(entry.state),
+        })
+    }
+}
+
+impl Flow for Arc<MemoryFlow> {
+    fn entry(&self) -> FlowEntry {
+        FlowEntry {
+            last_seen: self.last_seen.load(Relaxed),
+            state: self.state.load(Relaxed),
+            ..self.entry
+        }
+    }
+
+    fn touch(&self, now: u64) {
+        self.last_seen.store(now, Relaxed);
+    }
+
+    fn set_state(&self, bits: u32) -> u32 {
+        self.state.fetch_or(bits, Relaxed)
+    }
+}
+
+/// The maps, the clock, the random source and the route table of one imagined machine with one
+/// processor.
+#[derive(Debug)]
+pub struct MemoryTables {
+    settings: Mutex<Option<Settings>>,
+    vips: Mutex<HashMap<VipKey, Vip>>,
+    tables: Mutex<HashMap<u32, Arc<Table>>>,
+    instances: Mutex<Vec<InstanceEntry>>,
+    flows: Mutex<HashMap<FlowKey, Arc<MemoryFlow>>>,
+    capacity: usize,
+    turns: Mutex<HashMap<u32, u32>>,
+    random: Mutex<u64>,
+    live: Vec<AtomicU64>,
+    expired: Vec<AtomicU64>,
+    instance_hops: Mutex<HashMap<u16, NextHop>>,
+    client_hops: Mutex<HashMap<u32, ClientHop>>,
+    routes: Mutex<HashMap<Address, Route>>,
+    default_route: Mutex<Route>,
+    now: AtomicU64,
+    counters: Mutex<Counters>,
+    vip_traffic: Mutex<HashMap<u32, Traffic>>,
+    instance_traffic: Mutex<HashMap<u16, Traffic>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing is left half changed by a panic: each change is one assignment or one map operation.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl MemoryTables {
+    /// Empty maps with room for `capacity` connection entries; random numbers follow from `seed`.
+    #[must_use]
+    pub fn new(capacity: usize, seed: u64) -> Self {
+        let zeros = || (0..MAX_INSTANCES).map(|_| AtomicU64::new(0)).collect();
+        Self {
+            settings: Mutex::default(),
+            vips: Mutex::default(),
+            tables: Mutex::default(),
+            instances: Mutex::new(vec![InstanceEntry::default(); MAX_INSTANCES as usize]),
+            flows: Mutex::default(),
+            capacity,
+            turns: Mutex::default(),
+            random: Mutex::new(seed),
+            live: zeros(),
+            expired: zeros(),
+            instance_hops: Mutex::default(),
+            client_hops: Mutex::default(),
+            routes: Mutex::default(),
+            default_route: Mutex::new(Route::NoRoute),
+            now: AtomicU64::new(1),
+            counters: Mutex::default(),
+            vip_traffic: Mutex::default(),
+            instance_traffic: Mutex::default(),
+        }
+    }
+
+    /// Writes the settings.
+    pub fn set_settings(&self, settings: Settings) {
+        *lock(&self.settings) = Some(settings);
+    }
+
+    /// Sets the clock, in nanoseconds.
+    pub fn set_now(&self, now: u64) {
+        self.now.store(now, Relaxed);
+    }
+
+    /// Inserts or replaces a VIP.
+    pub fn set_vip(&self, key: VipKey, vip: Vip) {
+        lock(&self.vips).insert(key, vip);
+    }
+
+    /// Removes a VIP.
+    pub fn remove_vip(&self, key: &VipKey) {
+        lock(&self.vips).remove(key);
+    }
+
+    /// All VIPs.
+    #[must_use]
+    pub fn vips(&self) -> Vec<(VipKey, Vip)> {
+        lock(&self.vips)
+            .iter()
+            .map(|(key, vip)| (*key, *vip))
+            .collect()
+    }
+
+    /// Writes a table.
+    pub fn set_table(&self, index: u32, table: Arc<Table>) {
+        lock(&self.tables).insert(index, table);
+    }
+
+    /// Writes an instance; an index that is out of range is ignored.
+    pub fn set_instance(&self, index: u16, instance: InstanceEntry) {
+        if let Some(place) = lock(&self.instances).get_mut(index as usize) {
+            *place = instance;
+        }
+    }
+
+    /// Sets what the route table says of `destination`.
+    pub fn set_route(&self, destination: Address, route: Route) {
+        lock(&self.routes).insert(destination, route);
+    }
+
+    /// Sets what the route table says of all other destinations; [`Route::NoRoute`] at first.
+    pub fn set_default_route(&self, route: Route) {
+        *lock(&self.default_route) = route;
+    }
+
+    /// Copies of all connection entries.
+    #[must_use]
+    pub fn flows(&self) -> Vec<(FlowKey, FlowEntry)> {
+        lock(&self.flows)
+            .iter()
+            .map(|(key, flow)| (*key, flow.entry()))
+            .collect()
+    }
+
+    /// Counts a connection as ended by the daemon, which has removed its entries.
+    pub fn expire(&self, index: u16) {
+        if let Some(expired) = self.expired.get(index as usize) {
+            expired.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Makes the live connections of an index zero, for an instance that takes it over.
+    pub fn reset_live(&self, index: u16) {
+        if let (Some(live), Some(expired)) = (
+            self.live.get(index as usize),
+            self.expired.get(index as usize),
+        ) {
+            expired.store(live.load(Relaxed), Relaxed);
+        }
+    }
+
+    /// All counters.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        *lock(&self.counters)
+    }
+
+    /// Traffic of a VIP.
+    #[must_use]
+    pub fn traffic_of_vip(&self, vip: u32) -> Traffic {
+        lock(&self.vip_traffic)
+            .get(&vip)
+            .copied()
+            .unwrap_or_default()
+    }
+
+    /// Traffic of an instance.
+    #[must_use]
+    pub fn traffic_of_instance(&self, index: u16) -> Traffic {
+        lock(&self.instance_traffic)
+            .get(&index)
+            .copied()
+            .unwrap_or_default()
+    }
+}
+
+impl Tables for MemoryTables {
+    type Flow = Arc<MemoryFlow>;
+
+    fn settings(&self) -> Option<Settings> {
+        *lock(&self.settings)
+    }
+
+    fn vip(&self, key: &VipKey) -> Option<Vip> {
+        lock(&self.vips).get(key).copied()
+    }
+
+    fn instance(&self, index: u16) -> Option<InstanceEntry> {
+        lock(&self.instances).get(index as usize).copied()
+    }
+
+    fn slot(&self, table: u32, slot: u32) -> u16 {
+        debug_assert!((slot as usize) < SLOTS);
+        let tables = lock(&self.tables);
+        tables
+            .get(&table)
+            .and_then(|table| table.slots.get(slot as usize))
+            .copied()
+            .unwrap_or(0)
+    }
+
+    fn flow(&self, key: &FlowKey) -> Option<Arc<MemoryFlow>> {
+        lock(&self.flows).get(key).cloned()
+    }
+
+    fn insert_flow(&self, key: &FlowKey, entry: &FlowEntry) -> Insert {
+        let mut flows = lock(&self.flows);
+        if flows.contains_key(key) {
+            Insert::Exists
+        } else if flows.len() >= self.capacity {
+            Insert::Full
+        } else {
+            flows.insert(*key, MemoryFlow::new(entry));
+            Insert::Done
+        }
+    }
+
+    fn remove_flow(&self, key: &FlowKey) {
+        lock(&self.flows).remove(key);
+    }
+
+    fn turn(&self, vip: u32) -> u32 {
+        debug_assert!(vip < MAX_VIPS);
+        let mut turns = lock(&self.turns);
+        let turn = turns.entry(vip).or_default();
+        *turn = turn.wrapping_add(1);
+        *turn
+    }
+
+    fn random(&self) -> u32 {
+        let mut state = lock(&self.random);
+        *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        hash::finish(*state) as u32
+    }
+
+    fn live(&self, index: u16) -> u64 {
+        let (Some(live), Some(expired)) = (
+            self.live.get(index as usize),
+            self.expired.get(index as usize),
+        ) else {
+            return 0;
+        };
+        let live = live.load(Relaxed).wrapping_sub(expired.load(Relaxed));
+        (live as i64).max(0) as u64
+    }
+
+    fn live_begin(&self, index: u16) {
+        if let Some(live) = self.live.get(index as usize) {
+            live.fetch_add(1, Relaxed);
+        }
+    }
+
+    fn live_end(&self, index: u16) {
+        if let Some(live) = self.live.get(index as usize) {
+            live.fetch_sub(1, Relaxed);
+        }
+    }
+
+    fn instance_hop(&self, index: u16) -> Option<NextHop> {
+        let hops = lock(&self.instance_hops);
+        (u32::from(index) < MAX_INSTANCES).then(|| hops.get(&index).copied().unwrap_or_default())
+    }
+
+    fn cache_instance_hop(&self, index: u16, hop: &NextHop) {
+        lock(&self.instance_hops).insert(index, *hop);
+    }
+
+    fn client_hop(&self, place: u32) -> Option<ClientHop> {
+        let hops = lock(&self.client_hops);
+        (place < CLIENT_HOPS).then(|| hops.get(&place).copied().unwrap_or_default())
+    }
+
+    fn cache_client_hop(&self, place: u32, hop: &ClientHop) {
+        lock(&self.client_hops).insert(place, *hop);
+    }
+
+    fn route(&self, _source: &Address, destination: &Address, _interface: u32) -> Route {
+        let known = lock(&self.routes).get(destination).copied();
+        known.unwrap_or_else(|| *lock(&self.default_route))
+    }
+
+    fn now(&self) -> u64 {
+        self.now.load(Relaxed)
+    }
+
+    fn count(&self, counter: Counter) {
+        let value = &mut lock(&self.counters).values[counter as usize];
+        *value = value.wrapping_add(1);
+    }
+
+    fn vip_traffic(&self, vip: u32, change: impl FnOnce(&mut Traffic)) {
+        change(lock(&self.vip_traffic).entry(vip).or_default());
+    }
+
+    fn instance_traffic(&self, index: u16, change: impl FnOnce(&mut Traffic)) {
+        change(lock(&self.instance_traffic).entry(index).or_default());
+    }
+}

@@ -1,0 +1,234 @@
+//! From bytes to a flow.
+//!
+//! Everything that is not a well-formed TCP or UDP packet is left to the host's stack with a
+//! counter that says what it was; the packet path never judges host traffic. Header checksums are
+//! not verified: they are changed incrementally, so a packet that arrives damaged leaves damaged
+//! in the same way and its receiver finds out.
+
+use core::mem::offset_of;
+
+use lb_common::{Counter, FlowKey, PROTOCOL_TCP, PROTOCOL_UDP, from_v4};
+use network_types::{
+    eth::{EthHdr, EtherType},
+    ip::{IpProto, Ipv4Hdr, Ipv6Hdr},
+    tcp::TcpHdr,
+    udp::UdpHdr,
+    vlan::VlanHdr,
+};
+
+use crate::Packet;
+
+/// VLAN tags that are walked: one, or two for a provider bridge (IEEE 802.1ad).
+pub const MAX_VLAN_TAGS: usize = 2;
+/// IPv6 extension headers that are walked.
+pub const MAX_EXTENSION_HEADERS: usize = 4;
+/// Bytes of all extension headers that are walked; also what lets the verifier bound the offset of
+/// the header behind them.
+pub const MAX_EXTENSION_BYTES: usize = 512;
+
+/// [`Parsed::tcp_flags`]: the sender has no more data.
+pub const TCP_FIN: u8 = 0x01;
+/// [`Parsed::tcp_flags`]: a connection begins.
+pub const TCP_SYN: u8 = 0x02;
+/// [`Parsed::tcp_flags`]: a connection is broken off.
+pub const TCP_RST: u8 = 0x04;
+/// [`Parsed::tcp_flags`]: the acknowledgement number counts.
+pub const TCP_ACK: u8 = 0x10;
+
+/// A packet that may be balanced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parsed {
+    /// Addresses, ports and protocol.
+    pub key: FlowKey,
+    /// Offset of the IP header.
+    pub l3: usize,
+    /// Offset of the TCP or UDP header.
+    pub l4: usize,
+    /// Length of the IP packet in bytes, its header included.
+    pub ip_length: u32,
+    /// Whether the IP header is of version 4.
+    pub v4: bool,
+    /// Whether this is the first of several fragments.
+    pub fragment: bool,
+    /// Flags of the TCP header; 0 for UDP.
+    pub tcp_flags: u8,
+}
+
+impl Parsed {
+    /// Whether the packet asks for a new TCP connection.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_opening(&self) -> bool {
+        self.tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST) == TCP_SYN
+    }
+
+    /// Whether any of these TCP flags is set.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has(&self, flags: u8) -> bool {
+        self.tcp_flags & flags != 0
+    }
+}
+
+/// Reads a packet down to its ports.
+///
+/// # Errors
+///
+/// The counter that says why the packet is not for the packet path.
+#[inline(always)]
+pub fn parse<P: Packet>(packet: &P) -> Result<Parsed, Counter> {
+    let ethernet: EthHdr = packet.read(0).ok_or(Counter::PassedMalformed)?;
+    let mut ether_type = ethernet.ether_type;
+    let mut l3 = EthHdr::LEN;
+    for _ in 0..MAX_VLAN_TAGS {
+        if ether_type == EtherType::Ieee8021q as u16 || ether_type == EtherType::Ieee8021ad as u16 {
+            let tag: VlanHdr = packet.read(l3).ok_or(Counter::PassedMalformed)?;
+            ether_type = tag.ether_type;
+            l3 += size_of::<VlanHdr>();
+        }
+    }
+    if ether_type == EtherType::Ipv4 as u16 {
+        parse_v4(packet, l3)
+    } else if ether_type == EtherType::Ipv6 as u16 {
+        parse_v6(packet, l3)
+    } else {
+        Err(Counter::PassedNotIp)
+    }
+}
+
+#[inline(always)]
+fn parse_v4<P: Packet>(packet: &P, l3: usize) -> Result<Parsed, Counter> {
+    let ip: Ipv4Hdr = packet.read(l3).ok_or(Counter::PassedMalformed)?;
+    let header = ((ip.vihl & 0x0f) as usize) << 2;
+    let total = u16::from_be_bytes(ip.tot_len) as usize;
+    if ip.vihl >> 4 != 4 || header < Ipv4Hdr::LEN || total < header {
+        return Err(Counter::PassedMalformed);
+    }
+    if ip.proto != PROTOCOL_TCP && ip.proto != PROTOCOL_UDP {
+        return Err(Counter::PassedOtherProtocol);
+    }
+    let fragments = u16::from_be_bytes(ip.frags);
+    if fragments & 0x1fff != 0 {
+        return Err(Counter::PassedFragment);
+    }
+    let key = FlowKey {
+        source: from_v4(ip.src_addr),
+        destination: from_v4(ip.dst_addr),
+        protocol: ip.proto,
+        ..FlowKey::default()
+    };
+    let more = fragments & 0x2000 != 0;
+    parse_l4(
+        packet,
+        Parsed {
+            key,
+            l3,
+            l4: l3 + header,
+            ip_length: total as u32,
+            v4: true,
+            fragment: more,
+            tcp_flags: 0,
+        },
+    )
+}
+
+#[inline(always)]
+fn parse_v6<P: Packet>(packet: &P, l3: usize) -> Result<Parsed, Counter> {
+    let ip: Ipv6Hdr = packet.read(l3).ok_or(Counter::PassedMalformed)?;
+    let payload = u32::from(u16::from_be_bytes(ip.payload_len));
+    if ip.vcf[0] >> 4 != 6 {
+        return Err(Counter::PassedMalformed);
+    }
+    let mut next = ip.next_hdr;
+    let mut extension = 0;
+    let mut fragment = false;
+    for _ in 0..MAX_EXTENSION_HEADERS {
+        if !is_extension(next) {
+            break;
+        }
+        let header: [u8; 8] = packet
+            .read(l3 + Ipv6Hdr::LEN + extension)
+            .ok_or(Counter::PassedMalformed)?;
+        // RFC 8200: all but the fragment header have their length in units of eight bytes, the
+        // first eight not counted.
+        if next == IpProto::Ipv6Frag as u8 {
+            let place = u16::from_be_bytes([header[2], header[3]]);
+            if place & 0xfff8 != 0 {
+                return Err(Counter::PassedFragment);
+            }
+            // An "atomic fragment" (RFC 6946) is whole.
+            fragment |= place & 1 != 0;
+            extension += 8;
+        } else {
+            extension += (header[1] as usize + 1) << 3;
+        }
+        next = header[0];
+        if extension > MAX_EXTENSION_BYTES {
+            return Err(Counter::PassedExtensionHeaders);
+        }
+    }
+    if is_extension(next) {
+        return Err(Counter::PassedExtensionHeaders);
+    }
+    if next != PROTOCOL_TCP && next != PROTOCOL_UDP {
+        return Err(Counter::PassedOtherProtocol);
+    }
+    let key = FlowKey {
+        source: ip.src_addr,
+        destination: ip.dst_addr,
+        protocol: next,
+        ..FlowKey::default()
+    };
+    parse_l4(
+        packet,
+        Parsed {
+            key,
+            l3,
+            l4: l3 + Ipv6Hdr::LEN + extension,
+            ip_length: payload + Ipv6Hdr::LEN as u32,
+            v4: false,
+            fragment,
+            tcp_flags: 0,
+        },
+    )
+}
+
+/// Whether `next` is an extension header that is walked: hop-by-hop, routing, fragment or
+/// destination options.
+#[inline(always)]
+const fn is_extension(next: u8) -> bool {
+    next == IpProto::HopOpt as u8
+        || next == IpProto::Ipv6Route as u8
+        || next == IpProto::Ipv6Frag as u8
+        || next == IpProto::Ipv6Opts as u8
+}
+
+#[inline(always)]
+fn parse_l4<P: Packet>(packet: &P, mut parsed: Parsed) -> Result<Parsed, Counter> {
+    // What the IP header claims must be there, and must hold the header that follows. A frame may
+    // be longer: Ethernet pads short ones.
+    let header = (parsed.l4 - parsed.l3) as u32;
+    if parsed.l3 + parsed.ip_length as usize > packet.length() {
+        return Err(Counter::PassedMalformed);
+    }
+    if parsed.key.protocol == PROTOCOL_TCP {
+        let tcp: TcpHdr = packet.read(parsed.l4).ok_or(Counter::PassedMalformed)?;
+        let [offset, flags]: [u8; 2] = packet
+            .read(parsed.l4 + offset_of!(TcpHdr, _bitfield_1))
+            .ok_or(Counter::PassedMalformed)?;
+        if parsed.ip_length < header + TcpHdr::LEN as u32 || offset >> 4 < 5 {
+            return Err(Counter::PassedMalformed);
+        }
+        parsed.key.source_port = tcp.source;
+        parsed.key.destination_port = tcp.dest;
+        parsed.tcp_flags = flags;
+    } else {
+        let udp: UdpHdr = packet.read(parsed.l4).ok_or(Counter::PassedMalformed)?;
+        if parsed.ip_length < header + UdpHdr::LEN as u32 {
+            return Err(Counter::PassedMalformed);
+        }
+        parsed.key.source_port = udp.src;
+        parsed.key.destination_port = udp.dst;
+    }
+    Ok(parsed)
+}

@@ -1,0 +1,4 @@
+//! Changing packets.
+
+pub mod l2;
+pub mod nat;

@@ -1,0 +1,95 @@
+//! Network address translation.
+//!
+//! Both directions are the same operation: the entry of the connection table says what addresses
+//! and ports become (see [`lb_common::FlowEntry`]). A packet is forwarded as a router forwards it,
+//! so its TTL or hop limit goes down by one.
+
+use core::mem::offset_of;
+
+use lb_common::{FlowEntry, PROTOCOL_TCP};
+use network_types::{
+    ip::{Ipv4Hdr, Ipv6Hdr},
+    tcp::TcpHdr,
+    udp::UdpHdr,
+};
+
+use crate::{Packet, checksum::Difference, parse::Parsed};
+
+/// The TTL or hop limit of a packet, or `None` when the packet ends before it.
+#[inline(always)]
+pub fn ttl<P: Packet>(packet: &P, parsed: &Parsed) -> Option<u8> {
+    let offset = if parsed.v4 {
+        offset_of!(Ipv4Hdr, ttl)
+    } else {
+        offset_of!(Ipv6Hdr, hop_limit)
+    };
+    packet.read::<[u8; 1]>(parsed.l3 + offset).map(|[ttl]| ttl)
+}
+
+/// Gives the packet the addresses and ports of `entry`, a TTL that is one less, and the checksums
+/// that go with them. The TTL must be above zero.
+///
+/// Everything is read before anything is written, so `None` (the packet ends inside its headers,
+/// which [`crate::parse`] has excluded) leaves it as it was.
+#[inline(always)]
+pub fn rewrite<P: Packet>(packet: &mut P, parsed: &Parsed, entry: &FlowEntry) -> Option<()> {
+    let key = &parsed.key;
+    let addresses = Difference::none()
+        .address(&key.source, &entry.source)
+        .address(&key.destination, &entry.destination);
+    let ports = addresses
+        .word(key.source_port, entry.source_port)
+        .word(key.destination_port, entry.destination_port);
+
+    let tcp = key.protocol == PROTOCOL_TCP;
+    let check_at = parsed.l4
+        + if tcp {
+            offset_of!(TcpHdr, check)
+        } else {
+            offset_of!(UdpHdr, check)
+        };
+    let old: [u8; 2] = packet.read(check_at)?;
+    let check = if tcp {
+        ports.apply(old)
+    } else {
+        ports.apply_udp(old)
+    };
+
+    if parsed.v4 {
+        rewrite_v4(packet, parsed.l3, addresses, entry)?;
+    } else {
+        rewrite_v6(packet, parsed.l3, entry)?;
+    }
+    packet.write(check_at, check)?;
+    let (s, d) = (entry.source_port, entry.destination_port);
+    // TCP and UDP both begin with the source port and the destination port.
+    packet.write(parsed.l4, [s[0], s[1], d[0], d[1]])
+}
+
+#[inline(always)]
+fn rewrite_v4<P: Packet>(
+    packet: &mut P,
+    l3: usize,
+    addresses: Difference,
+    entry: &FlowEntry,
+) -> Option<()> {
+    let mut ip: Ipv4Hdr = packet.read(l3)?;
+    let ttl = ip.ttl.wrapping_sub(1);
+    ip.check = addresses
+        .word([ip.ttl, ip.proto], [ttl, ip.proto])
+        .apply(ip.check);
+    ip.ttl = ttl;
+    let (s, d) = (&entry.source, &entry.destination);
+    ip.src_addr = [s[12], s[13], s[14], s[15]];
+    ip.dst_addr = [d[12], d[13], d[14], d[15]];
+    packet.write(l3, ip)
+}
+
+#[inline(always)]
+fn rewrite_v6<P: Packet>(packet: &mut P, l3: usize, entry: &FlowEntry) -> Option<()> {
+    let mut ip: Ipv6Hdr = packet.read(l3)?;
+    ip.hop_limit = ip.hop_limit.wrapping_sub(1);
+    ip.src_addr = entry.source;
+    ip.dst_addr = entry.destination;
+    packet.write(l3, ip)
+}

@@ -1,0 +1,102 @@
+//! The maps, as the packet path sees them.
+//!
+//! Implementations are thin: a look-up hands out copies of plain values, so the same trait fits a
+//! BPF map and a hash map behind a lock, and the compiler drops from the copy what is not used.
+
+use lb_common::{
+    Address, ClientHop, Counter, FlowEntry, FlowKey, InstanceEntry, NextHop, Settings, Traffic,
+    Vip, VipKey,
+};
+
+/// An entry of the connection table, in place.
+pub trait Flow {
+    /// A copy of the entry.
+    fn entry(&self) -> FlowEntry;
+
+    /// Notes that a packet was seen at `now`.
+    fn touch(&self, now: u64);
+
+    /// Sets bits of [`FlowEntry::state`] and returns the state as it was before, in one atomic
+    /// step: two processors that close a connection at once must not both count its end.
+    fn set_state(&self, bits: u32) -> u32;
+}
+
+/// What became of an insertion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Insert {
+    /// The entry is in the table.
+    Done,
+    /// The key was there before; nothing has changed.
+    Exists,
+    /// The table is full.
+    Full,
+}
+
+/// What the kernel's route and neighbour tables say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// The way; [`NextHop::fresh_until`] and [`NextHop::generation`] are left to the caller.
+    Found(NextHop),
+    /// There is a route, but the MAC address of the next hop is not known.
+    NoNeighbour,
+    /// No route that leads out of this host.
+    NoRoute,
+    /// The kernel does not forward packets from the incoming interface.
+    ForwardingDisabled,
+}
+
+/// The maps, the clock and the other things that the kernel provides.
+pub trait Tables {
+    /// A handle to an entry of the connection table.
+    type Flow: Flow;
+
+    /// The settings; `None` until the daemon has written them.
+    fn settings(&self) -> Option<Settings>;
+    /// The VIP that packets with this key are for.
+    fn vip(&self, key: &VipKey) -> Option<Vip>;
+    /// An instance by index, below [`lb_common::MAX_INSTANCES`].
+    fn instance(&self, index: u16) -> Option<InstanceEntry>;
+    /// The instance index in a slot of a table; 0 is none.
+    fn slot(&self, table: u32, slot: u32) -> u16;
+
+    /// The connection with this key.
+    fn flow(&self, key: &FlowKey) -> Option<Self::Flow>;
+    /// Inserts a connection that must not be there yet.
+    fn insert_flow(&self, key: &FlowKey, entry: &FlowEntry) -> Insert;
+    /// Removes a connection, if it is there.
+    fn remove_flow(&self, key: &FlowKey);
+
+    /// The next number of the VIP's turn counter; every processor has its own, each with another
+    /// start.
+    fn turn(&self, vip: u32) -> u32;
+    /// A random number.
+    fn random(&self) -> u32;
+    /// Live connections of an instance.
+    fn live(&self, index: u16) -> u64;
+    /// Adds 1 to the live connections of an instance, atomically.
+    fn live_begin(&self, index: u16);
+    /// Takes 1 from the live connections of an instance, atomically.
+    fn live_end(&self, index: u16);
+
+    /// What was last remembered by [`Tables::cache_instance_hop`].
+    fn instance_hop(&self, index: u16) -> Option<NextHop>;
+    /// Remembers the way to an instance.
+    fn cache_instance_hop(&self, index: u16, hop: &NextHop);
+    /// What was last remembered by [`Tables::cache_client_hop`]; `place` is below
+    /// [`lb_common::CLIENT_HOPS`].
+    fn client_hop(&self, place: u32) -> Option<ClientHop>;
+    /// Remembers the way to a client.
+    fn cache_client_hop(&self, place: u32, hop: &ClientHop);
+    /// Asks the kernel for the way from `source` to `destination` for a packet that came in by
+    /// `interface`.
+    fn route(&self, source: &Address, destination: &Address, interface: u32) -> Route;
+
+    /// `CLOCK_MONOTONIC` in nanoseconds; a few milliseconds late is good enough.
+    fn now(&self) -> u64;
+    /// Counts a packet or an event.
+    fn count(&self, counter: Counter);
+    /// Changes the traffic counters of a VIP.
+    fn vip_traffic(&self, vip: u32, change: impl FnOnce(&mut Traffic));
+    /// Changes the traffic counters of an instance.
+    fn instance_traffic(&self, index: u16, change: impl FnOnce(&mut Traffic));
+}
