@@ -9,7 +9,6 @@
 //! Nothing here changes state: what comes out is a [`Desired`] for the registry and a
 //! [`DaemonSpec`] for the process, or faults and nothing at all.
 
-mod check;
 mod checks;
 mod daemon;
 mod environment;
@@ -36,7 +35,6 @@ use crate::{
     registry::Desired,
 };
 
-pub use check::{CheckArgs, check};
 pub use checks::API_PATHS;
 pub use fault::{Fault, Faults};
 pub use flags::Overrides;

@@ -142,31 +142,24 @@ impl Whole<'_> {
         }
     }
 
-    /// No two sockets want the same address. An IPv6 listener serves IPv6 alone, so that
-    /// `0.0.0.0` and `[::]` go together.
+    /// No two sockets want the same address. The gateway's IPv6 listeners serve IPv6 alone, so
+    /// that `0.0.0.0` and `[::]` go together; the API's `[::]` serves both families.
     fn listeners(&self, reader: &mut Reader) {
-        let mut seen: Vec<Sourced<SocketAddr>> = Vec::new();
-        let api = self.api.listen.value.map(|value| Sourced {
-            value,
-            path: self.api.listen.path.clone(),
-            origin: self.api.listen.origin.clone(),
-        });
-        for listener in self.gateway.listeners.iter().chain(&api) {
-            let other = seen
-                .iter()
-                .find(|other| overlap(other.value, listener.value));
-            if let Some(other) = other {
-                let expected = format!(
-                    "an address that is free, but {} takes {}",
-                    other.path, other.value
-                );
-                reader.contradiction(
-                    listener,
-                    format!("{:?}", listener.value.to_string()),
-                    expected,
-                );
+        let listeners = &self.gateway.listeners;
+        for (position, listener) in listeners.iter().enumerate() {
+            let mut earlier = listeners[..position].iter();
+            let same_family = |a: SocketAddr, b: SocketAddr| a.is_ipv4() == b.is_ipv4();
+            if let Some(taken) = earlier.find(|other| {
+                same_family(other.value, listener.value) && overlap(other.value, listener.value)
+            }) {
+                not_free(reader, listener, listener.value, taken);
             }
-            seen.push(listener.clone());
+        }
+        let api = &self.api.listen;
+        if let Some(address) = api.value
+            && let Some(taken) = listeners.iter().find(|l| overlap(l.value, address))
+        {
+            not_free(reader, api, address, taken);
         }
     }
 
@@ -278,7 +271,8 @@ impl Whole<'_> {
             }
         }
         let api = &self.api.spec;
-        if api.listen.is_none() && !api.on_gateway {
+        let beside = api.on_gateway && !self.gateway.listeners.is_empty();
+        if api.listen.is_none() && !beside {
             let text = "api: neither listens nor shares the gateway's listeners, so nothing can \
                         ask or change this lb";
             notices.push(Notice::new(self.api.listen.origin.clone(), text));
@@ -293,9 +287,25 @@ impl Whole<'_> {
     }
 }
 
+/// Whether one socket takes connections to an address of the other.
 fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
-    let any = a.ip().is_unspecified() || b.ip().is_unspecified();
-    a.port() == b.port() && a.is_ipv4() == b.is_ipv4() && (any || a.ip() == b.ip())
+    let covers = |wide: SocketAddr, narrow: SocketAddr| {
+        wide.ip().is_unspecified() && (wide.is_ipv6() || narrow.is_ipv4())
+    };
+    a.port() == b.port() && (a.ip() == b.ip() || covers(a, b) || covers(b, a))
+}
+
+fn not_free<T>(
+    reader: &mut Reader,
+    wrong: &Sourced<T>,
+    address: SocketAddr,
+    taken: &Sourced<SocketAddr>,
+) {
+    let expected = format!(
+        "an address that is free, but {} takes {}",
+        taken.path, taken.value
+    );
+    reader.contradiction(wrong, format!("{:?}", address.to_string()), expected);
 }
 
 /// Reports each item whose key an earlier one has.

@@ -41,6 +41,9 @@ pub(super) const VARIABLES: &[(&str, &[&str], bool)] = &[
 /// The variable that names the file.
 pub(super) const CONFIG_VARIABLE: &str = "LB_CONFIG";
 
+/// Variables with another meaning than a setting: the file, and where the CLI finds the API.
+const OTHERS: [&str; 2] = [CONFIG_VARIABLE, "LB_API"];
+
 /// Variables of the integration guide whose feature is not there yet, and what holds instead.
 pub(super) const WITHOUT_EFFECT: &[(&str, &str)] = &[
     ("LB_METRICS_ENABLED", "/metrics is always served"),
@@ -100,7 +103,7 @@ pub(super) fn overlay(
         } else if let Some((_, instead)) = WITHOUT_EFFECT.iter().find(|(known, _)| *known == name) {
             let text = format!("has no effect in this version: {instead}");
             notices.push(Notice::new(origin(name), text));
-        } else if name.starts_with("LB_") && name != CONFIG_VARIABLE {
+        } else if name.starts_with("LB_") && !OTHERS.contains(&name) {
             notices.extend(unknown(name));
         }
     }
@@ -144,7 +147,7 @@ fn unknown(name: &str) -> Option<Notice> {
     }
     let mut names: Vec<&str> = VARIABLES.iter().map(|(known, ..)| *known).collect();
     names.extend(WITHOUT_EFFECT.iter().map(|(known, _)| *known));
-    names.push(CONFIG_VARIABLE);
+    names.extend(OTHERS);
     let text = match closest(name, &names) {
         Some(meant) => format!("is not known and ignored; did you mean {meant}?"),
         None => "is not known and ignored".to_owned(),

@@ -57,7 +57,8 @@ impl fmt::Display for Summary<'_> {
             format!("on {}", listeners.join(", "))
         };
         write!(f, "\nHTTP {listeners}; ")?;
-        match (config.daemon.api.listen, config.daemon.api.on_gateway) {
+        let beside = config.daemon.api.on_gateway && !desired.listeners.is_empty();
+        match (config.daemon.api.listen, beside) {
             (Some(address), true) => write!(f, "API on {address} and beside HTTP")?,
             (Some(address), false) => write!(f, "API on {address}")?,
             (None, true) => f.write_str("API beside HTTP")?,
@@ -84,7 +85,7 @@ impl fmt::Display for Effective<'_> {
             .max()
             .unwrap_or(0);
         // One long list must not push every comment off the screen.
-        let width = width.min(64);
+        let width = width.min(72);
         for (setting, origin) in lines {
             writeln!(f, "{setting:<width$}  # {origin}")?;
         }

@@ -210,6 +210,7 @@ fn what_only_looks_like_ours_is_no_fault() {
         ("LB_WORKER", "3"),
         ("PORT", ""),
         ("LB_CONFIG", "/etc/lb.toml"),
+        ("LB_API", "http://10.0.0.1:7700"),
     ])
     .unwrap();
     assert_eq!(config.desired.services, []);

@@ -50,6 +50,16 @@ fn each_fault_is_said_in_its_own_words() {
             "api.listen: expected an address that is free, but gateway.listen[0] takes 0.0.0.0:7700; found \"127.0.0.1:7700\"",
         ),
         (
+            "gateway.listen = [\"0.0.0.0:81\", \"[::]:81\", \"[::1]:81\"]",
+            "",
+            "gateway.listen[2]: expected an address that is free, but gateway.listen[1] takes [::]:81; found \"[::1]:81\"",
+        ),
+        (
+            "gateway.listen = 81\napi.listen = \"[::]:81\"",
+            "",
+            "api.listen: expected an address that is free, but gateway.listen[0] takes 0.0.0.0:81; found \"[::]:81\"",
+        ),
+        (
             "gateway.max_head_bytes = 4096",
             "",
             "gateway.max_head_bytes: expected a number from 8192 to 16777216, such as 65536; found 4096",
