@@ -21,13 +21,15 @@ mod status;
 use std::{
     ffi::OsString,
     io::{self, Write},
+    path::Path,
     process::ExitCode,
 };
 
 use clap::Parser as _;
 
+use crate::config::Overrides;
 pub use args::Cli;
-use args::{Command, Question};
+use args::{Command, DatapathCommand, Question};
 use client::Client;
 pub use error::CliError;
 
@@ -71,17 +73,29 @@ impl Context<'_> {
     }
 }
 
+/// What the command line starts but does not know: the daemon, and what is done to the kernel
+/// without one.
+#[derive(Clone, Copy, Debug)]
+pub struct Daemon {
+    /// Runs the daemon until it is told to stop.
+    pub run: fn(Overrides) -> anyhow::Result<()>,
+    /// Takes everything that is pinned below a path out of the kernel and says what that was.
+    pub detach: fn(&Path) -> anyhow::Result<String>,
+}
+
 /// The `lb` program: reads the process's arguments, does what they say, reports on the standard
 /// streams.
 #[must_use]
-pub fn main() -> ExitCode {
-    let code = run(std::env::args_os(), &mut io::stdout(), &mut io::stderr());
+pub fn main(daemon: Daemon) -> ExitCode {
+    let args = std::env::args_os();
+    let code = run(args, daemon, &mut io::stdout(), &mut io::stderr());
     ExitCode::from(code)
 }
 
 /// Does what `args` (the program's name first) say and returns the exit code.
 pub fn run(
     args: impl IntoIterator<Item = impl Into<OsString> + Clone>,
+    daemon: Daemon,
     out: &mut (dyn Write + Send),
     errors: &mut dyn Write,
 ) -> u8 {
@@ -89,7 +103,7 @@ pub fn run(
         Ok(cli) => cli,
         Err(error) => return explain(&error, out, errors),
     };
-    match dispatch(cli, out) {
+    match dispatch(cli, daemon, out) {
         Ok(()) => OK,
         // Whoever reads has seen enough: `lb instances list | head -1`.
         Err(CliError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => OK,
@@ -113,12 +127,19 @@ fn explain(error: &clap::Error, out: &mut (dyn Write + Send), errors: &mut dyn W
     }
 }
 
-fn dispatch(cli: Cli, out: &mut (dyn Write + Send)) -> Result<(), CliError> {
+fn dispatch(cli: Cli, daemon: Daemon, out: &mut (dyn Write + Send)) -> Result<(), CliError> {
     let Cli {
         connection,
         command,
     } = cli;
     let command = match command {
+        Command::Run(overrides) => return (daemon.run)(overrides).map_err(CliError::Daemon),
+        Command::Datapath {
+            command: DatapathCommand::Detach { pin_path },
+        } => {
+            let done = (daemon.detach)(&pin_path).map_err(CliError::Daemon)?;
+            return Ok(writeln!(out, "{done}")?);
+        }
         Command::Check {
             overrides,
             effective,

@@ -6,6 +6,7 @@
 //! meet: a data plane that knew the other could not be reasoned about alone.
 
 pub mod api;
+pub mod app;
 pub mod balance;
 pub mod cli;
 pub mod config;

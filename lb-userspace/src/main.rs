@@ -1,8 +1,14 @@
 //! The `lb` program.
 
+use lb_userspace::{app, cli};
+
+/// Requests allocate small and often, from one thread each: what mimalloc is made for.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> std::process::ExitCode {
-    lb_userspace::cli::main()
+    cli::main(cli::Daemon {
+        run: app::run,
+        detach: |path| anyhow::bail!("nothing below {}", path.display()),
+    })
 }

@@ -1,5 +1,7 @@
 //! The command line's grammar. What stands here as documentation is what `--help` prints.
 
+use std::path::PathBuf;
+
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::Overrides;
@@ -55,6 +57,8 @@ pub(super) struct Connection {
 /// What to do.
 #[derive(Clone, Debug, Subcommand)]
 pub(super) enum Command {
+    /// Run the daemon until SIGTERM; SIGHUP reloads the configuration
+    Run(Overrides),
     /// Check the configuration and report every fault
     Check {
         /// Print every setting in force and where it comes from
@@ -63,8 +67,24 @@ pub(super) enum Command {
         #[command(flatten)]
         overrides: Overrides,
     },
+    /// The packet path in the kernel
+    Datapath {
+        #[command(subcommand)]
+        command: DatapathCommand,
+    },
     #[command(flatten)]
     Ask(Question),
+}
+
+/// What to do with the packet path.
+#[derive(Clone, Debug, Subcommand)]
+pub(super) enum DatapathCommand {
+    /// Take lb's program and maps out of the kernel; connections through VIPs end
+    Detach {
+        /// Where they are pinned
+        #[arg(long, value_name = "PATH", default_value = "/sys/fs/bpf/lb")]
+        pin_path: PathBuf,
+    },
 }
 
 /// What to ask a running lb, or to tell it.

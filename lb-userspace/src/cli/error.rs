@@ -8,6 +8,9 @@ use crate::{api::Fault, config::Faults};
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CliError {
+    /// The daemon did not start, or what was asked of the kernel failed.
+    #[error("{0:#}")]
+    Daemon(anyhow::Error),
     /// `--api` makes no sense.
     #[error("expected --api to be a URL such as http://127.0.0.1:7700, found {found:?}: {why}")]
     Url {

@@ -84,9 +84,14 @@ impl Drop for Lb {
     }
 }
 
+const NO_DAEMON: Daemon = Daemon {
+    run: |_| anyhow::bail!("this test starts no daemon"),
+    detach: |path| Ok(format!("detached {}", path.display())),
+};
+
 fn command(line: &str) -> Done {
     let (mut out, mut errors) = (Vec::new(), Vec::new());
-    let code = run(line.split_whitespace(), &mut out, &mut errors);
+    let code = run(line.split_whitespace(), NO_DAEMON, &mut out, &mut errors);
     Done {
         code,
         out: String::from_utf8(out).unwrap(),
@@ -396,7 +401,12 @@ fn a_reader_that_leaves_is_no_error() {
     let lb = Lb::new();
     let api = format!("http://{}", lb.address);
     let mut errors = Vec::new();
-    let code = run(["lb", "--api", &api, "services"], &mut Gone, &mut errors);
+    let code = run(
+        ["lb", "--api", &api, "services"],
+        NO_DAEMON,
+        &mut Gone,
+        &mut errors,
+    );
     assert_eq!((code, errors.len()), (OK, 0));
 }
 
@@ -426,4 +436,13 @@ fn check_reports_every_fault_or_sums_up() {
         errors.contains("nowhere") && errors.contains("lissen"),
         "{errors}"
     );
+}
+
+#[test]
+fn the_daemon_and_the_kernel_are_reached_without_the_api() {
+    let refused = command("lb run --listen 127.0.0.1:0");
+    assert_eq!(refused.code, FAILED);
+    assert_eq!(refused.errors, "lb: this test starts no daemon\n");
+    let detached = command("lb datapath detach --pin-path /sys/fs/bpf/other");
+    assert_eq!(detached.ok(), "detached /sys/fs/bpf/other\n");
 }

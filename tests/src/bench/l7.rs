@@ -244,10 +244,10 @@ fn start_lb(lb: &Path, folder: &Path) -> Result<Proxy> {
         format!(
             "[gateway]\nlisten = [\"127.0.0.1:{port}\"]\nworkers = 1\n\
              [api]\nlisten = \"127.0.0.1:18114\"\n\
-             [[service]]\nname = \"web\"\nalgorithm = \"round_robin\"\n\
+             [services.web]\nalgorithm = \"round_robin\"\n\
              instances = [\"http://127.0.0.1:{a}\", \"http://127.0.0.1:{b}\"]\n\
-             health_check = {{ type = \"http\", path = \"/128\" }}\n\
-             [[route]]\npath = \"/*\"\nservice = \"web\"\n"
+             health_check = {{ path = \"/128\" }}\n\
+             [[routes]]\npath = \"/*\"\nservice = \"web\"\n"
         ),
     )?;
     let arguments = [

@@ -1,0 +1,122 @@
+//! Wiring: how the parts become a daemon, in the order in which they start and stop.
+//!
+//! Start: configuration, log, kernel path (it knows ids from an earlier run), registry, checks,
+//! management API, and the gateway's listeners last, so that the first request finds everything in
+//! place. Stop: the listeners first. The kernel path is left attached: stopping the daemon is not
+//! a reason to stop traffic.
+
+mod reload;
+mod signals;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use tokio::{net::TcpListener, sync::watch};
+
+use self::{
+    reload::Reloader,
+    signals::{Order, Signals},
+};
+use crate::{
+    api::{self, ApiState},
+    config::{self, Config, Overrides, Sources},
+    l7::{self, Management},
+    model::Clock,
+    registry::{Change, Registry},
+    telemetry,
+};
+
+/// Threads of the control plane: checks and API calls wait, they do not compute.
+const CONTROL_THREADS: usize = 1;
+
+/// Runs the daemon until it is told to stop.
+///
+/// # Errors
+/// When the configuration has faults or something that it asks for cannot be had.
+pub fn run(flags: Overrides) -> anyhow::Result<()> {
+    let sources = Sources::of_process(flags);
+    let config = config::load(&sources)?;
+    telemetry::logging::init(&config.daemon.log)?;
+    for notice in &config.notices {
+        tracing::warn!(%notice, "configuration");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(CONTROL_THREADS)
+        .thread_name("lb-control")
+        .enable_all()
+        .build()
+        .context("cannot start the control plane's runtime")?;
+    let result = runtime.block_on(serve(sources, config));
+    // A check or an API call in flight is not worth waiting for.
+    runtime.shutdown_background();
+    result
+}
+
+async fn serve(sources: Sources, config: Config) -> anyhow::Result<()> {
+    let mut signals = Signals::new()?;
+    let clock = Clock::real();
+    let Config {
+        desired, daemon, ..
+    } = config;
+    let (stop, stopped) = watch::channel(false);
+
+    let registry = Arc::new(Registry::new(daemon.workers, []));
+    registry.apply(Change::Configure(Box::new(desired)))?;
+
+    let reloader = Arc::new(Reloader::new(
+        sources,
+        Arc::clone(&registry),
+        daemon.clone(),
+    ));
+    let (for_api, hook) = (Arc::clone(&registry), reloader.hook());
+    let state = ApiState::new(for_api, clock.clone(), &daemon.api, hook)?;
+    if let Some(address) = daemon.api.listen {
+        serve_api(address, state.clone(), stopped).await?;
+    }
+    let management = daemon.api.on_gateway.then(|| Management {
+        service: api::service(state.clone()),
+        prefixes: &api::PREFIXES,
+    });
+    let proxy = l7::start(registry, clock, daemon.workers, management)?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), "lb is running");
+
+    while signals.next().await == Order::Reload {
+        // Its outcome is in the log, and for the API in the state.
+        drop(state.reload().await);
+    }
+    state.stop();
+    finish(proxy, state.snapshot().gateway.drain_timeout, &mut signals).await;
+    stop.send_replace(true);
+    tracing::info!("lb has stopped; the packet path, if there is one, goes on without it");
+    Ok(())
+}
+
+/// Lets requests in flight finish, at most for `patience`; a second order to stop ends the wait.
+async fn finish(proxy: l7::Proxy, patience: Duration, signals: &mut Signals) {
+    tracing::info!(
+        ?patience,
+        "stopping: no new connections, requests in flight finish"
+    );
+    let finished = tokio::task::spawn_blocking(move || proxy.shutdown(patience));
+    let again = async { while signals.next().await != Order::Stop {} };
+    tokio::select! {
+        _ = finished => {}
+        () = again => tracing::warn!("told to stop again: requests in flight are cut"),
+    }
+}
+
+async fn serve_api(
+    address: SocketAddr,
+    state: ApiState,
+    stopped: watch::Receiver<bool>,
+) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(address).await.with_context(|| {
+        format!("cannot listen on {address} for the management API (setting api.listen)")
+    })?;
+    tokio::spawn(async move {
+        if let Err(error) = api::serve(listener, state, stopped).await {
+            tracing::error!(%error, "the management API's own listener has failed");
+        }
+    });
+    Ok(())
+}

@@ -1,0 +1,108 @@
+//! Reading the configuration again.
+//!
+//! The file, the environment of the process and its flags are merged exactly as at the start. What
+//! comes out is applied whole, or, when it has a single fault, not at all: the daemon goes on with
+//! what it has and says so.
+
+use std::sync::Arc;
+
+use crate::{
+    api::{Fault, Reload, ReloadFailure, Reloaded},
+    config::{self, Sources},
+    model::DaemonSpec,
+    registry::{Change, Registry},
+};
+
+/// Reloads the configuration from where it was first read.
+#[derive(Debug)]
+pub(super) struct Reloader {
+    sources: Sources,
+    registry: Arc<Registry>,
+    /// What the process was started with: these settings change at a restart only.
+    running: DaemonSpec,
+}
+
+impl Reloader {
+    /// A reloader of `sources` for a process that was started with `running`.
+    #[must_use]
+    pub(super) const fn new(
+        sources: Sources,
+        registry: Arc<Registry>,
+        running: DaemonSpec,
+    ) -> Self {
+        Self {
+            sources,
+            registry,
+            running,
+        }
+    }
+
+    /// The hook that the management API calls. Reading a file and resolving names block, so they
+    /// get a thread of their own.
+    #[must_use]
+    pub(super) fn hook(self: &Arc<Self>) -> Reload {
+        let reloader = Arc::clone(self);
+        Arc::new(move || {
+            let reloader = Arc::clone(&reloader);
+            Box::pin(async move {
+                let outcome = tokio::task::spawn_blocking(move || reloader.reload()).await;
+                outcome.unwrap_or_else(|stopped| {
+                    Err(ReloadFailure {
+                        message: stopped.to_string(),
+                        faults: Vec::new(),
+                    })
+                })
+            })
+        })
+    }
+
+    /// Reads and applies the configuration.
+    ///
+    /// # Errors
+    /// Every fault of the configuration; nothing has changed then.
+    pub(super) fn reload(&self) -> Result<Reloaded, ReloadFailure> {
+        let outcome = self.try_reload();
+        match &outcome {
+            Ok(done) => {
+                let (revision, changes) = (done.revision, done.changes.len());
+                tracing::info!(revision, changes, "configuration reloaded");
+                for setting in &done.needs_restart {
+                    tracing::warn!(setting, "this setting has changed and waits for a restart");
+                }
+            }
+            Err(failure) => {
+                tracing::error!(%failure, "the configuration was not reloaded; nothing has changed");
+            }
+        }
+        outcome
+    }
+
+    fn try_reload(&self) -> Result<Reloaded, ReloadFailure> {
+        let config = config::load(&self.sources).map_err(|faults| ReloadFailure {
+            message: faults.to_string(),
+            faults: faults.list().iter().map(shown).collect(),
+        })?;
+        let needs_restart = config::needs_restart(&self.running, &config.daemon);
+        let applied = self
+            .registry
+            .apply(Change::Configure(Box::new(config.desired)));
+        let applied = applied.map_err(|refused| ReloadFailure {
+            message: refused.to_string(),
+            faults: Vec::new(),
+        })?;
+        Ok(Reloaded {
+            revision: applied.revision,
+            changes: applied.events.iter().map(ToString::to_string).collect(),
+            needs_restart: needs_restart.into_iter().map(str::to_owned).collect(),
+        })
+    }
+}
+
+/// A fault of the configuration in the form of the API.
+fn shown(fault: &config::Fault) -> Fault {
+    Fault {
+        pointer: fault.path.pointer(),
+        expected: fault.expected.clone(),
+        found: fault.found.clone().unwrap_or_else(|| "nothing".to_owned()),
+    }
+}
