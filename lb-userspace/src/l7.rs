@@ -39,9 +39,8 @@ use std::{
 };
 
 use tokio::{
-    runtime::Builder,
+    runtime::{Builder, LocalOptions, LocalRuntime},
     sync::{mpsc, oneshot},
-    task::LocalSet,
 };
 
 use self::{listeners::Listeners, worker::Worker};
@@ -102,9 +101,9 @@ pub fn start(
         orders.push(sender);
         let (registry, clock) = (Arc::clone(&registry), clock.clone());
         let (management, stats) = (management.clone(), Arc::clone(&proxy.stats));
-        proxy.spawn(format!("lb-l7-{index}"), move |local, runtime| {
+        proxy.spawn(format!("lb-l7-{index}"), move |runtime| {
             let worker = Worker::new(index, registry, clock, management, stats);
-            local.block_on(&runtime, worker.run(receiver));
+            runtime.block_on(worker.run(receiver));
         })?;
     }
     let mut listeners = Listeners::new(orders);
@@ -115,8 +114,8 @@ pub fn start(
     }
     let (stop, stopped) = oneshot::channel();
     proxy.stop = Some(stop);
-    proxy.spawn("lb-l7-listen".to_owned(), move |local, runtime| {
-        local.block_on(&runtime, listeners.run(registry, stopped));
+    proxy.spawn("lb-l7-listen".to_owned(), move |runtime| {
+        runtime.block_on(listeners.run(registry, stopped));
     })?;
     Ok(proxy)
 }
@@ -141,17 +140,29 @@ impl Proxy {
         self.join();
     }
 
+    /// Starts a thread with a runtime, which has to be made on the thread that it runs on.
     fn spawn(
         &mut self,
         name: String,
-        run: impl FnOnce(LocalSet, tokio::runtime::Runtime) + Send + 'static,
+        run: impl FnOnce(LocalRuntime) + Send + 'static,
     ) -> io::Result<()> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
-        let thread = thread::Builder::new()
-            .name(name)
-            .spawn(move || run(LocalSet::new(), runtime))?;
+        let (tell, told) = std::sync::mpsc::sync_channel(1);
+        let thread = thread::Builder::new().name(name).spawn(move || {
+            let mut builder = Builder::new_current_thread();
+            let runtime = builder.enable_all().build_local(LocalOptions::default());
+            match runtime {
+                Ok(runtime) => {
+                    let _ = tell.send(Ok(()));
+                    run(runtime);
+                }
+                Err(error) => {
+                    let _ = tell.send(Err(error));
+                }
+            }
+        })?;
         self.threads.push(thread);
-        Ok(())
+        told.recv()
+            .unwrap_or_else(|_| Err(io::Error::other("the thread has ended")))
     }
 
     fn join(&mut self) {

@@ -3,6 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::{HashMap, HashSet},
+    io,
     net::{SocketAddr, TcpListener as StdListener},
     ops::Deref,
     rc::Rc,
@@ -16,7 +17,12 @@ use std::{
 
 use arc_swap::{ArcSwap, Cache};
 use hyper::server::conn::http1;
-use tokio::{net::TcpListener, sync::mpsc, task::AbortHandle, time::Instant};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    task::JoinHandle,
+    time::Instant,
+};
 
 use super::{connection, management::Management, pool::Pool, pulse::Pulse, router::Router};
 use crate::{
@@ -73,6 +79,13 @@ pub(super) enum Order {
     Close(SocketAddr),
     /// Accept nothing more, finish what is begun, and end at the deadline at the latest.
     Drain(std::time::Instant),
+}
+
+/// A listening socket: the task that accepts on it, and the socket itself for the last look.
+#[derive(Debug)]
+struct Listening {
+    task: JoinHandle<()>,
+    socket: StdListener,
 }
 
 /// The snapshot as a worker uses it.
@@ -171,25 +184,21 @@ impl Worker {
     /// any.
     pub(super) async fn run(self: Rc<Self>, mut orders: mpsc::UnboundedReceiver<Order>) {
         let sweeper = tokio::task::spawn_local(Rc::clone(&self).sweep());
-        let mut listeners: HashMap<SocketAddr, (AbortHandle, Rc<TcpListener>)> = HashMap::new();
+        let mut listeners: HashMap<SocketAddr, Listening> = HashMap::new();
         let mut deadline = None;
         while let Some(order) = orders.recv().await {
             match order {
-                Order::Open(address, socket) => match TcpListener::from_std(socket) {
-                    Ok(listener) => {
-                        let listener = Rc::new(listener);
-                        let accepting = Rc::clone(&self).accept(Rc::clone(&listener));
-                        let task = tokio::task::spawn_local(accepting).abort_handle();
-                        listeners.insert(address, (task, listener));
+                Order::Open(address, socket) => match self.open(socket) {
+                    Ok(listening) => {
+                        listeners.insert(address, listening);
                     }
                     Err(error) => {
                         tracing::error!(%address, %error, "cannot accept at this address");
                     }
                 },
                 Order::Close(address) => {
-                    if let Some((task, listener)) = listeners.remove(&address) {
-                        task.abort();
-                        self.take_the_rest(&listener);
+                    if let Some(listening) = listeners.remove(&address) {
+                        self.close(listening).await;
                     }
                 }
                 Order::Drain(at) => {
@@ -198,9 +207,8 @@ impl Worker {
                 }
             }
         }
-        for (_, (task, listener)) in listeners.drain() {
-            task.abort();
-            self.take_the_rest(&listener);
+        for (_, listening) in listeners.drain() {
+            self.close(listening).await;
         }
         if let Some(deadline) = deadline {
             self.drain(deadline).await;
@@ -208,7 +216,28 @@ impl Worker {
         sweeper.abort();
     }
 
-    async fn accept(self: Rc<Self>, listener: Rc<TcpListener>) {
+    fn open(self: &Rc<Self>, socket: StdListener) -> io::Result<Listening> {
+        let listener = TcpListener::from_std(socket.try_clone()?)?;
+        let task = tokio::task::spawn_local(Rc::clone(self).accept(listener));
+        Ok(Listening { task, socket })
+    }
+
+    /// Stops accepting, but serves the connections that the kernel has accepted already: their
+    /// clients are connected and would see a reset.
+    async fn close(self: &Rc<Self>, Listening { task, socket }: Listening) {
+        task.abort();
+        let _ = task.await;
+        while let Ok((stream, address)) = socket.accept() {
+            let stream = stream
+                .set_nonblocking(true)
+                .and_then(|()| TcpStream::from_std(stream));
+            if let Ok(stream) = stream {
+                self.serve(stream, address);
+            }
+        }
+    }
+
+    async fn accept(self: Rc<Self>, listener: TcpListener) {
         loop {
             match listener.accept().await {
                 Ok((stream, address)) => self.serve(stream, address),
@@ -223,19 +252,9 @@ impl Worker {
         }
     }
 
-    fn serve(self: &Rc<Self>, stream: tokio::net::TcpStream, address: SocketAddr) {
+    fn serve(self: &Rc<Self>, stream: TcpStream, address: SocketAddr) {
         self.stats.accepted.fetch_add(1, Relaxed);
         tokio::task::spawn_local(connection::serve(Rc::clone(self), stream, address));
-    }
-
-    /// Serves the connections that the kernel has already accepted for a socket that is to close:
-    /// their clients are connected and would see a reset.
-    fn take_the_rest(self: &Rc<Self>, listener: &TcpListener) {
-        let waker = Waker::noop();
-        let mut cx = Context::from_waker(waker);
-        while let std::task::Poll::Ready(Ok((stream, address))) = listener.poll_accept(&mut cx) {
-            self.serve(stream, address);
-        }
     }
 
     async fn drain(&self, deadline: Instant) {
@@ -274,8 +293,8 @@ impl Worker {
 }
 
 /// Whether accepting failed for a reason that concerns that one connection only (`accept(2)`).
-fn is_of_the_peer(error: &std::io::Error) -> bool {
-    use std::io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+fn is_of_the_peer(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(
         error.kind(),
         ConnectionAborted | ConnectionRefused | ConnectionReset
