@@ -1,6 +1,6 @@
 //! Instances: what stands behind the balancer.
 //!
-//! [`serve`] is the program `lb-test-instance`; [`Instance`] is the handle of one that runs in a
+//! [`serve()`] is the program `lb-test-instance`; [`Instance`] is the handle of one that runs in a
 //! namespace. An instance says its name in every answer, so clients can count.
 
 mod http;

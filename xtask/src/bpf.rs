@@ -28,6 +28,12 @@ pub(crate) const TARGET: &str = "bpfel-unknown-none";
 
 const LINKER_VERSION: &str = "0.10.1";
 
+/// Atomic instructions that return a value need `v3`. The linker generates the code, so it is told
+/// that unaligned loads are allowed (they are on x86-64 and arm64): copies of headers and keys go
+/// by words, which is a fifth fewer instructions. BTF is what maps and tools know types by.
+const FLAGS: &str = "-C target-cpu=v3 -C link-arg=--btf \
+    -C link-arg=--cpu-features=+allows-misaligned-mem-access";
+
 /// Debian's compiler with a `core` for the kernel.
 const DEBIAN_PACKAGES: &[&str] = &["rustc-web", "libstd-rust-web-dev-bpf"];
 
@@ -81,10 +87,7 @@ impl Toolchain {
             .env("RUSTC_BOOTSTRAP", "1")
             .env("LD_LIBRARY_PATH", &self.llvm)
             .env(format!("CARGO_TARGET_{target}_LINKER"), &self.linker)
-            .env(
-                format!("CARGO_TARGET_{target}_RUSTFLAGS"),
-                "-C link-arg=--btf",
-            )
+            .env(format!("CARGO_TARGET_{target}_RUSTFLAGS"), FLAGS)
             // Flags and wrappers of the host's builds say nothing about the kernel's.
             .env_remove("RUSTFLAGS")
             .env_remove("CARGO_ENCODED_RUSTFLAGS")
