@@ -28,15 +28,15 @@ const BPF: &str = "/sys/fs/bpf";
 
 /// A daemon with its configuration; killed when dropped, and what it has pinned is removed.
 #[derive(Debug)]
-pub struct Daemon<'a> {
+pub struct Daemon {
     // Dropped in this order: the process, then what it has used.
     process: Option<Process>,
     pins: Folder,
     folder: Folder,
-    host: &'a Host,
+    host: Host,
 }
 
-impl<'a> Daemon<'a> {
+impl Daemon {
     /// Writes the configuration and starts the daemon on a host.
     ///
     /// `@PINS@` in it stands for a folder that the daemon can have for itself, for
@@ -44,13 +44,13 @@ impl<'a> Daemon<'a> {
     ///
     /// # Errors
     /// When the daemon does not come up; the message has its log.
-    pub fn start(host: &'a Host, configuration: &str) -> Result<Self> {
+    pub fn start(host: &Host, configuration: &str) -> Result<Self> {
         mount_bpf()?;
         let folder = Folder::temporary("lb-daemon-")?;
         let pins = Path::new(BPF).join(format!("lb-test-{}", host.namespace.name()));
         let pins = Folder::at(pins);
         let mut daemon = Self {
-            host,
+            host: host.clone(),
             folder,
             pins,
             process: None,

@@ -14,6 +14,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::Command;
+use std::sync::Arc;
 
 use anyhow::Result;
 
@@ -24,13 +25,13 @@ use crate::pass::Pass;
 /// Name of every host's interface.
 pub const INTERFACE: &str = "eth0";
 
-/// A host of the network.
-#[derive(Debug)]
+/// A host of the network; its namespace lives as long as the last clone.
+#[derive(Clone, Debug)]
 pub struct Host {
     /// Short name, which an instance also answers with.
     pub name: String,
     /// Its namespace.
-    pub namespace: Namespace,
+    pub namespace: Arc<Namespace>,
     /// IPv4 address.
     pub v4: Ipv4Addr,
     /// IPv6 address.
@@ -47,7 +48,7 @@ impl Host {
         namespace.sysctl("ipv4/conf/all/rp_filter", "0")?;
         Ok(Self {
             name: name.to_owned(),
-            namespace,
+            namespace: Arc::new(namespace),
             v4: v4(number),
             v6: v6(number),
         })

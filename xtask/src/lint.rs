@@ -42,7 +42,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
                 "--no-deps",
                 "--document-private-items",
             ])
-            .env("RUSTDOCFLAGS", "-D warnings"),
+            // Documentation of a program is read with its private items: links to them resolve.
+            .env(
+                "RUSTDOCFLAGS",
+                "-D warnings -A rustdoc::private_intra_doc_links",
+            ),
     )?;
     dependencies(arguments.deny)
 }
