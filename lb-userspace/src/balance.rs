@@ -9,10 +9,20 @@ use std::{cell::Cell, fmt, sync::Arc};
 
 use crate::model::{Algorithm, InstanceId, Member, Timestamp};
 
+mod adaptive;
+mod consistent_hash;
+mod cost;
+mod health_aware;
+mod least_connections;
+mod least_response_time;
 pub mod maglev;
 pub mod order;
 mod quota;
-mod weighted;
+mod round_robin;
+mod turns;
+mod weighted_round_robin;
+
+use turns::Turns;
 
 /// An algorithm at work on the members of one snapshot.
 pub trait Balancer: fmt::Debug + Send + Sync {
@@ -105,8 +115,70 @@ fn eligible(member: &Member, tried: &Tried) -> bool {
     member.weight > 0 && (tried.is_empty() || !tried.contains(member.instance.id))
 }
 
-/// Builds the balancer of a service.
-#[must_use]
-pub fn build(_algorithm: Algorithm, members: &[Member]) -> Arc<dyn Balancer> {
-    Arc::new(weighted::Weighted::new(members))
+/// Random eligible members beside one that is a candidate already, as likely as their weights.
+/// Ends after a bounded number of draws: members that were tried may own most of the turns.
+#[derive(Debug)]
+struct Draw<'a> {
+    turns: &'a Turns,
+    members: &'a [Member],
+    choice: &'a Choice<'a>,
+    beside: usize,
+    left: usize,
 }
+
+impl<'a> Draw<'a> {
+    const MOST: usize = 16;
+
+    const fn new(
+        turns: &'a Turns,
+        members: &'a [Member],
+        choice: &'a Choice<'a>,
+        beside: usize,
+    ) -> Self {
+        Self {
+            turns,
+            members,
+            choice,
+            beside,
+            left: Self::MOST,
+        }
+    }
+}
+
+impl Iterator for Draw<'_> {
+    type Item = usize;
+
+    fn next(&mut self) -> Option<usize> {
+        while self.left > 0 {
+            self.left -= 1;
+            let drawn = self.turns.any(self.choice)?;
+            if drawn != self.beside && eligible(&self.members[drawn], self.choice.tried) {
+                return Some(drawn);
+            }
+        }
+        None
+    }
+}
+
+/// Builds the balancer of a service for `workers` threads.
+#[must_use]
+pub fn build(algorithm: Algorithm, members: &[Member], workers: usize) -> Arc<dyn Balancer> {
+    match algorithm {
+        Algorithm::RoundRobin => Arc::new(round_robin::RoundRobin::new(members, workers)),
+        Algorithm::WeightedRoundRobin => Arc::new(weighted_round_robin::WeightedRoundRobin::new(
+            members, workers,
+        )),
+        Algorithm::LeastConnections => {
+            Arc::new(least_connections::LeastConnections::new(members, workers))
+        }
+        Algorithm::LeastResponseTime => Arc::new(least_response_time::LeastResponseTime::new(
+            members, workers,
+        )),
+        Algorithm::HealthAware => Arc::new(health_aware::HealthAware::new(members, workers)),
+        Algorithm::ConsistentHash => Arc::new(consistent_hash::ConsistentHash::new(members)),
+        Algorithm::Adaptive => Arc::new(adaptive::Adaptive::new(members, workers)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

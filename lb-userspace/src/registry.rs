@@ -15,8 +15,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
+pub use crate::model::identity;
 pub use change::{Applied, Change, Desired, Event, RegistryError};
-pub use ids::{IdError, KnownId, identity};
+pub use ids::{IdError, KnownId};
 pub use snapshot::{InstanceStatus, Service, Snapshot};
 
 /// Holds the state, applies changes, publishes snapshots.

@@ -1,6 +1,8 @@
 //! What keeps traffic away from instances that do not serve it well: pure state machines and
 //! functions, with the clock as an argument.
 
+pub mod score;
 pub mod weight;
 
+pub use score::{Evidence, ScoreWeights, recent_success, scores};
 pub use weight::{UNIT, WeightInputs, effective_weight};

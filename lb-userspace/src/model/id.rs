@@ -2,6 +2,8 @@
 
 use std::{fmt, sync::Arc};
 
+use super::Endpoint;
+
 /// Number of an instance, the same in both data planes.
 ///
 /// The index addresses the kernel's arrays (1 to 4095) and the generation tells one tenant of an
@@ -18,6 +20,18 @@ impl fmt::Display for InstanceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.index, self.generation)
     }
+}
+
+/// Fingerprint of an instance: FNV-1a (64 bits) over service name, a zero byte and address.
+/// Stable over restarts and versions, never 0.
+#[must_use]
+pub fn identity(service: &ServiceName, endpoint: &Endpoint) -> u64 {
+    let address = endpoint.address().to_string();
+    let bytes = service.as_str().bytes().chain([0]).chain(address.bytes());
+    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    hash.max(1)
 }
 
 /// Name of a service: 1 to 63 lower-case letters, digits and hyphens, no hyphen at either end.

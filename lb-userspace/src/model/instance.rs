@@ -9,8 +9,8 @@ use std::{
 };
 
 use super::{
-    Algorithm, Clock, Endpoint, InstanceId, KernelTraffic, Measured, PeakEwma, ServiceName,
-    Timestamp,
+    Algorithm, CheckCounts, Clock, Endpoint, InstanceId, KernelTraffic, Measured, PeakEwma,
+    ServiceName, Timestamp, identity,
     measure::{LATENCY_BOUNDS_US, LatencyHistogram},
     window::{Window, WindowSum},
 };
@@ -79,6 +79,10 @@ pub struct Member {
     pub instance: Arc<Instance>,
     /// Effective weight; 0 takes no new traffic.
     pub weight: u32,
+    /// What the effective weight would be without the factor from measurements, in the same unit;
+    /// 0 exactly when the effective weight is. For algorithms that measure at each pick and would
+    /// otherwise count the same latency twice.
+    pub base: u32,
 }
 
 /// Counters of one algorithm in one shard.
@@ -116,6 +120,8 @@ pub struct AlgorithmTotals {
 pub struct Instance {
     /// Number in both data planes.
     pub id: InstanceId,
+    /// Fingerprint of service and endpoint, the same in every process. See [`identity`].
+    pub identity: u64,
     /// The service that it belongs to.
     pub service: ServiceName,
     /// Where it listens.
@@ -126,9 +132,13 @@ pub struct Instance {
     pub measured: Measured,
     /// Latency of HTTP answers (request sent to head received), all workers.
     pub latency: PeakEwma,
-    /// Latency of health checks.
+    /// Latency of health checks that passed.
     pub probe_latency: PeakEwma,
+    /// How many health checks there were.
+    pub checks: CheckCounts,
     in_flight: AtomicU32,
+    /// When the last request began, in microseconds; 0 is never.
+    asked: AtomicU64,
     shards: Box<[Shard]>,
 }
 
@@ -138,13 +148,16 @@ impl Instance {
     pub fn new(id: InstanceId, service: ServiceName, endpoint: Endpoint, workers: usize) -> Self {
         Self {
             id,
+            identity: identity(&service, &endpoint),
             service,
             endpoint,
             kernel: KernelTraffic::default(),
             measured: Measured::default(),
             latency: PeakEwma::default(),
             probe_latency: PeakEwma::default(),
+            checks: CheckCounts::default(),
             in_flight: AtomicU32::new(0),
+            asked: AtomicU64::new(0),
             shards: (0..workers.max(1)).map(|_| Shard::default()).collect(),
         }
     }
@@ -155,16 +168,24 @@ impl Instance {
         self.in_flight.load(Ordering::Relaxed)
     }
 
+    /// When the last request began; `None` before the first.
+    #[must_use]
+    pub fn asked(&self) -> Option<Timestamp> {
+        Some(Timestamp(self.asked.load(Ordering::Relaxed))).filter(|asked| asked.0 > 0)
+    }
+
     /// Notes that a request goes to this instance; the guard's end notes that it is over.
     #[must_use]
     pub fn begin(self: &Arc<Self>, algorithm: Algorithm, worker: usize, clock: &Clock) -> InFlight {
+        let started = clock.now();
         self.in_flight.fetch_add(1, Ordering::Relaxed);
+        self.asked.store(started.0, Ordering::Relaxed);
         InFlight {
             instance: Arc::clone(self),
             algorithm,
             worker,
             clock: clock.clone(),
-            started: clock.now(),
+            started,
             judged: false,
         }
     }
@@ -250,6 +271,9 @@ impl InFlight {
 
     /// Records the outcome, once: at the head of the answer, or when it is clear that none comes.
     /// The request stays in flight until the guard is dropped.
+    ///
+    /// The time that a failure took is a lower bound of what a success would have taken, no more:
+    /// an instance that refuses everything at once must not look fast.
     pub fn judge(&mut self, outcome: Outcome) -> Duration {
         let now = self.clock.now();
         let latency = now - self.started;
@@ -258,7 +282,10 @@ impl InFlight {
             let us = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
             self.instance
                 .record(self.algorithm, self.worker, now, outcome, us);
-            self.instance.latency.add(now, latency);
+            match outcome {
+                Outcome::Success => self.instance.latency.add(now, latency),
+                Outcome::Failure => self.instance.latency.add_at_least(now, latency),
+            }
         }
         latency
     }
@@ -272,15 +299,7 @@ impl Drop for InFlight {
         self.instance.in_flight.fetch_sub(1, Ordering::Relaxed);
         if !self.judged {
             let now = self.clock.now();
-            let elapsed = now - self.started;
-            if self
-                .instance
-                .latency
-                .get(now)
-                .is_none_or(|known| elapsed > known)
-            {
-                self.instance.latency.add(now, elapsed);
-            }
+            self.instance.latency.add_at_least(now, now - self.started);
         }
     }
 }

@@ -56,6 +56,13 @@ impl PeakEwma {
         self.0.store(word, Ordering::Relaxed);
     }
 
+    /// Adds a lower bound: it raises the average when it is above it, and else says nothing.
+    pub fn add_at_least(&self, now: Timestamp, bound: Duration) {
+        if self.get(now).is_none_or(|known| bound > known) {
+            self.add(now, bound);
+        }
+    }
+
     const fn unpack(word: u64) -> Option<(u32, u32)> {
         match (word >> 32) as u32 {
             0 => None,
@@ -115,17 +122,29 @@ pub struct KernelTraffic {
     pub live: AtomicU64,
 }
 
+/// How many health checks an instance has passed and failed since it was added.
+#[derive(Debug, Default)]
+pub struct CheckCounts {
+    /// Checks that found what was expected.
+    pub passed: AtomicU64,
+    /// Checks that found anything else.
+    pub failed: AtomicU64,
+}
+
 /// What the control plane derives from measurements once a second.
 #[derive(Debug)]
 pub struct Measured {
     /// Health score, 0 to 1, as bits of an `f32`.
     score: AtomicU32,
+    /// Success rate of late, 0 to 1, as bits of an `f32`.
+    success: AtomicU32,
 }
 
 impl Default for Measured {
     fn default() -> Self {
         Self {
             score: AtomicU32::new(1.0f32.to_bits()),
+            success: AtomicU32::new(1.0f32.to_bits()),
         }
     }
 }
@@ -141,6 +160,18 @@ impl Measured {
     pub fn set_score(&self, score: f32) {
         self.score
             .store(score.clamp(0.0, 1.0).to_bits(), Ordering::Relaxed);
+    }
+
+    /// The share of requests of the last seconds that succeeded, 0 to 1; 1 without requests.
+    #[must_use]
+    pub fn success(&self) -> f32 {
+        f32::from_bits(self.success.load(Ordering::Relaxed))
+    }
+
+    /// Sets the recent success rate; kept within 0 to 1.
+    pub fn set_success(&self, rate: f32) {
+        self.success
+            .store(rate.clamp(0.0, 1.0).to_bits(), Ordering::Relaxed);
     }
 }
 
@@ -162,6 +193,18 @@ mod tests {
         ewma.add(start + PeakEwma::TAU, Duration::ZERO);
         let fallen = ewma.get(start + PeakEwma::TAU).unwrap();
         assert!((36..=37).contains(&fallen.as_millis()), "{fallen:?}");
+    }
+
+    #[test]
+    fn a_lower_bound_raises_only() {
+        let ewma = PeakEwma::default();
+        let now = Timestamp(1_000_000);
+        ewma.add_at_least(now, Duration::from_millis(10));
+        assert_eq!(ewma.get(now), Some(Duration::from_millis(10)));
+        ewma.add_at_least(now, Duration::from_millis(1));
+        assert_eq!(ewma.get(now), Some(Duration::from_millis(10)));
+        ewma.add_at_least(now, Duration::from_millis(20));
+        assert_eq!(ewma.get(now), Some(Duration::from_millis(20)));
     }
 
     #[test]

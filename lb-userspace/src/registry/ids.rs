@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 
 use lb_common::MAX_INSTANCES;
 
-use crate::model::{Endpoint, InstanceId, ServiceName};
+use crate::model::{Endpoint, InstanceId, ServiceName, identity};
 
 /// An id that the kernel's maps already hold, and the [`identity`] of its instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,18 +24,6 @@ pub struct KnownId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected at most {} instances in all services together", MAX_INSTANCES - 1)]
 pub struct IdError;
-
-/// Fingerprint of an instance: FNV-1a (64 bits) over service name, a zero byte and address.
-/// Stable over restarts and versions, never 0.
-#[must_use]
-pub fn identity(service: &ServiceName, endpoint: &Endpoint) -> u64 {
-    let address = endpoint.address().to_string();
-    let bytes = service.as_str().bytes().chain([0]).chain(address.bytes());
-    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
-    hash.max(1)
-}
 
 /// Hands out ids.
 #[derive(Clone, Debug)]

@@ -166,12 +166,16 @@ impl State {
             events.push(Event::ServiceChanged(name));
         }
         let instances = self.configure_instances(&spec, before.instances, events)?;
-        Ok(ServiceState {
+        let mut after = ServiceState {
             spec: Arc::new(spec),
             algorithm,
             instances,
             stats: before.stats,
-        })
+        };
+        if algorithm != before.algorithm {
+            after.forget_factors();
+        }
+        Ok(after)
     }
 
     fn configure_instances(
@@ -287,11 +291,7 @@ impl State {
             return Ok(Vec::new());
         }
         service.algorithm = algorithm;
-        // Factors belong to the algorithm that asked for them.
-        service
-            .instances
-            .iter_mut()
-            .for_each(|state| state.status.factor = 1.0);
+        service.forget_factors();
         Ok(vec![Event::AlgorithmChanged(name.clone(), algorithm)])
     }
 
@@ -350,7 +350,7 @@ impl State {
             .values()
             .map(|service| match before.service(service.spec.name.as_str()) {
                 Some(old) if service.is_same_as(old) => Arc::clone(old),
-                _ => Arc::new(service.build()),
+                _ => Arc::new(service.build(self.workers)),
             })
             .collect();
         Snapshot {
@@ -370,6 +370,13 @@ impl State {
 }
 
 impl ServiceState {
+    /// Factors belong to the algorithm that asked for them.
+    fn forget_factors(&mut self) {
+        for state in &mut self.instances {
+            state.status.factor = 1.0;
+        }
+    }
+
     fn is_same_as(&self, old: &Service) -> bool {
         old.spec.algorithm == self.algorithm
             && ServiceSpec {
@@ -387,13 +394,14 @@ impl ServiceState {
                 })
     }
 
-    fn build(&self) -> Service {
+    fn build(&self, workers: usize) -> Service {
         let members: Arc<[Member]> = self
             .instances
             .iter()
             .map(|state| Member {
                 instance: Arc::clone(&state.instance),
                 weight: weight(&state.status, self.algorithm),
+                base: weight(&unmeasured(&state.status), self.algorithm),
             })
             .collect();
         let spec = ServiceSpec {
@@ -402,7 +410,7 @@ impl ServiceState {
         };
         Service {
             spec: Arc::new(spec),
-            balancer: balance::build(self.algorithm, &members),
+            balancer: balance::build(self.algorithm, &members, workers),
             members,
             statuses: self
                 .instances
@@ -411,6 +419,13 @@ impl ServiceState {
                 .collect(),
             stats: Arc::clone(&self.stats),
         }
+    }
+}
+
+fn unmeasured(status: &InstanceStatus) -> InstanceStatus {
+    InstanceStatus {
+        factor: 1.0,
+        ..status.clone()
     }
 }
 

@@ -1,0 +1,136 @@
+//! `adaptive`: by expected latency, and by load where latency is out of date.
+//!
+//! Among a few candidates those are *hot* that have far more requests in flight for their weight
+//! than is usual in the service. Among the others the lowest cost of
+//! [`super::least_response_time`] wins; when all are hot, the fewest requests in flight win.
+//!
+//! The rule is Prequal's (Wydrowski, Kleinberg, Rumble, Archer: "Load is not what you should
+//! balance", NSDI '24), which separates hot from cold at the 84th percentile (2^-0.25) of the
+//! requests in flight and compares bare latencies among the cold. Prequal probes its servers for
+//! the latency at their *present* load. A proxy has the latency of requests that are over, and
+//! with it the bare rule does harm: in simulation, requests pile up behind the latency of a moment
+//! ago, and at 90 % load the mean latency of twenty equal instances was fifty times that of
+//! `least_response_time`. With requests in flight in the cost, as here, it is the same, and with
+//! `2 × quantile + 1` as the border a hot instance is one that is in trouble rather than one that
+//! is quick and therefore busy. What remains of the rule is what it is best at: an instance that
+//! stalls is left alone as soon as its requests pile up, however good its latency was until then.
+//!
+//! Failures and exploration are as in [`super::cost`]; the weight is the one without the measured
+//! factor, as in [`super::least_response_time`].
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::{
+    Balancer, Choice,
+    cost::{Candidates, cost},
+    turns::Turns,
+};
+use crate::model::Member;
+
+/// Which quantile of the requests in flight is the measure of what is usual.
+const QUANTILE: f32 = 0.84;
+
+/// How far one observation moves the estimated quantile, relative to it: about a hundred picks
+/// bring it to a new level.
+const STEP: f32 = 1.0 / 32.0;
+
+#[derive(Debug)]
+pub(super) struct Adaptive {
+    turns: Turns,
+    /// Mean weight of the members that have any.
+    mean: f32,
+    thresholds: Box<[Threshold]>,
+}
+
+/// A worker's estimate of the quantile, as bits of an `f32`, by stochastic approximation (Robbins
+/// and Monro, 1951): up by `step × q` when an observation is above, down by `step × (1 - q)` when
+/// it is not, so that it comes to rest where a share `q` lies below.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Threshold(AtomicU32);
+
+impl Adaptive {
+    pub(super) fn new(members: &[Member], workers: usize) -> Self {
+        let weights: Vec<u32> = members
+            .iter()
+            .map(|member| member.base)
+            .filter(|weight| *weight > 0)
+            .collect();
+        let sum: f32 = weights.iter().map(|weight| *weight as f32).sum();
+        Self {
+            turns: Turns::new(members, workers, |member| member.base),
+            mean: sum / weights.len().max(1) as f32,
+            thresholds: (0..workers.max(1))
+                .map(|_| Threshold(AtomicU32::new(1.0f32.to_bits())))
+                .collect(),
+        }
+    }
+
+    /// Requests in flight for an average weight.
+    fn load(&self, member: &Member) -> f32 {
+        member.instance.in_flight() as f32 * self.mean / member.base.max(1) as f32
+    }
+}
+
+impl Balancer for Adaptive {
+    fn pick(&self, members: &[Member], choice: &Choice<'_>) -> Option<usize> {
+        let candidates = Candidates::draw(&self.turns, members, choice)?;
+        let threshold = &self.thresholds[choice.worker % self.thresholds.len()];
+        let hot_above = 2.0 * threshold.get() + 1.0;
+        let latencies = candidates.latencies(members, choice.now);
+        // Hot after cold; the first of equals wins, and the first is the one whose turn it is.
+        let mut best: Option<((bool, f64), usize)> = None;
+        for (i, &position) in candidates.as_slice().iter().enumerate() {
+            let load = self.load(&members[position]);
+            threshold.observe(load);
+            let hot = load > hot_above;
+            let cost = if hot {
+                f64::from(load)
+            } else {
+                cost(&members[position], latencies[i])
+            };
+            let rank = (hot, cost);
+            if best.is_none_or(|(least, _)| rank < least) {
+                best = Some((rank, position));
+            }
+        }
+        best.map(|(_, position)| position)
+    }
+}
+
+impl Threshold {
+    fn get(&self) -> f32 {
+        f32::from_bits(self.0.load(Ordering::Relaxed))
+    }
+
+    fn observe(&self, load: f32) {
+        let before = self.get();
+        let step = before.max(1.0) * STEP;
+        let after = if load > before {
+            before + step * QUANTILE
+        } else {
+            before - step * (1.0 - QUANTILE)
+        };
+        self.0.store(after.max(0.0).to_bits(), Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::balance::Random;
+
+    #[test]
+    fn the_threshold_finds_the_quantile() {
+        let (threshold, random) = (Threshold(AtomicU32::new(1.0f32.to_bits())), Random::new(7));
+        let mut sum = 0.0;
+        for i in 0..20_000 {
+            threshold.observe(random.below(100) as f32);
+            if i >= 10_000 {
+                sum += threshold.get();
+            }
+        }
+        let mean = sum / 10_000.0;
+        assert!((75.0..92.0).contains(&mean), "{mean}");
+    }
+}

@@ -1,0 +1,304 @@
+//! What holds for every algorithm, and what each one promises.
+
+use std::{sync::Arc, time::Duration};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::model::{Clock, Endpoint, Instance, Outcome, ServiceName};
+
+mod simulation;
+
+/// Members without history, with weights in units of one.
+fn members(weights: &[u32]) -> Vec<Member> {
+    let service = ServiceName::new("test").unwrap();
+    (1u16..)
+        .zip(weights)
+        .map(|(index, &weight)| {
+            let id = InstanceId {
+                index,
+                generation: 0,
+            };
+            let address = ([10, 0, (index >> 8) as u8, index as u8], 80).into();
+            let endpoint = Endpoint::from_address(address);
+            Member {
+                instance: Arc::new(Instance::new(id, service.clone(), endpoint, 2)),
+                weight,
+                base: weight,
+            }
+        })
+        .collect()
+}
+
+/// What a pick is made with, to be changed at will.
+struct Asker {
+    random: Random,
+    tried: Tried,
+    now: Timestamp,
+}
+
+impl Asker {
+    fn new(seed: u64) -> Self {
+        Self {
+            random: Random::new(seed),
+            tried: Tried::default(),
+            now: Timestamp(60_000_000),
+        }
+    }
+
+    fn pick(&self, balancer: &dyn Balancer, members: &[Member], key: u64) -> Option<usize> {
+        let choice = Choice {
+            key,
+            worker: 0,
+            now: self.now,
+            random: &self.random,
+            tried: &self.tried,
+        };
+        balancer.pick(members, &choice)
+    }
+
+    /// How often each member is picked, by keys 0, 1, 2, …
+    fn counts(&self, balancer: &dyn Balancer, members: &[Member], picks: u64) -> Vec<u32> {
+        let mut counts = vec![0; members.len()];
+        for key in 0..picks {
+            counts[self.pick(balancer, members, key).unwrap()] += 1;
+        }
+        counts
+    }
+}
+
+/// Keeps `count` requests in flight at `member` as long as the guards live.
+fn occupy(member: &Member, count: u32) -> Vec<crate::model::InFlight> {
+    let clock = Clock::manual(Timestamp(59_000_000));
+    (0..count)
+        .map(|_| member.instance.begin(Algorithm::RoundRobin, 0, &clock))
+        .collect()
+}
+
+/// Records an answer after `latency`, at the time that askers start with.
+fn answer(member: &Member, latency: Duration, outcome: Outcome) {
+    let clock = Clock::manual(Timestamp(60_000_000 - latency.as_micros() as u64));
+    let mut request = member.instance.begin(Algorithm::RoundRobin, 0, &clock);
+    clock.advance(latency);
+    request.judge(outcome);
+}
+
+proptest! {
+    #[test]
+    fn only_eligible_members_and_always_one_when_there_is_one(
+        loads in prop::collection::vec((0u32..4, 0u32..6, 0u64..50), 0..40),
+        tried in prop::collection::vec(any::<prop::sample::Index>(), 0..4),
+        keys in prop::collection::vec(any::<u64>(), 1..20),
+        seed in any::<u64>(),
+    ) {
+        let members = members(&loads.iter().map(|(weight, ..)| *weight).collect::<Vec<_>>());
+        let mut guards = Vec::new();
+        for (member, (_, busy, latency)) in members.iter().zip(&loads) {
+            answer(member, Duration::from_millis(*latency), Outcome::Success);
+            guards.extend(occupy(member, *busy));
+        }
+        let mut asker = Asker::new(seed);
+        for index in tried.iter().filter(|_| !members.is_empty()) {
+            asker.tried.insert(members[index.index(members.len())].instance.id);
+        }
+        let any = members.iter().any(|member| eligible(member, &asker.tried));
+        for algorithm in Algorithm::ALL {
+            let balancer = build(algorithm, &members, 2);
+            for key in &keys {
+                let picked = asker.pick(&*balancer, &members, *key);
+                prop_assert_eq!(picked.is_some(), any, "{}", algorithm);
+                if let Some(position) = picked {
+                    prop_assert!(eligible(&members[position], &asker.tried), "{}", algorithm);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn turns_follow_weights_exactly_over_a_cycle_from_any_start(
+        weights in prop::collection::vec(0u32..20, 1..30),
+        seed in any::<u64>(),
+    ) {
+        prop_assume!(weights.iter().any(|weight| *weight > 0));
+        let members = members(&weights);
+        let cycle = Turns::new(&members, 1, |member| member.weight).len() as u64;
+        let sum: u32 = weights.iter().sum();
+        for algorithm in [
+            Algorithm::RoundRobin, Algorithm::WeightedRoundRobin, Algorithm::HealthAware,
+        ] {
+            let balancer = build(algorithm, &members, 1);
+            let counts = Asker::new(seed).counts(&*balancer, &members, cycle);
+            for (count, weight) in counts.iter().zip(&weights) {
+                prop_assert_eq!(u64::from(*count) * u64::from(sum), u64::from(*weight) * cycle);
+            }
+        }
+    }
+
+    #[test]
+    fn idle_members_take_weighted_turns_under_least_connections(
+        weights in prop::collection::vec(1u32..20, 1..30),
+    ) {
+        let members = members(&weights);
+        let sum = u64::from(weights.iter().sum::<u32>());
+        let balancer = build(Algorithm::LeastConnections, &members, 1);
+        let counts = Asker::new(1).counts(&*balancer, &members, sum * 3);
+        let expected: Vec<u32> = weights.iter().map(|weight| weight * 3).collect();
+        prop_assert_eq!(counts, expected);
+    }
+
+    #[test]
+    fn least_connections_finds_the_least_for_the_weight(
+        loads in prop::collection::vec((1u32..20, 1u32..50), 2..=16),
+    ) {
+        let members = members(&loads.iter().map(|(weight, _)| *weight).collect::<Vec<_>>());
+        let _guards: Vec<_> =
+            members.iter().zip(&loads).map(|(member, (_, busy))| occupy(member, *busy)).collect();
+        let balancer = build(Algorithm::LeastConnections, &members, 1);
+        let picked = Asker::new(3).pick(&*balancer, &members, 0).unwrap();
+        let load = |(weight, busy): (u32, u32)| f64::from(2 * busy + 1) / f64::from(weight);
+        for other in &loads {
+            prop_assert!(load(loads[picked]) <= load(*other) * (1.0 + f64::EPSILON));
+        }
+    }
+}
+
+#[test]
+fn weights_beyond_the_longest_cycle_are_followed_closely_and_starve_nobody() {
+    let members = members(&[1, 65_535 * 16, 30_011]);
+    let balancer = build(Algorithm::WeightedRoundRobin, &members, 1);
+    let counts = Asker::new(1).counts(&*balancer, &members, 8192);
+    assert_eq!(counts, [1, 7963, 228]);
+}
+
+#[test]
+fn workers_do_not_march_in_step() {
+    let members = members(&[1; 100]);
+    for algorithm in [Algorithm::RoundRobin, Algorithm::LeastConnections] {
+        let balancer = build(algorithm, &members, 8);
+        let tried = Tried::default();
+        let mut first: Vec<usize> = (0..8)
+            .map(|worker| {
+                let random = Random::new(worker as u64 + 1);
+                let choice = Choice {
+                    key: 0,
+                    worker,
+                    now: Timestamp(1),
+                    random: &random,
+                    tried: &tried,
+                };
+                balancer.pick(&members, &choice).unwrap()
+            })
+            .collect();
+        first.sort_unstable();
+        first.dedup();
+        assert!(first.len() >= 6, "{algorithm}: {first:?}");
+    }
+}
+
+#[test]
+fn a_tried_member_with_nearly_all_turns_is_passed_over() {
+    let members = members(&[8000, 1, 1]);
+    for algorithm in Algorithm::ALL {
+        let balancer = build(algorithm, &members, 1);
+        let mut asker = Asker::new(5);
+        asker.tried.insert(members[0].instance.id);
+        let counts = asker.counts(&*balancer, &members, 1000);
+        assert_eq!(counts[0], 0, "{algorithm}");
+        assert!(
+            counts[1] > 100 && counts[2] > 100,
+            "{algorithm}: {counts:?}"
+        );
+    }
+}
+
+#[test]
+fn two_choices_avoid_a_busy_member_of_a_large_set() {
+    let members = members(&[1; 100]);
+    let _all: Vec<_> = members.iter().map(|member| occupy(member, 1)).collect();
+    let _busy = occupy(&members[50], 100);
+    let balancer = build(Algorithm::LeastConnections, &members, 1);
+    let counts = Asker::new(5).counts(&*balancer, &members, 10_000);
+    // It wins only against nobody: when no other was drawn in sixteen draws.
+    assert_eq!(counts[50], 0);
+    assert!(counts.iter().filter(|count| **count > 0).count() == 99);
+}
+
+#[test]
+fn latency_algorithms_prefer_the_fast_one() {
+    for algorithm in [Algorithm::LeastResponseTime, Algorithm::Adaptive] {
+        for n in [3, 30] {
+            let members = members(&vec![1; n]);
+            for (i, member) in members.iter().enumerate() {
+                let ms = if i == 0 { 100 } else { 1 };
+                answer(member, Duration::from_millis(ms), Outcome::Success);
+            }
+            let balancer = build(algorithm, &members, 1);
+            let counts = Asker::new(2).counts(&*balancer, &members, 1000);
+            assert_eq!(counts[0], 0, "{algorithm} {counts:?}");
+        }
+    }
+}
+
+#[test]
+fn an_idle_member_is_asked_again_after_five_seconds() {
+    for algorithm in [Algorithm::LeastResponseTime, Algorithm::Adaptive] {
+        let members = members(&[1, 1, 1]);
+        for (member, ms) in members.iter().zip([1000, 1, 1]) {
+            answer(member, Duration::from_millis(ms), Outcome::Success);
+        }
+        let balancer = build(algorithm, &members, 1);
+        let mut asker = Asker::new(2);
+        // Asked at 59 s, answered at 60 s.
+        asker.now = asker.now + Duration::from_millis(3900);
+        assert_eq!(asker.counts(&*balancer, &members, 100)[0], 0, "{algorithm}");
+        asker.now = asker.now + Duration::from_millis(200);
+        assert!(asker.counts(&*balancer, &members, 3)[0] > 0, "{algorithm}");
+    }
+}
+
+#[test]
+fn failing_fast_is_not_being_fast() {
+    for algorithm in [Algorithm::LeastResponseTime, Algorithm::Adaptive] {
+        let members = members(&[1, 1, 1]);
+        for member in &members[1..] {
+            answer(member, Duration::from_millis(50), Outcome::Success);
+        }
+        answer(&members[0], Duration::from_millis(1), Outcome::Failure);
+        members[0].instance.measured.set_success(0.0);
+        let balancer = build(algorithm, &members, 1);
+        let counts = Asker::new(2).counts(&*balancer, &members, 1000);
+        assert_eq!(counts[0], 0, "{algorithm} {counts:?}");
+    }
+}
+
+#[test]
+fn a_key_stays_where_it_is_until_its_instance_is_lost() {
+    let mut members = members(&[1; 10]);
+    let before = build(Algorithm::ConsistentHash, &members, 1);
+    let mut asker = Asker::new(1);
+    let homes: Vec<usize> = (0..1000)
+        .map(|key| asker.pick(&*before, &members, key).unwrap())
+        .collect();
+    let lost = homes[0];
+    members[lost].weight = 0;
+    let after = build(Algorithm::ConsistentHash, &members, 1);
+    let moved = (0..1000u64)
+        .filter(|key| {
+            let home = homes[*key as usize];
+            home != lost && asker.pick(&*after, &members, *key) != Some(home)
+        })
+        .count();
+    assert!(moved <= 20, "{moved} of 1000 keys moved without need");
+    // Failing over within a request spreads the keys of the failed one over the others.
+    members[lost].weight = 1;
+    asker.tried.insert(members[lost].instance.id);
+    let mut takers = vec![0; members.len()];
+    for key in (0..1000u64).filter(|key| homes[*key as usize] == lost) {
+        takers[asker.pick(&*before, &members, key).unwrap()] += 1;
+    }
+    assert_eq!(
+        takers.iter().filter(|count| **count > 0).count(),
+        9,
+        "{takers:?}"
+    );
+}
