@@ -12,3 +12,7 @@ pub mod abi;
 pub mod names;
 
 pub use abi::*;
+
+/// Version of the contract: grows with every change of a map's layout or meaning. Maps that were
+/// pinned under another version are not adopted.
+pub const ABI: u32 = 1;

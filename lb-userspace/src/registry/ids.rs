@@ -5,19 +5,30 @@
 //! a new daemon is told which ids are taken by whom. A freed index is reused last, with the next
 //! generation, so that whatever still names the old tenant is stale rather than wrong.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use lb_common::MAX_INSTANCES;
 
 use crate::model::{Endpoint, InstanceId, ServiceName, identity};
 
-/// An id that the kernel's maps already hold, and the [`identity`] of its instance.
+/// An id that the kernel's maps already hold, and what they know of its instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KnownId {
     /// The id.
     pub id: InstanceId,
-    /// Fingerprint of service and endpoint.
+    /// Fingerprint of service and endpoint, see [`identity`]; 0 when the index is free and the
+    /// generation is its last tenant's.
     pub identity: u64,
+    /// Whether the instance was down when the last daemon ended. With active checks it stays
+    /// unhealthy until they pass: a restart must not send traffic to what is known to be dead.
+    pub is_down: bool,
+}
+
+/// The id that an instance got, and whether the kernel knows it as down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Taken {
+    pub(super) id: InstanceId,
+    pub(super) is_down: bool,
 }
 
 /// No index is left.
@@ -28,33 +39,47 @@ pub struct IdError;
 /// Hands out ids.
 #[derive(Clone, Debug)]
 pub(super) struct Ids {
-    known: HashMap<u64, InstanceId>,
+    known: HashMap<u64, Taken>,
     /// Index and generation of ids that are free, the one to use next in front.
     free: VecDeque<InstanceId>,
 }
 
 impl Ids {
     pub(super) fn new(known: impl IntoIterator<Item = KnownId>) -> Self {
-        let known: HashMap<u64, InstanceId> = known
-            .into_iter()
-            .map(|known| (known.identity, known.id))
+        let (free, known): (Vec<KnownId>, Vec<KnownId>) =
+            known.into_iter().partition(|known| known.identity == 0);
+        let taken: HashSet<u16> = known.iter().map(|known| known.id.index).collect();
+        let last: HashMap<u16, u16> = free
+            .iter()
+            .map(|known| (known.id.index, known.id.generation))
             .collect();
-        let taken: Vec<u16> = known.values().map(|id| id.index).collect();
+        let known = known
+            .into_iter()
+            .map(
+                |KnownId {
+                     id,
+                     identity,
+                     is_down,
+                 }| (identity, Taken { id, is_down }),
+            )
+            .collect();
         let free = (1..MAX_INSTANCES as u16)
             .filter(|index| !taken.contains(index))
             .map(|index| InstanceId {
                 index,
-                generation: 0,
+                // Connections of the last tenant may still be in the kernel's table.
+                generation: last.get(&index).map_or(0, |last| last.wrapping_add(1)),
             })
             .collect();
         Self { known, free }
     }
 
     /// The id of an instance: the one that the kernel knows it by, else a free one.
-    pub(super) fn take(&mut self, s: &ServiceName, e: &Endpoint) -> Result<InstanceId, IdError> {
+    pub(super) fn take(&mut self, s: &ServiceName, e: &Endpoint) -> Result<Taken, IdError> {
+        let fresh = |id| Taken { id, is_down: false };
         self.known
             .remove(&identity(s, e))
-            .or_else(|| self.free.pop_front())
+            .or_else(|| self.free.pop_front().map(fresh))
             .ok_or(IdError)
     }
 
@@ -67,7 +92,7 @@ impl Ids {
     /// Frees the known ids that nobody has claimed: their instances are gone from the
     /// configuration. Called once the first configuration is applied.
     pub(super) fn free_unclaimed(&mut self) {
-        let mut unclaimed: Vec<_> = self.known.drain().map(|(_, id)| id).collect();
+        let mut unclaimed: Vec<_> = self.known.drain().map(|(_, taken)| taken.id).collect();
         unclaimed.sort_unstable();
         for id in unclaimed {
             self.free(id);

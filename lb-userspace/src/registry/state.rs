@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     change::{Change, Desired, Event, RegistryError},
-    ids::{Ids, KnownId},
+    ids::{Ids, KnownId, Taken},
     snapshot::{InstanceStatus, Service, Snapshot},
 };
 use crate::{
@@ -205,7 +205,7 @@ impl State {
             let mut state = if let Some(position) = found {
                 before.swap_remove(position)
             } else {
-                let id = self.ids.take(&spec.name, endpoint)?;
+                let Taken { id, is_down } = self.ids.take(&spec.name, endpoint)?;
                 let service = spec.name.clone();
                 let instance = Instance::new(id, service.clone(), endpoint.clone(), self.workers);
                 events.push(Event::InstanceAdded(service, endpoint.name().to_owned()));
@@ -214,8 +214,16 @@ impl State {
                     status: InstanceStatus {
                         weight: *weight,
                         admin: AdminState::default(),
-                        health: Health::default(),
-                        detail: "not checked".into(),
+                        health: if is_down {
+                            Health::Unhealthy
+                        } else {
+                            Health::default()
+                        },
+                        detail: if is_down {
+                            "down before the restart, not checked since".into()
+                        } else {
+                            "not checked".into()
+                        },
                         factor: 1.0,
                     },
                 }

@@ -104,6 +104,7 @@ fn a_restarted_daemon_finds_its_ids_and_frees_the_rest() {
             generation: 5,
         },
         identity: identity(&name, &Endpoint::parse(endpoint).unwrap()),
+        is_down: false,
     };
     let registry = Registry::new(1, [known(9, B), known(1, "10.0.0.9:80")]);
     configure(&registry, vec![spec("web", &[(A, 1), (B, 1)])]).unwrap();
@@ -120,6 +121,45 @@ fn a_restarted_daemon_finds_its_ids_and_frees_the_rest() {
             }
         ]
     );
+}
+
+#[test]
+fn a_restart_keeps_the_dead_away_and_stale_connections_stale() {
+    let name = ServiceName::new("web").unwrap();
+    let id = |index| InstanceId {
+        index,
+        generation: 5,
+    };
+    let dead = KnownId {
+        id: id(2),
+        identity: identity(&name, &Endpoint::parse(A).unwrap()),
+        is_down: true,
+    };
+    let free = |index| KnownId {
+        id: id(index),
+        identity: 0,
+        is_down: false,
+    };
+    let registry = Registry::new(1, [free(1), dead, free(3)]);
+    configure(&registry, vec![spec("web", &[(A, 1), (B, 1)])]).unwrap();
+    let snapshot = registry.snapshot();
+    let statuses = &snapshot.services[0].statuses;
+    assert_eq!(statuses[0].health, Health::Unhealthy);
+    assert_eq!(statuses[1].health, Health::Unknown);
+    let next = InstanceId {
+        index: 1,
+        generation: 6,
+    };
+    assert_eq!(ids(&registry), [id(2), next]);
+    // Without checks nobody would ever say otherwise.
+    let registry = Registry::new(1, [dead]);
+    let unchecked = ServiceSpec {
+        health_check: None,
+        ..spec("web", &[(A, 1)])
+    };
+    configure(&registry, vec![unchecked]).unwrap();
+    let health = registry.snapshot().services[0].statuses[0].health;
+    assert_eq!(health, Health::Unknown);
 }
 
 #[test]

@@ -1,0 +1,235 @@
+//! The packet path as the control plane sees it: verbs of the domain, no maps.
+//!
+//! There are two implementations. [`kernel`] writes the maps of the XDP program and is the only
+//! place that names aya. The memory one, for tests, keeps the same maps in memory and runs the same
+//! packet library over them, so that a test of the reconciler forwards real packets without rights.
+//!
+//! Nothing here decides anything. What should be in the maps is worked out by [`super::plan`], and
+//! in which order it gets there by [`super::reconcile`].
+
+use std::fmt;
+
+use lb_common::{
+    Counters, FlowEntry, FlowKey, InstanceEntry, Settings, Table, Traffic, Vip, VipKey,
+};
+
+pub(crate) mod kernel;
+#[cfg(test)]
+pub(crate) mod memory;
+
+/// A call to the packet path failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DatapathError {
+    /// A value could not be read.
+    #[error("expected to read {what}, but the kernel says: {why}")]
+    Read {
+        /// Map and key.
+        what: String,
+        /// The system's words.
+        why: String,
+    },
+    /// A value could not be written or removed.
+    #[error("expected to write {what}, but the kernel says: {why}")]
+    Write {
+        /// Map and key.
+        what: String,
+        /// The system's words.
+        why: String,
+    },
+    /// A link could not be moved to the new program.
+    #[error("expected to attach the new program to {interface}, but the kernel says: {why}")]
+    Attach {
+        /// The interface.
+        interface: String,
+        /// The system's words.
+        why: String,
+    },
+}
+
+/// What an earlier daemon has left in the maps.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Adopted {
+    /// Settings in force; `None` when none were ever written.
+    pub settings: Option<Settings>,
+    /// Instances by index, without those that were never used. Entries of state
+    /// [`lb_common::INSTANCE_ABSENT`] are the tombstones of removed instances: they keep the
+    /// generation, so that the next tenant of the index gets another.
+    pub instances: Vec<(u16, InstanceEntry)>,
+    /// VIPs.
+    pub vips: Vec<(VipKey, Vip)>,
+}
+
+/// How large the maps are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// Tables; the first is never written and stays empty.
+    pub tables: u32,
+    /// Entries of the connection table.
+    pub connections: u32,
+}
+
+/// How the program is attached to an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttachMode {
+    /// In the driver, before the kernel allocates anything for a packet.
+    Native,
+    /// In the network stack: works with every driver, at a multiple of the cost.
+    Generic,
+}
+
+impl AttachMode {
+    /// The name in API, metrics and logs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+        }
+    }
+}
+
+impl fmt::Display for AttachMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// An interface that the program is attached to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// Name of the interface.
+    pub interface: String,
+    /// How.
+    pub mode: AttachMode,
+}
+
+/// A place in a walk over the connection table, meaningful to the datapath that made it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Cursor(pub u64);
+
+/// The packet path. Calls are short system calls; none waits for traffic.
+pub(crate) trait Datapath: fmt::Debug + Send {
+    /// The interfaces, and how the program is attached to each.
+    fn attachments(&self) -> Vec<Attachment>;
+
+    /// How large the maps are.
+    fn limits(&self) -> Limits;
+
+    /// What is in the maps.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    fn adopted(&self) -> Result<Adopted, DatapathError>;
+
+    /// Makes the program work on these maps. Called once the maps have been filled for the first
+    /// time: until then a program of an earlier daemon, if there is one, goes on with its own.
+    ///
+    /// # Errors
+    /// When a link cannot be moved to this program.
+    fn activate(&mut self) -> Result<(), DatapathError>;
+
+    /// Writes the settings.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    fn put_settings(&mut self, settings: &Settings) -> Result<(), DatapathError>;
+
+    /// Writes the entry of an instance. `index` is below [`lb_common::MAX_INSTANCES`].
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    fn put_instance(&mut self, index: u16, entry: &InstanceEntry) -> Result<(), DatapathError>;
+
+    /// Sets traffic and live connections of an instance index to zero, for its next tenant.
+    ///
+    /// # Errors
+    /// When a map cannot be written.
+    fn reset_instance(&mut self, index: u16) -> Result<(), DatapathError>;
+
+    /// Reads a table.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    fn read_table(&self, index: u32) -> Result<Box<Table>, DatapathError>;
+
+    /// Writes a table that no VIP uses.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    fn write_table(&mut self, index: u32, table: &Table) -> Result<(), DatapathError>;
+
+    /// Writes the entry of a VIP.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    fn put_vip(&mut self, key: &VipKey, vip: &Vip) -> Result<(), DatapathError>;
+
+    /// Removes a VIP; its packets go to the host from now on.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    fn remove_vip(&mut self, key: &VipKey) -> Result<(), DatapathError>;
+
+    /// Sets the traffic of a VIP id to zero, for its next tenant.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    fn reset_vip(&mut self, id: u32) -> Result<(), DatapathError>;
+
+    /// The counters, all CPUs.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    fn counters(&self) -> Result<Counters, DatapathError>;
+
+    /// The traffic of a VIP by [`Vip::id`], all CPUs.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    fn vip_traffic(&self, id: u32) -> Result<Traffic, DatapathError>;
+
+    /// The traffic of an instance index, all CPUs.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    fn instance_traffic(&self, index: u16) -> Result<Traffic, DatapathError>;
+
+    /// Live connections of an instance index.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    fn live(&self, index: u16) -> Result<u64, DatapathError>;
+
+    /// Adds `by` to the live connections of an instance index; the sum does not go below zero.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    fn adjust_live(&mut self, index: u16, by: i64) -> Result<(), DatapathError>;
+
+    /// Appends the next entries of the connection table to `into`, a few hundred at a time, and
+    /// says where to go on; `None` when the walk is over. Entries that come or go meanwhile may or
+    /// may not be seen; one that stays is seen once.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    fn connections(
+        &self,
+        from: Option<Cursor>,
+        into: &mut Vec<(FlowKey, FlowEntry)>,
+    ) -> Result<Option<Cursor>, DatapathError>;
+
+    /// One entry of the connection table.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    fn connection(&self, key: &FlowKey) -> Result<Option<FlowEntry>, DatapathError>;
+
+    /// Removes an entry of the connection table; whether it was there.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    fn remove_connection(&mut self, key: &FlowKey) -> Result<bool, DatapathError>;
+
+    /// Nanoseconds on the clock of [`FlowEntry::last_seen`].
+    fn now(&self) -> u64;
+}

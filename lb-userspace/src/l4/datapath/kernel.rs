@@ -1,0 +1,494 @@
+//! The packet path in the kernel: the XDP program, its links and its maps. aya is named here and
+//! below, and nowhere else.
+//!
+//! **What outlives the daemon.** Links and maps are pinned. A daemon that starts looks for a set of
+//! maps that fits its own layout and sizes and goes on with it; traffic does not notice. If none
+//! fits, it makes a set beside the old one, takes over what can be taken over, fills it, and only
+//! then moves the links from the old program to the new one. Moving a link is one atomic step.
+//!
+//! **Order at start.** [`open`] loads the program and attaches it where nothing was attached;
+//! links of an earlier daemon keep running that one's program until [`Datapath::activate`], which
+//! the reconciler calls once the maps hold what they should.
+
+use std::{fs, os::fd::AsFd as _, path::Path};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{IterableMap as _, MapError, MapInfo, PerCpuValues},
+    programs::{ProgramError, Xdp, loaded_programs},
+};
+use lb_common::{
+    Counters, FlowEntry, FlowKey, InstanceEntry, Settings, Table, Traffic, Vip, VipKey, names,
+};
+
+use self::{
+    links::Links,
+    maps::Maps,
+    pins::{MapSet, PinnedLink, Pins},
+};
+use super::{Adopted, Attachment, Cursor, Datapath, DatapathError, Limits};
+use crate::{
+    l4::{L4Error, host},
+    model::DatapathSpec,
+};
+
+mod batch;
+mod links;
+mod maps;
+pub(crate) mod pins;
+mod takeover;
+
+/// The program as the build has embedded it.
+#[cfg(bpf_object)]
+static OBJECT: Option<&[u8]> = Some(aya::include_bytes_aligned!(concat!(
+    env!("OUT_DIR"),
+    "/lb-xdp"
+)));
+#[cfg(not(bpf_object))]
+static OBJECT: Option<&[u8]> = None;
+
+/// Lines of the verifier's log in an error.
+const VERIFIER_LINES: usize = 12;
+
+/// The packet path in the kernel.
+#[derive(Debug)]
+pub(crate) struct Kernel {
+    program: Ebpf,
+    maps: Maps,
+    links: Links,
+    /// The set of maps that earlier daemons' links work on, when it is not ours.
+    former: Option<MapSet>,
+    /// Sets that nobody will need once all links are ours.
+    leftover: Vec<MapSet>,
+}
+
+/// Opens the packet path and says why it is not attached as asked for, if it is not.
+///
+/// # Errors
+/// When something that it needs is missing; nothing has been attached then.
+pub(crate) fn open(spec: &DatapathSpec) -> Result<(Kernel, String), L4Error> {
+    let object = OBJECT.ok_or(L4Error::NoProgram)?;
+    if spec.interfaces.is_empty() {
+        return Err(L4Error::NoInterfaces);
+    }
+    for name in &spec.interfaces {
+        host::interface_index(name)?;
+    }
+    host::check_rights()?;
+    host::raise_memory_limit();
+    host::prepare_pins(&spec.pin_path)?;
+    let pins = Pins::new(&spec.pin_path);
+    let sets = pins.map_sets()?;
+    let in_use = in_use(&pins, &sets)?;
+    let fitting = |set: &&MapSet| set.abi == lb_common::ABI && maps::fits(&set.path, spec);
+    let ours = in_use
+        .as_ref()
+        .filter(fitting)
+        .or_else(|| sets.iter().rev().find(fitting))
+        .cloned();
+    let is_new = ours.is_none();
+    let ours = ours.unwrap_or_else(|| pins.next_set(lb_common::ABI, &sets));
+    pins.make(&ours)?;
+    let result = build(object, spec, &pins, &ours, in_use.as_ref(), is_new);
+    if result.is_err() && is_new {
+        ours.remove()?;
+    }
+    let (program, maps, links) = result?;
+    let reason = links.reasons.join("; ");
+    let former = in_use.filter(|set| *set != ours);
+    let leftover = sets.into_iter().filter(|set| *set != ours).collect();
+    let kernel = Kernel {
+        program,
+        maps,
+        links,
+        former,
+        leftover,
+    };
+    Ok((kernel, reason))
+}
+
+fn build(
+    object: &[u8],
+    spec: &DatapathSpec,
+    pins: &Pins,
+    ours: &MapSet,
+    in_use: Option<&MapSet>,
+    is_new: bool,
+) -> Result<(Ebpf, Maps, Links), L4Error> {
+    let refused = |error: &dyn std::error::Error| L4Error::Load { why: chain(error) };
+    let mut loader = EbpfLoader::new();
+    for name in names::PINNED_MAPS {
+        loader.map_pin_path(name, ours.path.join(name));
+    }
+    loader.map_max_entries(names::MAP_CONNECTIONS, spec.max_connections);
+    loader.map_max_entries(names::MAP_TABLES, maps::tables(spec));
+    let mut program = loader.load(object).map_err(|error| refused(&error))?;
+    let mut maps = Maps::take(&mut program, spec)?;
+    if is_new && let Some(former) = in_use {
+        takeover::state(former, &mut maps, spec)?;
+    }
+    let xdp = xdp(&mut program)?;
+    xdp.load().map_err(|error| L4Error::Load {
+        why: refusal(&error),
+    })?;
+    let links = links::attach(xdp, pins, &spec.interfaces, spec.mode)?;
+    Ok((program, maps, links))
+}
+
+/// Why the kernel refused the program. The verifier's log can have thousands of lines, of which the
+/// last say what it did not like.
+fn refusal(error: &ProgramError) -> String {
+    let ProgramError::LoadError {
+        io_error,
+        verifier_log,
+    } = error
+    else {
+        return chain(error);
+    };
+    let log = verifier_log.to_string();
+    tracing::debug!("the verifier's log:\n{log}");
+    let lines: Vec<&str> = log.lines().collect();
+    let end = lines.get(lines.len().saturating_sub(VERIFIER_LINES)..);
+    let end = end.unwrap_or_default().join("\n");
+    format!("{io_error}; the end of the verifier's log is\n{end}")
+}
+
+fn xdp(program: &mut Ebpf) -> Result<&mut Xdp, L4Error> {
+    program
+        .program_mut(names::PROGRAM)
+        .and_then(|program| program.try_into().ok())
+        .ok_or_else(|| L4Error::Load {
+            why: format!("the object holds no XDP program named {}", names::PROGRAM),
+        })
+}
+
+/// The set of maps that the program on a pinned link works on.
+fn in_use(pins: &Pins, sets: &[MapSet]) -> Result<Option<MapSet>, L4Error> {
+    let running: Vec<u32> = pins
+        .links()?
+        .iter()
+        .filter_map(|link| links::program_id(link).ok())
+        .collect();
+    let maps: Vec<u32> = loaded_programs()
+        .filter_map(Result::ok)
+        .filter(|info| running.contains(&info.id()))
+        .filter_map(|info| info.map_ids().ok().flatten())
+        .flatten()
+        .collect();
+    let is_used = |set: &&MapSet| {
+        MapInfo::from_pin(set.path.join(names::MAP_VIPS)).is_ok_and(|i| maps.contains(&i.id()))
+    };
+    Ok(sets.iter().find(is_used).cloned())
+}
+
+/// What is pinned at `path`, with or without a daemon.
+///
+/// # Errors
+/// When `path` cannot be read.
+pub(crate) fn status(path: &Path) -> Result<(Vec<PinnedLink>, Vec<SetStatus>), L4Error> {
+    let pins = Pins::new(path);
+    let sets = pins.map_sets()?;
+    let in_use = in_use(&pins, &sets)?;
+    let status = |set: MapSet| SetStatus {
+        is_used: in_use.as_ref() == Some(&set),
+        contents: (set.abi == lb_common::ABI)
+            .then(|| Maps::open(&set.path).ok())
+            .flatten()
+            .and_then(|maps| contents(&maps).ok()),
+        set,
+    };
+    Ok((pins.links()?, sets.into_iter().map(status).collect()))
+}
+
+/// What a pinned set of maps holds.
+#[derive(Debug)]
+pub(crate) struct SetStatus {
+    /// Which.
+    pub(crate) set: MapSet,
+    /// Whether an attached program works on it.
+    pub(crate) is_used: bool,
+    /// What is in it; `None` when its layout is another daemon's.
+    pub(crate) contents: Option<Contents>,
+}
+
+/// What maps hold.
+#[derive(Debug)]
+pub(crate) struct Contents {
+    pub(crate) adopted: Adopted,
+    pub(crate) limits: Limits,
+    pub(crate) connections: u64,
+    pub(crate) counters: Counters,
+}
+
+fn contents(maps: &Maps) -> Result<Contents, DatapathError> {
+    let (mut connections, mut from, mut buffer) = (0, None, Vec::new());
+    loop {
+        buffer.clear();
+        from = walk(maps, from, &mut buffer)?;
+        connections += buffer.len() as u64;
+        if from.is_none() {
+            break;
+        }
+    }
+    Ok(Contents {
+        adopted: adopted(maps)?,
+        limits: maps.limits(),
+        connections,
+        counters: counters(maps)?,
+    })
+}
+
+impl Datapath for Kernel {
+    fn attachments(&self) -> Vec<Attachment> {
+        // Whoever takes a pin away takes the program off; the daemon must not say otherwise.
+        let links = self.links.adopted.iter().chain(&self.links.made);
+        links
+            .filter(|link| fs::exists(&link.path).unwrap_or(false))
+            .map(|link| Attachment {
+                interface: link.interface_name(),
+                mode: link.mode,
+            })
+            .collect()
+    }
+
+    fn limits(&self) -> Limits {
+        self.maps.limits()
+    }
+
+    fn adopted(&self) -> Result<Adopted, DatapathError> {
+        adopted(&self.maps)
+    }
+
+    fn activate(&mut self) -> Result<(), DatapathError> {
+        if let Some(former) = self.former.take() {
+            takeover::connections(&former, &mut self.maps);
+        }
+        let Ok(xdp) = xdp(&mut self.program) else {
+            // It was there when it was loaded.
+            return Ok(());
+        };
+        for link in &self.links.adopted {
+            links::switch(xdp, link).map_err(|why| DatapathError::Attach {
+                interface: link.interface_name(),
+                why,
+            })?;
+        }
+        for set in self.leftover.drain(..) {
+            if let Err(error) = set.remove() {
+                tracing::warn!(%error, "an old set of maps stays behind");
+            }
+        }
+        Ok(())
+    }
+
+    fn put_settings(&mut self, settings: &Settings) -> Result<(), DatapathError> {
+        let result = self.maps.settings.set(0, settings, 0);
+        result.map_err(written(|| "the settings".to_owned()))
+    }
+
+    fn put_instance(&mut self, index: u16, entry: &InstanceEntry) -> Result<(), DatapathError> {
+        let result = self.maps.instances.set(index.into(), entry, 0);
+        result.map_err(written(|| format!("instance {index}")))
+    }
+
+    fn reset_instance(&mut self, index: u16) -> Result<(), DatapathError> {
+        let what = || format!("figures of instance {index}");
+        zero(&mut self.maps.instance_traffic, index.into()).map_err(written(what))?;
+        let index = index.into();
+        let live = self.maps.live.get(&index, 0).map_err(read(what))?;
+        let expired = self.maps.expired.set(index, live, 0);
+        expired.map_err(written(what))
+    }
+
+    fn read_table(&self, index: u32) -> Result<Box<Table>, DatapathError> {
+        let table = self.maps.tables.get(&index, 0).map(Box::new);
+        table.map_err(read(|| format!("table {index}")))
+    }
+
+    fn write_table(&mut self, index: u32, table: &Table) -> Result<(), DatapathError> {
+        let result = self.maps.tables.set(index, table, 0);
+        result.map_err(written(|| format!("table {index}")))
+    }
+
+    fn put_vip(&mut self, key: &VipKey, vip: &Vip) -> Result<(), DatapathError> {
+        let result = self.maps.vips.insert(key, vip, 0);
+        result.map_err(written(|| format!("VIP {}", vip.id)))
+    }
+
+    fn remove_vip(&mut self, key: &VipKey) -> Result<(), DatapathError> {
+        match self.maps.vips.remove(key) {
+            Err(error) if !is_absent(&error) => Err(written(|| "a VIP".to_owned())(error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn reset_vip(&mut self, id: u32) -> Result<(), DatapathError> {
+        zero(&mut self.maps.vip_traffic, id).map_err(written(|| format!("figures of VIP {id}")))
+    }
+
+    fn counters(&self) -> Result<Counters, DatapathError> {
+        counters(&self.maps)
+    }
+
+    fn vip_traffic(&self, id: u32) -> Result<Traffic, DatapathError> {
+        let values = self.maps.vip_traffic.get(&id, 0);
+        values
+            .map(|v| sum(&v))
+            .map_err(read(|| format!("traffic of VIP {id}")))
+    }
+
+    fn instance_traffic(&self, index: u16) -> Result<Traffic, DatapathError> {
+        let values = self.maps.instance_traffic.get(&index.into(), 0);
+        let what = || format!("traffic of instance {index}");
+        values.map(|v| sum(&v)).map_err(read(what))
+    }
+
+    fn live(&self, index: u16) -> Result<u64, DatapathError> {
+        let what = || format!("live connections of instance {index}");
+        let begun = self.maps.live.get(&index.into(), 0).map_err(read(what))?;
+        let expired = self
+            .maps
+            .expired
+            .get(&index.into(), 0)
+            .map_err(read(what))?;
+        Ok(u64::try_from(begun.wrapping_sub(expired).cast_signed()).unwrap_or(0))
+    }
+
+    fn adjust_live(&mut self, index: u16, by: i64) -> Result<(), DatapathError> {
+        // The program's counter is the program's alone; what the daemon ends is counted here.
+        let what = || format!("expired connections of instance {index}");
+        let expired = self
+            .maps
+            .expired
+            .get(&index.into(), 0)
+            .map_err(read(what))?;
+        let expired = expired.wrapping_sub(by.cast_unsigned());
+        let result = self.maps.expired.set(index.into(), expired, 0);
+        result.map_err(written(what))
+    }
+
+    fn connections(
+        &self,
+        from: Option<Cursor>,
+        into: &mut Vec<(FlowKey, FlowEntry)>,
+    ) -> Result<Option<Cursor>, DatapathError> {
+        walk(&self.maps, from, into)
+    }
+
+    fn connection(&self, key: &FlowKey) -> Result<Option<FlowEntry>, DatapathError> {
+        match self.maps.connections.get(key, 0) {
+            Ok(entry) => Ok(Some(entry)),
+            Err(error) if is_absent(&error) => Ok(None),
+            Err(error) => Err(read(|| "a connection".to_owned())(error)),
+        }
+    }
+
+    fn remove_connection(&mut self, key: &FlowKey) -> Result<bool, DatapathError> {
+        match self.maps.connections.remove(key) {
+            Ok(()) => Ok(true),
+            Err(error) if is_absent(&error) => Ok(false),
+            Err(error) => Err(written(|| "a connection".to_owned())(error)),
+        }
+    }
+
+    fn now(&self) -> u64 {
+        host::monotonic_ns()
+    }
+}
+
+fn adopted(maps: &Maps) -> Result<Adopted, DatapathError> {
+    let settings = maps.settings.get(&0, 0);
+    let settings = settings.map_err(read(|| "the settings".to_owned()))?;
+    let mut instances = Vec::new();
+    for (index, entry) in (0..).zip(maps.instances.iter()) {
+        let entry = entry.map_err(read(|| format!("instance {index}")))?;
+        // Index 0 is none, and an entry of zeros was never used.
+        if index > 0 && entry != InstanceEntry::default() {
+            instances.push((index, entry));
+        }
+    }
+    let vips: Result<Vec<_>, MapError> = maps.vips.iter().collect();
+    Ok(Adopted {
+        settings: (settings != Settings::default()).then_some(settings),
+        instances,
+        vips: vips.map_err(read(|| "the VIPs".to_owned()))?,
+    })
+}
+
+fn counters(maps: &Maps) -> Result<Counters, DatapathError> {
+    let cpus = maps.counters.get(&0, 0);
+    let cpus = cpus.map_err(read(|| "the counters".to_owned()))?;
+    let mut sum = Counters::default();
+    cpus.iter().for_each(|cpu| sum.add(cpu));
+    Ok(sum)
+}
+
+fn walk(
+    maps: &Maps,
+    from: Option<Cursor>,
+    into: &mut Vec<(FlowKey, FlowEntry)>,
+) -> Result<Option<Cursor>, DatapathError> {
+    let map = maps.connections.map().fd().as_fd();
+    let next = batch::lookup(map, from.map(|cursor| cursor.0 as u32), into);
+    next.map(|next| next.map(|bucket| Cursor(bucket.into())))
+        .map_err(|error| DatapathError::Read {
+            what: "the connection table".to_owned(),
+            why: error.to_string(),
+        })
+}
+
+fn zero(
+    map: &mut aya::maps::PerCpuArray<aya::maps::MapData, Traffic>,
+    index: u32,
+) -> Result<(), MapError> {
+    let cpus = map.get(&index, 0)?.len();
+    let zeros = PerCpuValues::try_from(vec![Traffic::default(); cpus])?;
+    map.set(index, zeros, 0)
+}
+
+fn sum(values: &PerCpuValues<Traffic>) -> Traffic {
+    values.iter().fold(Traffic::default(), |sum, cpu| Traffic {
+        packets_in: sum.packets_in + cpu.packets_in,
+        bytes_in: sum.bytes_in + cpu.bytes_in,
+        packets_out: sum.packets_out + cpu.packets_out,
+        bytes_out: sum.bytes_out + cpu.bytes_out,
+        connections: sum.connections + cpu.connections,
+        dropped: sum.dropped + cpu.dropped,
+    })
+}
+
+fn is_absent(error: &MapError) -> bool {
+    match error {
+        MapError::KeyNotFound => true,
+        MapError::SyscallError(error) => error.io_error.raw_os_error() == Some(libc::ENOENT),
+        _ => false,
+    }
+}
+
+fn read(what: impl Fn() -> String) -> impl Fn(MapError) -> DatapathError {
+    move |error| DatapathError::Read {
+        what: what(),
+        why: chain(&error),
+    }
+}
+
+fn written(what: impl Fn() -> String) -> impl Fn(MapError) -> DatapathError {
+    move |error| DatapathError::Write {
+        what: what(),
+        why: chain(&error),
+    }
+}
+
+/// An error and its causes in one line; aya's own messages often leave the cause to the source.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}

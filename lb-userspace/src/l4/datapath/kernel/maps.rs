@@ -1,0 +1,198 @@
+//! The maps of the program, typed, and what shape each must have.
+
+use std::path::Path;
+
+use aya::{
+    Ebpf,
+    maps::{Array, HashMap, IterableMap as _, Map, MapData, MapError, MapInfo, PerCpuArray},
+};
+use lb_common::{
+    CLIENT_HOPS, ClientHop, Counters, FlowEntry, FlowKey, InstanceEntry, MAX_INSTANCES, MAX_VIPS,
+    NextHop, Settings, Table, Traffic, Vip, VipKey, names,
+};
+
+use crate::{
+    l4::{L4Error, datapath::Limits},
+    model::DatapathSpec,
+};
+
+/// Key size, value size and number of entries of a map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Shape {
+    pub(super) key: usize,
+    pub(super) value: usize,
+    pub(super) entries: u32,
+}
+
+impl std::fmt::Display for Shape {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            key,
+            value,
+            entries,
+        } = self;
+        write!(f, "{entries} entries of {key} + {value} bytes")
+    }
+}
+
+const fn shape<K, V>(entries: u32) -> Shape {
+    Shape {
+        key: size_of::<K>(),
+        value: size_of::<V>(),
+        entries,
+    }
+}
+
+/// The shape that the map `name` must have.
+fn expected(name: &str, spec: &DatapathSpec) -> Shape {
+    match name {
+        names::MAP_SETTINGS => shape::<u32, Settings>(1),
+        names::MAP_INSTANCES => shape::<u32, InstanceEntry>(MAX_INSTANCES),
+        // One more than asked for: the first stays empty.
+        names::MAP_TABLES => shape::<u32, Table>(tables(spec)),
+        names::MAP_VIPS => shape::<VipKey, Vip>(MAX_VIPS),
+        names::MAP_CONNECTIONS => shape::<FlowKey, FlowEntry>(spec.max_connections),
+        names::MAP_NEXT_HOPS => shape::<u32, NextHop>(MAX_INSTANCES),
+        names::MAP_COUNTERS => shape::<u32, Counters>(1),
+        names::MAP_VIP_TRAFFIC => shape::<u32, Traffic>(MAX_VIPS),
+        names::MAP_INSTANCE_TRAFFIC => shape::<u32, Traffic>(MAX_INSTANCES),
+        names::MAP_CLIENT_HOPS => shape::<u32, ClientHop>(CLIENT_HOPS),
+        names::MAP_LIVE | names::MAP_EXPIRED => shape::<u32, u64>(MAX_INSTANCES),
+        names::MAP_TURNS => shape::<u32, u32>(MAX_VIPS),
+        _ => shape::<(), ()>(0),
+    }
+}
+
+/// Tables in the kernel for `spec`, the empty one included.
+pub(super) const fn tables(spec: &DatapathSpec) -> u32 {
+    spec.max_tables.saturating_add(1)
+}
+
+fn found(info: &MapInfo) -> Shape {
+    Shape {
+        key: info.key_size() as usize,
+        value: info.value_size() as usize,
+        entries: info.max_entries(),
+    }
+}
+
+/// Whether the pinned maps in `folder` are all there and have the shapes that `spec` asks for.
+pub(super) fn fits(folder: &Path, spec: &DatapathSpec) -> bool {
+    names::PINNED_MAPS.iter().all(|name| {
+        MapInfo::from_pin(folder.join(name)).is_ok_and(|i| found(&i) == expected(name, spec))
+    })
+}
+
+/// Whether the pinned maps in `folder` are all there and have the value sizes of this daemon,
+/// however many entries they hold.
+pub(super) fn is_legible(folder: &Path, spec: &DatapathSpec) -> bool {
+    names::PINNED_MAPS.iter().all(|name| {
+        let expected = expected(name, spec);
+        MapInfo::from_pin(folder.join(name)).is_ok_and(|info| {
+            let found = found(&info);
+            (found.key, found.value) == (expected.key, expected.value)
+        })
+    })
+}
+
+/// The maps that outlive the daemon.
+pub(super) struct Maps {
+    pub(super) settings: Array<MapData, Settings>,
+    pub(super) instances: Array<MapData, InstanceEntry>,
+    pub(super) tables: Array<MapData, Table>,
+    pub(super) vips: HashMap<MapData, VipKey, Vip>,
+    pub(super) connections: HashMap<MapData, FlowKey, FlowEntry>,
+    pub(super) counters: PerCpuArray<MapData, Counters>,
+    pub(super) vip_traffic: PerCpuArray<MapData, Traffic>,
+    pub(super) instance_traffic: PerCpuArray<MapData, Traffic>,
+    pub(super) live: Array<MapData, u64>,
+    pub(super) expired: Array<MapData, u64>,
+}
+
+impl std::fmt::Debug for Maps {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Maps")
+            .field("limits", &self.limits())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Maps {
+    /// Takes the maps out of a loaded program, after a look at their shapes.
+    pub(super) fn take(program: &mut Ebpf, spec: &DatapathSpec) -> Result<Self, L4Error> {
+        for name in names::PINNED_MAPS {
+            let expected = expected(name, spec);
+            let mismatch = |found: String| L4Error::Mismatch {
+                map: name,
+                expected: expected.to_string(),
+                found,
+            };
+            let map = program
+                .map(name)
+                .ok_or_else(|| mismatch("none".to_owned()))?;
+            let info = data(map).and_then(|data| data.info().ok());
+            match info.map(|info| found(&info)) {
+                Some(found) if found == expected => {}
+                Some(found) => return Err(mismatch(found.to_string())),
+                None => return Err(mismatch("a map of another type".to_owned())),
+            }
+        }
+        Self::make(|name| {
+            program.take_map(name).ok_or(MapError::InvalidName {
+                name: name.to_owned(),
+            })
+        })
+    }
+
+    /// Opens the pinned maps in `folder`.
+    pub(super) fn open(folder: &Path) -> Result<Self, L4Error> {
+        Self::make(|name| Map::from_map_data(MapData::from_pin(folder.join(name))?))
+    }
+
+    fn make(mut get: impl FnMut(&'static str) -> Result<Map, MapError>) -> Result<Self, L4Error> {
+        fn typed<T: TryFrom<Map, Error = MapError>>(
+            name: &'static str,
+            get: &mut impl FnMut(&'static str) -> Result<Map, MapError>,
+        ) -> Result<T, L4Error> {
+            get(name)
+                .and_then(T::try_from)
+                .map_err(|error| L4Error::Mismatch {
+                    map: name,
+                    expected: "a map of this daemon's type".to_owned(),
+                    found: error.to_string(),
+                })
+        }
+        let get = &mut get;
+        Ok(Self {
+            settings: typed(names::MAP_SETTINGS, get)?,
+            instances: typed(names::MAP_INSTANCES, get)?,
+            tables: typed(names::MAP_TABLES, get)?,
+            vips: typed(names::MAP_VIPS, get)?,
+            connections: typed(names::MAP_CONNECTIONS, get)?,
+            counters: typed(names::MAP_COUNTERS, get)?,
+            vip_traffic: typed(names::MAP_VIP_TRAFFIC, get)?,
+            instance_traffic: typed(names::MAP_INSTANCE_TRAFFIC, get)?,
+            live: typed(names::MAP_LIVE, get)?,
+            expired: typed(names::MAP_EXPIRED, get)?,
+        })
+    }
+
+    /// How large the maps are.
+    pub(super) fn limits(&self) -> Limits {
+        let connections = self.connections.map().info();
+        Limits {
+            tables: self.tables.len(),
+            connections: connections.map_or(0, |info| info.max_entries()),
+        }
+    }
+}
+
+/// The map beneath the types that are in use here.
+const fn data(map: &Map) -> Option<&MapData> {
+    match map {
+        Map::Array(data) | Map::PerCpuArray(data) | Map::HashMap(data) | Map::LruHashMap(data) => {
+            Some(data)
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,238 @@
+//! What is pinned where.
+//!
+//! ```text
+//! <pin path>/links/native-3      the link of the interface with index 3
+//! <pin path>/maps-1-1/VIPS …     the first set of maps of ABI 1
+//! ```
+//!
+//! The index and not the name of an interface, because names may hold dots and the BPF file system
+//! allows none, and because an index is never given to another interface. The mode is in the name
+//! because the kernel does not tell a link's. There is more than one set of maps only while a
+//! daemon moves from one to the next, or after one that died doing so.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use crate::l4::{AttachMode, L4Error, host};
+
+/// The place where things are pinned.
+#[derive(Clone, Debug)]
+pub(crate) struct Pins {
+    root: PathBuf,
+}
+
+/// A pinned link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PinnedLink {
+    /// Index of the interface.
+    pub(crate) interface: u32,
+    /// How it was attached.
+    pub(crate) mode: AttachMode,
+    /// Where it is pinned.
+    pub(crate) path: PathBuf,
+}
+
+/// A pinned set of maps.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct MapSet {
+    /// [`lb_common::ABI`] of the daemon that made it.
+    pub(crate) abi: u32,
+    /// Counts sets of the same ABI.
+    pub(crate) number: u32,
+    /// The folder.
+    pub(crate) path: PathBuf,
+}
+
+impl Pins {
+    pub(crate) fn new(root: &Path) -> Self {
+        Self {
+            root: root.to_owned(),
+        }
+    }
+
+    fn links_folder(&self) -> PathBuf {
+        self.root.join("links")
+    }
+
+    /// Where the link of an interface belongs.
+    pub(crate) fn link(&self, interface: u32, mode: AttachMode) -> PinnedLink {
+        PinnedLink {
+            interface,
+            mode,
+            path: self.links_folder().join(format!("{mode}-{interface}")),
+        }
+    }
+
+    /// The links that are there.
+    pub(crate) fn links(&self) -> Result<Vec<PinnedLink>, L4Error> {
+        let names = names(&self.links_folder())?;
+        Ok(names
+            .iter()
+            .filter_map(|name| {
+                let (mode, index) = parse_link(name)?;
+                Some(self.link(index, mode))
+            })
+            .collect())
+    }
+
+    /// The sets of maps that are there, the latest last.
+    pub(crate) fn map_sets(&self) -> Result<Vec<MapSet>, L4Error> {
+        let mut sets: Vec<MapSet> = names(&self.root)?
+            .iter()
+            .filter_map(|name| {
+                let (abi, number) = parse_set(name)?;
+                Some(self.map_set(abi, number))
+            })
+            .collect();
+        sets.sort_unstable();
+        Ok(sets)
+    }
+
+    fn map_set(&self, abi: u32, number: u32) -> MapSet {
+        MapSet {
+            abi,
+            number,
+            path: self.root.join(format!("maps-{abi}-{number}")),
+        }
+    }
+
+    /// The set that a new one beside `sets` would be.
+    pub(crate) fn next_set(&self, abi: u32, sets: &[MapSet]) -> MapSet {
+        let taken = sets.iter().filter(|set| set.abi == abi);
+        let number = taken.map(|set| set.number).max().unwrap_or(0) + 1;
+        self.map_set(abi, number)
+    }
+
+    /// Makes the folders of links and of `set`.
+    pub(crate) fn make(&self, set: &MapSet) -> Result<(), L4Error> {
+        for folder in [&self.links_folder(), &set.path] {
+            fs::create_dir_all(folder).map_err(|error| failure("make", folder, &error))?;
+        }
+        Ok(())
+    }
+
+    /// Removes everything and the folder itself: links first, so that no packet is worked on by a
+    /// program whose maps are being taken apart.
+    pub(crate) fn remove_all(&self) -> Result<(), L4Error> {
+        remove_folder(&self.links_folder())?;
+        for set in self.map_sets()? {
+            set.remove()?;
+        }
+        match fs::remove_dir(&self.root) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(failure("remove", &self.root, &error))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl PinnedLink {
+    /// Removes the pin; the program comes off the interface.
+    pub(crate) fn remove(&self) -> Result<(), L4Error> {
+        remove_file(&self.path)
+    }
+
+    /// The name of the interface; its index when the interface is gone or in another network
+    /// namespace.
+    pub(crate) fn interface_name(&self) -> String {
+        host::interface_name(self.interface).unwrap_or_else(|| format!("#{}", self.interface))
+    }
+}
+
+impl MapSet {
+    /// Removes the pins of the set.
+    pub(crate) fn remove(&self) -> Result<(), L4Error> {
+        remove_folder(&self.path)
+    }
+}
+
+fn parse_link(name: &str) -> Option<(AttachMode, u32)> {
+    let (mode, index) = name.split_once('-')?;
+    let mode = [AttachMode::Native, AttachMode::Generic]
+        .into_iter()
+        .find(|known| known.as_str() == mode)?;
+    Some((mode, index.parse().ok()?))
+}
+
+fn parse_set(name: &str) -> Option<(u32, u32)> {
+    let (abi, number) = name.strip_prefix("maps-")?.split_once('-')?;
+    Some((abi.parse().ok()?, number.parse().ok()?))
+}
+
+fn failure(what: &'static str, path: &Path, error: &io::Error) -> L4Error {
+    L4Error::Pin {
+        what,
+        path: path.to_owned(),
+        why: error.to_string(),
+    }
+}
+
+/// The names in a folder; none when it is not there.
+fn names(folder: &Path) -> Result<Vec<String>, L4Error> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failure("list", folder, &error)),
+    };
+    let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+    names
+        .collect::<io::Result<_>>()
+        .map_err(|error| failure("list", folder, &error))
+}
+
+fn remove_folder(folder: &Path) -> Result<(), L4Error> {
+    for name in names(folder)? {
+        remove_file(&folder.join(name))?;
+    }
+    match fs::remove_dir(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(failure("remove", folder, &error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn remove_file(path: &Path) -> Result<(), L4Error> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(failure("remove", path, &error))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_what_it_has_made_and_nothing_else() {
+        // The layout needs no BPF file system; plain files stand for pins.
+        let folder = tempfile::tempdir().unwrap();
+        let pins = Pins::new(&folder.path().join("lb"));
+        assert!(pins.links().unwrap().is_empty() && pins.map_sets().unwrap().is_empty());
+        let first = pins.next_set(1, &[]);
+        pins.make(&first).unwrap();
+        let second = pins.next_set(1, &pins.map_sets().unwrap());
+        assert_eq!((first.number, second.number), (1, 2));
+        pins.make(&second).unwrap();
+        pins.make(&pins.next_set(2, &pins.map_sets().unwrap()))
+            .unwrap();
+        let link = pins.link(3, AttachMode::Generic);
+        fs::write(&link.path, "").unwrap();
+        fs::write(pins.links_folder().join("stranger"), "").unwrap();
+        fs::write(first.path.join("VIPS"), "").unwrap();
+        assert_eq!(pins.links().unwrap(), [link]);
+        let sets = pins.map_sets().unwrap();
+        assert_eq!(
+            sets.iter().map(|s| (s.abi, s.number)).collect::<Vec<_>>(),
+            [(1, 1), (1, 2), (2, 1)]
+        );
+        pins.remove_all().unwrap();
+        assert!(!folder.path().join("lb").exists());
+        pins.remove_all().unwrap();
+    }
+}

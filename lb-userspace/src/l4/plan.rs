@@ -1,0 +1,294 @@
+//! What should be in the maps, as a pure function of a snapshot.
+//!
+//! The plan knows nothing of what is in the maps now, nor of table indices and VIP ids: those are
+//! places, and finding places is the reconciler's work. That makes "the maps equal the plan" a
+//! property that can be checked after any history.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use lb_common::{
+    Address, FORWARD_L2DSR, FORWARD_NAT, HASH_FLOW, HASH_SOURCE, INSTANCE_ACTIVE, INSTANCE_DOWN,
+    INSTANCE_DRAINING, InstanceEntry, MAX_VIPS, PROTOCOL_TCP, PROTOCOL_UDP, SELECT_HASH,
+    SELECT_LEAST_CONNECTIONS, SELECT_TURN, SETTING_LOG, Settings, VipKey, from_v4,
+};
+
+use super::recipe::{Order, Recipe, Share};
+use crate::{
+    model::{AdminState, Algorithm, DatapathSpec, Forwarding, HashKey, Health, Protocol, VipSpec},
+    registry::{InstanceStatus, Service, Snapshot, identity},
+};
+
+/// What a plan depends on beside the snapshot.
+#[derive(Clone, Debug)]
+pub(crate) struct Host {
+    /// The settings of the packet path.
+    pub(crate) spec: DatapathSpec,
+    /// Addresses of the first interface, in the order of the system.
+    pub(crate) addresses: Vec<IpAddr>,
+}
+
+/// What should be in the maps.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Plan {
+    /// Settings of the program.
+    pub(crate) settings: Settings,
+    /// Instances by index. Only those that a VIP leads to.
+    pub(crate) instances: BTreeMap<u16, InstanceEntry>,
+    /// VIPs.
+    pub(crate) vips: BTreeMap<VipKey, VipPlan>,
+    /// What the operator should know: each says what will not work and why.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// How a VIP should be served.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct VipPlan {
+    /// As configured.
+    pub(crate) spec: VipSpec,
+    /// One of `FORWARD_*`.
+    pub(crate) forward: u8,
+    /// One of `SELECT_*`.
+    pub(crate) select: u8,
+    /// One of `HASH_*`.
+    pub(crate) hash_of: u8,
+    /// Its table. VIPs of the same service share it.
+    pub(crate) recipe: Arc<Recipe>,
+}
+
+/// An address in the form of the maps.
+pub(crate) const fn address(ip: IpAddr) -> Address {
+    match ip {
+        IpAddr::V4(v4) => from_v4(v4.octets()),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+/// What packets of `spec` are looked up by.
+pub(crate) const fn vip_key(spec: &VipSpec) -> VipKey {
+    VipKey {
+        address: address(spec.address),
+        port: spec.port.to_be_bytes(),
+        protocol: match spec.protocol {
+            Protocol::Tcp => PROTOCOL_TCP,
+            Protocol::Udp => PROTOCOL_UDP,
+        },
+        pad: 0,
+    }
+}
+
+/// Works out what should be in the maps.
+pub(crate) fn plan(snapshot: &Snapshot, host: &Host) -> Plan {
+    let mut warnings = Vec::new();
+    let mut instances = BTreeMap::new();
+    let mut vips = BTreeMap::new();
+    for spec in snapshot.vips.iter() {
+        let Some(service) = snapshot.service(spec.service.as_str()) else {
+            // The registry refuses such a snapshot.
+            continue;
+        };
+        if vips.len() >= MAX_VIPS as usize {
+            warnings.push(format!(
+                "expected at most {MAX_VIPS} VIPs, {spec} is one more and is not served"
+            ));
+            continue;
+        }
+        add_instances(service, &mut instances);
+        let vip = VipPlan {
+            spec: spec.clone(),
+            forward: match service.spec.forwarding {
+                Forwarding::Nat => FORWARD_NAT,
+                Forwarding::L2Dsr => FORWARD_L2DSR,
+            },
+            select: select(service.spec.algorithm),
+            hash_of: hash_of(service),
+            recipe: Arc::new(recipe(service, spec)),
+        };
+        warn(spec, service, &vip, &mut warnings);
+        vips.insert(vip_key(spec), vip);
+    }
+    let settings = settings(snapshot, host);
+    warn_of_missing_sources(&vips, &settings, host, &mut warnings);
+    Plan {
+        settings,
+        instances,
+        vips,
+        warnings,
+    }
+}
+
+fn add_instances(service: &Service, into: &mut BTreeMap<u16, InstanceEntry>) {
+    for (member, status) in service.members.iter().zip(service.statuses.iter()) {
+        let endpoint = &member.instance.endpoint;
+        let id = member.instance.id;
+        let entry = InstanceEntry {
+            address: address(endpoint.address().ip()),
+            identity: identity(service.name(), endpoint),
+            port: endpoint.address().port().to_be_bytes(),
+            generation: id.generation,
+            weight: status.weight,
+            state: state(status, member.weight),
+            pad: 0,
+        };
+        into.insert(id.index, entry);
+    }
+}
+
+/// What an instance may do with connections. A weight of 0 without an operator's or a check's word
+/// means what draining means: nothing new, and nobody is cut off.
+fn state(status: &InstanceStatus, weight: u32) -> u8 {
+    if status.admin == AdminState::Disabled || status.health == Health::Unhealthy {
+        INSTANCE_DOWN
+    } else if weight == 0 {
+        INSTANCE_DRAINING
+    } else {
+        INSTANCE_ACTIVE
+    }
+}
+
+/// How the program picks a slot. Algorithms that act on measurements do so through the effective
+/// weights, so in the kernel they are hashing over a table that follows them.
+const fn select(algorithm: Algorithm) -> u8 {
+    match algorithm {
+        Algorithm::RoundRobin | Algorithm::WeightedRoundRobin => SELECT_TURN,
+        Algorithm::LeastConnections => SELECT_LEAST_CONNECTIONS,
+        Algorithm::LeastResponseTime
+        | Algorithm::HealthAware
+        | Algorithm::ConsistentHash
+        | Algorithm::Adaptive => SELECT_HASH,
+    }
+}
+
+/// What is hashed. Packets have no header, cookie or path, so every key but the source leaves the
+/// flow; the same goes for algorithms that hash only to spread.
+fn hash_of(service: &Service) -> u8 {
+    match (service.spec.algorithm, &service.spec.hash_key) {
+        (Algorithm::ConsistentHash, HashKey::Source) => HASH_SOURCE,
+        _ => HASH_FLOW,
+    }
+}
+
+/// The table of a VIP: the service's members of the VIP's family, by effective weight.
+fn recipe(service: &Service, vip: &VipSpec) -> Recipe {
+    let order = if select(service.spec.algorithm) == SELECT_TURN {
+        Order::Smooth
+    } else {
+        Order::Maglev
+    };
+    let shares = service
+        .members
+        .iter()
+        .filter(|member| is_same_family(member.instance.endpoint.address(), vip))
+        .map(|member| Share {
+            identity: identity(service.name(), &member.instance.endpoint),
+            generation: member.instance.id.generation,
+            index: member.instance.id.index,
+            weight: member.weight,
+        });
+    Recipe::new(order, shares)
+}
+
+const fn is_same_family(endpoint: SocketAddr, vip: &VipSpec) -> bool {
+    endpoint.is_ipv4() == vip.address.is_ipv4()
+}
+
+fn warn(spec: &VipSpec, service: &Service, vip: &VipPlan, warnings: &mut Vec<String>) {
+    let name = service.name();
+    let strangers = service
+        .members
+        .iter()
+        .filter(|member| !is_same_family(member.instance.endpoint.address(), spec))
+        .count();
+    if strangers > 0 {
+        warnings.push(format!(
+            "VIP {spec}: {strangers} of {} instances of service {name} are of the other address \
+             family and get none of its packets",
+            service.members.len()
+        ));
+    }
+    if vip.recipe.is_empty() {
+        warnings.push(format!(
+            "VIP {spec}: no instance of service {name} can take new connections; its packets are \
+             dropped"
+        ));
+    }
+    if vip.forward == FORWARD_L2DSR {
+        for member in service.members.iter() {
+            let endpoint = member.instance.endpoint.address();
+            if endpoint.port() != spec.port {
+                warnings.push(format!(
+                    "VIP {spec}: l2dsr keeps the port, but instance {endpoint} of service {name} \
+                     listens on another one"
+                ));
+            }
+        }
+    }
+}
+
+fn settings(snapshot: &Snapshot, host: &Host) -> Settings {
+    let spec = &host.spec;
+    let source =
+        |v4: bool| nat_source(spec, &host.addresses, snapshot, v4).map_or([0; 16], address);
+    Settings {
+        nat_source_v4: source(true),
+        nat_source_v6: source(false),
+        nat_port_first: spec.nat_ports.0,
+        nat_port_last: spec.nat_ports.1,
+        next_hop_ttl_ms: u32::try_from(spec.next_hop_ttl.as_millis()).unwrap_or(u32::MAX),
+        flags: if spec.log { SETTING_LOG } else { 0 },
+        pad: 0,
+    }
+}
+
+/// The source address of translated packets: the configured one, else the first address of the
+/// first interface that is no VIP. A VIP would not do, because replies to it would be looked up as
+/// requests; a link-local address would not either, because it means nothing without its link.
+fn nat_source(
+    spec: &DatapathSpec,
+    addresses: &[IpAddr],
+    snapshot: &Snapshot,
+    v4: bool,
+) -> Option<IpAddr> {
+    let configured = spec.nat_sources.iter().find(|ip| ip.is_ipv4() == v4);
+    let usable = |ip: &&IpAddr| {
+        ip.is_ipv4() == v4
+            && !ip.is_loopback()
+            && !matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local())
+            && !matches!(ip, IpAddr::V4(v4) if v4.is_link_local())
+            && !snapshot.vips.iter().any(|vip| vip.address == **ip)
+    };
+    configured
+        .or_else(|| addresses.iter().find(usable))
+        .copied()
+}
+
+fn warn_of_missing_sources(
+    vips: &BTreeMap<VipKey, VipPlan>,
+    settings: &Settings,
+    host: &Host,
+    warnings: &mut Vec<String>,
+) {
+    for (v4, source, family) in [
+        (true, settings.nat_source_v4, "IPv4"),
+        (false, settings.nat_source_v6, "IPv6"),
+    ] {
+        let needed = vips
+            .values()
+            .find(|vip| vip.forward == FORWARD_NAT && vip.spec.address.is_ipv4() == v4);
+        if let (Some(vip), [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]) = (needed, source) {
+            let interface = host.spec.interfaces.first().map_or("", String::as_str);
+            warnings.push(format!(
+                "VIP {}: nat needs an {family} address of lb's own that is no VIP, and interface \
+                 {interface:?} has none; its packets are dropped until it gets one or nat_sources \
+                 names one",
+                vip.spec
+            ));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

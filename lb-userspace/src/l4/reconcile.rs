@@ -1,0 +1,377 @@
+//! Brings the maps to what a plan says, with the fewest writes and in an order in which every
+//! packet, at every moment, finds something whole.
+//!
+//! Publishing goes instances, table, VIP: what is pointed to is there before the pointer. Taking
+//! away goes the other way. The reconciler remembers what it has written, write by write, so that a
+//! failure leaves it knowing what is in the maps, and the next attempt goes on from there.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use lb_common::{INSTANCE_ABSENT, INSTANCE_DOWN, InstanceEntry, MAX_VIPS, Settings, Vip, VipKey};
+
+use super::{
+    datapath::{Datapath, DatapathError},
+    plan::{Plan, VipPlan},
+    recipe::{Recipe, Share},
+    tables::{Contents, EMPTY, Place, Tables},
+};
+use crate::model::Timestamp;
+
+/// How long a table that no VIP points to any more is left alone. The packets that may still read
+/// it are those being worked on: microseconds, and a preempted interrupt thread some milliseconds.
+pub(crate) const GRACE: Duration = Duration::from_secs(1);
+
+/// Why a plan did not get into the maps.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReconcileError {
+    /// The packet path refused.
+    #[error(transparent)]
+    Datapath(#[from] DatapathError),
+    /// More different tables are needed than there are.
+    #[error(
+        "expected at most {capacity} services with VIPs (datapath.max_tables, less the empty one), \
+         found no table left for VIP {vip}"
+    )]
+    Tables {
+        /// The VIP that goes without its table.
+        vip: String,
+        /// Tables that can hold something.
+        capacity: usize,
+    },
+}
+
+/// What a pass has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    /// Values written to or removed from maps.
+    pub(crate) writes: u64,
+    /// When to try again, because something had to wait for a table to rest.
+    pub(crate) later: Option<Timestamp>,
+    /// Whether VIPs or instances were taken away, whose connections are to be forgotten.
+    pub(crate) withdrew: bool,
+}
+
+/// What is in the maps.
+#[derive(Debug)]
+pub(crate) struct Reconciler {
+    settings: Option<Settings>,
+    instances: BTreeMap<u16, InstanceEntry>,
+    vips: BTreeMap<VipKey, Vip>,
+    tables: Tables,
+    /// Whether the program works on these maps.
+    active: bool,
+}
+
+impl Reconciler {
+    /// Reads what is in the maps.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub(crate) fn adopt(datapath: &dyn Datapath, grace: Duration) -> Result<Self, DatapathError> {
+        let found = datapath.adopted()?;
+        let instances: BTreeMap<u16, InstanceEntry> = found.instances.into_iter().collect();
+        let vips: BTreeMap<VipKey, Vip> = found.vips.into_iter().collect();
+        let mut tables = Tables::new(datapath.limits().tables, grace);
+        for index in vips.values().map(|vip| vip.table).collect::<BTreeSet<_>>() {
+            if index != EMPTY {
+                let table = datapath.read_table(index)?;
+                let named: BTreeSet<u16> = table.slots.into_iter().collect();
+                let named = named.into_iter().filter_map(|index| {
+                    let entry = instances.get(&index)?;
+                    Some((index, entry.generation, entry.identity))
+                });
+                tables.adopt(index, Contents::Found(named.collect()));
+            }
+        }
+        Ok(Self {
+            settings: found.settings,
+            instances,
+            vips,
+            tables,
+            active: false,
+        })
+    }
+
+    /// VIPs as they are in the maps.
+    pub(crate) const fn vips(&self) -> &BTreeMap<VipKey, Vip> {
+        &self.vips
+    }
+
+    /// Instances as they are in the maps.
+    pub(crate) const fn instances(&self) -> &BTreeMap<u16, InstanceEntry> {
+        &self.instances
+    }
+
+    /// Tables that packets may read.
+    pub(crate) fn tables_in_use(&self) -> usize {
+        self.tables.in_use()
+    }
+
+    /// Brings the maps to what `plan` says.
+    ///
+    /// # Errors
+    /// When a map cannot be written, or tables run out. Everything that does not depend on what
+    /// failed for want of a table has been done nevertheless.
+    pub(crate) fn apply(
+        &mut self,
+        plan: &Plan,
+        datapath: &mut dyn Datapath,
+        now: Timestamp,
+    ) -> Result<Outcome, ReconcileError> {
+        let mut pass = Pass {
+            state: self,
+            datapath,
+            now,
+            outcome: Outcome::default(),
+            shortage: None,
+        };
+        pass.state.tables.wake(now);
+        pass.settings(&plan.settings)?;
+        pass.remove_vips(plan)?;
+        pass.put_instances(plan)?;
+        pass.put_vips(plan)?;
+        pass.activate()?;
+        pass.rest_tables();
+        pass.remove_instances(plan)?;
+        let Pass {
+            outcome, shortage, ..
+        } = pass;
+        shortage.map_or(Ok(outcome), Err)
+    }
+}
+
+/// One pass over the maps.
+struct Pass<'a> {
+    state: &'a mut Reconciler,
+    datapath: &'a mut dyn Datapath,
+    now: Timestamp,
+    outcome: Outcome,
+    shortage: Option<ReconcileError>,
+}
+
+impl Pass<'_> {
+    fn settings(&mut self, wanted: &Settings) -> Result<(), DatapathError> {
+        if self.state.settings.as_ref() != Some(wanted) {
+            self.datapath.put_settings(wanted)?;
+            self.state.settings = Some(*wanted);
+            self.outcome.writes += 1;
+        }
+        Ok(())
+    }
+
+    fn put_instances(&mut self, plan: &Plan) -> Result<(), DatapathError> {
+        for (index, wanted) in &plan.instances {
+            let present = self.state.instances.get(index);
+            if present == Some(wanted) {
+                continue;
+            }
+            let is_same_tenant = present.is_some_and(|present| {
+                present.state != INSTANCE_ABSENT
+                    && (present.identity, present.generation)
+                        == (wanted.identity, wanted.generation)
+            });
+            if is_same_tenant {
+                self.put_instance(*index, *wanted)?;
+            } else if self
+                .state
+                .tables
+                .names_other(*index, wanted.generation, wanted.identity)
+            {
+                // A table that packets may read still means the index's last tenant by it, and
+                // would send one service's packets to an instance of another.
+                let generation = present.map_or(0, |present| present.generation);
+                self.put_instance(*index, tombstone(generation))?;
+                self.wait_for_rest();
+            } else {
+                self.datapath.reset_instance(*index)?;
+                self.put_instance(*index, *wanted)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn put_instance(&mut self, index: u16, entry: InstanceEntry) -> Result<(), DatapathError> {
+        if self.state.instances.get(&index) != Some(&entry) {
+            self.datapath.put_instance(index, &entry)?;
+            self.state.instances.insert(index, entry);
+            self.outcome.writes += 1;
+        }
+        Ok(())
+    }
+
+    /// `recipe` without members whose index does not hold them yet: a VIP is served without its
+    /// newest member rather than with another service's.
+    fn placed(&self, recipe: &Arc<Recipe>) -> Arc<Recipe> {
+        let is_placed = |share: &Share| {
+            self.state.instances.get(&share.index).is_some_and(|entry| {
+                (entry.identity, entry.generation) == (share.identity, share.generation)
+            })
+        };
+        if recipe.shares().iter().all(is_placed) {
+            Arc::clone(recipe)
+        } else {
+            Arc::new(recipe.only(is_placed))
+        }
+    }
+
+    fn put_vips(&mut self, plan: &Plan) -> Result<(), DatapathError> {
+        for (key, wanted) in &plan.vips {
+            let recipe = self.placed(&wanted.recipe);
+            match self.place(key, &recipe)? {
+                Place::Ready(index) => self.put_vip(key, wanted, &recipe, index)?,
+                Place::Write(index) => {
+                    self.datapath.write_table(index, &recipe.table())?;
+                    self.outcome.writes += 1;
+                    self.put_vip(key, wanted, &recipe, index)?;
+                }
+                Place::None(Some(_)) => self.wait_for_rest(),
+                Place::None(None) => self.run_short(wanted),
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the table of a VIP is or goes. The table that an earlier daemon left is looked at
+    /// before another is written: after a restart it is nearly always the right one.
+    fn place(&mut self, key: &VipKey, recipe: &Recipe) -> Result<Place, DatapathError> {
+        if let Some(vip) = self.state.vips.get(key)
+            && self.state.tables.is_found(vip.table)
+            && *self.datapath.read_table(vip.table)? == *recipe.table()
+        {
+            self.state.tables.hold(vip.table, recipe);
+        }
+        Ok(self.state.tables.place(recipe, self.now))
+    }
+
+    fn put_vip(
+        &mut self,
+        key: &VipKey,
+        plan: &VipPlan,
+        recipe: &Recipe,
+        table: u32,
+    ) -> Result<(), DatapathError> {
+        self.state.tables.hold(table, recipe);
+        let present = self.state.vips.get(key).copied();
+        let way = (table, plan.select, plan.hash_of);
+        let id = match present {
+            Some(vip) => vip.id,
+            None => self.take_id()?,
+        };
+        let flips = present.map_or(0, |vip| {
+            vip.generation
+                .wrapping_add(u32::from((vip.table, vip.select, vip.hash_of) != way))
+        });
+        let wanted = Vip {
+            id,
+            table,
+            generation: flips,
+            forward: plan.forward,
+            select: plan.select,
+            hash_of: plan.hash_of,
+            pad: 0,
+        };
+        if present != Some(wanted) {
+            self.datapath.put_vip(key, &wanted)?;
+            self.state.vips.insert(*key, wanted);
+            self.outcome.writes += 1;
+        }
+        Ok(())
+    }
+
+    /// A VIP id that nobody has, with its counters at zero. There is one, because a plan holds no
+    /// more VIPs than there are ids and the VIPs that are in no plan have been removed before.
+    fn take_id(&mut self) -> Result<u32, DatapathError> {
+        let taken: BTreeSet<u32> = self.state.vips.values().map(|vip| vip.id).collect();
+        let id = (0..MAX_VIPS).find(|id| !taken.contains(id)).unwrap_or(0);
+        self.datapath.reset_vip(id)?;
+        Ok(id)
+    }
+
+    fn activate(&mut self) -> Result<(), DatapathError> {
+        if !self.state.active {
+            self.datapath.activate()?;
+            self.state.active = true;
+        }
+        Ok(())
+    }
+
+    fn remove_vips(&mut self, plan: &Plan) -> Result<(), DatapathError> {
+        let gone: Vec<VipKey> = self
+            .state
+            .vips
+            .keys()
+            .filter(|key| !plan.vips.contains_key(*key))
+            .copied()
+            .collect();
+        for key in gone {
+            self.datapath.remove_vip(&key)?;
+            self.state.vips.remove(&key);
+            self.outcome.writes += 1;
+            self.outcome.withdrew = true;
+        }
+        Ok(())
+    }
+
+    fn rest_tables(&mut self) {
+        let used: BTreeSet<u32> = self.state.vips.values().map(|vip| vip.table).collect();
+        self.state.tables.rest(&used, self.now);
+    }
+
+    fn remove_instances(&mut self, plan: &Plan) -> Result<(), DatapathError> {
+        let gone: Vec<(u16, InstanceEntry)> = self
+            .state
+            .instances
+            .iter()
+            .filter(|(index, entry)| {
+                !plan.instances.contains_key(*index) && entry.state != INSTANCE_ABSENT
+            })
+            .map(|(index, entry)| (*index, *entry))
+            .collect();
+        for (index, entry) in gone {
+            if self.state.tables.names(index) {
+                // Its table could not be replaced yet: it must not get packets, but the slots that
+                // name it still find an entry that says so.
+                let down = InstanceEntry {
+                    state: INSTANCE_DOWN,
+                    ..entry
+                };
+                self.put_instance(index, down)?;
+                self.wait_for_rest();
+            } else {
+                self.put_instance(index, tombstone(entry.generation))?;
+                self.outcome.withdrew = true;
+            }
+        }
+        Ok(())
+    }
+
+    fn wait_for_rest(&mut self) {
+        // Tables that are laid to rest in this very pass have rested by then as well.
+        let latest = self.now + self.state.tables.grace();
+        let at = self.state.tables.next_free().unwrap_or(latest).min(latest);
+        self.outcome.later = Some(self.outcome.later.map_or(at, |other| other.min(at)));
+    }
+
+    fn run_short(&mut self, vip: &VipPlan) {
+        self.shortage.get_or_insert_with(|| ReconcileError::Tables {
+            vip: vip.spec.to_string(),
+            capacity: self.state.tables.capacity(),
+        });
+    }
+}
+
+/// What stays of an instance: the generation, which the next tenant must not have.
+fn tombstone(generation: u16) -> InstanceEntry {
+    InstanceEntry {
+        generation,
+        state: INSTANCE_ABSENT,
+        ..InstanceEntry::default()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,200 @@
+//! What the packet path is doing, for the API, the metrics and the CLI.
+//!
+//! A [`Report`] is a value without a tie to the kernel; whoever holds a [`Handle`] sees the latest.
+
+use std::{sync::Arc, time::Duration};
+
+use lb_common::{Counters, Traffic};
+use tokio::sync::{Notify, watch};
+
+use super::datapath::{AttachMode, Attachment};
+use crate::model::{Timestamp, VipSpec};
+
+/// Reports younger than this are good enough for whoever asks for a fresh one.
+const FRESH: Duration = Duration::from_millis(100);
+/// How long a fresh report is waited for.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// How the packet path stands.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Report {
+    /// When the figures were read.
+    pub at: Timestamp,
+    /// How the program is attached: native only when it is so on every interface. `None`: VIPs are
+    /// not served.
+    pub mode: Option<AttachMode>,
+    /// Why the mode is what it is; empty when it is what was asked for.
+    pub reason: String,
+    /// Interfaces and modes.
+    pub interfaces: Vec<Attachment>,
+    /// What will not work, and why, a sentence each.
+    pub warnings: Vec<String>,
+    /// Packets and events, all CPUs. Received = forwarded + passed + dropped, once the packets that
+    /// are just being worked on are through.
+    pub counters: Counters,
+    /// VIPs and their traffic.
+    pub vips: Vec<VipReport>,
+    /// The connection table.
+    pub connections: ConnectionReport,
+    /// Tables that VIPs point to.
+    pub tables_used: usize,
+    /// Tables that could be pointed to.
+    pub tables_max: u32,
+    /// How bringing snapshots into the kernel goes.
+    pub reconcile: ReconcileReport,
+}
+
+/// A VIP and its traffic.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VipReport {
+    /// As configured.
+    pub vip: VipSpec,
+    /// Index of its counters.
+    pub id: u32,
+    /// Index of its table.
+    pub table: u32,
+    /// How often it was pointed to another table.
+    pub generation: u32,
+    /// Its traffic since it was published.
+    pub traffic: Traffic,
+}
+
+/// The connection table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ConnectionReport {
+    /// Entries, as counted by the last pass over the table. A `nat` connection has two.
+    pub entries: u64,
+    /// Entries that fit.
+    pub max: u32,
+    /// Entries forgotten since start because their time was over.
+    pub forgotten: u64,
+    /// By how much live counters had to be put right since start.
+    pub corrected: u64,
+}
+
+/// How bringing snapshots into the kernel goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReconcileReport {
+    /// The revision that the maps hold completely; 0 before the first.
+    pub revision: u64,
+    /// How long the last pass took.
+    pub took: Duration,
+    /// Values written since start.
+    pub writes: u64,
+    /// Passes since start that failed.
+    pub failures: u64,
+    /// Why the last pass failed; `None` when it did not.
+    pub error: Option<String>,
+}
+
+/// A view of the packet path. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    reports: watch::Receiver<Arc<Report>>,
+    asked: Arc<Notify>,
+}
+
+/// The other end of a [`Handle`].
+#[derive(Debug)]
+pub(crate) struct Reporter {
+    reports: watch::Sender<Arc<Report>>,
+    asked: Arc<Notify>,
+}
+
+impl Reporter {
+    /// A reporter whose first report is `report`.
+    pub(crate) fn new(report: Report) -> Self {
+        Self {
+            reports: watch::Sender::new(Arc::new(report)),
+            asked: Arc::default(),
+        }
+    }
+
+    /// A view of the reports.
+    pub(crate) fn handle(&self) -> Handle {
+        Handle {
+            reports: self.reports.subscribe(),
+            asked: Arc::clone(&self.asked),
+        }
+    }
+
+    /// Waits until somebody wants a fresh report.
+    pub(crate) async fn asked(&self) {
+        self.asked.notified().await;
+    }
+
+    /// The latest report.
+    pub(crate) fn latest(&self) -> Arc<Report> {
+        Arc::clone(&self.reports.borrow())
+    }
+
+    /// Publishes `report`.
+    pub(crate) fn publish(&self, report: Report) {
+        self.reports.send_replace(Arc::new(report));
+    }
+}
+
+impl Handle {
+    /// A handle to a packet path that is not there, and why.
+    #[must_use]
+    pub fn off(reason: impl Into<String>) -> Self {
+        Reporter::new(Report {
+            reason: reason.into(),
+            ..Report::default()
+        })
+        .handle()
+    }
+
+    /// The latest report, a second old at most while the packet path runs.
+    #[must_use]
+    pub fn report(&self) -> Arc<Report> {
+        Arc::clone(&self.reports.borrow())
+    }
+
+    /// A report that was made just now: at most a tenth of a second before `now`. When none can be
+    /// had soon, the latest one.
+    pub async fn fresh(&self, now: Timestamp) -> Arc<Report> {
+        let mut reports = self.reports.clone();
+        let latest = Arc::clone(&reports.borrow_and_update());
+        if now.since(latest.at) < FRESH || reports.has_changed().is_err() {
+            return latest;
+        }
+        self.asked.notify_one();
+        // A worker that has gone away or is busy must not hold up whoever only wants to look.
+        let _ = tokio::time::timeout(PATIENCE, reports.changed()).await;
+        self.report()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fresh_report_is_asked_for_only_when_the_latest_is_old() {
+        let reporter = Reporter::new(Report::default());
+        let handle = reporter.handle();
+        let young = Timestamp(50_000);
+        assert_eq!(handle.fresh(young).await.at, Timestamp(0));
+        let old = Timestamp(10_000_000);
+        let worker = async {
+            reporter.asked().await;
+            reporter.publish(Report {
+                at: old,
+                ..Report::default()
+            });
+        };
+        let (report, ()) = tokio::join!(handle.fresh(old), worker);
+        assert_eq!(report.at, old);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_a_packet_path_that_is_not_there() {
+        let handle = Handle::off("no interface");
+        let report = handle.fresh(Timestamp(1_000_000)).await;
+        assert_eq!(
+            (report.mode, report.reason.as_str()),
+            (None, "no interface")
+        );
+    }
+}

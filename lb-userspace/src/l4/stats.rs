@@ -1,0 +1,73 @@
+//! Reads what the program counts.
+//!
+//! Figures of instances go where every other figure of an instance is, into [`Instance::kernel`];
+//! the rest makes the [`Report`].
+//!
+//! [`Instance::kernel`]: crate::model::Instance::kernel
+//! [`Report`]: super::Report
+
+use std::sync::atomic::Ordering;
+
+use super::{
+    datapath::{Datapath, DatapathError},
+    plan::vip_key,
+    reconcile::Reconciler,
+    report::VipReport,
+};
+use crate::registry::Snapshot;
+
+/// Reads the traffic of the VIPs of `snapshot` that are in the maps.
+///
+/// # Errors
+/// When a map cannot be read.
+pub(crate) fn vips(
+    snapshot: &Snapshot,
+    state: &Reconciler,
+    datapath: &dyn Datapath,
+) -> Result<Vec<VipReport>, DatapathError> {
+    let mut reports = Vec::with_capacity(snapshot.vips.len());
+    for spec in snapshot.vips.iter() {
+        if let Some(vip) = state.vips().get(&vip_key(spec)) {
+            reports.push(VipReport {
+                vip: spec.clone(),
+                id: vip.id,
+                table: vip.table,
+                generation: vip.generation,
+                traffic: datapath.vip_traffic(vip.id)?,
+            });
+        }
+    }
+    Ok(reports)
+}
+
+/// Reads the traffic of the instances of `snapshot` that are in the maps.
+///
+/// # Errors
+/// When a map cannot be read.
+pub(crate) fn instances(
+    snapshot: &Snapshot,
+    state: &Reconciler,
+    datapath: &dyn Datapath,
+) -> Result<(), DatapathError> {
+    let members = snapshot.services.iter().flat_map(|s| s.members.iter());
+    for instance in members.map(|member| &member.instance) {
+        let id = instance.id;
+        let is_ours = |entry: &lb_common::InstanceEntry| entry.generation == id.generation;
+        if !state.instances().get(&id.index).is_some_and(is_ours) {
+            continue;
+        }
+        let traffic = datapath.instance_traffic(id.index)?;
+        let kernel = &instance.kernel;
+        for (to, from) in [
+            (&kernel.packets_in, traffic.packets_in),
+            (&kernel.bytes_in, traffic.bytes_in),
+            (&kernel.packets_out, traffic.packets_out),
+            (&kernel.bytes_out, traffic.bytes_out),
+            (&kernel.connections, traffic.connections),
+            (&kernel.live, datapath.live(id.index)?),
+        ] {
+            to.store(from, Ordering::Relaxed);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,348 @@
+//! Forgets connections that are over.
+//!
+//! The program never walks the connection table; it cannot. So the daemon does, a few hundred
+//! entries at a time, and each pass over the table also counts what is open, because a live counter
+//! that the program keeps with atomic additions can only be wrong for good once it is wrong.
+//!
+//! A `nat` connection has two entries, one a direction. They are judged together, by the younger of
+//! the two, and the forward one speaks for both: half a connection helps nobody.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use lb_common::{
+    FLOW_FORWARD, FORWARD_NAT, FlowEntry, FlowKey, INSTANCE_ABSENT, InstanceEntry, PROTOCOL_TCP,
+    STATE_CLOSED, STATE_FIN_CLIENT, STATE_FIN_INSTANCE, Vip, VipKey,
+};
+
+use super::datapath::{Cursor, Datapath, DatapathError};
+use crate::model::DatapathSpec;
+
+/// How long a closed connection is remembered, so that a retransmitted last packet still finds its
+/// way. A full 2 MSL (RFC 9293, 3.3.2) would fill the table at ten thousand connections a second.
+const LINGER: Duration = Duration::from_secs(10);
+
+/// Calls for entries in one step.
+const CALLS_PER_STEP: usize = 8;
+
+/// After how much silence an entry is forgotten.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    open: Duration,
+    ending: Duration,
+    closed: Duration,
+}
+
+impl Limits {
+    /// As configured.
+    pub(crate) fn new(spec: &DatapathSpec) -> Self {
+        Self {
+            open: spec.tcp_idle_timeout,
+            ending: spec.udp_idle_timeout,
+            closed: spec.udp_idle_timeout.min(LINGER),
+        }
+    }
+
+    /// For the entry of a client's direction.
+    fn of(&self, key: &FlowKey, entry: &FlowEntry) -> Duration {
+        if entry.state & STATE_CLOSED != 0 {
+            self.closed
+        } else if key.protocol != PROTOCOL_TCP
+            || entry.state & (STATE_FIN_CLIENT | STATE_FIN_INSTANCE) != 0
+        {
+            self.ending
+        } else {
+            self.open
+        }
+    }
+}
+
+/// What is to be done with an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Judgement {
+    /// It stays, and its connection is over or counted elsewhere.
+    Keep,
+    /// It stays, and is a connection that is open.
+    KeepOpen,
+    /// It goes.
+    Forget,
+    /// It goes, and its connection was still counted as live.
+    ForgetOpen,
+}
+
+/// What became of the instance and the VIP of a connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ends {
+    /// Whether the instance is there and the one that the connection began with.
+    pub(crate) has_instance: bool,
+    /// Whether the VIP is there.
+    pub(crate) has_vip: bool,
+}
+
+impl Ends {
+    fn of(
+        key: &FlowKey,
+        entry: &FlowEntry,
+        instances: &BTreeMap<u16, InstanceEntry>,
+        vips: &BTreeMap<VipKey, Vip>,
+    ) -> Self {
+        let vip = if entry.direction == FLOW_FORWARD {
+            key.vip()
+        } else {
+            // What a reply is given as its source is what the client has sent to.
+            VipKey {
+                address: entry.source,
+                port: entry.source_port,
+                protocol: key.protocol,
+                pad: 0,
+            }
+        };
+        Self {
+            has_instance: instances.get(&entry.instance).is_some_and(|instance| {
+                instance.state != INSTANCE_ABSENT && instance.generation == entry.generation
+            }),
+            has_vip: vips.contains_key(&vip),
+        }
+    }
+}
+
+/// Judges an entry by its own age, by the entry of the other direction if there is one, and by what
+/// became of its VIP and its instance. `partner` is asked only when the answer depends on it.
+///
+/// The program asks the connection table before the VIPs, so connections of a VIP that is gone
+/// would be forwarded for as long as they last.
+pub(crate) fn judge<E>(
+    key: &FlowKey,
+    entry: &FlowEntry,
+    ends: Ends,
+    limits: &Limits,
+    now: u64,
+    partner: impl FnOnce(&FlowKey) -> Result<Option<FlowEntry>, E>,
+) -> Result<Judgement, E> {
+    let idle = |last_seen: u64| Duration::from_nanos(now.saturating_sub(last_seen));
+    if entry.direction != FLOW_FORWARD {
+        // The forward entry decides; without one, nothing keeps this.
+        if !ends.has_vip || !ends.has_instance {
+            return Ok(Judgement::Forget);
+        }
+        if idle(entry.last_seen) <= limits.closed {
+            return Ok(Judgement::Keep);
+        }
+        let forward = partner(&key.partner(entry))?;
+        return Ok(match forward {
+            Some(forward) if forward.direction == FLOW_FORWARD => Judgement::Keep,
+            _ => Judgement::Forget,
+        });
+    }
+    if !ends.has_instance {
+        // The counter was set to zero when the instance's index was taken from it.
+        return Ok(Judgement::Forget);
+    }
+    let is_open = entry.state & STATE_CLOSED == 0;
+    if !ends.has_vip {
+        return Ok(if is_open {
+            Judgement::ForgetOpen
+        } else {
+            Judgement::Forget
+        });
+    }
+    let limit = limits.of(key, entry);
+    let mut silence = idle(entry.last_seen);
+    if silence > limit
+        && entry.forward == FORWARD_NAT
+        && let Some(reply) = partner(&key.partner(entry))?
+    {
+        silence = silence.min(idle(reply.last_seen));
+    }
+    Ok(match (silence > limit, is_open) {
+        (false, true) => Judgement::KeepOpen,
+        (false, false) => Judgement::Keep,
+        (true, true) => Judgement::ForgetOpen,
+        (true, false) => Judgement::Forget,
+    })
+}
+
+/// What a whole pass has found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Pass {
+    /// Entries that stay.
+    pub(crate) entries: u64,
+    /// Entries that were forgotten.
+    pub(crate) forgotten: u64,
+    /// By how much live counters were put right, all instances together.
+    pub(crate) corrected: u64,
+}
+
+/// What is known of an instance when a pass begins, and what the pass counts.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tally {
+    live: u64,
+    connections: u64,
+    open: u64,
+}
+
+/// A walk over the connection table, in steps.
+#[derive(Debug)]
+pub(crate) struct Sweep {
+    limits: Limits,
+    cursor: Option<Cursor>,
+    is_under_way: bool,
+    tallies: BTreeMap<u16, Tally>,
+    pass: Pass,
+    buffer: Vec<(FlowKey, FlowEntry)>,
+}
+
+impl Sweep {
+    /// A sweep that has not begun.
+    pub(crate) const fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            cursor: None,
+            is_under_way: false,
+            tallies: BTreeMap::new(),
+            pass: Pass {
+                entries: 0,
+                forgotten: 0,
+                corrected: 0,
+            },
+            buffer: Vec::new(),
+        }
+    }
+
+    /// Takes a step; the result of the pass when that was its last one.
+    ///
+    /// # Errors
+    /// When a map cannot be read or written. The pass begins anew with the next step.
+    pub(crate) fn step(
+        &mut self,
+        datapath: &mut dyn Datapath,
+        instances: &BTreeMap<u16, InstanceEntry>,
+        vips: &BTreeMap<VipKey, Vip>,
+    ) -> Result<Option<Pass>, DatapathError> {
+        let result = self.try_step(datapath, instances, vips);
+        if !matches!(result, Ok(None)) {
+            self.restart();
+        }
+        result
+    }
+
+    /// Makes the next step begin a pass.
+    pub(crate) const fn restart(&mut self) {
+        self.is_under_way = false;
+        self.cursor = None;
+    }
+
+    fn try_step(
+        &mut self,
+        datapath: &mut dyn Datapath,
+        instances: &BTreeMap<u16, InstanceEntry>,
+        vips: &BTreeMap<VipKey, Vip>,
+    ) -> Result<Option<Pass>, DatapathError> {
+        if !self.is_under_way {
+            self.begin(datapath, instances)?;
+        }
+        for _ in 0..CALLS_PER_STEP {
+            self.buffer.clear();
+            self.cursor = datapath.connections(self.cursor, &mut self.buffer)?;
+            let now = datapath.now();
+            let entries = std::mem::take(&mut self.buffer);
+            for (key, entry) in &entries {
+                let ends = Ends::of(key, entry, instances, vips);
+                self.visit(datapath, ends, key, entry, now)?;
+            }
+            self.buffer = entries;
+            if self.cursor.is_none() {
+                self.settle(datapath)?;
+                return Ok(Some(self.pass));
+            }
+        }
+        Ok(None)
+    }
+
+    fn begin(
+        &mut self,
+        datapath: &dyn Datapath,
+        instances: &BTreeMap<u16, InstanceEntry>,
+    ) -> Result<(), DatapathError> {
+        self.pass = Pass::default();
+        self.tallies.clear();
+        for (index, _) in instances.iter().filter(|(_, i)| i.state != INSTANCE_ABSENT) {
+            let tally = Tally {
+                live: datapath.live(*index)?,
+                connections: datapath.instance_traffic(*index)?.connections,
+                open: 0,
+            };
+            self.tallies.insert(*index, tally);
+        }
+        self.is_under_way = true;
+        Ok(())
+    }
+
+    fn visit(
+        &mut self,
+        datapath: &mut dyn Datapath,
+        ends: Ends,
+        key: &FlowKey,
+        entry: &FlowEntry,
+        now: u64,
+    ) -> Result<(), DatapathError> {
+        let judgement = judge(key, entry, ends, &self.limits, now, |key| {
+            datapath.connection(key)
+        })?;
+        match judgement {
+            Judgement::Keep => self.pass.entries += 1,
+            Judgement::KeepOpen => {
+                self.pass.entries += 1;
+                if let Some(tally) = self.tallies.get_mut(&entry.instance) {
+                    tally.open += 1;
+                }
+            }
+            Judgement::Forget | Judgement::ForgetOpen => {
+                let was_there = datapath.remove_connection(key)?;
+                self.pass.forgotten += u64::from(was_there);
+                if entry.direction == FLOW_FORWARD && entry.forward == FORWARD_NAT {
+                    let partner = datapath.remove_connection(&key.partner(entry))?;
+                    self.pass.forgotten += u64::from(partner);
+                }
+                if was_there && judgement == Judgement::ForgetOpen {
+                    datapath.adjust_live(entry.instance, -1)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares the live counters with what the pass has counted.
+    ///
+    /// Connections came and went while the pass went on, so the two need not agree. They can differ
+    /// by no more than the number of those that came and of those that went; what is beyond that is
+    /// drift, and only that much is corrected. On a quiet table the correction is exact.
+    fn settle(&mut self, datapath: &mut dyn Datapath) -> Result<(), DatapathError> {
+        for (index, tally) in std::mem::take(&mut self.tallies) {
+            let live = datapath.live(index)?;
+            let connections = datapath.instance_traffic(index)?.connections;
+            let by = drift(&tally, live, connections);
+            if by != 0 {
+                datapath.adjust_live(index, by)?;
+                self.pass.corrected += by.unsigned_abs();
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What has to be added to a live counter.
+fn drift(tally: &Tally, live: u64, connections: u64) -> i64 {
+    let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    let came = connections.saturating_sub(tally.connections);
+    let went = signed(tally.live.saturating_add(came)).abs_diff(signed(live));
+    let doubt = signed(came.saturating_add(went));
+    let off = signed(tally.open).saturating_sub(signed(live));
+    if off > 0 {
+        (off - doubt).max(0)
+    } else {
+        (off.saturating_add(doubt)).min(0)
+    }
+}
+
+#[cfg(test)]
+mod tests;

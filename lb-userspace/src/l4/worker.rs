@@ -1,0 +1,353 @@
+//! The task that owns the packet path.
+//!
+//! One task does everything that touches the maps, one short thing after the other: it brings new
+//! snapshots into the kernel, walks the connection table, reads the counters and keeps neighbours
+//! known. With one owner there is nothing to lock and no order to argue about.
+
+use std::{collections::BTreeSet, future::Future, net::IpAddr, sync::Arc, time::Duration};
+
+use tokio::time::{Instant, sleep_until};
+
+use super::{
+    addresses,
+    datapath::{AttachMode, Datapath},
+    neighbour::Greeter,
+    plan::{Host, Plan, plan},
+    reconcile::Reconciler,
+    report::{Report, Reporter},
+    stats,
+    sweep::{Limits, Sweep},
+};
+use crate::{
+    model::{Clock, DatapathSpec},
+    registry::{Registry, Snapshot},
+};
+
+/// How long to wait for more changes before a snapshot goes to the kernel: a reload or a burst of
+/// failing checks comes as many changes, and each pass may write tables.
+const GATHER: Duration = Duration::from_millis(5);
+/// First and longest wait before a failed pass is tried again.
+const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+/// How often figures are read.
+const READ: Duration = Duration::from_secs(1);
+/// Pause between two steps of a walk over the connection table.
+const STEP: Duration = Duration::from_millis(20);
+/// Shortest time between the beginnings of two walks.
+const WALK: Duration = Duration::from_secs(5);
+/// How often neighbours are greeted: well below the 15 to 45 seconds for which the kernel takes a
+/// neighbour as reachable.
+const GREET: Duration = Duration::from_secs(10);
+
+/// Owns the packet path.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    datapath: Box<dyn Datapath>,
+    spec: DatapathSpec,
+    /// Why the program is attached as it is, when that is not what was asked for.
+    reason: String,
+    state: Reconciler,
+    registry: Arc<Registry>,
+    clock: Clock,
+    reporter: Reporter,
+    sweep: Sweep,
+    greeter: Greeter,
+    /// Warnings that have been logged and still hold.
+    warned: BTreeSet<String>,
+    retry: Duration,
+    /// What the next report will say.
+    next: Report,
+}
+
+impl Worker {
+    pub(crate) fn new(
+        datapath: Box<dyn Datapath>,
+        spec: DatapathSpec,
+        reason: String,
+        state: Reconciler,
+        registry: Arc<Registry>,
+        clock: Clock,
+    ) -> Self {
+        let sweep = Sweep::new(Limits::new(&spec));
+        let mut worker = Self {
+            datapath,
+            spec,
+            reason,
+            state,
+            registry,
+            clock,
+            reporter: Reporter::new(Report::default()),
+            sweep,
+            greeter: Greeter::default(),
+            warned: BTreeSet::new(),
+            retry: RETRY.0,
+            next: Report::default(),
+        };
+        worker.read();
+        worker
+    }
+
+    pub(crate) const fn reporter(&self) -> &Reporter {
+        &self.reporter
+    }
+
+    /// Works until `shutdown`. What is in the kernel stays there: traffic goes on without the
+    /// daemon.
+    pub(crate) async fn run(mut self, shutdown: impl Future<Output = ()>) {
+        let mut revisions = self.registry.subscribe();
+        revisions.mark_changed();
+        let mut shutdown = std::pin::pin!(shutdown);
+        let start = Instant::now();
+        let (mut again, mut read, mut step, mut greet) = (None, start + READ, start, start);
+        let mut walk = start;
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut shutdown => break,
+                alive = revisions.changed() => {
+                    if alive.is_err() {
+                        break;
+                    }
+                    // The first of a burst sets the time; those that follow do not move it.
+                    let soon = Instant::now() + GATHER;
+                    again = Some(again.map_or(soon, |at: Instant| at.min(soon)));
+                }
+                () = until(again) => {
+                    let next = self.reconcile();
+                    again = next.wait.map(|wait| Instant::now() + wait);
+                    if next.greet {
+                        greet = Instant::now();
+                    }
+                    if next.walk {
+                        step = Instant::now();
+                    }
+                }
+                () = self.reporter.asked() => self.read(),
+                () = sleep_until(read) => {
+                    self.read();
+                    read = Instant::now() + READ;
+                }
+                () = sleep_until(step) => {
+                    let now = Instant::now();
+                    if self.walk() {
+                        step = (walk + WALK).max(now);
+                        walk = step;
+                    } else {
+                        step = now + STEP;
+                    }
+                }
+                () = sleep_until(greet) => {
+                    self.greet();
+                    greet = Instant::now() + GREET;
+                    // The host's own addresses may have changed without any revision.
+                    again = again.or(Some(greet - GREET + GATHER));
+                }
+            }
+        }
+    }
+
+    /// Brings the latest snapshot into the kernel.
+    fn reconcile(&mut self) -> Next {
+        let snapshot = self.registry.snapshot();
+        let now = self.clock.now();
+        let plan = plan(&snapshot, &self.host());
+        self.warn(&plan);
+        let known = self.state.instances().len();
+        let result = self.state.apply(&plan, self.datapath.as_mut(), now);
+        let took = self.clock.now() - now;
+        let report = &mut self.next.reconcile;
+        report.took = took;
+        let walk = result.as_ref().is_ok_and(|outcome| outcome.withdrew);
+        let wait = match result {
+            Ok(outcome) => {
+                report.writes += outcome.writes;
+                report.error = None;
+                self.retry = RETRY.0;
+                if outcome.later.is_none() {
+                    report.revision = snapshot.revision;
+                }
+                if outcome.withdrew {
+                    self.sweep.restart();
+                }
+                if outcome.writes > 0 {
+                    let (revision, writes) = (snapshot.revision, outcome.writes);
+                    tracing::debug!(revision, writes, ?took, "kernel tables brought up to date");
+                }
+                outcome.later.map(|at| at - now)
+            }
+            Err(error) => {
+                let error = error.to_string();
+                report.failures += 1;
+                if report.error.as_ref() != Some(&error) {
+                    let revision = snapshot.revision;
+                    tracing::error!(revision, %error, "cannot bring the snapshot into the kernel");
+                }
+                report.error = Some(error);
+                let wait = self.retry;
+                self.retry = (wait * 2).min(RETRY.1);
+                Some(wait)
+            }
+        };
+        self.read();
+        Next {
+            wait,
+            greet: self.state.instances().len() > known,
+            walk,
+        }
+    }
+
+    fn host(&self) -> Host {
+        Host {
+            addresses: addresses::of(self.spec.interfaces.first().map(String::as_str)),
+            spec: self.spec.clone(),
+        }
+    }
+
+    /// Logs each warning once, until it is gone and comes back.
+    fn warn(&mut self, plan: &Plan) {
+        for warning in &plan.warnings {
+            if !self.warned.contains(warning) {
+                tracing::warn!("{warning}");
+            }
+        }
+        self.warned = plan.warnings.iter().cloned().collect();
+        self.next.warnings.clone_from(&plan.warnings);
+    }
+
+    /// Reads all figures and publishes a report.
+    fn read(&mut self) {
+        let snapshot = self.registry.snapshot();
+        if let Err(error) = self.try_read(&snapshot) {
+            tracing::warn!(%error, "cannot read the kernel's figures");
+        }
+        let interfaces = self.datapath.attachments();
+        let missing: Vec<&str> = self
+            .spec
+            .interfaces
+            .iter()
+            .filter(|name| !interfaces.iter().any(|found| found.interface == **name))
+            .map(String::as_str)
+            .collect();
+        self.next.at = self.clock.now();
+        self.next.mode = mode(&interfaces);
+        self.next.reason = if missing.is_empty() {
+            self.reason.clone()
+        } else {
+            format!("the program has been taken off {}", missing.join(", "))
+        };
+        self.next.interfaces = interfaces;
+        self.reporter.publish(self.next.clone());
+    }
+
+    fn try_read(&mut self, snapshot: &Snapshot) -> Result<(), super::datapath::DatapathError> {
+        let datapath = self.datapath.as_ref();
+        stats::instances(snapshot, &self.state, datapath)?;
+        self.next.vips = stats::vips(snapshot, &self.state, datapath)?;
+        self.next.counters = datapath.counters()?;
+        let limits = datapath.limits();
+        self.next.connections.max = limits.connections;
+        self.next.tables_max = limits.tables.saturating_sub(1);
+        self.next.tables_used = self.state.tables_in_use();
+        Ok(())
+    }
+
+    /// Takes a step over the connection table; whether that was the last one of a walk.
+    fn walk(&mut self) -> bool {
+        let (instances, vips) = (self.state.instances(), self.state.vips());
+        match self.sweep.step(self.datapath.as_mut(), instances, vips) {
+            Ok(None) => false,
+            Ok(Some(pass)) => {
+                let report = &mut self.next.connections;
+                report.entries = pass.entries;
+                report.forgotten += pass.forgotten;
+                report.corrected += pass.corrected;
+                if pass.corrected > 0 {
+                    tracing::debug!(by = pass.corrected, "live counters put right");
+                }
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot walk the connection table");
+                true
+            }
+        }
+    }
+
+    fn greet(&mut self) {
+        let snapshot = self.registry.snapshot();
+        let served: BTreeSet<&str> = snapshot.vips.iter().map(|v| v.service.as_str()).collect();
+        let addresses: BTreeSet<IpAddr> = served
+            .into_iter()
+            .filter_map(|name| snapshot.service(name))
+            .flat_map(|service| service.members.iter())
+            .map(|member| member.instance.endpoint.address().ip())
+            .collect();
+        self.greeter.greet(addresses);
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn mode(interfaces: &[super::datapath::Attachment]) -> Option<AttachMode> {
+    let is_generic = |a: &super::datapath::Attachment| a.mode == AttachMode::Generic;
+    match interfaces {
+        [] => None,
+        some if some.iter().any(is_generic) => Some(AttachMode::Generic),
+        _ => Some(AttachMode::Native),
+    }
+}
+
+/// What follows from a pass over the maps.
+#[derive(Clone, Copy, Debug)]
+struct Next {
+    /// After which time to try again.
+    wait: Option<Duration>,
+    /// Whether there are new neighbours to greet.
+    greet: bool,
+    /// Whether there are connections to forget.
+    walk: bool,
+}
+
+/// Says loudly, whenever a configuration has VIPs, that nobody serves them.
+pub(crate) async fn mourn(
+    registry: Arc<Registry>,
+    reporter: Reporter,
+    shutdown: impl Future<Output = ()>,
+) {
+    let mut revisions = registry.subscribe();
+    revisions.mark_changed();
+    let mut shutdown = std::pin::pin!(shutdown);
+    let mut configured = 0;
+    loop {
+        tokio::select! {
+            () = &mut shutdown => break,
+            alive = revisions.changed() => {
+                if alive.is_err() {
+                    break;
+                }
+                let snapshot = registry.snapshot();
+                if snapshot.configured != configured {
+                    configured = snapshot.configured;
+                    let mut report = (*reporter.latest()).clone();
+                    report.warnings = unserved(&snapshot, &report.reason);
+                    for warning in &report.warnings {
+                        tracing::error!("{warning}");
+                    }
+                    reporter.publish(report);
+                }
+            }
+        }
+    }
+}
+
+fn unserved(snapshot: &Snapshot, reason: &str) -> Vec<String> {
+    snapshot
+        .vips
+        .iter()
+        .map(|vip| format!("VIP {vip} is not served: {reason}"))
+        .collect()
+}
