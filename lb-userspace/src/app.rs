@@ -56,7 +56,10 @@ async fn serve(sources: Sources, config: Config) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let clock = Clock::real();
     let Config {
-        desired, daemon, ..
+        desired,
+        daemon,
+        environment,
+        ..
     } = config;
     let (stop, stopped) = watch::channel(false);
 
@@ -78,7 +81,8 @@ async fn serve(sources: Sources, config: Config) -> anyhow::Result<()> {
         prefixes: &api::PREFIXES,
     });
     let proxy = l7::start(registry, clock, daemon.workers, management)?;
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), "lb is running");
+    let version = env!("CARGO_PKG_VERSION");
+    tracing::info!(version, environment, "lb is running");
 
     while signals.next().await == Order::Reload {
         // Its outcome is in the log, and for the API in the state.

@@ -28,3 +28,13 @@ fn every_example_loads_without_remarks() {
     }
     assert!(count >= 3, "{count} examples");
 }
+
+#[test]
+fn the_first_configuration_of_the_readme_loads() {
+    let readme = include_str!("../../../../README.md");
+    let (_, after) = readme.split_once("```toml\n").unwrap();
+    let (text, _) = after.split_once("```").unwrap();
+    let config = load_text(text).unwrap_or_else(|faults| panic!("{faults}"));
+    assert_eq!(config.notices, []);
+    assert!(!config.desired.services.is_empty());
+}

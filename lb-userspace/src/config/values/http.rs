@@ -1,0 +1,163 @@
+//! Texts of HTTP: hosts, paths, statuses, names of fields.
+
+use super::range;
+use crate::{
+    config::forms::{Pattern, Refused},
+    model::{HashKey, HostPattern, PathPattern},
+};
+
+/// A range of HTTP statuses.
+pub(in crate::config) const STATUS: Pattern<(u16, u16)> = Pattern {
+    expected: "a status from 100 to 599, or the first and the last of a range",
+    example: "200-399",
+    numbers: true,
+    secret: false,
+    parse: |text| {
+        let (first, last) = match text.trim().parse::<u16>() {
+            Ok(status) => (status, status),
+            Err(_) => range(text).ok_or_else(Refused::default)?,
+        };
+        if last < first {
+            return Err(Refused::because("the first is above the last"));
+        }
+        let fits = first >= 100 && last <= 599;
+        fits.then_some((first, last)).ok_or_else(Refused::default)
+    },
+    show: |(first, last)| {
+        if first == last {
+            first.to_string()
+        } else {
+            format!("{first}-{last}")
+        }
+    },
+};
+
+/// What consistent hashing hashes.
+pub(in crate::config) const HASH_KEY: Pattern<HashKey> = Pattern {
+    expected: "\"source\", \"path\", \"header:NAME\", \"cookie:NAME\" or \"query:NAME\"",
+    example: "header:x-user",
+    numbers: false,
+    secret: false,
+    parse: |text| match text.split_once(':') {
+        None if text == "source" => Ok(HashKey::Source),
+        None if text == "path" => Ok(HashKey::Path),
+        Some(("header", name)) if is_token(name) => Ok(HashKey::Header(name.to_ascii_lowercase())),
+        Some(("cookie", name)) if is_token(name) => Ok(HashKey::Cookie(name.to_owned())),
+        Some(("query", name)) if is_visible(name, "&=#") => Ok(HashKey::Query(name.to_owned())),
+        _ => Err(Refused::default()),
+    },
+    show: |key| match key {
+        HashKey::Source => "source".to_owned(),
+        HashKey::Path => "path".to_owned(),
+        HashKey::Header(name) => format!("header:{name}"),
+        HashKey::Cookie(name) => format!("cookie:{name}"),
+        HashKey::Query(name) => format!("query:{name}"),
+    },
+};
+
+/// A `token` of RFC 9110, section 5.6.2, of at most 256 characters.
+fn is_token(name: &str) -> bool {
+    (1..=256).contains(&name.len())
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
+}
+
+/// Whether `text` has 1 to 2048 visible ASCII characters, none of them in `not`.
+fn is_visible(text: &str, not: &str) -> bool {
+    (1..=2048).contains(&text.len())
+        && text
+            .chars()
+            .all(|c| c.is_ascii_graphic() && !not.contains(c))
+}
+
+/// The hosts of a route. Upper case is folded, because hosts know no case (RFC 9110, 4.2.3).
+pub(in crate::config) const HOST: Pattern<HostPattern> = Pattern {
+    expected: "a host name without port, or *. and a domain, or * for any",
+    example: "api.example.org",
+    numbers: false,
+    secret: false,
+    parse: |text| {
+        if text == "*" {
+            return Ok(HostPattern::Any);
+        }
+        let host = text.to_ascii_lowercase();
+        match host.strip_prefix("*.") {
+            Some(domain) if is_host(domain) => Ok(HostPattern::Suffix(domain.to_owned())),
+            None if is_host(&host) => Ok(HostPattern::Exact(host)),
+            _ => Err(Refused::default()),
+        }
+    },
+    show: |host| match host {
+        HostPattern::Any => "*".to_owned(),
+        HostPattern::Exact(host) => host.clone(),
+        HostPattern::Suffix(domain) => format!("*.{domain}"),
+    },
+};
+
+/// Names as in RFC 1123, and with underscores, which container networks like.
+fn is_host(host: &str) -> bool {
+    host.len() <= 253
+        && host.split('.').all(|label| {
+            (1..=63).contains(&label.len())
+                && label
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+        })
+}
+
+/// The paths of a route.
+pub(in crate::config) const ROUTE_PATH: Pattern<PathPattern> = Pattern {
+    expected: "a path that begins with a slash, without query or spaces, and with /* at its end \
+               for everything below it",
+    example: "/api/v1/auth/*",
+    numbers: false,
+    secret: false,
+    parse: |text| {
+        let (path, below) = match text.strip_suffix("/*") {
+            Some(path) => (path, true),
+            None => (text, false),
+        };
+        if below && path.is_empty() {
+            return Ok(PathPattern::Prefix("/".to_owned()));
+        }
+        let fits = path.starts_with('/') && is_visible(path, "?#*");
+        match below {
+            true if fits && !path.ends_with('/') => Ok(PathPattern::Prefix(path.to_owned())),
+            false if fits => Ok(PathPattern::Exact(path.to_owned())),
+            _ => Err(Refused::default()),
+        }
+    },
+    show: |path| match path {
+        PathPattern::Exact(path) => path.clone(),
+        PathPattern::Prefix(path) => format!("{}/*", path.trim_end_matches('/')),
+    },
+};
+
+/// What a health check asks for.
+pub(in crate::config) const PROBE_PATH: Pattern<String> = Pattern {
+    expected: "a path that begins with a slash, without spaces",
+    example: "/health",
+    numbers: false,
+    secret: false,
+    parse: |text| {
+        let fits = text.starts_with('/') && is_visible(text, "#");
+        fits.then(|| text.to_owned()).ok_or_else(Refused::default)
+    },
+    show: Clone::clone,
+};
+
+/// The `Host` of a health check.
+pub(in crate::config) const PROBE_HOST: Pattern<String> = Pattern {
+    expected: "a host, with a port if need be",
+    example: "health.example.org",
+    numbers: false,
+    secret: false,
+    parse: |text| {
+        let fits = is_visible(text, "/?#@");
+        fits.then(|| text.to_owned()).ok_or_else(Refused::default)
+    },
+    show: Clone::clone,
+};
