@@ -81,6 +81,7 @@ async fn serve(sources: Sources, config: Config) -> anyhow::Result<()> {
         prefixes: &api::PREFIXES,
     });
     let proxy = l7::start(registry, clock, daemon.workers, management)?;
+    state.set_gateway(Arc::clone(proxy.stats()));
     let version = env!("CARGO_PKG_VERSION");
     tracing::info!(version, environment, "lb is running");
 

@@ -3,6 +3,7 @@
 //! Metrics are read, not pushed: the counters live in the instances and in the kernel's maps, and
 //! a scrape reads them where they are. Nothing on the request path knows that metrics exist.
 
+mod gateway;
 pub mod logging;
 pub mod metrics;
 pub mod names;

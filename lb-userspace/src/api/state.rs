@@ -13,6 +13,7 @@ use std::{
 
 use super::{Fault, types::LastReload};
 use crate::{
+    l7::GatewayStats,
     model::{ApiSpec, Clock, Timestamp},
     registry::{Registry, Snapshot},
     telemetry::{Metrics, MetricsError},
@@ -159,6 +160,19 @@ impl ApiState {
     #[must_use]
     pub fn last_reload(&self) -> Option<LastReload> {
         lock(&self.0.last_reload).clone()
+    }
+
+    /// Adds the counters of the proxy, which starts after the API that it serves. Called once;
+    /// further calls change nothing.
+    pub fn set_gateway(&self, stats: Arc<GatewayStats>) {
+        // A second proxy in one process would be a defect of the wiring, and not one to stop for.
+        let _ = self.0.metrics.gateway().set(stats);
+    }
+
+    /// The counters of the proxy, once it runs.
+    #[must_use]
+    pub fn gateway(&self) -> Option<&Arc<GatewayStats>> {
+        self.0.metrics.gateway().get()
     }
 
     /// The metrics.

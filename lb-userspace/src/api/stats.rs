@@ -8,10 +8,10 @@ use super::{
     instances::find_service,
     measure::{self, Sum, share},
     state::ApiState,
-    types::{AnswerCount, InstanceCounts, Kernel, ServiceStats, Share, Stats},
+    types::{AnswerCount, Gateway, InstanceCounts, Kernel, ServiceStats, Share, Stats},
 };
 use crate::{
-    model::{Reason, Timestamp},
+    model::{Reason, Timestamp, reason as counters},
     registry::Service,
 };
 
@@ -38,6 +38,11 @@ pub(super) async fn all(State(state): State<ApiState>) -> Answer<Stats> {
         requests: sum.requests(now),
         kernel,
         retries,
+        gateway: state.gateway().map(|stats| Gateway {
+            accepted: stats.accepted(),
+            open: stats.open(),
+            answers: answers(&stats.answers),
+        }),
         services,
     })
 }
@@ -71,19 +76,19 @@ fn stats(service: &Service, now: Timestamp) -> (ServiceStats, Sum) {
         requests: sum.requests(now),
         kernel,
         retries: service.stats.retries(),
-        answers: answers(service),
+        answers: answers(&service.stats),
         shares: shares(service, &sums, &sum, &kernel),
     };
     (stats, sum)
 }
 
-fn answers(service: &Service) -> Vec<AnswerCount> {
+fn answers(stats: &counters::ServiceStats) -> Vec<AnswerCount> {
     Reason::ALL
         .iter()
         .map(|reason| AnswerCount {
             reason: reason.label().to_owned(),
             status: reason.status(),
-            count: service.stats.answers(*reason),
+            count: stats.answers(*reason),
         })
         .filter(|answers| answers.count > 0)
         .collect()

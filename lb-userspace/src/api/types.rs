@@ -21,7 +21,7 @@ pub use health::{
 };
 pub use instance::{Instance, Instances, Kernel};
 pub use service::{HealthCheck, Route, Routes, Service, Services, Timeouts, Vip, Vips};
-pub use stats::{AnswerCount, Requests, ServiceStats, Share, Stats, Window};
+pub use stats::{AnswerCount, Gateway, Requests, ServiceStats, Share, Stats, Window};
 
 /// What every successful answer is wrapped in.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -8,7 +8,9 @@ use super::{
     error::CliError,
     format::{self, Lean, maybe, ms, pairs, percent, rate, table},
 };
-use crate::api::types::{InstanceCounts, Requests, ServiceStats, ServicesHealth, Stats, Window};
+use crate::api::types::{
+    AnswerCount, InstanceCounts, Requests, ServiceStats, ServicesHealth, Stats, Window,
+};
 
 /// What `lb status --json` prints.
 #[derive(Debug, Serialize)]
@@ -34,10 +36,26 @@ pub(super) async fn status(context: &mut Context<'_>) -> Result<(), CliError> {
         for problem in &health.problems {
             text += &format!("! {problem}\n");
         }
+        if let Some(gateway) = &stats.gateway {
+            text += &format!(
+                "gateway: {} connections open, {} accepted{}\n",
+                gateway.open,
+                gateway.accepted,
+                answers(&gateway.answers)
+            );
+        }
         text += "\n";
         text += &services(health, stats);
         text
     })
+}
+
+/// What lb answered to requests that reached no service.
+fn answers(answers: &[AnswerCount]) -> String {
+    answers
+        .iter()
+        .map(|of| format!(", {} × {} ({})", of.count, of.status, of.reason))
+        .collect()
 }
 
 fn services(health: &ServicesHealth, stats: &Stats) -> String {

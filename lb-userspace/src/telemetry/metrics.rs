@@ -4,7 +4,12 @@ use std::sync::Arc;
 
 use prometheus::{IntCounterVec, Opts, TextEncoder};
 
-use super::{names, process::ProcessCollector, traffic::TrafficCollector};
+use super::{
+    gateway::{Gateway, GatewayCollector},
+    names,
+    process::ProcessCollector,
+    traffic::TrafficCollector,
+};
 use crate::{model::Clock, registry::Registry};
 
 /// The `Content-Type` of [`Metrics::render`].
@@ -20,6 +25,7 @@ pub struct MetricsError(#[from] prometheus::Error);
 pub struct Metrics {
     registry: prometheus::Registry,
     reloads: IntCounterVec,
+    gateway: Gateway,
 }
 
 impl Metrics {
@@ -38,12 +44,20 @@ impl Metrics {
         }
         let collectors = prometheus::Registry::new();
         collectors.register(Box::new(TrafficCollector::new(registry, clock.clone())?))?;
+        let gateway = Gateway::default();
+        collectors.register(Box::new(GatewayCollector::new(Gateway::clone(&gateway))?))?;
         collectors.register(Box::new(ProcessCollector::new(clock)?))?;
         collectors.register(Box::new(reloads.clone()))?;
         Ok(Self {
             registry: collectors,
             reloads,
+            gateway,
         })
+    }
+
+    /// The place for the proxy's own counters.
+    pub(crate) const fn gateway(&self) -> &Gateway {
+        &self.gateway
     }
 
     /// Counts a reload.

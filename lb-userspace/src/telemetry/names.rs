@@ -93,6 +93,15 @@ families! {
     PROBE_LATENCY: Gauge "lb_instance_probe_latency_seconds"
         ["service", "instance"]
         "Moving average of the time that health checks take; absent before the first.";
+    GATEWAY_ACCEPTED: Counter "lb_gateway_connections_total"
+        []
+        "Client connections that the gateway's listeners accepted.";
+    GATEWAY_OPEN: Gauge "lb_gateway_open_connections"
+        []
+        "Client connections open now, tunnels not included.";
+    GATEWAY_ANSWERS: Counter "lb_gateway_answers_total"
+        ["reason"]
+        "Answers that lb made to requests that reached no service, by reason.";
     REVISION: Gauge "lb_revision"
         []
         "Revision of the state; grows with each change.";

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::*;
 use crate::{
+    l7::GatewayStats,
     model::{AdminState, Reason},
     telemetry::names::{self, Kind},
 };
@@ -24,6 +25,9 @@ fn busy() -> World {
     let service = Arc::clone(world.registry.snapshot().service("main-backend").unwrap());
     service.stats.answered(Reason::RequestTimeout);
     service.stats.retried();
+    let gateway = Arc::new(GatewayStats::default());
+    gateway.answers.answered(Reason::NoRoute);
+    world.state.set_gateway(gateway);
     a.measured.set_score(0.95);
     a.probe_latency
         .add(world.clock.now(), Duration::from_millis(2));
@@ -67,6 +71,8 @@ async fn the_guides_metrics_have_its_names_and_labels() {
         format!("lb_instance_health{{{a},state=\"unhealthy\"}} 0"),
         format!("lb_instance_probe_latency_seconds{{{a}}} 0.002"),
         r#"lb_answers_total{service="main-backend",reason="request_timeout"} 1"#.to_owned(),
+        r#"lb_gateway_answers_total{reason="no_route"} 1"#.to_owned(),
+        "lb_gateway_open_connections 0".to_owned(),
         r#"lb_retries_total{service="main-backend"} 1"#.to_owned(),
         r#"lb_reloads_total{result="refused"} 0"#.to_owned(),
     ] {

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::model::Reason;
+use crate::{l7::GatewayStats, model::Reason};
 
 #[tokio::test]
 async fn figures_are_those_of_the_counters() {
@@ -55,6 +55,9 @@ async fn figures_are_those_of_the_counters() {
     assert_eq!(one["requests"]["ewma_latency_ms"], 19.88);
     assert_eq!(one["requests"]["success_rate"], 0.75);
 
+    let gateway = Arc::new(GatewayStats::default());
+    gateway.answers.answered(Reason::NoRoute);
+    world.state.set_gateway(gateway);
     world.clock.advance(Duration::from_secs(30));
     let later = world.get("/stats").await;
     assert_eq!(later["requests"]["total"], 16);
@@ -63,6 +66,11 @@ async fn figures_are_those_of_the_counters() {
     assert_eq!(later["requests"]["last_60s"]["requests"], 16);
     assert_eq!(later["retries"], 1);
     assert_eq!(later["instances"]["total"], 3);
+    let answers = json!([{"reason": "no_route", "status": 404, "count": 1}]);
+    assert_eq!(
+        later["gateway"],
+        json!({"accepted": 0, "open": 0, "answers": answers})
+    );
     assert_eq!(later["services"][0]["service"], "main-backend");
 }
 

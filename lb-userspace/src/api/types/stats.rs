@@ -19,8 +19,23 @@ pub struct Stats {
     pub kernel: Kernel,
     /// Requests that were sent to a second instance.
     pub retries: u64,
+    /// The gateway's listeners; absent while the proxy does not run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<Gateway>,
     /// Each service, by name.
     pub services: Vec<ServiceStats>,
+}
+
+/// The gateway's listeners.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gateway {
+    /// Client connections accepted since the daemon's start.
+    pub accepted: u64,
+    /// Client connections open now, tunnels not included.
+    pub open: u64,
+    /// Answers that lb made to requests that reached no service, by reason; reasons that never
+    /// occurred are absent.
+    pub answers: Vec<AnswerCount>,
 }
 
 /// `GET /stats/{service}`: figures of one service.

@@ -1,0 +1,61 @@
+//! Metrics of the gateway's listeners.
+
+use std::sync::{Arc, OnceLock};
+
+use prometheus::{
+    core::{Collector, Desc},
+    proto::MetricFamily,
+};
+
+use super::{
+    names,
+    samples::{Samples, describe},
+};
+use crate::{l7::GatewayStats, model::Reason};
+
+/// Where the proxy's own counters are found once the proxy runs: it starts after the API, which it
+/// serves.
+pub(crate) type Gateway = Arc<OnceLock<Arc<GatewayStats>>>;
+
+/// Reads the proxy's own counters at each scrape.
+#[derive(Debug)]
+pub(super) struct GatewayCollector {
+    gateway: Gateway,
+    descriptions: Vec<Desc>,
+}
+
+impl GatewayCollector {
+    pub(super) fn new(gateway: Gateway) -> Result<Self, prometheus::Error> {
+        let descriptions = describe(&[
+            &names::GATEWAY_ACCEPTED,
+            &names::GATEWAY_OPEN,
+            &names::GATEWAY_ANSWERS,
+        ])?;
+        Ok(Self {
+            gateway,
+            descriptions,
+        })
+    }
+}
+
+impl Collector for GatewayCollector {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descriptions.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let Some(stats) = self.gateway.get() else {
+            return Vec::new();
+        };
+        let mut accepted = Samples::new(&names::GATEWAY_ACCEPTED);
+        accepted.add(&[], stats.accepted() as f64);
+        let mut open = Samples::new(&names::GATEWAY_OPEN);
+        open.add(&[], stats.open() as f64);
+        let mut answers = Samples::new(&names::GATEWAY_ANSWERS);
+        for reason in Reason::ALL {
+            let count = stats.answers.answers(*reason);
+            answers.add(&[reason.label()], count as f64);
+        }
+        [accepted, open, answers].map(Samples::finish).to_vec()
+    }
+}
