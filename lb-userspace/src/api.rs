@@ -20,6 +20,7 @@ mod admin;
 mod algorithms;
 mod answer;
 mod body;
+pub(crate) mod datapath;
 mod error;
 mod health;
 mod instances;
@@ -98,6 +99,7 @@ pub fn router(state: ApiState) -> Router {
         .at("/api/v1/loadbalancer/services", get(services::services))
         .at("/api/v1/loadbalancer/routes", get(services::routes))
         .at("/api/v1/loadbalancer/vips", get(services::vips))
+        .at("/api/v1/loadbalancer/datapath", get(datapath::datapath))
         .at("/api/v1/admin/loadbalancer/reload", post(admin::reload));
     endpoints
         .0

@@ -20,6 +20,7 @@ use self::{
 use crate::{
     api::{self, ApiState},
     config::{self, Config, Overrides, Sources},
+    l4,
     l7::{self, Management},
     model::Clock,
     registry::{Change, Registry},
@@ -63,8 +64,14 @@ async fn serve(sources: Sources, config: Config) -> anyhow::Result<()> {
     } = config;
     let (stop, stopped) = watch::channel(false);
 
-    let registry = Arc::new(Registry::new(daemon.workers, []));
+    let mut packet_path = l4::open(&daemon.datapath, !desired.vips.is_empty())?;
+    let known = std::mem::take(&mut packet_path.known);
+    let registry = Arc::new(Registry::new(daemon.workers, known));
     registry.apply(Change::Configure(Box::new(desired)))?;
+    let (for_packets, mut end) = (Arc::clone(&registry), stopped.clone());
+    let packet_path = l4::run(packet_path, for_packets, clock.clone(), async move {
+        drop(end.wait_for(|stop| *stop).await);
+    });
 
     let reloader = Arc::new(Reloader::new(
         sources,
@@ -72,7 +79,7 @@ async fn serve(sources: Sources, config: Config) -> anyhow::Result<()> {
         daemon.clone(),
     ));
     let (for_api, hook) = (Arc::clone(&registry), reloader.hook());
-    let state = ApiState::new(for_api, clock.clone(), &daemon.api, hook)?;
+    let state = ApiState::new(for_api, clock.clone(), &daemon.api, packet_path, hook)?;
     if let Some(address) = daemon.api.listen {
         serve_api(address, state.clone(), stopped).await?;
     }

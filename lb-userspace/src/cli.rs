@@ -11,6 +11,7 @@ mod admin;
 mod algorithms;
 mod args;
 mod client;
+mod datapath;
 mod error;
 mod format;
 mod instances;
@@ -21,7 +22,6 @@ mod status;
 use std::{
     ffi::OsString,
     io::{self, Write},
-    path::Path,
     process::ExitCode,
 };
 
@@ -29,7 +29,7 @@ use clap::Parser as _;
 
 use crate::config::Overrides;
 pub use args::Cli;
-use args::{Command, DatapathCommand, Question};
+use args::{Command, Question};
 use client::Client;
 pub use error::CliError;
 
@@ -73,20 +73,14 @@ impl Context<'_> {
     }
 }
 
-/// What the command line starts but does not know: the daemon, and what is done to the kernel
-/// without one.
-#[derive(Clone, Copy, Debug)]
-pub struct Daemon {
-    /// Runs the daemon until it is told to stop.
-    pub run: fn(Overrides) -> anyhow::Result<()>,
-    /// Takes everything that is pinned below a path out of the kernel and says what that was.
-    pub detach: fn(&Path) -> anyhow::Result<String>,
-}
+/// Runs the daemon until it is told to stop. The command line does not know the daemon: whoever
+/// builds the program brings both together.
+pub type Run = fn(Overrides) -> anyhow::Result<()>;
 
 /// The `lb` program: reads the process's arguments, does what they say, reports on the standard
 /// streams.
 #[must_use]
-pub fn main(daemon: Daemon) -> ExitCode {
+pub fn main(daemon: Run) -> ExitCode {
     let args = std::env::args_os();
     let code = run(args, daemon, &mut io::stdout(), &mut io::stderr());
     ExitCode::from(code)
@@ -95,7 +89,7 @@ pub fn main(daemon: Daemon) -> ExitCode {
 /// Does what `args` (the program's name first) say and returns the exit code.
 pub fn run(
     args: impl IntoIterator<Item = impl Into<OsString> + Clone>,
-    daemon: Daemon,
+    daemon: Run,
     out: &mut (dyn Write + Send),
     errors: &mut dyn Write,
 ) -> u8 {
@@ -127,19 +121,13 @@ fn explain(error: &clap::Error, out: &mut (dyn Write + Send), errors: &mut dyn W
     }
 }
 
-fn dispatch(cli: Cli, daemon: Daemon, out: &mut (dyn Write + Send)) -> Result<(), CliError> {
+fn dispatch(cli: Cli, daemon: Run, out: &mut (dyn Write + Send)) -> Result<(), CliError> {
     let Cli {
         connection,
         command,
     } = cli;
     let command = match command {
-        Command::Run(overrides) => return (daemon.run)(overrides).map_err(CliError::Daemon),
-        Command::Datapath {
-            command: DatapathCommand::Detach { pin_path },
-        } => {
-            let done = (daemon.detach)(&pin_path).map_err(CliError::Daemon)?;
-            return Ok(writeln!(out, "{done}")?);
-        }
+        Command::Run(overrides) => return daemon(overrides).map_err(CliError::Daemon),
         Command::Check {
             overrides,
             effective,
@@ -168,6 +156,7 @@ async fn ask(mut context: Context<'_>, command: Question) -> Result<(), CliError
         Question::Vips => services::vips(&mut context).await,
         Question::Instances { command } => instances::run(&mut context, command).await,
         Question::Algorithm { command } => algorithms::run(&mut context, command).await,
+        Question::Datapath { command } => datapath::run(&mut context, command).await,
         Question::Reload => admin::reload(&mut context).await,
         Question::Metrics => admin::metrics(&mut context).await,
     }

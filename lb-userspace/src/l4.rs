@@ -21,4 +21,6 @@ pub use datapath::{AttachMode, Attachment, DatapathError};
 pub use error::L4Error;
 pub use open::{Opened, PinnedStatus, detach, open, run, status};
 pub use reconcile::ReconcileError;
+#[cfg(test)]
+pub(crate) use report::Reporter;
 pub use report::{ConnectionReport, Handle, ReconcileReport, Report, VipReport};

@@ -7,8 +7,5 @@ use lb_userspace::{app, cli};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> std::process::ExitCode {
-    cli::main(cli::Daemon {
-        run: app::run,
-        detach: |path| anyhow::bail!("nothing below {}", path.display()),
-    })
+    cli::main(app::run)
 }

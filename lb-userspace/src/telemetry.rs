@@ -7,6 +7,7 @@ mod gateway;
 pub mod logging;
 pub mod metrics;
 pub mod names;
+mod packets;
 mod process;
 mod samples;
 mod traffic;

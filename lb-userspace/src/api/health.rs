@@ -25,7 +25,8 @@ pub(super) async fn gateway(State(state): State<ApiState>) -> Answer<GatewayHeal
     let snapshot = state.snapshot();
     let serving = snapshot.services.iter().filter(|s| serves(s)).count();
     let services = snapshot.services.len();
-    let mut problems = problems(&state);
+    let problem = packet_path_problem(&state, &snapshot);
+    let mut problems: Vec<String> = problem.into_iter().map(str::to_owned).collect();
     if serving < services {
         problems.push(format!(
             "{} of {services} services have no instance that takes traffic",
@@ -58,7 +59,7 @@ pub(super) async fn gateway(State(state): State<ApiState>) -> Answer<GatewayHeal
 pub(super) async fn services(State(state): State<ApiState>) -> Answer<ServicesHealth> {
     let snapshot = state.snapshot();
     let services: Vec<ServiceHealth> = snapshot.services.iter().map(|s| service(s)).collect();
-    let mut problems = problems(&state);
+    let mut problems = packet_path_problems(&state, &snapshot);
     problems.extend(
         services
             .iter()
@@ -88,9 +89,33 @@ pub(super) async fn services(State(state): State<ApiState>) -> Answer<ServicesHe
     })
 }
 
-/// What is wrong with the daemon itself.
-fn problems(_state: &ApiState) -> Vec<String> {
-    Vec::new()
+/// What is wrong with the packet path, without names.
+fn packet_path_problem(state: &ApiState, snapshot: &Snapshot) -> Option<&'static str> {
+    let report = state.report();
+    if !snapshot.vips.is_empty() && report.mode.is_none() {
+        Some("VIPs are configured, but the packet path is not there to serve them")
+    } else if report.reconcile.error.is_some() {
+        Some("the kernel does not hold the current state")
+    } else {
+        None
+    }
+}
+
+/// What is wrong with the packet path, in full. Its own warnings name each VIP and instance.
+fn packet_path_problems(state: &ApiState, snapshot: &Snapshot) -> Vec<String> {
+    let report = state.report();
+    let why = match &report.reconcile.error {
+        Some(why) => Some(why),
+        None => Some(&report.reason).filter(|_| report.warnings.is_empty()),
+    };
+    let problem = packet_path_problem(state, snapshot);
+    let mut problems: Vec<String> = problem
+        .zip(why)
+        .map(|(problem, why)| format!("{problem}: {why}"))
+        .into_iter()
+        .collect();
+    problems.extend(report.warnings.iter().cloned());
+    problems
 }
 
 fn overall(snapshot: &Snapshot, problems: &[String]) -> Status {

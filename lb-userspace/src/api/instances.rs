@@ -22,6 +22,7 @@ use crate::{
 
 /// `GET /instances`.
 pub(super) async fn all(State(state): State<ApiState>) -> Answer<Instances> {
+    state.fresh_report().await;
     let now = state.now();
     let snapshot = state.snapshot();
     let instances = snapshot.services.iter().flat_map(|s| of(s, now)).collect();
@@ -51,6 +52,7 @@ pub(super) async fn below(
             if !reading {
                 return Err(method("GET,HEAD"));
             }
+            state.fresh_report().await;
             match instance {
                 None => list(&state, service).map(|list| Answer::ok(list).into_response()),
                 Some(instance) => {
@@ -67,6 +69,7 @@ pub(super) async fn below(
                 return Err(method("POST"));
             }
             Nothing::from_request(request, &()).await?;
+            state.fresh_report().await;
             let instance = instance.unwrap_or_default();
             set(&state, service, instance, verb).map(|one| Answer::ok(one).into_response())
         }

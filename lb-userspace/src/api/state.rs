@@ -13,6 +13,7 @@ use std::{
 
 use super::{Fault, types::LastReload};
 use crate::{
+    l4,
     l7::GatewayStats,
     model::{ApiSpec, Clock, Timestamp},
     registry::{Registry, Snapshot},
@@ -52,6 +53,7 @@ pub struct ApiState(Arc<Inner>);
 struct Inner {
     registry: Arc<Registry>,
     clock: Clock,
+    packet_path: l4::Handle,
     token: Option<String>,
     reload: Reload,
     /// One reload at a time; a second one waits and then reads the file as it is by then.
@@ -73,7 +75,7 @@ impl fmt::Debug for ApiState {
 }
 
 impl ApiState {
-    /// State of an API over `registry`. `reload` is what `POST …/reload` calls; the uptime counts
+    /// State of an API over `registry` and the packet path. `reload` is what `POST …/reload` calls; the uptime counts
     /// from now.
     ///
     /// # Errors
@@ -82,13 +84,15 @@ impl ApiState {
         registry: Arc<Registry>,
         clock: Clock,
         spec: &ApiSpec,
+        packet_path: l4::Handle,
         reload: Reload,
     ) -> Result<Self, MetricsError> {
         let started = clock.now();
-        let metrics = Metrics::new(Arc::clone(&registry), clock.clone())?;
+        let metrics = Metrics::new(Arc::clone(&registry), clock.clone(), packet_path.clone())?;
         Ok(Self(Arc::new(Inner {
             registry,
             clock,
+            packet_path,
             // An empty token would be one that everybody can guess.
             token: spec.token.clone().filter(|token| !token.is_empty()),
             reload,
@@ -116,6 +120,23 @@ impl ApiState {
     #[must_use]
     pub fn now(&self) -> Timestamp {
         self.0.clock.now()
+    }
+
+    /// The packet path's latest report, a second old at most.
+    #[must_use]
+    pub fn report(&self) -> Arc<l4::Report> {
+        self.0.packet_path.report()
+    }
+
+    /// The packet path's report of just now. Figures of instances are read along with it, so
+    /// whoever asks whether a drain is over asks for this first.
+    pub async fn fresh_report(&self) -> Arc<l4::Report> {
+        let latest = self.report();
+        if latest.mode.is_none() {
+            // Nobody is there who could make another.
+            return latest;
+        }
+        self.0.packet_path.fresh(self.now()).await
     }
 
     /// How long this state has existed.

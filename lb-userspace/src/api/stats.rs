@@ -17,6 +17,7 @@ use crate::{
 
 /// `GET /stats`.
 pub(super) async fn all(State(state): State<ApiState>) -> Answer<Stats> {
+    state.fresh_report().await;
     let (snapshot, now) = (state.snapshot(), state.now());
     let mut sum = Sum::default();
     let mut instances = InstanceCounts::default();
@@ -52,6 +53,7 @@ pub(super) async fn one(
     State(state): State<ApiState>,
     Path(service): Path<String>,
 ) -> Result<Answer<ServiceStats>, ApiError> {
+    state.fresh_report().await;
     let snapshot = state.snapshot();
     let service = find_service(&snapshot, &service)?;
     Ok(Answer::ok(stats(service, state.now()).0))

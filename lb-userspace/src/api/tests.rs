@@ -14,11 +14,13 @@ use axum::{
     http::{HeaderMap, Method, Request, StatusCode},
 };
 use http_body_util::BodyExt as _;
+use lb_common::{Counter, Counters, Traffic};
 use serde_json::Value;
 use tower::ServiceExt as _;
 
 use super::*;
 use crate::{
+    l4::{self, AttachMode, Attachment, Report, Reporter, VipReport},
     model::{
         Algorithm, ApiSpec, Clock, Endpoint, Forwarding, HashKey, Health, HealthCheckSpec,
         HostPattern, Instance, InstanceSpec, Outcome, PathPattern, Probe, Protocol, RouteSpec,
@@ -35,6 +37,7 @@ pub(crate) struct World {
     pub(crate) registry: Arc<Registry>,
     pub(crate) clock: Clock,
     pub(crate) state: ApiState,
+    pub(crate) reporter: Reporter,
 }
 
 /// An answer, read to its end.
@@ -90,16 +93,25 @@ impl World {
             .apply(Change::Configure(Box::new(desired())))
             .unwrap();
         let clock = Clock::manual(Timestamp(100_500_000));
+        let reporter = Reporter::new(report(&registry));
         let spec = ApiSpec {
             listen: None,
             on_gateway: true,
             token: Some("secret".to_owned()),
         };
-        let state = ApiState::new(Arc::clone(&registry), clock.clone(), &spec, reload).unwrap();
+        let state = ApiState::new(
+            Arc::clone(&registry),
+            clock.clone(),
+            &spec,
+            reporter.handle(),
+            reload,
+        )
+        .unwrap();
         Self {
             registry,
             clock,
             state,
+            reporter,
         }
     }
 
@@ -204,6 +216,53 @@ fn desired() -> Desired {
             service: name("ocr-service"),
         }],
         ..Desired::default()
+    }
+}
+
+/// A packet path that has served a few packets.
+fn report(registry: &Registry) -> Report {
+    let snapshot = registry.snapshot();
+    let mut counters = Counters::default();
+    for (counter, count) in [
+        (Counter::Received, 100),
+        (Counter::Transmitted, 60),
+        (Counter::PassedNotVip, 37),
+        (Counter::DropTtl, 3),
+        (Counter::ConnectionsOpened, 7),
+    ] {
+        counters.values[counter as usize] = count;
+    }
+    Report {
+        // Never old: no worker is there to make another.
+        at: Timestamp(u64::MAX),
+        mode: Some(AttachMode::Generic),
+        reason: "the driver of eth0 has no native XDP".to_owned(),
+        interfaces: vec![Attachment {
+            interface: "eth0".to_owned(),
+            mode: AttachMode::Generic,
+        }],
+        counters,
+        vips: vec![VipReport {
+            vip: snapshot.vips[0].clone(),
+            id: 1,
+            table: 1,
+            generation: 2,
+            traffic: Traffic {
+                packets_in: 60,
+                bytes_in: 6_000,
+                connections: 7,
+                dropped: 3,
+                ..Traffic::default()
+            },
+        }],
+        connections: l4::ConnectionReport {
+            entries: 7,
+            max: 1000,
+            ..l4::ConnectionReport::default()
+        },
+        tables_used: 1,
+        tables_max: 63,
+        ..Report::default()
     }
 }
 

@@ -6,6 +6,7 @@
 //! zero.
 
 mod algorithm;
+mod datapath;
 mod health;
 mod instance;
 mod service;
@@ -15,6 +16,9 @@ use serde::{Deserialize, Serialize};
 
 pub use algorithm::{
     AlgorithmInfo, Algorithms, ServiceAlgorithm, ServiceAlgorithmDetail, SetAlgorithm,
+};
+pub use datapath::{
+    ConnectionTable, CounterValue, Datapath, Interface, Packets, Reconcile, Usage, VipTraffic,
 };
 pub use health::{
     GatewayHealth, InstanceCounts, LastReload, ServiceHealth, ServicesHealth, Status,

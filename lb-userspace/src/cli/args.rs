@@ -67,24 +67,8 @@ pub(super) enum Command {
         #[command(flatten)]
         overrides: Overrides,
     },
-    /// The packet path in the kernel
-    Datapath {
-        #[command(subcommand)]
-        command: DatapathCommand,
-    },
     #[command(flatten)]
     Ask(Question),
-}
-
-/// What to do with the packet path.
-#[derive(Clone, Debug, Subcommand)]
-pub(super) enum DatapathCommand {
-    /// Take lb's program and maps out of the kernel; connections through VIPs end
-    Detach {
-        /// Where they are pinned
-        #[arg(long, value_name = "PATH", default_value = "/sys/fs/bpf/lb")]
-        pin_path: PathBuf,
-    },
 }
 
 /// What to ask a running lb, or to tell it.
@@ -114,6 +98,11 @@ pub(super) enum Question {
     Algorithm {
         #[command(subcommand)]
         command: AlgorithmCommand,
+    },
+    /// The packet path: look at it, or take it off
+    Datapath {
+        #[command(subcommand)]
+        command: DatapathCommand,
     },
     /// Read the configuration again; a faulty one changes nothing
     Reload,
@@ -171,4 +160,36 @@ pub(super) enum AlgorithmCommand {
         /// Name of an algorithm; see "lb algorithm list"
         algorithm: String,
     },
+}
+
+/// What to do about the packet path.
+#[derive(Clone, Debug, Subcommand)]
+pub(super) enum DatapathCommand {
+    /// Mode, interfaces, VIPs and the connection table
+    Status {
+        #[command(flatten)]
+        pins: Pins,
+    },
+    /// What became of the packets, reason by reason
+    Counters {
+        /// Also those that are zero
+        #[arg(long)]
+        all: bool,
+        #[command(flatten)]
+        pins: Pins,
+    },
+    /// Take the XDP program off all interfaces and forget its connections; works without a
+    /// running lb, and VIPs are not served until lb starts again
+    Detach {
+        #[command(flatten)]
+        pins: Pins,
+    },
+}
+
+/// Where a packet path outlives its daemon.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Pins {
+    /// Where links and maps are pinned (datapath.pin_path of the configuration)
+    #[arg(long, value_name = "PATH", default_value = "/sys/fs/bpf/lb")]
+    pub(super) pin_path: PathBuf,
 }

@@ -3,12 +3,12 @@
 use std::{io, time::Duration};
 
 use super::{FAILED, USAGE};
-use crate::{api::Fault, config::Faults};
+use crate::{api::Fault, config::Faults, l4::L4Error};
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CliError {
-    /// The daemon did not start, or what was asked of the kernel failed.
+    /// The daemon did not start.
     #[error("{0:#}")]
     Daemon(anyhow::Error),
     /// `--api` makes no sense.
@@ -78,6 +78,9 @@ pub enum CliError {
     /// The configuration has faults.
     #[error(transparent)]
     Configuration(#[from] Faults),
+    /// The packet path cannot be taken off.
+    #[error(transparent)]
+    Datapath(#[from] L4Error),
     /// The result cannot be written.
     #[error("cannot write the result: {0}")]
     Output(#[from] io::Error),

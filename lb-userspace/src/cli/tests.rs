@@ -84,10 +84,7 @@ impl Drop for Lb {
     }
 }
 
-const NO_DAEMON: Daemon = Daemon {
-    run: |_| anyhow::bail!("this test starts no daemon"),
-    detach: |path| Ok(format!("detached {}", path.display())),
-};
+const NO_DAEMON: Run = |_| anyhow::bail!("this test starts no daemon");
 
 fn command(line: &str) -> Done {
     let (mut out, mut errors) = (Vec::new(), Vec::new());
@@ -282,6 +279,43 @@ fn configuration_and_metrics_can_be_read() {
 }
 
 #[test]
+fn the_packet_path_is_shown() {
+    let lb = Lb::new();
+    let text = lb.run("datapath status").ok();
+    for line in [
+        "mode  generic: the driver of eth0 has no native XDP",
+        "interfaces        eth0 (generic)",
+        "packets           100 received = 60 forwarded + 37 passed + 3 dropped",
+        "connection table  7 of 1000 (0.7 %)",
+    ] {
+        assert!(
+            text.lines().any(|found| found == line),
+            "{line} is not in\n{text}"
+        );
+    }
+    let row = [
+        "udp/192.0.2.1:53",
+        "ocr-service",
+        "7",
+        "60",
+        "5.9 KiB",
+        "0",
+        "0 B",
+        "3",
+    ];
+    assert_eq!(cells(&text, "udp/"), row);
+    let text = lb.run("datapath counters").ok();
+    assert_eq!(text.lines().count(), 6, "{text}");
+    assert_eq!(
+        cells(&text, "ttl_expired"),
+        ["22", "ttl_expired", "dropped", "3"]
+    );
+    let text = lb.run("datapath counters --all").ok();
+    assert!(text.contains("no_route"), "{text}");
+    assert_eq!(lb.json("datapath status")["packets"]["received"], 100);
+}
+
+#[test]
 fn reloads_tell_what_happened() {
     let done: Reload = Arc::new(|| {
         Box::pin(async {
@@ -443,6 +477,8 @@ fn the_daemon_and_the_kernel_are_reached_without_the_api() {
     let refused = command("lb run --listen 127.0.0.1:0");
     assert_eq!(refused.code, FAILED);
     assert_eq!(refused.errors, "lb: this test starts no daemon\n");
-    let detached = command("lb datapath detach --pin-path /sys/fs/bpf/other");
-    assert_eq!(detached.ok(), "detached /sys/fs/bpf/other\n");
+    let dir = tempfile::tempdir().unwrap();
+    let pins = dir.path().join("pins");
+    let detached = command(&format!("lb datapath detach --pin-path {}", pins.display()));
+    assert_eq!(detached.ok(), "nothing was attached\n");
 }

@@ -7,10 +7,11 @@ use prometheus::{IntCounterVec, Opts, TextEncoder};
 use super::{
     gateway::{Gateway, GatewayCollector},
     names,
+    packets::PacketCollector,
     process::ProcessCollector,
     traffic::TrafficCollector,
 };
-use crate::{model::Clock, registry::Registry};
+use crate::{l4, model::Clock, registry::Registry};
 
 /// The `Content-Type` of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -29,11 +30,15 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Metrics of what `registry` holds. The uptime counts from now.
+    /// Metrics of what `registry` holds and of the packet path. The uptime counts from now.
     ///
     /// # Errors
     /// When two metrics clash, which a test rules out.
-    pub fn new(registry: Arc<Registry>, clock: Clock) -> Result<Self, MetricsError> {
+    pub fn new(
+        registry: Arc<Registry>,
+        clock: Clock,
+        packet_path: l4::Handle,
+    ) -> Result<Self, MetricsError> {
         let reloads = IntCounterVec::new(
             Opts::new(names::RELOADS.name, names::RELOADS.help),
             names::RELOADS.labels,
@@ -46,6 +51,7 @@ impl Metrics {
         collectors.register(Box::new(TrafficCollector::new(registry, clock.clone())?))?;
         let gateway = Gateway::default();
         collectors.register(Box::new(GatewayCollector::new(Gateway::clone(&gateway))?))?;
+        collectors.register(Box::new(PacketCollector::new(packet_path)?))?;
         collectors.register(Box::new(ProcessCollector::new(clock)?))?;
         collectors.register(Box::new(reloads.clone()))?;
         Ok(Self {

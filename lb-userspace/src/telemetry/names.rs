@@ -109,6 +109,70 @@ families! {
         ["result"]
         "Reloads of the configuration: applied, or refused and without effect.";
 
+    L4_INSTANCE_PACKETS: Counter "lb_l4_instance_packets_total"
+        ["service", "instance", "direction"]
+        "Packets from clients (in) and from the instance (out, where they come back through lb).";
+    L4_INSTANCE_BYTES: Counter "lb_l4_instance_bytes_total"
+        ["service", "instance", "direction"]
+        "Bytes of those packets, Ethernet headers included.";
+    L4_INSTANCE_CONNECTIONS: Counter "lb_l4_instance_connections_total"
+        ["service", "instance"]
+        "Connections that the kernel gave the instance.";
+    L4_INSTANCE_LIVE: Gauge "lb_l4_instance_live_connections"
+        ["service", "instance"]
+        "Connections open in the kernel.";
+    L4_ATTACHED: Gauge "lb_l4_attached"
+        ["interface", "mode"]
+        "1 for each interface that the XDP program is attached to.";
+    L4_RECEIVED: Counter "lb_l4_received_packets_total"
+        []
+        "Packets that the XDP program saw: the sum of lb_l4_packets_total.";
+    L4_PACKETS: Counter "lb_l4_packets_total"
+        ["result", "reason"]
+        "What became of the packets: forwarded, passed to the host, or dropped, and why.";
+    L4_EVENTS: Counter "lb_l4_events_total"
+        ["event"]
+        "What else happened in the XDP program.";
+    L4_VIP_PACKETS: Counter "lb_l4_vip_packets_total"
+        ["vip", "service", "direction"]
+        "Packets from clients (in) and from instances (out, where they come back through lb).";
+    L4_VIP_BYTES: Counter "lb_l4_vip_bytes_total"
+        ["vip", "service", "direction"]
+        "Bytes of those packets, Ethernet headers included.";
+    L4_VIP_CONNECTIONS: Counter "lb_l4_vip_connections_total"
+        ["vip", "service"]
+        "Connections begun.";
+    L4_VIP_DROPPED: Counter "lb_l4_vip_dropped_packets_total"
+        ["vip", "service"]
+        "Packets for the VIP that were refused.";
+    L4_ENTRIES: Gauge "lb_l4_connection_entries"
+        []
+        "Entries of the connection table; a nat connection has two.";
+    L4_ENTRIES_MAX: Gauge "lb_l4_connection_entries_max"
+        []
+        "Entries that fit into the connection table.";
+    L4_FORGOTTEN: Counter "lb_l4_connections_forgotten_total"
+        []
+        "Entries removed because their idle time was over.";
+    L4_TABLES: Gauge "lb_l4_tables"
+        []
+        "Tables that VIPs point to.";
+    L4_TABLES_MAX: Gauge "lb_l4_tables_max"
+        []
+        "Tables that VIPs could point to.";
+    L4_REVISION: Gauge "lb_l4_revision"
+        []
+        "Revision that the kernel holds completely; behind lb_revision while it is brought in.";
+    L4_WRITES: Counter "lb_l4_writes_total"
+        []
+        "Values written into the kernel's maps.";
+    L4_FAILURES: Counter "lb_l4_reconcile_failures_total"
+        []
+        "Failed attempts to bring the state into the kernel.";
+    L4_RECONCILE_TIME: Gauge "lb_l4_reconcile_duration_seconds"
+        []
+        "How long the last pass over the maps took.";
+
     BUILD: Gauge "lb_build_info"
         ["version"]
         "1; the label says which lb this is.";

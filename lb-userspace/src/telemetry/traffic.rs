@@ -1,6 +1,9 @@
 //! Metrics of services and instances, from the snapshot and the counters of its instances.
 
-use std::{sync::Arc, sync::atomic::Ordering::Relaxed};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
 
 use prometheus::{
     core::{Collector, Desc},
@@ -44,6 +47,10 @@ impl TrafficCollector {
             &names::HEALTH,
             &names::ADMIN,
             &names::PROBE_LATENCY,
+            &names::L4_INSTANCE_PACKETS,
+            &names::L4_INSTANCE_BYTES,
+            &names::L4_INSTANCE_CONNECTIONS,
+            &names::L4_INSTANCE_LIVE,
             &names::REVISION,
         ])?;
         Ok(Self {
@@ -62,6 +69,7 @@ impl Collector for TrafficCollector {
     fn collect(&self) -> Vec<MetricFamily> {
         let (snapshot, now) = (self.registry.snapshot(), self.clock.now());
         let mut instances = InstanceSamples::new();
+        let mut kernel = KernelSamples::new();
         let mut answers = Samples::new(&names::ANSWERS);
         let mut retries = Samples::new(&names::RETRIES);
         for service in &snapshot.services {
@@ -72,10 +80,18 @@ impl Collector for TrafficCollector {
             }
             retries.add(&[name], service.stats.retries() as f64);
             instances.add_service(service, now);
+            if snapshot
+                .vips
+                .iter()
+                .any(|vip| vip.service == *service.name())
+            {
+                kernel.add_service(service);
+            }
         }
         let mut revision = Samples::new(&names::REVISION);
         revision.add(&[], snapshot.revision as f64);
         let mut families = instances.finish();
+        families.extend(kernel.finish());
         families.extend([answers.finish(), retries.finish(), revision.finish()]);
         families
     }
@@ -202,6 +218,48 @@ impl InstanceSamples {
         .into_iter()
         .map(Samples::finish)
         .collect()
+    }
+}
+
+/// The families of what the kernel counts for an instance: those of services with a VIP only.
+struct KernelSamples {
+    packets: Samples,
+    bytes: Samples,
+    connections: Samples,
+    live: Samples,
+}
+
+impl KernelSamples {
+    const fn new() -> Self {
+        Self {
+            packets: Samples::new(&names::L4_INSTANCE_PACKETS),
+            bytes: Samples::new(&names::L4_INSTANCE_BYTES),
+            connections: Samples::new(&names::L4_INSTANCE_CONNECTIONS),
+            live: Samples::new(&names::L4_INSTANCE_LIVE),
+        }
+    }
+
+    fn add_service(&mut self, service: &Service) {
+        let name = service.name().as_str();
+        for member in service.members.iter() {
+            let (instance, kernel) = (member.instance.endpoint.name(), &member.instance.kernel);
+            let count = |counter: &AtomicU64| counter.load(Relaxed) as f64;
+            self.packets
+                .add(&[name, instance, "in"], count(&kernel.packets_in));
+            self.packets
+                .add(&[name, instance, "out"], count(&kernel.packets_out));
+            self.bytes
+                .add(&[name, instance, "in"], count(&kernel.bytes_in));
+            self.bytes
+                .add(&[name, instance, "out"], count(&kernel.bytes_out));
+            self.connections
+                .add(&[name, instance], count(&kernel.connections));
+            self.live.add(&[name, instance], count(&kernel.live));
+        }
+    }
+
+    fn finish(self) -> [MetricFamily; 4] {
+        [self.packets, self.bytes, self.connections, self.live].map(Samples::finish)
     }
 }
 

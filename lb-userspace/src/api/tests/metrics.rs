@@ -164,6 +164,51 @@ async fn states_change_with_the_state() {
 }
 
 #[tokio::test]
+async fn packets_add_up_and_an_absent_packet_path_has_no_zeros() {
+    let world = World::new();
+    let ocr = world.instance("ocr-service", 0);
+    ocr.kernel
+        .live
+        .store(5, std::sync::atomic::Ordering::Relaxed);
+    let text = scrape(&world).await;
+    let vip = r#"vip="udp/192.0.2.1:53",service="ocr-service""#;
+    let instance = r#"service="ocr-service",instance="127.0.0.1:8004""#;
+    for line in [
+        "lb_l4_received_packets_total 100".to_owned(),
+        r#"lb_l4_packets_total{result="forwarded",reason="transmitted"} 60"#.to_owned(),
+        r#"lb_l4_packets_total{result="passed",reason="not_vip"} 37"#.to_owned(),
+        r#"lb_l4_packets_total{result="dropped",reason="ttl_expired"} 3"#.to_owned(),
+        r#"lb_l4_packets_total{result="dropped",reason="no_route"} 0"#.to_owned(),
+        r#"lb_l4_events_total{event="connections_opened"} 7"#.to_owned(),
+        r#"lb_l4_attached{interface="eth0",mode="generic"} 1"#.to_owned(),
+        format!("lb_l4_vip_bytes_total{{{vip},direction=\"in\"}} 6000"),
+        format!("lb_l4_vip_connections_total{{{vip}}} 7"),
+        format!("lb_l4_instance_live_connections{{{instance}}} 5"),
+        "lb_l4_connection_entries 7".to_owned(),
+        "lb_l4_tables_max 63".to_owned(),
+    ] {
+        assert!(
+            text.lines().any(|found| found == line),
+            "{line}\nis not in\n{text}"
+        );
+    }
+    let packets = text
+        .lines()
+        .filter(|line| line.starts_with("lb_l4_packets_total{"));
+    let sum: u64 = packets
+        .map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap())
+        .sum();
+    assert_eq!(sum, 100);
+    // Instances of services without a VIP have nothing to do with the kernel.
+    assert!(!text.contains(r#"lb_l4_instance_live_connections{service="main-backend""#));
+
+    world.reporter.publish(Report::default());
+    world.clock.advance(Duration::from_millis(1));
+    let text = scrape(&world).await;
+    assert!(!text.contains("lb_l4_packets_total"), "{text}");
+}
+
+#[tokio::test]
 async fn metrics_are_not_for_strangers() {
     let world = World::new();
     let far = SocketAddr::from(([192, 0, 2, 7], 1));

@@ -234,6 +234,67 @@ async fn the_configuration_in_force_can_be_read() {
 }
 
 #[tokio::test]
+async fn the_packet_path_reports_what_it_does() {
+    let world = World::new();
+    let datapath = world.get("/datapath").await;
+    assert_eq!(
+        (&datapath["attached"], &datapath["mode"]),
+        (&json!(true), &json!("generic"))
+    );
+    assert_eq!(
+        datapath["interfaces"],
+        json!([{"interface": "eth0", "mode": "generic"}])
+    );
+    let packets = json!({"received": 100, "forwarded": 60, "passed": 37, "dropped": 3});
+    assert_eq!(datapath["packets"], packets);
+    let ttl = json!({"number": 22, "counter": "ttl_expired", "kind": "dropped", "count": 3});
+    assert!(
+        datapath["counters"].as_array().unwrap().contains(&ttl),
+        "{datapath}"
+    );
+    assert_eq!(datapath["vips"][0]["vip"], "udp/192.0.2.1:53");
+    assert_eq!(datapath["vips"][0]["bytes_in"], 6_000);
+    assert_eq!(datapath["connections"]["max"], 1000);
+    assert_eq!(datapath["tables"], json!({"used": 1, "max": 63}));
+    assert_eq!(world.get("/health").await["status"], "healthy");
+
+    let mut broken = (*world.state.report()).clone();
+    broken.reconcile.error = Some("no memory".to_owned());
+    broken.warnings = vec!["no route to 10.0.0.9".to_owned()];
+    world.reporter.publish(broken);
+    let problems = &world.get("/health").await["problems"];
+    let expected = json!([
+        "the kernel does not hold the current state: no memory",
+        "no route to 10.0.0.9",
+    ]);
+    assert_eq!(*problems, expected);
+
+    let reason = "not root".to_owned();
+    let off = Report {
+        reason,
+        ..Report::default()
+    };
+    world.reporter.publish(off);
+    let datapath = world.get("/datapath").await;
+    assert_eq!(
+        (&datapath["attached"], &datapath["reason"]),
+        (&json!(false), &json!("not root"))
+    );
+    assert_eq!(datapath.get("mode"), None);
+    let health = world.ask(Method::GET, "/health").await;
+    assert_eq!(health.data()["status"], "degraded");
+    assert!(!health.body.contains("not root"));
+    let health = world.get("/health").await;
+    assert!(
+        health["problems"][0]
+            .as_str()
+            .unwrap()
+            .ends_with("not root"),
+        "{health}"
+    );
+}
+
+#[tokio::test]
 async fn a_reload_tells_what_it_did() {
     let world = World::with_reload(Arc::new(|| {
         Box::pin(async {

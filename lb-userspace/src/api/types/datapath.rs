@@ -1,0 +1,128 @@
+//! `/datapath`: how the packet path stands and what it counts.
+
+use serde::{Deserialize, Serialize};
+
+/// `GET /datapath`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Datapath {
+    /// Whether the program is attached; VIPs are served only then.
+    pub attached: bool,
+    /// `native` when it is so on every interface, else `generic`; absent when it is not attached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<String>,
+    /// Why the mode is what it is; empty when it is what was asked for.
+    pub reason: String,
+    /// What will not work, and why, a sentence each.
+    pub warnings: Vec<String>,
+    /// Where the program is attached.
+    pub interfaces: Vec<Interface>,
+    /// What became of the packets.
+    pub packets: Packets,
+    /// Every counter of the program, zeros included.
+    pub counters: Vec<CounterValue>,
+    /// The VIPs that are in the kernel, and their traffic.
+    pub vips: Vec<VipTraffic>,
+    /// The connection table.
+    pub connections: ConnectionTable,
+    /// The tables from which instances are chosen.
+    pub tables: Usage,
+    /// How bringing the state into the kernel goes.
+    pub reconcile: Reconcile,
+}
+
+/// An interface with the program on it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interface {
+    /// Name of the interface.
+    pub interface: String,
+    /// `native` or `generic`.
+    pub mode: String,
+}
+
+/// What became of the packets that the program saw. Received is the sum of the others, but for
+/// those that are under way while the counters are read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Packets {
+    /// Seen.
+    pub received: u64,
+    /// Sent on to an instance or a client.
+    pub forwarded: u64,
+    /// Left to the host: not for a VIP.
+    pub passed: u64,
+    /// Refused, each for a reason that `counters` shows.
+    pub dropped: u64,
+}
+
+/// A counter of the program.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CounterValue {
+    /// Its number, which never changes its meaning.
+    pub number: u32,
+    /// Its name: a reason or an event.
+    pub counter: String,
+    /// `received`, `forwarded`, `passed`, `dropped`, or `event` for what is beside the sum.
+    pub kind: String,
+    /// How often.
+    pub count: u64,
+}
+
+/// Traffic of a VIP since it was published.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VipTraffic {
+    /// The VIP: `tcp/10.0.0.1:80`.
+    pub vip: String,
+    /// The service that answers.
+    pub service: String,
+    /// How often it was pointed to another table.
+    pub generation: u32,
+    /// Connections begun.
+    pub connections: u64,
+    /// Packets from clients.
+    pub packets_in: u64,
+    /// Bytes from clients, Ethernet headers included.
+    pub bytes_in: u64,
+    /// Packets from instances, where they come back through lb.
+    pub packets_out: u64,
+    /// Bytes from instances, where they come back through lb.
+    pub bytes_out: u64,
+    /// Packets refused.
+    pub dropped: u64,
+}
+
+/// The connection table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectionTable {
+    /// Entries, as counted by the last sweep. A `nat` connection has two.
+    pub entries: u64,
+    /// Entries that fit.
+    pub max: u64,
+    /// Entries forgotten since the daemon's start because their time was over.
+    pub forgotten: u64,
+    /// By how much live counters had to be put right since the daemon's start.
+    pub corrected: u64,
+}
+
+/// How much of something is in use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// In use.
+    pub used: u64,
+    /// There are.
+    pub max: u64,
+}
+
+/// How bringing the state into the kernel goes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Reconcile {
+    /// The revision that the kernel holds completely; 0 before the first.
+    pub revision: u64,
+    /// How long the last pass took.
+    pub took_ms: f64,
+    /// Values written since the daemon's start.
+    pub writes: u64,
+    /// Passes since the daemon's start that failed.
+    pub failures: u64,
+    /// Why the last pass failed; absent when it did not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}

@@ -1,0 +1,126 @@
+//! Metrics of the packet path, from its own report.
+
+use lb_common::{Counter, CounterKind};
+use prometheus::{
+    core::{Collector, Desc},
+    proto::MetricFamily,
+};
+
+use super::{
+    names::{self, Family},
+    samples::{Samples, describe},
+};
+use crate::l4::{Handle, Report};
+
+/// Reads the packet path's latest report at each scrape.
+#[derive(Debug)]
+pub(super) struct PacketCollector {
+    packet_path: Handle,
+    descriptions: Vec<Desc>,
+}
+
+impl PacketCollector {
+    pub(super) fn new(packet_path: Handle) -> Result<Self, prometheus::Error> {
+        let descriptions = describe(&[
+            &names::L4_ATTACHED,
+            &names::L4_RECEIVED,
+            &names::L4_PACKETS,
+            &names::L4_EVENTS,
+            &names::L4_VIP_PACKETS,
+            &names::L4_VIP_BYTES,
+            &names::L4_VIP_CONNECTIONS,
+            &names::L4_VIP_DROPPED,
+            &names::L4_ENTRIES,
+            &names::L4_ENTRIES_MAX,
+            &names::L4_FORGOTTEN,
+            &names::L4_TABLES,
+            &names::L4_TABLES_MAX,
+            &names::L4_REVISION,
+            &names::L4_WRITES,
+            &names::L4_FAILURES,
+            &names::L4_RECONCILE_TIME,
+        ])?;
+        Ok(Self {
+            packet_path,
+            descriptions,
+        })
+    }
+}
+
+impl Collector for PacketCollector {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descriptions.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let report = self.packet_path.report();
+        if report.mode.is_none() {
+            // There is no packet path, and zeros would say that there is an idle one.
+            return Vec::new();
+        }
+        let mut families = program(&report).to_vec();
+        families.extend(vips(&report));
+        families.extend(maps(&report));
+        families
+    }
+}
+
+fn program(report: &Report) -> [MetricFamily; 4] {
+    let mut attached = Samples::new(&names::L4_ATTACHED);
+    for attachment in &report.interfaces {
+        attached.add(&[&attachment.interface, attachment.mode.as_str()], 1.0);
+    }
+    let mut received = Samples::new(&names::L4_RECEIVED);
+    let mut packets = Samples::new(&names::L4_PACKETS);
+    let mut events = Samples::new(&names::L4_EVENTS);
+    for counter in Counter::ALL {
+        let (label, count) = (counter.label(), report.counters.get(*counter) as f64);
+        match counter.kind() {
+            CounterKind::Received => received.add(&[], count),
+            CounterKind::Forwarded => packets.add(&["forwarded", label], count),
+            CounterKind::Passed => packets.add(&["passed", label], count),
+            CounterKind::Dropped => packets.add(&["dropped", label], count),
+            CounterKind::Event => events.add(&[label], count),
+        }
+    }
+    [attached, received, packets, events].map(Samples::finish)
+}
+
+fn vips(report: &Report) -> [MetricFamily; 4] {
+    let mut packets = Samples::new(&names::L4_VIP_PACKETS);
+    let mut bytes = Samples::new(&names::L4_VIP_BYTES);
+    let mut connections = Samples::new(&names::L4_VIP_CONNECTIONS);
+    let mut dropped = Samples::new(&names::L4_VIP_DROPPED);
+    for report in &report.vips {
+        let (vip, service) = (report.vip.to_string(), report.vip.service.as_str());
+        let traffic = &report.traffic;
+        packets.add(&[&vip, service, "in"], traffic.packets_in as f64);
+        packets.add(&[&vip, service, "out"], traffic.packets_out as f64);
+        bytes.add(&[&vip, service, "in"], traffic.bytes_in as f64);
+        bytes.add(&[&vip, service, "out"], traffic.bytes_out as f64);
+        connections.add(&[&vip, service], traffic.connections as f64);
+        dropped.add(&[&vip, service], traffic.dropped as f64);
+    }
+    [packets, bytes, connections, dropped].map(Samples::finish)
+}
+
+fn maps(report: &Report) -> Vec<MetricFamily> {
+    let (connections, reconcile) = (&report.connections, &report.reconcile);
+    let values: [(&'static Family, f64); 9] = [
+        (&names::L4_ENTRIES, connections.entries as f64),
+        (&names::L4_ENTRIES_MAX, f64::from(connections.max)),
+        (&names::L4_FORGOTTEN, connections.forgotten as f64),
+        (&names::L4_TABLES, report.tables_used as f64),
+        (&names::L4_TABLES_MAX, f64::from(report.tables_max)),
+        (&names::L4_REVISION, reconcile.revision as f64),
+        (&names::L4_WRITES, reconcile.writes as f64),
+        (&names::L4_FAILURES, reconcile.failures as f64),
+        (&names::L4_RECONCILE_TIME, reconcile.took.as_secs_f64()),
+    ];
+    let families = values.iter().map(|(family, value)| {
+        let mut samples = Samples::new(family);
+        samples.add(&[], *value);
+        samples.finish()
+    });
+    families.collect()
+}
