@@ -8,6 +8,8 @@ mod fixture;
 mod host;
 mod neighbour;
 mod open;
+#[cfg(test)]
+mod packet_tests;
 mod plan;
 mod recipe;
 mod reconcile;

@@ -183,8 +183,9 @@ impl Pass<'_> {
             {
                 // A table that packets may read still means the index's last tenant by it, and
                 // would send one service's packets to an instance of another.
-                let generation = present.map_or(0, |present| present.generation);
-                self.put_instance(*index, tombstone(generation))?;
+                if let Some(present) = present.copied() {
+                    self.put_instance(*index, tombstone(&present))?;
+                }
                 self.wait_for_rest();
             } else {
                 self.datapath.reset_instance(*index)?;
@@ -342,7 +343,7 @@ impl Pass<'_> {
                 self.put_instance(index, down)?;
                 self.wait_for_rest();
             } else {
-                self.put_instance(index, tombstone(entry.generation))?;
+                self.put_instance(index, tombstone(&entry))?;
                 self.outcome.withdrew = true;
             }
         }
@@ -364,10 +365,12 @@ impl Pass<'_> {
     }
 }
 
-/// What stays of an instance: the generation, which the next tenant must not have.
-fn tombstone(generation: u16) -> InstanceEntry {
+/// What stays of an instance: the generation, which the next tenant must not have, and the identity,
+/// which tells an entry that was used from one that never was.
+fn tombstone(entry: &InstanceEntry) -> InstanceEntry {
     InstanceEntry {
-        generation,
+        generation: entry.generation,
+        identity: entry.identity,
         state: INSTANCE_ABSENT,
         ..InstanceEntry::default()
     }

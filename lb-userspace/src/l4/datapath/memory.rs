@@ -1,6 +1,7 @@
-//! The maps in memory, and the packet library over them: a packet path without rights, for tests.
+//! The packet library over maps in memory: a packet path without rights, for tests.
 //!
-//! The maps belong to a [`Maps`] that outlives the datapath, as pinned maps outlive the daemon.
+//! The maps are shared between clones of a [`Memory`] and outlive each of them, as pinned maps
+//! outlive the daemon. [`Memory::send`] is what a network card is to the kernel.
 
 use std::{
     collections::BTreeMap,
@@ -8,200 +9,223 @@ use std::{
 };
 
 use lb_common::{
-    Counters, FlowEntry, FlowKey, InstanceEntry, Settings, Table, Traffic, Vip, VipKey,
+    Counters, FlowEntry, FlowKey, InstanceEntry, MAX_INSTANCES, SLOTS, Settings, Table, Traffic,
+    Vip, VipKey,
+};
+use lb_ebpf::{
+    Route, Tables as _, Verdict,
+    memory::{Frame, MemoryTables},
+    process,
 };
 
 use super::{Adopted, AttachMode, Attachment, Cursor, Datapath, DatapathError, Limits};
 
-/// What is "in the kernel".
-#[derive(Debug)]
-pub(crate) struct Maps {
-    pub(crate) settings: Option<Settings>,
-    pub(crate) instances: BTreeMap<u16, InstanceEntry>,
-    pub(crate) tables: Vec<Box<Table>>,
-    pub(crate) vips: BTreeMap<VipKey, Vip>,
-    pub(crate) connections: Vec<(FlowKey, FlowEntry)>,
-    pub(crate) counters: Counters,
-    pub(crate) vip_traffic: BTreeMap<u32, Traffic>,
-    pub(crate) instance_traffic: BTreeMap<u16, Traffic>,
-    pub(crate) live: BTreeMap<u16, u64>,
-    pub(crate) now: u64,
-    /// How many writes succeed before the next one fails, once.
-    pub(crate) fail_after: Option<u32>,
-    /// What has been written, for tests of the order.
-    pub(crate) log: Vec<String>,
-}
-
-impl Maps {
-    /// Adds entries to the connection table.
-    pub(crate) fn put_connections(&mut self, entries: &[(FlowKey, FlowEntry)]) {
-        self.connections.extend_from_slice(entries);
-    }
-
-    /// Entries in the connection table.
-    pub(crate) fn connection_count(&self) -> usize {
-        self.connections.len()
-    }
-}
+/// Entries of the connection table.
+const CONNECTIONS: u32 = 4096;
+/// Interface that packets come in by.
+const INTERFACE: u32 = 1;
 
 /// A datapath over maps in memory.
 #[derive(Clone, Debug)]
-pub(crate) struct Memory(Arc<Mutex<Maps>>);
+pub(crate) struct Memory {
+    kernel: Arc<MemoryTables>,
+    tables: Arc<Mutex<Vec<Arc<Table>>>>,
+    calls: Arc<Mutex<Calls>>,
+}
+
+/// What tests learn of calls, and do to them.
+#[derive(Debug, Default)]
+struct Calls {
+    /// How many writes succeed before the next one fails, once.
+    fail_after: Option<u32>,
+    log: Vec<String>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 impl Memory {
-    /// Empty maps with room for `tables` tables.
+    /// Empty maps with room for `tables` tables, and a network in which every neighbour is known.
     pub(crate) fn new(tables: u32) -> Self {
-        let empty = || {
-            Box::new(Table {
-                slots: [0; lb_common::SLOTS],
-            })
-        };
-        Self(Arc::new(Mutex::new(Maps {
-            settings: None,
-            instances: BTreeMap::new(),
-            tables: (0..tables).map(|_| empty()).collect(),
-            vips: BTreeMap::new(),
-            connections: Vec::new(),
-            counters: Counters::default(),
-            vip_traffic: BTreeMap::new(),
-            instance_traffic: BTreeMap::new(),
-            live: BTreeMap::new(),
-            now: 0,
-            fail_after: None,
-            log: Vec::new(),
-        })))
+        let kernel = MemoryTables::new(CONNECTIONS as usize, 7);
+        kernel.set_default_route(Route::Found(lb_common::NextHop {
+            interface: INTERFACE,
+            destination: [2, 0, 0, 0, 0, 9],
+            source: [2, 0, 0, 0, 0, 1],
+            ..lb_common::NextHop::default()
+        }));
+        let empty = Arc::new(Table { slots: [0; SLOTS] });
+        kernel.set_table(0, Arc::clone(&empty));
+        Self {
+            kernel: Arc::new(kernel),
+            tables: Arc::new(Mutex::new(vec![empty; tables as usize])),
+            calls: Arc::default(),
+        }
+    }
+
+    /// Puts a packet through the program.
+    pub(crate) fn send(&self, packet: &mut [u8]) -> Verdict {
+        process(&mut Frame(packet), &*self.kernel, INTERFACE)
     }
 
     /// The maps.
-    pub(crate) fn maps(&self) -> MutexGuard<'_, Maps> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn kernel(&self) -> &MemoryTables {
+        &self.kernel
     }
 
-    fn write(&self, what: String) -> Result<MutexGuard<'_, Maps>, DatapathError> {
-        let mut maps = self.maps();
-        match &mut maps.fail_after {
+    /// Makes the write after the next `writes` fail.
+    pub(crate) fn fail_after(&self, writes: Option<u32>) {
+        lock(&self.calls).fail_after = writes;
+    }
+
+    /// What has been written since the last call.
+    pub(crate) fn take_log(&self) -> Vec<String> {
+        std::mem::take(&mut lock(&self.calls).log)
+    }
+
+    /// The table at `index`.
+    pub(crate) fn table(&self, index: u32) -> Arc<Table> {
+        Arc::clone(&lock(&self.tables)[index as usize])
+    }
+
+    /// The VIPs.
+    pub(crate) fn vips(&self) -> BTreeMap<VipKey, Vip> {
+        self.kernel.vips().into_iter().collect()
+    }
+
+    /// The instances that were ever written.
+    pub(crate) fn instances(&self) -> BTreeMap<u16, InstanceEntry> {
+        (1..MAX_INSTANCES as u16)
+            .filter_map(|index| Some((index, self.kernel.instance(index)?)))
+            .filter(|(_, entry)| *entry != InstanceEntry::default())
+            .collect()
+    }
+
+    fn write(&self, what: String) -> Result<(), DatapathError> {
+        let mut calls = lock(&self.calls);
+        match &mut calls.fail_after {
             Some(0) => {
-                maps.fail_after = None;
+                calls.fail_after = None;
                 let why = "injected".to_owned();
                 return Err(DatapathError::Write { what, why });
             }
             Some(left) => *left -= 1,
             None => {}
         }
-        maps.log.push(what);
-        Ok(maps)
+        calls.log.push(what);
+        Ok(())
     }
 }
 
 impl Datapath for Memory {
     fn attachments(&self) -> Vec<Attachment> {
         vec![Attachment {
-            interface: "memory".to_owned(),
+            interface: "eth0".to_owned(),
             mode: AttachMode::Native,
         }]
     }
 
     fn limits(&self) -> Limits {
         Limits {
-            tables: self.maps().tables.len() as u32,
-            connections: 1024,
+            tables: lock(&self.tables).len() as u32,
+            connections: CONNECTIONS,
         }
     }
 
     fn adopted(&self) -> Result<Adopted, DatapathError> {
-        let maps = self.maps();
         Ok(Adopted {
-            settings: maps.settings,
-            instances: maps.instances.iter().map(|(i, e)| (*i, *e)).collect(),
-            vips: maps.vips.iter().map(|(k, v)| (*k, *v)).collect(),
+            settings: self.kernel.settings(),
+            instances: self.instances().into_iter().collect(),
+            vips: self.kernel.vips(),
         })
     }
 
     fn activate(&mut self) -> Result<(), DatapathError> {
-        self.write("activate".to_owned()).map(drop)
+        self.write("activate".to_owned())
     }
 
     fn put_settings(&mut self, settings: &Settings) -> Result<(), DatapathError> {
-        self.write("settings".to_owned())?.settings = Some(*settings);
+        self.write("settings".to_owned())?;
+        self.kernel.set_settings(*settings);
         Ok(())
     }
 
     fn put_instance(&mut self, index: u16, entry: &InstanceEntry) -> Result<(), DatapathError> {
-        let mut maps = self.write(format!("instance {index} state {}", entry.state))?;
-        maps.instances.insert(index, *entry);
+        self.write(format!("instance {index} state {}", entry.state))?;
+        self.kernel.set_instance(index, *entry);
         Ok(())
     }
 
     fn reset_instance(&mut self, index: u16) -> Result<(), DatapathError> {
-        let mut maps = self.write(format!("reset instance {index}"))?;
-        maps.instance_traffic.remove(&index);
-        maps.live.remove(&index);
+        self.write(format!("reset instance {index}"))?;
+        self.kernel
+            .instance_traffic(index, |t| *t = Traffic::default());
+        self.kernel.reset_live(index);
         Ok(())
     }
 
     fn read_table(&self, index: u32) -> Result<Box<Table>, DatapathError> {
-        Ok(self.maps().tables[index as usize].clone())
+        Ok(Box::new(*self.table(index)))
     }
 
     fn write_table(&mut self, index: u32, table: &Table) -> Result<(), DatapathError> {
-        let mut maps = self.write(format!("table {index}"))?;
+        self.write(format!("table {index}"))?;
+        let vips = self.kernel.vips();
         assert!(
-            !maps.vips.values().any(|vip| vip.table == index),
+            vips.iter().all(|(_, vip)| vip.table != index),
             "table {index} was written while a VIP pointed to it"
         );
         assert_ne!(index, 0, "the empty table was written");
-        *maps.tables[index as usize] = *table;
+        let table = Arc::new(*table);
+        lock(&self.tables)[index as usize] = Arc::clone(&table);
+        self.kernel.set_table(index, table);
         Ok(())
     }
 
     fn put_vip(&mut self, key: &VipKey, vip: &Vip) -> Result<(), DatapathError> {
-        let mut maps = self.write(format!("vip {}", vip.id))?;
-        maps.vips.insert(*key, *vip);
+        self.write(format!("vip {}", vip.id))?;
+        self.kernel.set_vip(*key, *vip);
         Ok(())
     }
 
     fn remove_vip(&mut self, key: &VipKey) -> Result<(), DatapathError> {
-        self.write("remove vip".to_owned())?.vips.remove(key);
+        self.write("remove vip".to_owned())?;
+        self.kernel.remove_vip(key);
         Ok(())
     }
 
     fn reset_vip(&mut self, id: u32) -> Result<(), DatapathError> {
-        self.write(format!("reset vip {id}"))?
-            .vip_traffic
-            .remove(&id);
+        self.write(format!("reset vip {id}"))?;
+        self.kernel.vip_traffic(id, |t| *t = Traffic::default());
         Ok(())
     }
 
     fn counters(&self) -> Result<Counters, DatapathError> {
-        Ok(self.maps().counters)
+        Ok(self.kernel.counters())
     }
 
     fn vip_traffic(&self, id: u32) -> Result<Traffic, DatapathError> {
-        Ok(self
-            .maps()
-            .vip_traffic
-            .get(&id)
-            .copied()
-            .unwrap_or_default())
+        Ok(self.kernel.traffic_of_vip(id))
     }
 
     fn instance_traffic(&self, index: u16) -> Result<Traffic, DatapathError> {
-        Ok(self
-            .maps()
-            .instance_traffic
-            .get(&index)
-            .copied()
-            .unwrap_or_default())
+        Ok(self.kernel.traffic_of_instance(index))
     }
 
     fn live(&self, index: u16) -> Result<u64, DatapathError> {
-        Ok(self.maps().live.get(&index).copied().unwrap_or(0))
+        Ok(self.kernel.live(index))
     }
 
     fn adjust_live(&mut self, index: u16, by: i64) -> Result<(), DatapathError> {
-        let mut maps = self.write(format!("live {index}"))?;
-        let live = maps.live.entry(index).or_default();
-        *live = live.saturating_add_signed(by);
+        self.write(format!("live {index}"))?;
+        for _ in 0..by.unsigned_abs() {
+            if by < 0 {
+                self.kernel.expire(index);
+            } else {
+                self.kernel.live_begin(index);
+            }
+        }
         Ok(())
     }
 
@@ -210,28 +234,31 @@ impl Datapath for Memory {
         from: Option<Cursor>,
         into: &mut Vec<(FlowKey, FlowEntry)>,
     ) -> Result<Option<Cursor>, DatapathError> {
-        // Walks backwards, so that removals behind the walk move nothing that lies before it.
-        let maps = self.maps();
-        let end = from.map_or(maps.connections.len(), |c| c.0 as usize);
-        let begin = end.saturating_sub(4);
-        into.extend_from_slice(&maps.connections[begin..end.min(maps.connections.len())]);
-        Ok((begin > 0).then_some(Cursor(begin as u64)))
+        // A cursor is a bucket, as in the kernel: entries that go do not move those that stay.
+        const BUCKETS: u64 = 64;
+        let bucket = from.map_or(0, |cursor| cursor.0);
+        let flows = self.kernel.flows();
+        into.extend(flows.into_iter().filter(|(key, _)| {
+            let port =
+                u16::from_be_bytes(key.source_port) ^ u16::from_be_bytes(key.destination_port);
+            u64::from(port) % BUCKETS == bucket
+        }));
+        Ok((bucket + 1 < BUCKETS).then_some(Cursor(bucket + 1)))
     }
 
     fn connection(&self, key: &FlowKey) -> Result<Option<FlowEntry>, DatapathError> {
-        let maps = self.maps();
-        let found = maps.connections.iter().find(|(found, _)| found == key);
-        Ok(found.map(|(_, entry)| *entry))
+        use lb_ebpf::Flow as _;
+        Ok(self.kernel.flow(key).map(|flow| flow.entry()))
     }
 
     fn remove_connection(&mut self, key: &FlowKey) -> Result<bool, DatapathError> {
-        let mut maps = self.write("remove connection".to_owned())?;
-        let before = maps.connections.len();
-        maps.connections.retain(|(found, _)| found != key);
-        Ok(maps.connections.len() < before)
+        self.write("remove connection".to_owned())?;
+        let was_there = self.kernel.flow(key).is_some();
+        self.kernel.remove_flow(key);
+        Ok(was_there)
     }
 
     fn now(&self) -> u64 {
-        self.maps().now
+        self.kernel.now()
     }
 }

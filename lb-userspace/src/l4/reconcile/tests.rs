@@ -1,6 +1,7 @@
 //! What ends up in the maps, in which order, and that nothing is left behind.
 
 use lb_common::{INSTANCE_ACTIVE, INSTANCE_DRAINING, Table};
+use lb_ebpf::Tables as _;
 use proptest::prelude::*;
 
 use super::*;
@@ -56,22 +57,23 @@ impl Kernel {
     }
 
     fn take_log(&self) -> Vec<String> {
-        std::mem::take(&mut self.memory.maps().log)
+        self.memory.take_log()
     }
 
     fn only_vip(&self) -> Vip {
-        *self.memory.maps().vips.values().next().unwrap()
+        *self.memory.vips().values().next().unwrap()
     }
 
     fn table(&self, index: u32) -> Table {
-        *self.memory.maps().tables[index as usize]
+        *self.memory.table(index)
     }
 
     /// Asserts that the maps hold what `plan` says and nothing else.
     fn assert_is(&self, plan: &Plan) {
-        let maps = self.memory.maps();
-        assert_eq!(maps.settings.as_ref(), Some(&plan.settings));
-        for (index, entry) in &maps.instances {
+        let (vips, instances) = (self.memory.vips(), self.memory.instances());
+        let settings = self.memory.adopted().unwrap().settings;
+        assert_eq!(settings.as_ref(), Some(&plan.settings));
+        for (index, entry) in &instances {
             match plan.instances.get(index) {
                 Some(wanted) => assert_eq!(entry, wanted, "instance {index}"),
                 None => assert_eq!(entry.state, INSTANCE_ABSENT, "instance {index}"),
@@ -80,24 +82,24 @@ impl Kernel {
         assert!(
             plan.instances
                 .keys()
-                .all(|index| maps.instances.contains_key(index))
+                .all(|index| instances.contains_key(index))
         );
-        assert!(maps.vips.keys().eq(plan.vips.keys()));
+        assert!(vips.keys().eq(plan.vips.keys()));
         let mut ids = BTreeSet::new();
-        for (key, found) in &maps.vips {
+        for (key, found) in &vips {
             let wanted = &plan.vips[key];
             assert_eq!(
                 (found.forward, found.select),
                 (wanted.forward, wanted.select)
             );
             assert!(
-                *maps.tables[found.table as usize] == *wanted.recipe.table(),
+                *self.memory.table(found.table) == *wanted.recipe.table(),
                 "VIP {} points to a table that is not its own",
                 wanted.spec
             );
             assert!(ids.insert(found.id), "VIP id {} is used twice", found.id);
         }
-        assert!(maps.tables[0].slots.iter().all(|slot| *slot == 0));
+        assert!(self.memory.table(EMPTY).slots.iter().all(|slot| *slot == 0));
     }
 }
 
@@ -258,7 +260,7 @@ fn too_few_tables_are_an_error_that_spares_the_others() {
         "{error}"
     );
     assert!(error.to_string().contains("192.0.2.2"), "{error}");
-    assert_eq!(kernel.memory.maps().vips.len(), 1);
+    assert_eq!(kernel.memory.vips().len(), 1);
 }
 
 #[test]
@@ -277,7 +279,7 @@ fn an_index_gets_its_next_tenant_only_when_no_table_means_the_last_one() {
     plan.vips = other.plan().vips;
     let outcome = kernel.try_apply(&plan).unwrap();
     assert_eq!(outcome.later, Some(kernel.now + GRACE));
-    assert_eq!(kernel.memory.maps().instances[&1].state, INSTANCE_ABSENT);
+    assert_eq!(kernel.memory.instances()[&1].state, INSTANCE_ABSENT);
     assert_eq!(kernel.only_vip().table, EMPTY);
     kernel.now = kernel.now + GRACE;
     assert_eq!(kernel.try_apply(&plan).unwrap().later, None);
@@ -289,10 +291,10 @@ fn a_failure_anywhere_is_made_good_by_the_next_attempt() {
     for fail_after in 0..12 {
         let mut kernel = Kernel::new(4);
         let world = web(Algorithm::RoundRobin, &[(A, 1), (B, 1)]);
-        kernel.memory.maps().fail_after = Some(fail_after);
+        kernel.memory.fail_after(Some(fail_after));
         let first = kernel.try_apply(&world.plan());
         assert_eq!(first.is_err(), fail_after < 9, "{fail_after}");
-        kernel.memory.maps().fail_after = None;
+        kernel.memory.fail_after(None);
         kernel.settle(&world);
         kernel.assert_is(&world.plan());
     }
@@ -338,16 +340,13 @@ fn a_vip_id_is_reused_with_fresh_figures() {
     kernel.settle(&world);
     kernel
         .memory
-        .maps()
-        .vip_traffic
-        .entry(0)
-        .or_default()
-        .packets_in = 7;
+        .kernel()
+        .vip_traffic(0, |traffic| traffic.packets_in = 7);
     let services = vec![service("web", Algorithm::RoundRobin, &[(A, 1)])];
     world.configure(services, vec![vip("192.0.2.2:80", Protocol::Tcp, "web")]);
     kernel.settle(&world);
     assert_eq!(kernel.only_vip().id, 0);
-    assert!(kernel.memory.maps().vip_traffic.is_empty());
+    assert_eq!(kernel.memory.kernel().traffic_of_vip(0), Default::default());
 }
 
 /// Name, members with their weights, algorithm.
@@ -463,7 +462,7 @@ fn take(step: &Step, world: &mut World, kernel: &mut Kernel) {
             }
         }
         Step::Wait(ms) => kernel.now = kernel.now + Duration::from_millis(*ms),
-        Step::Fail(after) => kernel.memory.maps().fail_after = Some(*after),
+        Step::Fail(after) => kernel.memory.fail_after(Some(*after)),
         Step::Restart => {
             *kernel = Kernel {
                 now: kernel.now,
@@ -495,10 +494,10 @@ proptest! {
             // Failures and shortages are part of the history.
             let _ = kernel.try_apply(&world.plan());
         }
-        kernel.memory.maps().fail_after = None;
+        kernel.memory.fail_after(None);
         kernel.settle(&world);
         kernel.assert_is(&world.plan());
         let active = [INSTANCE_ABSENT, INSTANCE_ACTIVE, INSTANCE_DRAINING, INSTANCE_DOWN];
-        prop_assert!(kernel.memory.maps().instances.values().all(|i| active.contains(&i.state)));
+        prop_assert!(kernel.memory.instances().values().all(|i| active.contains(&i.state)));
     }
 }

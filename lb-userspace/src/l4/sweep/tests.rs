@@ -1,4 +1,5 @@
-use lb_common::{FLOW_REPLY, FORWARD_L2DSR, INSTANCE_ACTIVE, PROTOCOL_UDP, Traffic, from_v4};
+use lb_common::{FLOW_REPLY, FORWARD_L2DSR, INSTANCE_ACTIVE, PROTOCOL_UDP, from_v4};
+use lb_ebpf::{Insert, Tables as _};
 
 use super::*;
 use crate::l4::datapath::memory::Memory;
@@ -162,22 +163,25 @@ fn walk(memory: &Memory, sweep: &mut Sweep) -> Pass {
     panic!("the walk does not end");
 }
 
+fn put(memory: &Memory, entries: &[(FlowKey, FlowEntry)]) {
+    for (key, entry) in entries {
+        assert_eq!(memory.kernel().insert_flow(key, entry), Insert::Done);
+    }
+}
+
 #[test]
 fn a_walk_forgets_pairs_whole_and_counts_the_rest() {
     let memory = Memory::new(2);
-    {
-        let mut maps = memory.maps();
-        maps.now = NOW;
-        for port in 0..100 {
-            let silent = if port % 4 == 0 { 4000 } else { 5 };
-            maps.put_connections(&nat(port, PROTOCOL_TCP, (silent, silent), 0));
-        }
-        maps.live.insert(1, 100);
+    memory.kernel().set_now(NOW);
+    for port in 0..100 {
+        let silent = if port % 4 == 0 { 4000 } else { 5 };
+        put(&memory, &nat(port, PROTOCOL_TCP, (silent, silent), 0));
+        memory.kernel().live_begin(1);
     }
     let pass = walk(&memory, &mut Sweep::new(limits()));
     assert_eq!((pass.forgotten, pass.corrected), (50, 0));
-    assert_eq!(memory.maps().connection_count(), 150);
-    assert_eq!(memory.maps().live[&1], 75);
+    assert_eq!(memory.kernel().flows().len(), 150);
+    assert_eq!(memory.kernel().live(1), 75);
     let again = walk(&memory, &mut Sweep::new(limits()));
     assert_eq!((again.entries, again.forgotten), (150, 0));
 }
@@ -186,27 +190,20 @@ fn a_walk_forgets_pairs_whole_and_counts_the_rest() {
 fn drift_is_corrected_on_a_quiet_table() {
     for wrong in [0, 3, 90] {
         let memory = Memory::new(2);
-        {
-            let mut maps = memory.maps();
-            maps.now = NOW;
-            for port in 0..7 {
-                maps.put_connections(&nat(port, PROTOCOL_UDP, (1, 1), 0));
-            }
-            let mut direct = nat(9, PROTOCOL_UDP, (1, 1), 0)[0];
-            direct.1.forward = FORWARD_L2DSR;
-            maps.put_connections(&[direct]);
-            maps.live.insert(1, wrong);
-            maps.instance_traffic.insert(
-                1,
-                Traffic {
-                    connections: 1000,
-                    ..Traffic::default()
-                },
-            );
+        memory.kernel().set_now(NOW);
+        for port in 0..7 {
+            put(&memory, &nat(port, PROTOCOL_UDP, (1, 1), 0));
         }
+        let mut direct = nat(9, PROTOCOL_UDP, (1, 1), 0)[0];
+        direct.1.forward = FORWARD_L2DSR;
+        put(&memory, &[direct]);
+        (0..wrong).for_each(|_| memory.kernel().live_begin(1));
+        memory
+            .kernel()
+            .instance_traffic(1, |traffic| traffic.connections = 1000);
         let pass = walk(&memory, &mut Sweep::new(limits()));
-        assert_eq!(memory.maps().live[&1], 8);
-        assert_eq!(pass.corrected, wrong.abs_diff(8));
+        assert_eq!(memory.kernel().live(1), 8);
+        assert_eq!(pass.corrected, 8u64.abs_diff(wrong));
     }
 }
 

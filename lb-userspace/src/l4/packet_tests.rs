@@ -1,0 +1,372 @@
+//! Packets through snapshots: the registry, the plan, the reconciler and the packet library
+//! together, as in the daemon, with nothing but the kernel left out.
+
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+
+use lb_common::{Counter, InstanceEntry, PROTOCOL_TCP, is_v4};
+use lb_ebpf::{Tables as _, Verdict};
+
+use super::{
+    datapath::{Datapath as _, memory::Memory},
+    fixture::{A, B, C, World, service, vip},
+    plan::address,
+    reconcile::{GRACE, Reconciler},
+    sweep::{Limits, Sweep},
+};
+use crate::model::{
+    AdminState, Algorithm, DatapathSpec, Forwarding, HashKey, Health, Protocol, ServiceSpec,
+    Timestamp,
+};
+
+const VIP: &str = "192.0.2.1:80";
+const SYN: u8 = 2;
+const ACK: u8 = 16;
+
+/// A daemon with its kernel.
+struct Balancer {
+    memory: Memory,
+    state: Reconciler,
+    now: Timestamp,
+    world: World,
+}
+
+impl Balancer {
+    fn new(services: Vec<ServiceSpec>) -> Self {
+        let vips = services
+            .iter()
+            .map(|spec| vip(VIP, Protocol::Tcp, spec.name.as_str()))
+            .take(1)
+            .collect();
+        let memory = Memory::new(8);
+        let state = Reconciler::adopt(&memory, GRACE).unwrap();
+        let mut balancer = Self {
+            memory,
+            state,
+            now: Timestamp(0),
+            world: World::new(services, vips),
+        };
+        balancer.settle();
+        balancer
+    }
+
+    fn web(algorithm: Algorithm, members: &[(&str, u16)]) -> Self {
+        Self::new(vec![service("web", algorithm, members)])
+    }
+
+    fn settle(&mut self) {
+        self.now = self.now + GRACE;
+        let plan = self.world.plan();
+        let outcome = self.state.apply(&plan, &mut self.memory.clone(), self.now);
+        assert_eq!(outcome.unwrap().later, None);
+    }
+
+    /// Sends a TCP packet of a client to the VIP; where it went.
+    fn send(&self, client: [u8; 4], port: u16, flags: u8) -> Result<String, Counter> {
+        let mut packet = tcp(client, port, [192, 0, 2, 1], 80, flags);
+        match self.memory.send(&mut packet) {
+            Verdict::Transmit => {
+                let ip = IpAddr::from(<[u8; 4]>::try_from(&packet[30..34]).unwrap());
+                let port = u16::from_be_bytes([packet[36], packet[37]]);
+                Ok(format!("{ip}:{port}"))
+            }
+            Verdict::Pass(reason) | Verdict::Drop(reason) => Err(reason),
+            Verdict::Redirect(interface) => panic!("left by interface {interface}"),
+        }
+    }
+
+    fn open(&self, port: u16) -> String {
+        self.send([10, 1, 0, 1], port, SYN).unwrap()
+    }
+
+    fn goes_on(&self, port: u16) -> Result<String, Counter> {
+        self.send([10, 1, 0, 1], port, ACK)
+    }
+
+    /// Opens connections from ports on; how many went where.
+    fn spread(&self, ports: std::ops::Range<u16>) -> BTreeMap<String, usize> {
+        let mut counts = BTreeMap::new();
+        for port in ports {
+            *counts.entry(self.open(port)).or_default() += 1;
+        }
+        counts
+    }
+
+    fn live(&self, instance: &str) -> u64 {
+        self.memory
+            .live(self.world.id("web", instance).index)
+            .unwrap()
+    }
+
+    fn walk(&mut self) {
+        let mut sweep = Sweep::new(Limits::new(&DatapathSpec::default()));
+        for _ in 0..1000 {
+            let (instances, vips) = (self.state.instances(), self.state.vips());
+            if sweep
+                .step(&mut self.memory, instances, vips)
+                .unwrap()
+                .is_some()
+            {
+                return;
+            }
+        }
+        panic!("the walk does not end");
+    }
+}
+
+fn tcp(source: [u8; 4], sport: u16, target: [u8; 4], dport: u16, flags: u8) -> Vec<u8> {
+    let mut packet = vec![0u8; 54];
+    packet[..12].copy_from_slice(&[2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 7]);
+    packet[12..14].copy_from_slice(&[8, 0]);
+    packet[14] = 0x45;
+    packet[16..18].copy_from_slice(&40u16.to_be_bytes());
+    packet[22] = 64;
+    packet[23] = PROTOCOL_TCP;
+    packet[26..30].copy_from_slice(&source);
+    packet[30..34].copy_from_slice(&target);
+    packet[34..36].copy_from_slice(&sport.to_be_bytes());
+    packet[36..38].copy_from_slice(&dport.to_be_bytes());
+    packet[46] = 0x50;
+    packet[47] = flags;
+    packet
+}
+
+#[test]
+fn weights_are_shares_under_every_algorithm_that_follows_them() {
+    for algorithm in Algorithm::ALL {
+        let mut balancer = Balancer::web(algorithm, &[(A, 1), (B, 3)]);
+        if algorithm == Algorithm::ConsistentHash {
+            // One client would be one key.
+            let mut spec = service("web", algorithm, &[(A, 1), (B, 3)]);
+            spec.hash_key = HashKey::Path;
+            balancer = Balancer::new(vec![spec]);
+        }
+        let counts = balancer.spread(1000..1800);
+        let (few, slack) = match algorithm {
+            Algorithm::RoundRobin => (400, 1),
+            Algorithm::WeightedRoundRobin => (200, 1),
+            // By chance, four standard deviations of a binomial distribution.
+            _ => (200, 49),
+        };
+        let found = counts[A];
+        assert!(found.abs_diff(few) <= slack, "{algorithm}: {counts:?}");
+        assert_eq!(found + counts[B], 800, "{algorithm}: {counts:?}");
+        assert_eq!(balancer.live(A) as usize, found, "{algorithm}");
+    }
+}
+
+#[test]
+fn least_connections_fills_up_who_has_fewer() {
+    let balancer = Balancer::web(Algorithm::LeastConnections, &[(A, 1), (B, 1)]);
+    let index = balancer.world.id("web", A).index;
+    (0..500).for_each(|_| balancer.memory.kernel().live_begin(index));
+    let counts = balancer.spread(1000..1400);
+    // Only where both of two random slots name A does A get any: a quarter.
+    assert!(counts[A] < 140 && counts[B] > 260, "{counts:?}");
+}
+
+#[test]
+fn the_source_keeps_its_instance_when_that_is_the_key() {
+    let members: &[(&str, u16)] = &[(A, 1), (B, 1), (C, 1)];
+    let balancer = Balancer::web(Algorithm::ConsistentHash, members);
+    let mut used = BTreeMap::new();
+    for client in 0..60 {
+        let first = balancer.send([10, 1, 1, client], 1000, SYN).unwrap();
+        for port in 1001..1005 {
+            assert_eq!(balancer.send([10, 1, 1, client], port, SYN).unwrap(), first);
+        }
+        *used.entry(first).or_insert(0) += 1;
+    }
+    assert_eq!(used.len(), 3, "{used:?}");
+}
+
+#[test]
+fn draining_keeps_connections_and_takes_no_new_ones() {
+    let mut balancer = Balancer::web(Algorithm::RoundRobin, &[(A, 1), (B, 1)]);
+    let before: Vec<(u16, String)> = (1000..1040)
+        .map(|port| (port, balancer.open(port)))
+        .collect();
+    balancer.world.admin("web", A, AdminState::Draining);
+    balancer.settle();
+    for (port, place) in &before {
+        assert_eq!(balancer.goes_on(*port).as_ref(), Ok(place));
+    }
+    let after = balancer.spread(2000..2040);
+    assert_eq!(after, BTreeMap::from([(B.to_owned(), 40)]));
+}
+
+#[test]
+fn the_disabled_and_the_dead_lose_their_connections_at_once() {
+    for how in ["disabled", "dead", "removed"] {
+        let mut balancer = Balancer::web(Algorithm::RoundRobin, &[(A, 1), (B, 1)]);
+        balancer.spread(1000..1040);
+        match how {
+            "disabled" => balancer.world.admin("web", A, AdminState::Disabled),
+            "dead" => balancer.world.health("web", A, Health::Unhealthy),
+            _ => {
+                let services = vec![service("web", Algorithm::RoundRobin, &[(B, 1)])];
+                balancer
+                    .world
+                    .configure(services, vec![vip(VIP, Protocol::Tcp, "web")]);
+            }
+        }
+        balancer.settle();
+        for port in 1000..1040 {
+            assert_eq!(balancer.goes_on(port).as_deref(), Ok(B), "{how}");
+        }
+        let moved = balancer
+            .memory
+            .kernel()
+            .counters()
+            .get(Counter::ConnectionsMoved);
+        assert_eq!(moved, 20, "{how}");
+        assert_eq!(balancer.live(B), 40, "{how}");
+    }
+}
+
+#[test]
+fn another_algorithm_breaks_no_connection() {
+    let mut balancer = Balancer::web(Algorithm::RoundRobin, &[(A, 1), (B, 1), (C, 1)]);
+    let before: Vec<(u16, String)> = (1000..1060)
+        .map(|port| (port, balancer.open(port)))
+        .collect();
+    for algorithm in Algorithm::ALL {
+        balancer.world.algorithm("web", algorithm);
+        balancer.settle();
+        for (port, place) in &before {
+            assert_eq!(balancer.goes_on(*port).as_ref(), Ok(place), "{algorithm}");
+        }
+    }
+    assert_eq!(balancer.live(A) + balancer.live(B) + balancer.live(C), 60);
+}
+
+#[test]
+fn without_an_instance_packets_are_dropped_and_said_so() {
+    let mut balancer = Balancer::web(Algorithm::ConsistentHash, &[(A, 1)]);
+    balancer.open(1000);
+    balancer.world.health("web", A, Health::Unhealthy);
+    balancer.settle();
+    assert_eq!(balancer.goes_on(1000), Err(Counter::DropNoInstance));
+    assert_eq!(
+        balancer.send([10, 1, 0, 1], 2000, SYN),
+        Err(Counter::DropNoInstance)
+    );
+    assert!(balancer.memory.kernel().counters().adds_up());
+    balancer.world.health("web", A, Health::Healthy);
+    balancer.settle();
+    assert_eq!(balancer.open(2000), A);
+}
+
+#[test]
+fn a_restarted_daemon_does_not_disturb_connections() {
+    let services = || {
+        vec![service(
+            "web",
+            Algorithm::WeightedRoundRobin,
+            &[(A, 2), (B, 1)],
+        )]
+    };
+    let mut balancer = Balancer::new(services());
+    let before: Vec<(u16, String)> = (1000..1060)
+        .map(|port| (port, balancer.open(port)))
+        .collect();
+    balancer.state = Reconciler::adopt(&balancer.memory, GRACE).unwrap();
+    let known = super::open::known(balancer.state.instances());
+    balancer.world = World::knowing(known, services(), vec![vip(VIP, Protocol::Tcp, "web")]);
+    balancer.settle();
+    for (port, place) in &before {
+        assert_eq!(balancer.goes_on(*port).as_ref(), Ok(place));
+    }
+    assert_eq!(balancer.live(A), 40);
+}
+
+#[test]
+fn an_index_that_was_freed_before_a_restart_gets_another_generation_after_it() {
+    let mut balancer = Balancer::web(Algorithm::RoundRobin, &[(A, 1)]);
+    balancer.open(1000);
+    let vips = || vec![vip(VIP, Protocol::Tcp, "web")];
+    balancer
+        .world
+        .configure(vec![service("web", Algorithm::RoundRobin, &[])], vips());
+    balancer.settle();
+    balancer.state = Reconciler::adopt(&balancer.memory, GRACE).unwrap();
+    let known = super::open::known(balancer.state.instances());
+    let services = vec![service("web", Algorithm::RoundRobin, &[(B, 1)])];
+    balancer.world = World::knowing(known, services, vips());
+    balancer.settle();
+    let id = balancer.world.id("web", B);
+    assert_eq!((id.index, id.generation), (1, 1));
+    // The connection to A is stale, not one of B's.
+    assert_eq!(balancer.goes_on(1000).as_deref(), Ok(B));
+    assert_eq!(
+        balancer
+            .memory
+            .kernel()
+            .counters()
+            .get(Counter::ConnectionsMoved),
+        1
+    );
+}
+
+#[test]
+fn connections_of_a_vip_that_is_gone_are_forgotten() {
+    let mut balancer = Balancer::web(Algorithm::RoundRobin, &[(A, 1), (B, 1)]);
+    balancer.spread(1000..1010);
+    let other = vip("192.0.2.9:80", Protocol::Tcp, "web");
+    let services = vec![service("web", Algorithm::RoundRobin, &[(A, 1), (B, 1)])];
+    balancer.world.configure(services, vec![other]);
+    balancer.settle();
+    balancer.walk();
+    assert!(balancer.memory.kernel().flows().is_empty());
+    assert_eq!(balancer.live(A) + balancer.live(B), 0);
+    assert_eq!(balancer.goes_on(1000), Err(Counter::PassedNotVip));
+}
+
+#[test]
+fn silence_ends_connections_and_their_count() {
+    let mut balancer = Balancer::web(Algorithm::RoundRobin, &[(A, 1)]);
+    balancer.spread(1000..1010);
+    let hour = Duration::from_secs(3601).as_nanos() as u64;
+    balancer.memory.kernel().set_now(hour);
+    balancer.goes_on(1000).unwrap();
+    balancer.walk();
+    assert_eq!(balancer.memory.kernel().flows().len(), 2);
+    assert_eq!(balancer.live(A), 1);
+}
+
+#[test]
+fn replies_find_their_way_back() {
+    let mut spec = service("web", Algorithm::RoundRobin, &[(A, 1)]);
+    spec.forwarding = Forwarding::Nat;
+    let balancer = Balancer::new(vec![spec]);
+    let mut packet = tcp([10, 1, 0, 1], 1000, [192, 0, 2, 1], 80, SYN);
+    assert_eq!(balancer.memory.send(&mut packet), Verdict::Transmit);
+    let source: [u8; 4] = packet[26..30].try_into().unwrap();
+    assert_eq!(
+        source,
+        [10, 0, 9, 1],
+        "not the address of the first interface"
+    );
+    let port = u16::from_be_bytes([packet[34], packet[35]]);
+    let mut reply = tcp([10, 0, 0, 1], 80, source, port, SYN | ACK);
+    assert_eq!(balancer.memory.send(&mut reply), Verdict::Transmit);
+    assert_eq!(
+        reply[26..38],
+        [192, 0, 2, 1, 10, 1, 0, 1, 0, 80, 0x03, 0xe8]
+    );
+    let traffic = balancer.memory.vip_traffic(0).unwrap();
+    assert_eq!(
+        (traffic.packets_in, traffic.packets_out, traffic.connections),
+        (1, 1, 1)
+    );
+}
+
+#[test]
+fn addresses_are_mapped_as_the_program_expects() {
+    let entries: Vec<InstanceEntry> = Balancer::web(Algorithm::RoundRobin, &[(A, 1)])
+        .memory
+        .instances()
+        .into_values()
+        .collect();
+    assert!(is_v4(&entries[0].address));
+    assert_eq!(entries[0].address, address("10.0.0.1".parse().unwrap()));
+}
