@@ -35,14 +35,16 @@ pub const V4_PREFIX: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
 #[inline(always)]
 #[must_use]
 pub const fn is_v4(address: &Address) -> bool {
-    let mut i = 0;
-    while i < 10 {
-        if address[i] != 0 {
-            return false;
-        }
-        i += 1;
-    }
-    address[10] == 0xff && address[11] == 0xff
+    // Two words of eight bytes, not a loop over bytes: this runs for each packet.
+    let words = u128::from_be_bytes(*address);
+    words >> 32 == 0xffff
+}
+
+/// Whether two addresses are equal, as a comparison of words: that of slices calls a function.
+#[inline(always)]
+#[must_use]
+pub const fn same_address(one: &Address, other: &Address) -> bool {
+    u128::from_ne_bytes(*one) == u128::from_ne_bytes(*other)
 }
 
 /// Maps an IPv4 address into the 16-byte form.

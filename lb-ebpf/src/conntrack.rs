@@ -11,12 +11,12 @@
 use lb_common::{
     Address, Counter, FLOW_FORWARD, FLOW_REPLY, FORWARD_L2DSR, FORWARD_NAT, FlowEntry, FlowKey,
     INSTANCE_ABSENT, InstanceEntry, SELECT_HASH, STATE_CLOSED, STATE_FIN_CLIENT,
-    STATE_FIN_INSTANCE, STATE_OPEN, Settings, V4_PREFIX, Vip, is_v4,
+    STATE_FIN_INSTANCE, STATE_OPEN, Settings, Vip, is_v4, same_address,
 };
 
 use crate::{
     Flow, Insert, Tables, Verdict, hash,
-    parse::{Parsed, TCP_RST},
+    parse::{Layout, TCP_RST},
     select,
 };
 
@@ -31,8 +31,8 @@ pub const TOUCH_AFTER: u64 = 1_000_000_000;
 /// What the table knows of a packet.
 #[derive(Debug)]
 pub enum Known<F> {
-    /// The connection goes on.
-    Flow(F),
+    /// The connection goes on; its entry, and the time.
+    Flow(F, u64),
     /// Nothing, or nothing any more.
     No,
     /// The packet's way ends here.
@@ -53,10 +53,10 @@ pub enum Judgement {
 /// Judges a packet from a client by the entry of its connection and the instance's state now.
 #[inline(always)]
 #[must_use]
-pub fn judge(parsed: &Parsed, entry: &FlowEntry, instance: &InstanceEntry) -> Judgement {
+pub fn judge(layout: &Layout, entry: &FlowEntry, instance: &InstanceEntry) -> Judgement {
     if !instance.keeps(entry.generation) {
         Judgement::Move
-    } else if parsed.is_opening() && entry.state & STATE_CLOSED != 0 {
+    } else if layout.is_opening() && entry.state & STATE_CLOSED != 0 {
         Judgement::Renew
     } else {
         Judgement::Keep
@@ -65,12 +65,12 @@ pub fn judge(parsed: &Parsed, entry: &FlowEntry, instance: &InstanceEntry) -> Ju
 
 /// Finds the connection of a packet.
 #[inline(always)]
-pub fn find<T: Tables>(tables: &T, parsed: &Parsed) -> Known<T::Flow> {
-    let Some(flow) = tables.flow(&parsed.key) else {
+pub fn find<T: Tables>(tables: &T, key: &FlowKey, layout: &Layout) -> Known<T::Flow> {
+    let Some(flow) = tables.flow(key) else {
         return Known::No;
     };
     let entry = flow.entry();
-    if parsed.fragment {
+    if layout.fragment {
         tables.vip_traffic(u32::from(entry.vip), |traffic| traffic.dropped += 1);
         return Known::Decided(Verdict::Drop(Counter::DropFragment));
     }
@@ -81,13 +81,13 @@ pub fn find<T: Tables>(tables: &T, parsed: &Parsed) -> Known<T::Flow> {
         // The replies of an instance that is down are still replies; those of an instance that is
         // gone belong to nobody.
         if instance.state == INSTANCE_ABSENT || instance.generation != entry.generation {
-            tables.remove_flow(&parsed.key);
+            tables.remove_flow(key);
             return Known::Decided(Verdict::Pass(Counter::PassedNoConnection));
         }
     } else {
-        let judgement = judge(parsed, &entry, &instance);
+        let judgement = judge(layout, &entry, &instance);
         if judgement != Judgement::Keep {
-            forget(tables, &flow, &parsed.key);
+            forget(tables, &flow, key);
             if judgement == Judgement::Move {
                 tables.count(Counter::ConnectionsMoved);
             }
@@ -98,7 +98,7 @@ pub fn find<T: Tables>(tables: &T, parsed: &Parsed) -> Known<T::Flow> {
     if now.wrapping_sub(entry.last_seen) > TOUCH_AFTER {
         flow.touch(now);
     }
-    Known::Flow(flow)
+    Known::Flow(flow, now)
 }
 
 /// Removes both entries of a connection, given its forward one.
@@ -171,8 +171,7 @@ pub enum Begun {
 ///
 /// Out of line: it has large values of its own, and the packets that need it are few.
 #[inline(never)]
-pub fn begin<T: Tables>(tables: &T, parsed: &Parsed) -> Begun {
-    let key = &parsed.key;
+pub fn begin<T: Tables>(tables: &T, key: &FlowKey, tcp_flags: u8, fragment: bool) -> Begun {
     let Some(vip) = tables.vip(&key.vip()) else {
         let reply = tables
             .settings()
@@ -183,9 +182,9 @@ pub fn begin<T: Tables>(tables: &T, parsed: &Parsed) -> Begun {
             Counter::PassedNotVip
         }));
     };
-    let begun = if parsed.fragment {
+    let begun = if fragment {
         Err(Counter::DropFragment)
-    } else if parsed.has(TCP_RST) {
+    } else if tcp_flags & TCP_RST != 0 {
         Err(Counter::DropStrayReset)
     } else {
         begin_at(tables, key, &vip)
@@ -288,7 +287,7 @@ impl New<'_> {
         let source = *nat_source(&settings, v4);
         let first = u32::from(settings.nat_port_first);
         let ports = (u32::from(settings.nat_port_last) + 1).saturating_sub(first);
-        if source == [0; 16] || ports == 0 {
+        if same_address(&source, &[0; 16]) || ports == 0 {
             return Err(Counter::DropNoNatSource);
         }
         let mut reply_key = FlowKey {
@@ -362,8 +361,8 @@ pub const fn nat_source(settings: &Settings, v4: bool) -> &Address {
 #[must_use]
 pub fn is_reply_tuple(settings: &Settings, key: &FlowKey) -> bool {
     let port = u16::from_be_bytes(key.destination_port);
-    let v4 = key.destination[..12] == V4_PREFIX;
+    let source = nat_source(settings, is_v4(&key.destination));
     settings.nat_port_first <= port
         && port <= settings.nat_port_last
-        && *nat_source(settings, v4) == key.destination
+        && same_address(source, &key.destination)
 }

@@ -9,9 +9,10 @@
 
 use lb_common::{
     Address, CLIENT_HOPS, ClientHop, Counter, FORWARD_L2DSR, HOP_GATEWAY, InstanceEntry, NextHop,
+    is_v4, same_address,
 };
 
-use crate::{Route, Tables, hash};
+use crate::{Flow, Route, Tables, conntrack, hash};
 
 /// The way to an instance.
 ///
@@ -24,7 +25,6 @@ pub fn to_instance<T: Tables>(
     interface: u32,
     index: u16,
     now: u64,
-    source: &Address,
     forward: u8,
 ) -> Result<NextHop, Counter> {
     let instance = tables.instance(index).ok_or(Counter::DropNoInstance)?;
@@ -32,7 +32,7 @@ pub fn to_instance<T: Tables>(
     let hop = if now < cached.fresh_until && cached.generation == instance.generation {
         cached
     } else {
-        refresh_instance(tables, interface, index, now, source)?;
+        refresh_instance(tables, interface, index, now)?;
         tables.instance_hop(index).ok_or(Counter::DropNoRoute)?
     };
     if forward == FORWARD_L2DSR && hop.flags & HOP_GATEWAY != 0 {
@@ -49,19 +49,22 @@ fn refresh_instance<T: Tables>(
     interface: u32,
     index: u16,
     now: u64,
-    source: &Address,
 ) -> Result<(), Counter> {
     let instance: InstanceEntry = tables.instance(index).ok_or(Counter::DropNoInstance)?;
     let stale = tables
         .instance_hop(index)
         .filter(|hop| hop.generation == instance.generation && hop.fresh_until != 0);
-    let mut hop = ask(tables, interface, now, source, &instance.address, stale)?;
+    // The answer is for all packets to the instance, so it is asked for from lb's own address.
+    let source = tables.settings().map_or([0; 16], |settings| {
+        *conntrack::nat_source(&settings, is_v4(&instance.address))
+    });
+    let mut hop = ask(tables, interface, now, &source, &instance.address, stale)?;
     hop.generation = instance.generation;
     tables.cache_instance_hop(index, &hop);
     Ok(())
 }
 
-/// The way to a client.
+/// The way to the client of a reply's connection.
 ///
 /// # Errors
 ///
@@ -71,15 +74,15 @@ pub fn to_client<T: Tables>(
     tables: &T,
     interface: u32,
     now: u64,
-    source: &Address,
-    client: &Address,
+    flow: &T::Flow,
 ) -> Result<NextHop, Counter> {
-    let place = hash::address(client) as u32 & (CLIENT_HOPS - 1);
+    let client = flow.entry().destination;
+    let place = place(&client);
     let cached = tables.client_hop(place).ok_or(Counter::DropNoRoute)?;
-    if now < cached.hop.fresh_until && cached.address == *client {
+    if now < cached.hop.fresh_until && same_address(&cached.address, &client) {
         return Ok(cached.hop);
     }
-    refresh_client(tables, interface, now, source, client)?;
+    refresh_client(tables, interface, now, flow)?;
     tables
         .client_hop(place)
         .map(|cached| cached.hop)
@@ -92,13 +95,14 @@ fn refresh_client<T: Tables>(
     tables: &T,
     interface: u32,
     now: u64,
-    source: &Address,
-    client: &Address,
+    flow: &T::Flow,
 ) -> Result<(), Counter> {
-    let place = hash::address(client) as u32 & (CLIENT_HOPS - 1);
+    let entry = flow.entry();
+    let (source, client) = (&entry.source, &entry.destination);
+    let place = place(client);
     let stale = tables
         .client_hop(place)
-        .filter(|cached| cached.address == *client && cached.hop.fresh_until != 0)
+        .filter(|cached| same_address(&cached.address, client) && cached.hop.fresh_until != 0)
         .map(|cached| cached.hop);
     let hop = ask(tables, interface, now, source, client, stale)?;
     tables.cache_client_hop(
@@ -109,6 +113,12 @@ fn refresh_client<T: Tables>(
         },
     );
     Ok(())
+}
+
+/// Where a client is in the cache.
+#[inline(always)]
+const fn place(client: &Address) -> u32 {
+    hash::address(client) as u32 & (CLIENT_HOPS - 1)
 }
 
 #[inline(always)]

@@ -18,7 +18,7 @@ use lb_common::{
     MAX_INSTANCES, MAX_VIPS, NextHop, SLOTS, Settings, Table, Traffic, Vip, VipKey,
 };
 
-use crate::{Flow, Header, Insert, Packet, Route, Tables, hash};
+use crate::{Flow, Header, Insert, Packet, Route, Tables, hash, packet::MAX_OFFSET};
 
 /// A packet in a byte slice.
 #[derive(Debug)]
@@ -27,6 +27,11 @@ pub struct Frame<'a>(pub &'a mut [u8]);
 impl Packet for Frame<'_> {
     fn length(&self) -> usize {
         self.0.len()
+    }
+
+    fn blur(&self, offset: usize) -> usize {
+        debug_assert!(offset <= MAX_OFFSET);
+        offset
     }
 
     fn read<H: Header>(&self, offset: usize) -> Option<H> {

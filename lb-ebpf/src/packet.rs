@@ -27,12 +27,21 @@ headers!(EthHdr, VlanHdr, Ipv4Hdr, Ipv6Hdr, TcpHdr, UdpHdr);
 // SAFETY: any bytes are a valid array of bytes.
 unsafe impl<const N: usize> Header for [u8; N] {}
 
+/// No header lies at a higher offset: Ethernet, two tags, IPv6 and the extension headers that are
+/// walked are less. All ones in binary, so that it is also a mask.
+pub const MAX_OFFSET: usize = 0x3ff;
+
 /// A packet from its Ethernet header on.
 pub trait Packet {
     /// Length in bytes.
     fn length(&self) -> usize;
 
-    /// Copies a header from `offset`, or `None` when it does not lie in the packet as a whole.
+    /// Gives `offset` back. The kernel's verifier walks each path to its end, and two paths that
+    /// differ in nothing but a known offset are two to it; an implementation for the kernel makes
+    /// it forget what it knows, so they become one. `offset` is at most [`MAX_OFFSET`].
+    fn blur(&self, offset: usize) -> usize;
+
+    /// Copies a header of two bytes at least from `offset`, or `None` when it does not lie in the packet as a whole.
     fn read<H: Header>(&self, offset: usize) -> Option<H>;
 
     /// Copies a header to `offset`, or `None`, having written nothing, when it does not lie in the

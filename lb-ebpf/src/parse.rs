@@ -16,7 +16,7 @@ use network_types::{
     vlan::VlanHdr,
 };
 
-use crate::Packet;
+use crate::{Packet, packet::MAX_OFFSET};
 
 /// VLAN tags that are walked: one, or two for a provider bridge (IEEE 802.1ad).
 pub const MAX_VLAN_TAGS: usize = 2;
@@ -25,6 +25,15 @@ pub const MAX_EXTENSION_HEADERS: usize = 4;
 /// Bytes of all extension headers that are walked; also what lets the verifier bound the offset of
 /// the header behind them.
 pub const MAX_EXTENSION_BYTES: usize = 512;
+
+const _: () = assert!(
+    EthHdr::LEN
+        + MAX_VLAN_TAGS * size_of::<VlanHdr>()
+        + Ipv6Hdr::LEN
+        + MAX_EXTENSION_BYTES
+        + TcpHdr::LEN
+        <= MAX_OFFSET
+);
 
 /// [`Parsed::tcp_flags`]: the sender has no more data.
 pub const TCP_FIN: u8 = 0x01;
@@ -35,11 +44,11 @@ pub const TCP_RST: u8 = 0x04;
 /// [`Parsed::tcp_flags`]: the acknowledgement number counts.
 pub const TCP_ACK: u8 = 0x10;
 
-/// A packet that may be balanced.
+/// Where the headers of a packet lie and what they say beside the tuple. It is apart from the
+/// [`FlowKey`], because the key must lie in memory for look-ups and the rest is better kept in
+/// registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Parsed {
-    /// Addresses, ports and protocol.
-    pub key: FlowKey,
+pub struct Layout {
     /// Offset of the IP header.
     pub l3: usize,
     /// Offset of the TCP or UDP header.
@@ -54,7 +63,7 @@ pub struct Parsed {
     pub tcp_flags: u8,
 }
 
-impl Parsed {
+impl Layout {
     /// Whether the packet asks for a new TCP connection.
     #[inline(always)]
     #[must_use]
@@ -70,13 +79,13 @@ impl Parsed {
     }
 }
 
-/// Reads a packet down to its ports.
+/// Reads a packet down to its ports; the tuple goes into `key`, which must be all zero.
 ///
 /// # Errors
 ///
 /// The counter that says why the packet is not for the packet path.
 #[inline(always)]
-pub fn parse<P: Packet>(packet: &P) -> Result<Parsed, Counter> {
+pub fn parse<P: Packet>(packet: &P, key: &mut FlowKey) -> Result<Layout, Counter> {
     let ethernet: EthHdr = packet.read(0).ok_or(Counter::PassedMalformed)?;
     let mut ether_type = ethernet.ether_type;
     let mut l3 = EthHdr::LEN;
@@ -87,21 +96,24 @@ pub fn parse<P: Packet>(packet: &P) -> Result<Parsed, Counter> {
             l3 += size_of::<VlanHdr>();
         }
     }
-    if ether_type == EtherType::Ipv4 as u16 {
-        parse_v4(packet, l3)
+    l3 = packet.blur(l3);
+    let mut layout = if ether_type == EtherType::Ipv4 as u16 {
+        parse_v4(packet, key, l3)?
     } else if ether_type == EtherType::Ipv6 as u16 {
-        parse_v6(packet, l3)
+        parse_v6(packet, key, l3)?
     } else {
-        Err(Counter::PassedNotIp)
-    }
+        return Err(Counter::PassedNotIp);
+    };
+    layout.l4 = packet.blur(layout.l4);
+    layout.tcp_flags = parse_l4(packet, key, &layout)?;
+    Ok(layout)
 }
 
 #[inline(always)]
-fn parse_v4<P: Packet>(packet: &P, l3: usize) -> Result<Parsed, Counter> {
+fn parse_v4<P: Packet>(packet: &P, key: &mut FlowKey, l3: usize) -> Result<Layout, Counter> {
     let ip: Ipv4Hdr = packet.read(l3).ok_or(Counter::PassedMalformed)?;
     let header = ((ip.vihl & 0x0f) as usize) << 2;
-    let total = u16::from_be_bytes(ip.tot_len) as usize;
-    if ip.vihl >> 4 != 4 || header < Ipv4Hdr::LEN || total < header {
+    if ip.vihl >> 4 != 4 || header < Ipv4Hdr::LEN {
         return Err(Counter::PassedMalformed);
     }
     if ip.proto != PROTOCOL_TCP && ip.proto != PROTOCOL_UDP {
@@ -111,31 +123,22 @@ fn parse_v4<P: Packet>(packet: &P, l3: usize) -> Result<Parsed, Counter> {
     if fragments & 0x1fff != 0 {
         return Err(Counter::PassedFragment);
     }
-    let key = FlowKey {
-        source: from_v4(ip.src_addr),
-        destination: from_v4(ip.dst_addr),
-        protocol: ip.proto,
-        ..FlowKey::default()
-    };
-    let more = fragments & 0x2000 != 0;
-    parse_l4(
-        packet,
-        Parsed {
-            key,
-            l3,
-            l4: l3 + header,
-            ip_length: total as u32,
-            v4: true,
-            fragment: more,
-            tcp_flags: 0,
-        },
-    )
+    key.source = from_v4(ip.src_addr);
+    key.destination = from_v4(ip.dst_addr);
+    key.protocol = ip.proto;
+    Ok(Layout {
+        l3,
+        l4: l3 + header,
+        ip_length: u32::from(u16::from_be_bytes(ip.tot_len)),
+        v4: true,
+        fragment: fragments & 0x2000 != 0,
+        tcp_flags: 0,
+    })
 }
 
 #[inline(always)]
-fn parse_v6<P: Packet>(packet: &P, l3: usize) -> Result<Parsed, Counter> {
+fn parse_v6<P: Packet>(packet: &P, key: &mut FlowKey, l3: usize) -> Result<Layout, Counter> {
     let ip: Ipv6Hdr = packet.read(l3).ok_or(Counter::PassedMalformed)?;
-    let payload = u32::from(u16::from_be_bytes(ip.payload_len));
     if ip.vcf[0] >> 4 != 6 {
         return Err(Counter::PassedMalformed);
     }
@@ -173,24 +176,17 @@ fn parse_v6<P: Packet>(packet: &P, l3: usize) -> Result<Parsed, Counter> {
     if next != PROTOCOL_TCP && next != PROTOCOL_UDP {
         return Err(Counter::PassedOtherProtocol);
     }
-    let key = FlowKey {
-        source: ip.src_addr,
-        destination: ip.dst_addr,
-        protocol: next,
-        ..FlowKey::default()
-    };
-    parse_l4(
-        packet,
-        Parsed {
-            key,
-            l3,
-            l4: l3 + Ipv6Hdr::LEN + extension,
-            ip_length: payload + Ipv6Hdr::LEN as u32,
-            v4: false,
-            fragment,
-            tcp_flags: 0,
-        },
-    )
+    key.source = ip.src_addr;
+    key.destination = ip.dst_addr;
+    key.protocol = next;
+    Ok(Layout {
+        l3,
+        l4: l3 + Ipv6Hdr::LEN + extension,
+        ip_length: u32::from(u16::from_be_bytes(ip.payload_len)) + Ipv6Hdr::LEN as u32,
+        v4: false,
+        fragment,
+        tcp_flags: 0,
+    })
 }
 
 /// Whether `next` is an extension header that is walked: hop-by-hop, routing, fragment or
@@ -203,32 +199,29 @@ const fn is_extension(next: u8) -> bool {
         || next == IpProto::Ipv6Opts as u8
 }
 
+/// Reads the ports into `key` and returns the TCP flags.
 #[inline(always)]
-fn parse_l4<P: Packet>(packet: &P, mut parsed: Parsed) -> Result<Parsed, Counter> {
+fn parse_l4<P: Packet>(packet: &P, key: &mut FlowKey, layout: &Layout) -> Result<u8, Counter> {
     // What the IP header claims must be there, and must hold the header that follows. A frame may
     // be longer: Ethernet pads short ones.
-    let header = (parsed.l4 - parsed.l3) as u32;
-    if parsed.l3 + parsed.ip_length as usize > packet.length() {
+    let end = layout.l3 + layout.ip_length as usize;
+    let tcp = key.protocol == PROTOCOL_TCP;
+    let header = if tcp { TcpHdr::LEN } else { UdpHdr::LEN };
+    if end > packet.length() || end < layout.l4 + header {
         return Err(Counter::PassedMalformed);
     }
-    if parsed.key.protocol == PROTOCOL_TCP {
-        let tcp: TcpHdr = packet.read(parsed.l4).ok_or(Counter::PassedMalformed)?;
-        let [offset, flags]: [u8; 2] = packet
-            .read(parsed.l4 + offset_of!(TcpHdr, _bitfield_1))
-            .ok_or(Counter::PassedMalformed)?;
-        if parsed.ip_length < header + TcpHdr::LEN as u32 || offset >> 4 < 5 {
-            return Err(Counter::PassedMalformed);
-        }
-        parsed.key.source_port = tcp.source;
-        parsed.key.destination_port = tcp.dest;
-        parsed.tcp_flags = flags;
-    } else {
-        let udp: UdpHdr = packet.read(parsed.l4).ok_or(Counter::PassedMalformed)?;
-        if parsed.ip_length < header + UdpHdr::LEN as u32 {
-            return Err(Counter::PassedMalformed);
-        }
-        parsed.key.source_port = udp.src;
-        parsed.key.destination_port = udp.dst;
+    // Both protocols begin with the ports.
+    let ports: [u8; 4] = packet.read(layout.l4).ok_or(Counter::PassedMalformed)?;
+    key.source_port = [ports[0], ports[1]];
+    key.destination_port = [ports[2], ports[3]];
+    if !tcp {
+        return Ok(0);
     }
-    Ok(parsed)
+    let [offset, flags]: [u8; 2] = packet
+        .read(layout.l4 + offset_of!(TcpHdr, _bitfield_1))
+        .ok_or(Counter::PassedMalformed)?;
+    if offset >> 4 < 5 {
+        return Err(Counter::PassedMalformed);
+    }
+    Ok(flags)
 }

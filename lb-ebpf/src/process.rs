@@ -7,14 +7,14 @@
 //! too, which the daemon does.
 
 use lb_common::{
-    Address, Counter, FLOW_REPLY, FORWARD_L2DSR, FORWARD_NAT, FlowEntry, NextHop, Traffic,
+    Counter, FLOW_FORWARD, FLOW_REPLY, FORWARD_L2DSR, FORWARD_NAT, FlowKey, NextHop, Traffic,
 };
 
 use crate::{
     Flow, Packet, Tables, Verdict,
     conntrack::{self, Begun, Known},
     hop,
-    parse::{self, Parsed},
+    parse::{self, Layout},
     rewrite,
 };
 
@@ -32,125 +32,99 @@ pub fn process<P: Packet, T: Tables>(packet: &mut P, tables: &T, interface: u32)
 
 #[inline(always)]
 fn decide<P: Packet, T: Tables>(packet: &mut P, tables: &T, interface: u32) -> Verdict {
-    let parsed = match parse::parse(packet) {
-        Ok(parsed) => parsed,
+    let mut key = FlowKey::default();
+    let layout = match parse::parse(packet, &mut key) {
+        Ok(layout) => layout,
         Err(reason) => return Verdict::Pass(reason),
     };
-    let flow = match conntrack::find(tables, &parsed) {
-        Known::Flow(flow) => flow,
+    let (flow, now) = match conntrack::find(tables, &key, &layout) {
+        Known::Flow(flow, now) => (flow, now),
         Known::Decided(verdict) => return verdict,
-        Known::No => match conntrack::begin(tables, &parsed) {
+        Known::No => match conntrack::begin(tables, &key, layout.tcp_flags, layout.fragment) {
             Begun::Decided(verdict) => return verdict,
             Begun::Unremembered { vip, index } => {
-                return stateless(packet, tables, interface, &parsed, vip, index);
+                let way = Way::new(packet, vip, index, FLOW_FORWARD);
+                return match stateless(packet, tables, interface, &layout, index) {
+                    Ok(out) => way.forwarded(tables, out, interface),
+                    Err(reason) => way.refused(tables, reason),
+                };
             }
-            Begun::Remembered => match tables.flow(&parsed.key) {
-                Some(flow) => flow,
+            Begun::Remembered => match tables.flow(&key) {
+                Some(flow) => (flow, tables.now()),
                 // Removed again by another processor.
                 None => return Verdict::Drop(Counter::DropTableFull),
             },
         },
     };
     let entry = flow.entry();
-    let way = Way {
-        vip: entry.vip,
-        index: entry.instance,
-        bytes: packet.length() as u64,
-        reply: entry.direction == FLOW_REPLY,
-    };
-    match forward(packet, tables, interface, &parsed, &entry) {
-        Ok(hop) => {
-            way.forwarded(tables);
-            if parsed.has(parse::TCP_FIN | parse::TCP_RST) {
-                conntrack::note_end(tables, &parsed.key, parsed.tcp_flags, &flow);
+    let way = Way::new(packet, entry.vip, entry.instance, entry.direction);
+    match forward(packet, tables, interface, now, &key, &layout, &flow) {
+        Ok(out) => {
+            if layout.has(parse::TCP_FIN | parse::TCP_RST) {
+                conntrack::note_end(tables, &key, layout.tcp_flags, &flow);
             }
-            leave(&hop, interface)
+            way.forwarded(tables, out, interface)
         }
         Err(reason) => way.refused(tables, reason),
     }
 }
 
-/// Finds the way and rewrites the packet; on an error the packet is as it was.
+/// Finds the way of a packet and rewrites it; returns the interface to leave by. On an error the
+/// packet is as it was.
+///
+/// The entry is read anew wherever it is needed. A copy that lives across calls of helpers would
+/// have to lie on the stack.
 #[inline(always)]
 fn forward<P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,
     interface: u32,
-    parsed: &Parsed,
-    entry: &FlowEntry,
-) -> Result<NextHop, Counter> {
-    let now = tables.now();
+    now: u64,
+    key: &FlowKey,
+    layout: &Layout,
+    flow: &T::Flow,
+) -> Result<u32, Counter> {
+    let entry = flow.entry();
     let nat = entry.forward == FORWARD_NAT;
     let hop = if entry.direction == FLOW_REPLY {
-        hop::to_client(tables, interface, now, &entry.source, &entry.destination)?
+        hop::to_client(tables, interface, now, flow)?
     } else {
-        let source = if nat {
-            &entry.source
-        } else {
-            &parsed.key.source
-        };
-        hop::to_instance(
-            tables,
-            interface,
-            entry.instance,
-            now,
-            source,
-            entry.forward,
-        )?
+        hop::to_instance(tables, interface, entry.instance, now, entry.forward)?
     };
-    if hop.mtu != 0 && parsed.ip_length > hop.mtu {
-        return Err(Counter::DropTooBig);
-    }
-    if nat {
-        // A packet must not be forwarded with a TTL of zero (RFC 1812, 5.3.1).
-        if rewrite::nat::ttl(packet, parsed).is_none_or(|ttl| ttl <= 1) {
-            return Err(Counter::DropTtl);
-        }
-        rewrite::nat::rewrite(packet, parsed, entry).ok_or(Counter::DropRewrite)?;
+    check_mtu(&hop, layout)?;
+    // A packet must not be forwarded with a TTL of zero (RFC 1812, 5.3.1).
+    if nat && rewrite::nat::ttl(packet, layout).is_none_or(|ttl| ttl <= 1) {
+        return Err(Counter::DropTtl);
     }
     rewrite::l2::rewrite(packet, &hop).ok_or(Counter::DropRewrite)?;
-    Ok(hop)
+    if nat {
+        rewrite::nat::rewrite(packet, key, layout, &flow.entry()).ok_or(Counter::DropRewrite)?;
+    }
+    Ok(hop.interface)
 }
 
-/// Forwards a packet of an `l2dsr` connection for which the table has no room.
+/// Finds the way of a packet of an `l2dsr` connection for which the table has no room.
 #[inline(always)]
 fn stateless<P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,
     interface: u32,
-    parsed: &Parsed,
-    vip: u16,
+    layout: &Layout,
     index: u16,
-) -> Verdict {
-    let way = Way {
-        vip,
-        index,
-        bytes: packet.length() as u64,
-        reply: false,
-    };
-    let source: &Address = &parsed.key.source;
+) -> Result<u32, Counter> {
     let now = tables.now();
-    let hop = match hop::to_instance(tables, interface, index, now, source, FORWARD_L2DSR) {
-        Ok(hop) => hop,
-        Err(reason) => return way.refused(tables, reason),
-    };
-    if hop.mtu != 0 && parsed.ip_length > hop.mtu {
-        return way.refused(tables, Counter::DropTooBig);
-    }
-    if rewrite::l2::rewrite(packet, &hop).is_none() {
-        return way.refused(tables, Counter::DropRewrite);
-    }
-    way.forwarded(tables);
-    leave(&hop, interface)
+    let hop = hop::to_instance(tables, interface, index, now, FORWARD_L2DSR)?;
+    check_mtu(&hop, layout)?;
+    rewrite::l2::rewrite(packet, &hop).ok_or(Counter::DropRewrite)?;
+    Ok(hop.interface)
 }
 
 #[inline(always)]
-fn leave(hop: &NextHop, interface: u32) -> Verdict {
-    if hop.interface == interface {
-        Verdict::Transmit
-    } else {
-        Verdict::Redirect(hop.interface)
+const fn check_mtu(hop: &NextHop, layout: &Layout) -> Result<(), Counter> {
+    if hop.mtu != 0 && layout.ip_length > hop.mtu {
+        return Err(Counter::DropTooBig);
     }
+    Ok(())
 }
 
 /// Whose traffic a packet is.
@@ -164,7 +138,18 @@ struct Way {
 
 impl Way {
     #[inline(always)]
-    fn forwarded<T: Tables>(self, tables: &T) {
+    fn new<P: Packet>(packet: &P, vip: u16, index: u16, direction: u8) -> Self {
+        Self {
+            vip,
+            index,
+            bytes: packet.length() as u64,
+            reply: direction == FLOW_REPLY,
+        }
+    }
+
+    /// Counts a packet that leaves by `out`, having come in by `interface`.
+    #[inline(always)]
+    fn forwarded<T: Tables>(self, tables: &T, out: u32, interface: u32) -> Verdict {
         let add = |traffic: &mut Traffic| {
             if self.reply {
                 traffic.packets_out += 1;
@@ -176,8 +161,14 @@ impl Way {
         };
         tables.vip_traffic(u32::from(self.vip), add);
         tables.instance_traffic(self.index, add);
+        if out == interface {
+            Verdict::Transmit
+        } else {
+            Verdict::Redirect(out)
+        }
     }
 
+    /// Counts a packet that is refused.
     #[inline(always)]
     fn refused<T: Tables>(self, tables: &T, reason: Counter) -> Verdict {
         tables.vip_traffic(u32::from(self.vip), |traffic| traffic.dropped += 1);

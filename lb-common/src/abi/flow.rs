@@ -25,7 +25,7 @@ pub const STATE_FIN_INSTANCE: u32 = 2;
 pub const STATE_CLOSED: u32 = 4;
 
 /// The tuple of a packet as it arrives.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct FlowKey {
     /// Source address.
@@ -71,7 +71,7 @@ pub struct FlowEntry {
     pub forward: u8,
 }
 
-const _: () = assert!(size_of::<FlowKey>() == 40 && align_of::<FlowKey>() == 1);
+const _: () = assert!(size_of::<FlowKey>() == 40 && align_of::<FlowKey>() == 8);
 const _: () = assert!(size_of::<FlowEntry>() == 56 && align_of::<FlowEntry>() == 8);
 
 impl FlowKey {
@@ -79,12 +79,7 @@ impl FlowKey {
     #[inline(always)]
     #[must_use]
     pub const fn vip(&self) -> VipKey {
-        VipKey {
-            address: self.destination,
-            port: self.destination_port,
-            protocol: self.protocol,
-            pad: 0,
-        }
+        VipKey::new(self.destination, self.destination_port, self.protocol)
     }
 
     /// The key of the other direction, given what `entry` makes of packets with this key.

@@ -58,18 +58,17 @@ impl InstanceEntry {
 pub struct NextHop {
     /// `CLOCK_MONOTONIC` nanoseconds until which the entry is fresh; 0: never filled.
     pub fresh_until: u64,
+    /// The first twelve bytes of the frame: MAC address of the next hop, MAC address of the
+    /// outgoing interface.
+    pub macs: [u8; 12],
     /// Interface to leave by.
     pub interface: u32,
-    /// Generation of the instance that the entry was made for.
-    pub generation: u16,
-    /// MAC address of the next hop.
-    pub destination: [u8; 6],
-    /// MAC address of the outgoing interface.
-    pub source: [u8; 6],
-    /// Bits `HOP_*`.
-    pub flags: u16,
     /// Largest IP packet that the way takes, in bytes; 0: not known, no limit.
     pub mtu: u32,
+    /// Generation of the instance that the entry was made for.
+    pub generation: u16,
+    /// Bits `HOP_*`.
+    pub flags: u16,
 }
 
 /// [`NextHop::flags`]: the next hop is a router, not the destination itself.

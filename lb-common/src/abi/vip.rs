@@ -28,7 +28,7 @@ pub const HASH_FLOW: u8 = 0;
 pub const HASH_SOURCE: u8 = 1;
 
 /// What a packet is looked up by.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct VipKey {
     /// Destination address.
@@ -38,7 +38,21 @@ pub struct VipKey {
     /// [`PROTOCOL_TCP`] or [`PROTOCOL_UDP`].
     pub protocol: u8,
     /// Always zero.
-    pub pad: u8,
+    pub pad: [u8; 5],
+}
+
+impl VipKey {
+    /// A key; `port` in network byte order.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(address: Address, port: [u8; 2], protocol: u8) -> Self {
+        Self {
+            address,
+            port,
+            protocol,
+            pad: [0; 5],
+        }
+    }
 }
 
 /// How the packets of a VIP are treated.
@@ -61,5 +75,5 @@ pub struct Vip {
     pub pad: u8,
 }
 
-const _: () = assert!(size_of::<VipKey>() == 20 && align_of::<VipKey>() == 1);
+const _: () = assert!(size_of::<VipKey>() == 24 && align_of::<VipKey>() == 8);
 const _: () = assert!(size_of::<Vip>() == 16 && align_of::<Vip>() == 4);

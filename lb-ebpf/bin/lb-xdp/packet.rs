@@ -1,43 +1,79 @@
 //! XDP memory.
 
-use core::ptr;
+use core::{arch::asm, mem::offset_of, ptr};
 
-use aya_ebpf::programs::XdpContext;
-use lb_ebpf::{Header, Packet};
-
-/// No offset is above this: Ethernet, two tags, IPv6, the extension headers that are walked, and a
-/// TCP header are less. Without a limit the verifier cannot follow `data + offset`.
-const MAX_OFFSET: usize = 0x3ff;
+use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
+use lb_ebpf::{Header, Packet, packet::MAX_OFFSET};
 
 /// The packet that an XDP program was called for.
-pub(crate) struct XdpPacket<'a> {
-    context: &'a XdpContext,
+pub(crate) struct XdpPacket {
+    start: usize,
+    end: usize,
 }
 
-impl<'a> XdpPacket<'a> {
+impl XdpPacket {
     #[inline(always)]
-    pub(crate) fn new(context: &'a XdpContext) -> Self {
-        Self { context }
+    pub(crate) fn new(context: &XdpContext) -> Self {
+        let (start, end);
+        // SAFETY: reads two fields of the context. They are declared as 32 bits wide but the
+        // verifier makes them pointers; a read in Rust would be followed by a conversion from 32
+        // to 64 bits, after which they are none.
+        unsafe {
+            asm!(
+                "{start} = *(u32 *)({context} + {data})",
+                "{end} = *(u32 *)({context} + {data_end})",
+                context = in(reg) context.ctx,
+                data = const offset_of!(xdp_md, data),
+                data_end = const offset_of!(xdp_md, data_end),
+                start = out(reg) start,
+                end = out(reg) end,
+                options(readonly, nostack),
+            );
+        }
+        Self { start, end }
     }
 
     /// The address of `H` at `offset`, if it lies in the packet as a whole.
     #[inline(always)]
     fn at<H: Header>(&self, offset: usize) -> Option<*mut H> {
+        // The compiler turns `start + 1 > end` into `start >= end`, from which the verifier learns
+        // nothing.
+        const { assert!(size_of::<H>() > 1, "a header has two bytes at least") };
+        // Without a limit the verifier cannot follow `data + offset`.
         if offset > MAX_OFFSET {
             return None;
         }
-        let start = self.context.data() + offset;
-        if start + size_of::<H>() > self.context.data_end() {
+        let start = self.start + offset;
+        if start + size_of::<H>() > self.end {
             return None;
         }
         Some(start as *mut H)
     }
 }
 
-impl Packet for XdpPacket<'_> {
+impl Packet for XdpPacket {
     #[inline(always)]
     fn length(&self) -> usize {
-        self.context.data_end() - self.context.data()
+        self.end - self.start
+    }
+
+    #[inline(always)]
+    fn blur(&self, offset: usize) -> usize {
+        let mut offset = offset;
+        // SAFETY: adds and subtracts the same value. The verifier knows that value as a range only,
+        // and the difference of two ranges is another.
+        unsafe {
+            asm!(
+                "{copy} = {length}",
+                "{offset} += {length}",
+                "{offset} -= {copy}",
+                copy = out(reg) _,
+                length = in(reg) self.length(),
+                offset = inout(reg) offset,
+                options(nomem, nostack),
+            );
+        }
+        offset & MAX_OFFSET
     }
 
     #[inline(always)]

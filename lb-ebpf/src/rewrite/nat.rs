@@ -6,24 +6,25 @@
 
 use core::mem::offset_of;
 
-use lb_common::{FlowEntry, PROTOCOL_TCP};
+use lb_common::{FlowEntry, FlowKey, PROTOCOL_TCP};
 use network_types::{
     ip::{Ipv4Hdr, Ipv6Hdr},
     tcp::TcpHdr,
     udp::UdpHdr,
 };
 
-use crate::{Packet, checksum::Difference, parse::Parsed};
+use crate::{Packet, checksum::Difference, parse::Layout};
 
 /// The TTL or hop limit of a packet, or `None` when the packet ends before it.
 #[inline(always)]
-pub fn ttl<P: Packet>(packet: &P, parsed: &Parsed) -> Option<u8> {
-    let offset = if parsed.v4 {
-        offset_of!(Ipv4Hdr, ttl)
+pub fn ttl<P: Packet>(packet: &P, layout: &Layout) -> Option<u8> {
+    if layout.v4 {
+        let [ttl, _protocol]: [u8; 2] = packet.read(layout.l3 + offset_of!(Ipv4Hdr, ttl))?;
+        Some(ttl)
     } else {
-        offset_of!(Ipv6Hdr, hop_limit)
-    };
-    packet.read::<[u8; 1]>(parsed.l3 + offset).map(|[ttl]| ttl)
+        let [_next, limit]: [u8; 2] = packet.read(layout.l3 + offset_of!(Ipv6Hdr, next_hdr))?;
+        Some(limit)
+    }
 }
 
 /// Gives the packet the addresses and ports of `entry`, a TTL that is one less, and the checksums
@@ -32,8 +33,12 @@ pub fn ttl<P: Packet>(packet: &P, parsed: &Parsed) -> Option<u8> {
 /// Everything is read before anything is written, so `None` (the packet ends inside its headers,
 /// which [`crate::parse`] has excluded) leaves it as it was.
 #[inline(always)]
-pub fn rewrite<P: Packet>(packet: &mut P, parsed: &Parsed, entry: &FlowEntry) -> Option<()> {
-    let key = &parsed.key;
+pub fn rewrite<P: Packet>(
+    packet: &mut P,
+    key: &FlowKey,
+    layout: &Layout,
+    entry: &FlowEntry,
+) -> Option<()> {
     let addresses = Difference::none()
         .address(&key.source, &entry.source)
         .address(&key.destination, &entry.destination);
@@ -42,7 +47,7 @@ pub fn rewrite<P: Packet>(packet: &mut P, parsed: &Parsed, entry: &FlowEntry) ->
         .word(key.destination_port, entry.destination_port);
 
     let tcp = key.protocol == PROTOCOL_TCP;
-    let check_at = parsed.l4
+    let check_at = layout.l4
         + if tcp {
             offset_of!(TcpHdr, check)
         } else {
@@ -55,15 +60,15 @@ pub fn rewrite<P: Packet>(packet: &mut P, parsed: &Parsed, entry: &FlowEntry) ->
         ports.apply_udp(old)
     };
 
-    if parsed.v4 {
-        rewrite_v4(packet, parsed.l3, addresses, entry)?;
+    if layout.v4 {
+        rewrite_v4(packet, layout.l3, addresses, entry)?;
     } else {
-        rewrite_v6(packet, parsed.l3, entry)?;
+        rewrite_v6(packet, layout.l3, entry)?;
     }
     packet.write(check_at, check)?;
     let (s, d) = (entry.source_port, entry.destination_port);
     // TCP and UDP both begin with the source port and the destination port.
-    packet.write(parsed.l4, [s[0], s[1], d[0], d[1]])
+    packet.write(layout.l4, [s[0], s[1], d[0], d[1]])
 }
 
 #[inline(always)]
