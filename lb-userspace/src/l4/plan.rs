@@ -76,7 +76,7 @@ pub(crate) const fn vip_key(spec: &VipSpec) -> VipKey {
             Protocol::Tcp => PROTOCOL_TCP,
             Protocol::Udp => PROTOCOL_UDP,
         },
-        pad: 0,
+        pad: [0; 5],
     }
 }
 

@@ -93,7 +93,7 @@ impl Ends {
                 address: entry.source,
                 port: entry.source_port,
                 protocol: key.protocol,
-                pad: 0,
+                pad: [0; 5],
             }
         };
         Self {

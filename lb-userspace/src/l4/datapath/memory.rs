@@ -51,8 +51,7 @@ impl Memory {
         let kernel = MemoryTables::new(CONNECTIONS as usize, 7);
         kernel.set_default_route(Route::Found(lb_common::NextHop {
             interface: INTERFACE,
-            destination: [2, 0, 0, 0, 0, 9],
-            source: [2, 0, 0, 0, 0, 1],
+            macs: [2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 1],
             ..lb_common::NextHop::default()
         }));
         let empty = Arc::new(Table { slots: [0; SLOTS] });
