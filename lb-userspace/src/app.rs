@@ -20,7 +20,7 @@ use self::{
 use crate::{
     api::{self, ApiState},
     config::{self, Config, Overrides, Sources},
-    l4,
+    health, l4,
     l7::{self, Management},
     model::Clock,
     registry::{Change, Registry},
@@ -72,6 +72,9 @@ async fn serve(sources: Sources, config: Config) -> anyhow::Result<()> {
     let packet_path = l4::run(packet_path, for_packets, clock.clone(), async move {
         drop(end.wait_for(|stop| *stop).await);
     });
+
+    let checked = Arc::clone(&registry);
+    tokio::spawn(health::run(checked, clock.clone(), stopped.clone()));
 
     let reloader = Arc::new(Reloader::new(
         sources,

@@ -10,6 +10,7 @@ pub mod app;
 pub mod balance;
 pub mod cli;
 pub mod config;
+pub mod health;
 pub mod l4;
 pub mod l7;
 pub mod model;

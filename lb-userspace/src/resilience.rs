@@ -1,8 +1,10 @@
 //! What keeps traffic away from instances that do not serve it well: pure state machines and
 //! functions, with the clock as an argument.
 
+pub mod factor;
 pub mod score;
 pub mod weight;
 
+pub use factor::{Measurement, factors};
 pub use score::{Evidence, ScoreWeights, recent_success, scores};
 pub use weight::{UNIT, WeightInputs, effective_weight};

@@ -35,6 +35,14 @@ impl PeakEwma {
         Some(Duration::from_micros(Self::decayed(value, time, now) as u64))
     }
 
+    /// The average as the last sample left it, without the decay since: for comparing instances
+    /// that are sampled at times of their own. `None` before the first sample.
+    #[must_use]
+    pub fn at_last_sample(&self) -> Option<Duration> {
+        let (value, _) = Self::unpack(self.0.load(Ordering::Relaxed))?;
+        Some(Duration::from_micros(u64::from(value)))
+    }
+
     /// Adds a sample.
     pub fn add(&self, now: Timestamp, sample: Duration) {
         let x = sample.as_micros().min(u128::from(u32::MAX - 1)) as f64;
@@ -131,6 +139,14 @@ pub struct CheckCounts {
     pub failed: AtomicU64,
 }
 
+impl CheckCounts {
+    /// Counts one check.
+    pub fn count(&self, passed: bool) {
+        let counter = if passed { &self.passed } else { &self.failed };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 /// What the control plane derives from measurements once a second.
 #[derive(Debug)]
 pub struct Measured {
@@ -189,6 +205,7 @@ mod tests {
         ewma.add(start, Duration::from_millis(100));
         assert_eq!(ewma.get(start), Some(Duration::from_millis(100)));
         let later = ewma.get(start + PeakEwma::TAU).unwrap();
+        assert_eq!(ewma.at_last_sample(), Some(Duration::from_millis(100)));
         assert!((36..=37).contains(&later.as_millis()), "{later:?}");
         ewma.add(start + PeakEwma::TAU, Duration::ZERO);
         let fallen = ewma.get(start + PeakEwma::TAU).unwrap();

@@ -18,6 +18,7 @@
 //!
 //! A part without evidence counts as 1: an instance that has served nothing so far is not ill.
 
+use super::factor::median;
 use crate::model::window::WindowSum;
 
 /// Seconds of the window that a score looks at. Long enough for an instance with a request a
@@ -71,7 +72,9 @@ impl Evidence {
         sum
     }
 
-    fn load(&self) -> f64 {
+    /// Requests in flight, the next one included, per weight.
+    #[must_use]
+    pub fn load(&self) -> f64 {
         (self.in_flight as f64 + 1.0) / f64::from(self.weight.max(1))
     }
 }
@@ -136,12 +139,6 @@ fn ratio(reference: f64, own: f64) -> f64 {
     } else {
         1.0
     }
-}
-
-/// The lower median; `None` of nothing.
-fn median(mut values: Vec<f64>) -> Option<f64> {
-    values.sort_unstable_by(f64::total_cmp);
-    values.get(values.len().saturating_sub(1) / 2).copied()
 }
 
 #[cfg(test)]

@@ -1,0 +1,56 @@
+//! Checks against sockets that behave in all the ways there are, and scores from traffic.
+
+use std::sync::Arc;
+
+use crate::{
+    model::{
+        Algorithm, Endpoint, Forwarding, HashKey, HealthCheckSpec, InstanceSpec, ServiceName,
+        ServiceSpec, TimeoutSpec,
+    },
+    registry::{Change, Desired, InstanceStatus, Registry},
+};
+
+mod checks;
+mod scores;
+
+fn service(
+    name: &str,
+    algorithm: Algorithm,
+    health_check: Option<HealthCheckSpec>,
+    endpoints: &[String],
+) -> ServiceSpec {
+    ServiceSpec {
+        name: ServiceName::new(name).unwrap(),
+        algorithm,
+        hash_key: HashKey::default(),
+        forwarding: Forwarding::default(),
+        health_check,
+        timeouts: TimeoutSpec::default(),
+        instances: endpoints
+            .iter()
+            .map(|endpoint| InstanceSpec {
+                endpoint: Endpoint::parse(endpoint).unwrap(),
+                weight: 10,
+            })
+            .collect(),
+    }
+}
+
+fn configure(registry: &Registry, services: Vec<ServiceSpec>) {
+    registry
+        .apply(Change::Configure(Box::new(Desired {
+            services,
+            ..Desired::default()
+        })))
+        .unwrap();
+}
+
+fn registry(services: Vec<ServiceSpec>) -> Arc<Registry> {
+    let registry = Arc::new(Registry::new(1, []));
+    configure(&registry, services);
+    registry
+}
+
+fn status(registry: &Registry, instance: usize) -> InstanceStatus {
+    registry.snapshot().services[0].statuses[instance].clone()
+}
