@@ -57,6 +57,7 @@ pub(crate) fn host() -> Host {
         addresses: ["10.0.9.1", "fe80::1", "fd00::9"]
             .map(|text| text.parse::<IpAddr>().unwrap())
             .to_vec(),
+        not_forwarding: Vec::new(),
     }
 }
 

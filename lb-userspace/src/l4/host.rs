@@ -116,6 +116,14 @@ fn any_socket() -> rustix::io::Result<rustix::fd::OwnedFd> {
     socket(AddressFamily::INET, SocketType::DGRAM, None)
 }
 
+/// Whether `interface` forwards packets of a family: without that the kernel answers no route
+/// look-ups for packets that come in by it. `None` when the system does not say.
+pub(crate) fn forwards(interface: &str, v4: bool) -> Option<bool> {
+    let family = if v4 { "ipv4" } else { "ipv6" };
+    let path = format!("/proc/sys/net/{family}/conf/{interface}/forwarding");
+    Some(fs::read_to_string(path).ok()?.trim() != "0")
+}
+
 /// `CLOCK_MONOTONIC` in nanoseconds, what `bpf_ktime_get_ns` reads.
 pub(crate) fn monotonic_ns() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
@@ -143,6 +151,12 @@ mod tests {
         assert_eq!(interface_name(index).as_deref(), Some("lo"));
         let error = interface_index("nothing0").unwrap_err().to_string();
         assert!(error.contains("\"nothing0\""), "{error}");
+    }
+
+    #[test]
+    fn knows_whether_an_interface_forwards() {
+        assert!(forwards("lo", true).is_some());
+        assert_eq!(forwards("nothing0", true), None);
     }
 
     #[test]

@@ -5,6 +5,11 @@
 //! daemon speaks first: an empty datagram to the discard port (RFC 863) of each instance. What
 //! becomes of it does not matter; that the kernel had to find the neighbour's MAC address does.
 //! Done again and again it also makes the kernel notice a neighbour that has changed its address.
+//! A hop limit of 1 keeps the datagrams from going any further than the neighbour.
+//!
+//! Clients are spoken to as well, but only when packets were dropped for want of a neighbour: after
+//! a restart of the host its router may go on sending for hours without being asked for its own
+//! address, and the replies would have nowhere to go.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
@@ -48,6 +53,13 @@ fn open(v4: bool) -> Option<UdpSocket> {
     };
     let socket = UdpSocket::bind(SocketAddr::new(any, 0)).ok()?;
     socket.set_nonblocking(true).ok()?;
+    if v4 {
+        socket.set_ttl(1).ok()?;
+    } else {
+        socket2::SockRef::from(&socket)
+            .set_unicast_hops_v6(1)
+            .ok()?;
+    }
     Some(socket)
 }
 

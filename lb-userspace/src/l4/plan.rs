@@ -6,7 +6,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::Arc,
 };
 
@@ -29,6 +29,8 @@ pub(crate) struct Host {
     pub(crate) spec: DatapathSpec,
     /// Addresses of the first interface, in the order of the system.
     pub(crate) addresses: Vec<IpAddr>,
+    /// Interfaces that do not forward packets of a family (true: IPv4).
+    pub(crate) not_forwarding: Vec<(String, bool)>,
 }
 
 /// What should be in the maps.
@@ -65,6 +67,11 @@ pub(crate) const fn address(ip: IpAddr) -> Address {
         IpAddr::V4(v4) => from_v4(v4.octets()),
         IpAddr::V6(v6) => v6.octets(),
     }
+}
+
+/// An address out of the form of the maps.
+pub(crate) fn ip(address: Address) -> IpAddr {
+    Ipv6Addr::from(address).to_canonical()
 }
 
 /// What packets of `spec` are looked up by.
@@ -112,6 +119,7 @@ pub(crate) fn plan(snapshot: &Snapshot, host: &Host) -> Plan {
     }
     let settings = settings(snapshot, host);
     warn_of_missing_sources(&vips, &settings, host, &mut warnings);
+    warn_of_missing_forwarding(&vips, host, &mut warnings);
     Plan {
         settings,
         instances,
@@ -285,6 +293,25 @@ fn warn_of_missing_sources(
                  {interface:?} has none; its packets are dropped until it gets one or nat_sources \
                  names one",
                 vip.spec
+            ));
+        }
+    }
+}
+
+fn warn_of_missing_forwarding(
+    vips: &BTreeMap<VipKey, VipPlan>,
+    host: &Host,
+    warnings: &mut Vec<String>,
+) {
+    for (interface, v4) in &host.not_forwarding {
+        if vips.values().any(|vip| vip.spec.address.is_ipv4() == *v4) {
+            let family = if *v4 { "ipv4" } else { "ipv6" };
+            // sysctl takes a dot in a name for a level.
+            let key = interface.replace('.', "/");
+            warnings.push(format!(
+                "{interface} does not forward packets, and without that the kernel finds no way \
+                 for them: VIPs behind it drop everything until `sysctl -w \
+                 net.{family}.conf.{key}.forwarding=1`"
             ));
         }
     }

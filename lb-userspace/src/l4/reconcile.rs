@@ -51,6 +51,8 @@ pub(crate) struct Outcome {
     pub(crate) writes: u64,
     /// When to try again, because something had to wait for a table to rest.
     pub(crate) later: Option<Timestamp>,
+    /// Whether instances have come, whose neighbours are to be found.
+    pub(crate) published: bool,
     /// Whether VIPs or instances were taken away, whose connections are to be forgotten.
     pub(crate) withdrew: bool,
 }
@@ -190,6 +192,7 @@ impl Pass<'_> {
             } else {
                 self.datapath.reset_instance(*index)?;
                 self.put_instance(*index, *wanted)?;
+                self.outcome.published = true;
             }
         }
         Ok(())

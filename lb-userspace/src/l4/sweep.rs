@@ -7,11 +7,14 @@
 //! A `nat` connection has two entries, one a direction. They are judged together, by the younger of
 //! the two, and the forward one speaks for both: half a connection helps nobody.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use lb_common::{
-    FLOW_FORWARD, FORWARD_NAT, FlowEntry, FlowKey, INSTANCE_ABSENT, InstanceEntry, PROTOCOL_TCP,
-    STATE_CLOSED, STATE_FIN_CLIENT, STATE_FIN_INSTANCE, Vip, VipKey,
+    Address, FLOW_FORWARD, FORWARD_NAT, FlowEntry, FlowKey, INSTANCE_ABSENT, InstanceEntry,
+    PROTOCOL_TCP, STATE_CLOSED, STATE_FIN_CLIENT, STATE_FIN_INSTANCE, Vip, VipKey,
 };
 
 use super::datapath::{Cursor, Datapath, DatapathError};
@@ -20,6 +23,10 @@ use crate::model::DatapathSpec;
 /// How long a closed connection is remembered, so that a retransmitted last packet still finds its
 /// way. A full 2 MSL (RFC 9293, 3.3.2) would fill the table at ten thousand connections a second.
 const LINGER: Duration = Duration::from_secs(10);
+
+/// Clients that are collected at a time, and the age of connections that they are taken from.
+const MOST_CLIENTS: usize = 64;
+const YOUNG: Duration = Duration::from_secs(5);
 
 /// Calls for entries in one step.
 const CALLS_PER_STEP: usize = 8;
@@ -189,6 +196,8 @@ pub(crate) struct Sweep {
     tallies: BTreeMap<u16, Tally>,
     pass: Pass,
     buffer: Vec<(FlowKey, FlowEntry)>,
+    /// Clients that were heard of lately, when somebody wants to know.
+    clients: Option<BTreeSet<Address>>,
 }
 
 impl Sweep {
@@ -205,7 +214,18 @@ impl Sweep {
                 corrected: 0,
             },
             buffer: Vec::new(),
+            clients: None,
         }
+    }
+
+    /// Makes steps collect clients of young `nat` connections until [`Sweep::take_clients`].
+    pub(crate) fn collect_clients(&mut self) {
+        self.clients.get_or_insert_default();
+    }
+
+    /// The clients that were collected, [`MOST_CLIENTS`] at most; none when none were asked for.
+    pub(crate) fn take_clients(&mut self) -> BTreeSet<Address> {
+        self.clients.take().unwrap_or_default()
     }
 
     /// Takes a step; the result of the pass when that was its last one.
@@ -246,6 +266,13 @@ impl Sweep {
             let now = datapath.now();
             let entries = std::mem::take(&mut self.buffer);
             for (key, entry) in &entries {
+                if let Some(clients) = &mut self.clients
+                    && clients.len() < MOST_CLIENTS
+                    && entry.direction != FLOW_FORWARD
+                    && now.saturating_sub(entry.last_seen) < YOUNG.as_nanos() as u64
+                {
+                    clients.insert(entry.destination);
+                }
                 let ends = Ends::of(key, entry, instances, vips);
                 self.visit(datapath, ends, key, entry, now)?;
             }

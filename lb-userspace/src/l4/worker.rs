@@ -6,14 +6,16 @@
 
 use std::{collections::BTreeSet, future::Future, net::IpAddr, sync::Arc, time::Duration};
 
+use lb_common::{Counter, Counters};
 use tokio::time::{Instant, sleep_until};
 
 use super::{
     addresses,
     datapath::{AttachMode, Datapath},
+    host,
     neighbour::Greeter,
-    plan::{Host, Plan, plan},
-    reconcile::Reconciler,
+    plan::{Host, Plan, ip, plan},
+    reconcile::{Outcome, Reconciler},
     report::{Report, Reporter},
     stats,
     sweep::{Limits, Sweep},
@@ -151,12 +153,11 @@ impl Worker {
         let now = self.clock.now();
         let plan = plan(&snapshot, &self.host());
         self.warn(&plan);
-        let known = self.state.instances().len();
         let result = self.state.apply(&plan, self.datapath.as_mut(), now);
         let took = self.clock.now() - now;
         let report = &mut self.next.reconcile;
         report.took = took;
-        let walk = result.as_ref().is_ok_and(|outcome| outcome.withdrew);
+        let news = *result.as_ref().unwrap_or(&Outcome::default());
         let wait = match result {
             Ok(outcome) => {
                 report.writes += outcome.writes;
@@ -190,14 +191,21 @@ impl Worker {
         self.read();
         Next {
             wait,
-            greet: self.state.instances().len() > known,
-            walk,
+            greet: news.published,
+            walk: news.withdrew,
         }
     }
 
     fn host(&self) -> Host {
+        let interfaces = &self.spec.interfaces;
+        let families = interfaces
+            .iter()
+            .flat_map(|name| [true, false].map(|v4| (name.clone(), v4)));
         Host {
-            addresses: addresses::of(self.spec.interfaces.first().map(String::as_str)),
+            addresses: addresses::of(interfaces.first().map(String::as_str)),
+            not_forwarding: families
+                .filter(|(name, v4)| host::forwards(name, *v4) == Some(false))
+                .collect(),
             spec: self.spec.clone(),
         }
     }
@@ -242,7 +250,12 @@ impl Worker {
         let datapath = self.datapath.as_ref();
         stats::instances(snapshot, &self.state, datapath)?;
         self.next.vips = stats::vips(snapshot, &self.state, datapath)?;
-        self.next.counters = datapath.counters()?;
+        let counters = datapath.counters()?;
+        let unresolved = |counters: &Counters| counters.get(Counter::DropNoNeighbour);
+        if unresolved(&counters) > unresolved(&self.next.counters) {
+            self.sweep.collect_clients();
+        }
+        self.next.counters = counters;
         let limits = datapath.limits();
         self.next.connections.max = limits.connections;
         self.next.tables_max = limits.tables.saturating_sub(1);
@@ -256,6 +269,8 @@ impl Worker {
         match self.sweep.step(self.datapath.as_mut(), instances, vips) {
             Ok(None) => false,
             Ok(Some(pass)) => {
+                self.greeter
+                    .greet(self.sweep.take_clients().into_iter().map(ip));
                 let report = &mut self.next.connections;
                 report.entries = pass.entries;
                 report.forgotten += pass.forgotten;
@@ -351,3 +366,6 @@ fn unserved(snapshot: &Snapshot, reason: &str) -> Vec<String> {
         .map(|vip| format!("VIP {vip} is not served: {reason}"))
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -182,3 +182,17 @@ fn dsr_to_another_port_is_warned_of() {
     );
     assert_eq!(only(&plan).spec.service, name("web"));
 }
+
+#[test]
+fn an_interface_that_does_not_forward_is_warned_of_when_it_matters() {
+    let world = web(Algorithm::RoundRobin, &[(A, 1)]);
+    let mut host = host();
+    host.not_forwarding = vec![("eth0".to_owned(), false)];
+    assert!(plan(&world.snapshot(), &host).warnings.is_empty());
+    host.not_forwarding = vec![("eth0".to_owned(), true)];
+    let warnings = plan(&world.snapshot(), &host).warnings;
+    assert!(
+        warnings[0].contains("net.ipv4.conf.eth0.forwarding=1"),
+        "{warnings:?}"
+    );
+}

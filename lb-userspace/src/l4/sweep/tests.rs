@@ -223,3 +223,26 @@ fn what_came_and_went_meanwhile_is_no_drift() {
     assert_eq!(drift(&tally(0, 0, 5), 0, 0), 5);
     assert_eq!(drift(&tally(5, 0, 0), 5, 0), -5);
 }
+
+#[test]
+fn clients_are_collected_on_demand_and_only_young_ones() {
+    let memory = Memory::new(2);
+    memory.kernel().set_now(NOW);
+    put(&memory, &nat(1, PROTOCOL_UDP, (1, 1), 0));
+    let mut old = nat(2, PROTOCOL_UDP, (20, 20), 0);
+    old[1].1.destination = from_v4([10, 1, 0, 2]);
+    put(&memory, &old);
+    let mut sweep = Sweep::new(limits());
+    walk(&memory, &mut sweep);
+    assert!(sweep.take_clients().is_empty());
+    sweep.collect_clients();
+    walk(&memory, &mut sweep);
+    assert!(
+        sweep
+            .take_clients()
+            .into_iter()
+            .eq([from_v4([10, 1, 0, 1])])
+    );
+    walk(&memory, &mut sweep);
+    assert!(sweep.take_clients().is_empty());
+}

@@ -1,0 +1,142 @@
+//! Loading the program over the right maps, and attaching it.
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::MapInfo,
+    programs::{ProgramError, loaded_programs},
+};
+use lb_common::names;
+
+use super::{
+    Kernel, chain,
+    links::{self, Links},
+    maps::{self, Maps},
+    pins::{MapSet, Pins},
+    takeover, xdp,
+};
+use crate::{
+    l4::{L4Error, host},
+    model::DatapathSpec,
+};
+
+/// The program as the build has embedded it.
+#[cfg(bpf_object)]
+static OBJECT: Option<&[u8]> = Some(aya::include_bytes_aligned!(concat!(
+    env!("OUT_DIR"),
+    "/lb-xdp"
+)));
+#[cfg(not(bpf_object))]
+static OBJECT: Option<&[u8]> = None;
+
+/// Lines of the verifier's log in an error.
+const VERIFIER_LINES: usize = 12;
+
+/// Opens the packet path and says why it is not attached as asked for, if it is not.
+///
+/// # Errors
+/// When something that it needs is missing; nothing has been attached then.
+pub(crate) fn open(spec: &DatapathSpec) -> Result<(Kernel, String), L4Error> {
+    let object = OBJECT.ok_or(L4Error::NoProgram)?;
+    if spec.interfaces.is_empty() {
+        return Err(L4Error::NoInterfaces);
+    }
+    for name in &spec.interfaces {
+        host::interface_index(name)?;
+    }
+    host::check_rights()?;
+    host::raise_memory_limit();
+    host::prepare_pins(&spec.pin_path)?;
+    let pins = Pins::new(&spec.pin_path);
+    let sets = pins.map_sets()?;
+    let in_use = in_use(&pins, &sets)?;
+    let fitting = |set: &&MapSet| set.abi == lb_common::ABI && maps::fits(&set.path, spec);
+    let ours = in_use
+        .as_ref()
+        .filter(fitting)
+        .or_else(|| sets.iter().rev().find(fitting))
+        .cloned();
+    let is_new = ours.is_none();
+    let ours = ours.unwrap_or_else(|| pins.next_set(lb_common::ABI, &sets));
+    pins.make(&ours)?;
+    let result = build(object, spec, &pins, &ours, in_use.as_ref(), is_new);
+    if result.is_err() && is_new {
+        ours.remove()?;
+    }
+    let (program, maps, links) = result?;
+    let reason = links.reasons.join("; ");
+    let former = in_use.filter(|set| *set != ours);
+    let leftover = sets.into_iter().filter(|set| *set != ours).collect();
+    let kernel = Kernel {
+        program,
+        maps,
+        links,
+        former,
+        leftover,
+    };
+    Ok((kernel, reason))
+}
+
+fn build(
+    object: &[u8],
+    spec: &DatapathSpec,
+    pins: &Pins,
+    ours: &MapSet,
+    in_use: Option<&MapSet>,
+    is_new: bool,
+) -> Result<(Ebpf, Maps, Links), L4Error> {
+    let refused = |error: &dyn std::error::Error| L4Error::Load { why: chain(error) };
+    let mut loader = EbpfLoader::new();
+    for name in names::PINNED_MAPS {
+        loader.map_pin_path(name, ours.path.join(name));
+    }
+    loader.map_max_entries(names::MAP_CONNECTIONS, spec.max_connections);
+    loader.map_max_entries(names::MAP_TABLES, maps::tables(spec));
+    let mut program = loader.load(object).map_err(|error| refused(&error))?;
+    let mut maps = Maps::take(&mut program, spec)?;
+    if is_new && let Some(former) = in_use {
+        takeover::state(former, &mut maps, spec)?;
+    }
+    let xdp = xdp(&mut program)?;
+    xdp.load().map_err(|error| L4Error::Load {
+        why: refusal(&error),
+    })?;
+    let links = links::attach(xdp, pins, &spec.interfaces, spec.mode)?;
+    Ok((program, maps, links))
+}
+
+/// Why the kernel refused the program. The verifier's log can have thousands of lines, of which the
+/// last say what it did not like.
+fn refusal(error: &ProgramError) -> String {
+    let ProgramError::LoadError {
+        io_error,
+        verifier_log,
+    } = error
+    else {
+        return chain(error);
+    };
+    let log = verifier_log.to_string();
+    tracing::debug!("the verifier's log:\n{log}");
+    let lines: Vec<&str> = log.lines().collect();
+    let end = lines.get(lines.len().saturating_sub(VERIFIER_LINES)..);
+    let end = end.unwrap_or_default().join("\n");
+    format!("{io_error}; the end of the verifier's log is\n{end}")
+}
+
+/// The set of maps that the program on a pinned link works on.
+pub(super) fn in_use(pins: &Pins, sets: &[MapSet]) -> Result<Option<MapSet>, L4Error> {
+    let running: Vec<u32> = pins
+        .links()?
+        .iter()
+        .filter_map(|link| links::program_id(link).ok())
+        .collect();
+    let maps: Vec<u32> = loaded_programs()
+        .filter_map(Result::ok)
+        .filter(|info| running.contains(&info.id()))
+        .filter_map(|info| info.map_ids().ok().flatten())
+        .flatten()
+        .collect();
+    let is_used = |set: &&MapSet| {
+        MapInfo::from_pin(set.path.join(names::MAP_VIPS)).is_ok_and(|i| maps.contains(&i.id()))
+    };
+    Ok(sets.iter().find(is_used).cloned())
+}

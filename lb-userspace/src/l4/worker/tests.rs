@@ -1,0 +1,219 @@
+use tokio::{sync::oneshot, task::JoinHandle};
+
+use super::*;
+use crate::{
+    l4::{
+        Handle,
+        datapath::memory::Memory,
+        fixture::{A, B, World, service, vip},
+        reconcile::GRACE,
+    },
+    model::{AdminState, Algorithm, Protocol, Timestamp},
+};
+
+const VIP: &str = "192.0.2.1:80";
+
+/// A worker over maps in memory, on paused time.
+struct Daemon {
+    memory: Memory,
+    world: World,
+    clock: Clock,
+    handle: Handle,
+    end: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Daemon {
+    fn start() -> Self {
+        let world = World::new(
+            vec![service("web", Algorithm::RoundRobin, &[(A, 1), (B, 1)])],
+            vec![vip(VIP, Protocol::Tcp, "web")],
+        );
+        let memory = Memory::new(8);
+        let clock = Clock::manual(Timestamp(1));
+        let worker = Worker::new(
+            Box::new(memory.clone()),
+            crate::l4::fixture::host().spec,
+            String::new(),
+            Reconciler::adopt(&memory, GRACE).unwrap(),
+            Arc::clone(&world.0),
+            clock.clone(),
+        );
+        let handle = worker.reporter().handle();
+        let (end, ended) = oneshot::channel();
+        let task = tokio::spawn(worker.run(async {
+            let _ = ended.await;
+        }));
+        Self {
+            memory,
+            world,
+            clock,
+            handle,
+            end,
+            task,
+        }
+    }
+
+    async fn pass(&self, time: Duration) {
+        // Tokio's time and the clock are paused both; the worker reads the one and waits by the
+        // other.
+        let step = Duration::from_millis(1);
+        for _ in 0..time.as_millis() {
+            self.clock.advance(step);
+            tokio::time::sleep(step).await;
+        }
+    }
+
+    fn is_settled(&self) -> bool {
+        self.handle.report().reconcile.revision == self.world.snapshot().revision
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_is_in_the_kernel_within_milliseconds() {
+    let daemon = Daemon::start();
+    daemon.pass(Duration::from_millis(10)).await;
+    assert!(daemon.is_settled());
+    let report = daemon.handle.report();
+    assert_eq!(report.mode, Some(AttachMode::Native));
+    assert_eq!((report.vips.len(), report.tables_used), (1, 1));
+    daemon.world.admin("web", A, AdminState::Draining);
+    assert!(!daemon.is_settled());
+    daemon.pass(Duration::from_millis(10)).await;
+    assert!(daemon.is_settled());
+    assert_eq!(daemon.handle.report().vips[0].generation, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_burst_of_changes_is_one_pass() {
+    let daemon = Daemon::start();
+    daemon.pass(Duration::from_millis(10)).await;
+    daemon.memory.take_log();
+    for weight in 1..50 {
+        let members: &[(&str, u16)] = &[(A, 1), (B, weight)];
+        let services = vec![service("web", Algorithm::WeightedRoundRobin, members)];
+        daemon
+            .world
+            .configure(services, vec![vip(VIP, Protocol::Tcp, "web")]);
+        tokio::task::yield_now().await;
+    }
+    daemon.pass(Duration::from_millis(10)).await;
+    assert!(daemon.is_settled());
+    assert_eq!(
+        daemon.memory.take_log(),
+        ["instance 2 state 1", "table 2", "vip 0"]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn changes_faster_than_tables_rest_end_with_the_last_one() {
+    let daemon = Daemon::start();
+    for weight in 1..30 {
+        let members: &[(&str, u16)] = &[(A, 1), (B, weight)];
+        let services = vec![service("web", Algorithm::WeightedRoundRobin, members)];
+        daemon
+            .world
+            .configure(services, vec![vip(VIP, Protocol::Tcp, "web")]);
+        daemon.pass(Duration::from_millis(20)).await;
+    }
+    assert!(!daemon.is_settled(), "there are not so many tables");
+    daemon.pass(GRACE).await;
+    assert!(daemon.is_settled());
+    let recipe = daemon
+        .world
+        .plan()
+        .vips
+        .values()
+        .next()
+        .unwrap()
+        .recipe
+        .table();
+    let table = daemon.handle.report().vips[0].table;
+    assert!(*daemon.memory.table(table) == *recipe);
+}
+
+#[tokio::test(start_paused = true)]
+async fn failures_are_reported_and_tried_again() {
+    let daemon = Daemon::start();
+    daemon.pass(Duration::from_millis(10)).await;
+    daemon.memory.fail_after(Some(0));
+    daemon.world.admin("web", A, AdminState::Draining);
+    daemon.pass(Duration::from_millis(10)).await;
+    let report = daemon.handle.report();
+    assert_eq!(report.reconcile.failures, 1);
+    assert!(
+        report
+            .reconcile
+            .error
+            .as_ref()
+            .unwrap()
+            .contains("injected")
+    );
+    daemon.pass(RETRY.0).await;
+    assert!(daemon.is_settled());
+    assert_eq!(daemon.handle.report().reconcile.error, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn figures_reach_the_instances_within_a_second() {
+    use std::sync::atomic::Ordering;
+
+    use lb_ebpf::Tables as _;
+    let daemon = Daemon::start();
+    daemon.pass(Duration::from_millis(10)).await;
+    let id = daemon.world.id("web", A);
+    daemon
+        .memory
+        .kernel()
+        .instance_traffic(id.index, |t| t.packets_in = 7);
+    daemon.memory.kernel().live_begin(id.index);
+    daemon.memory.kernel().vip_traffic(0, |t| t.bytes_in = 99);
+    daemon.pass(READ).await;
+    let snapshot = daemon.world.snapshot();
+    let kernel = &snapshot.services[0].members[0].instance.kernel;
+    assert_eq!(kernel.packets_in.load(Ordering::Relaxed), 7);
+    assert_eq!(daemon.handle.report().vips[0].traffic.bytes_in, 99);
+    // The walk over the table finds no connection behind the count.
+    daemon.pass(WALK).await;
+    daemon.pass(WALK).await;
+    assert_eq!(kernel.live.load(Ordering::Relaxed), 0);
+    assert_eq!(daemon.handle.report().connections.corrected, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_leaves_everything_in_the_kernel() {
+    let daemon = Daemon::start();
+    daemon.pass(Duration::from_millis(10)).await;
+    daemon.end.send(()).unwrap();
+    daemon.task.await.unwrap();
+    assert_eq!(daemon.memory.vips().len(), 1);
+    assert_eq!(daemon.memory.instances().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_packet_path_unserved_vips_are_named() {
+    let world = World::new(
+        vec![service("web", Algorithm::RoundRobin, &[(A, 1)])],
+        vec![vip(VIP, Protocol::Tcp, "web")],
+    );
+    let reporter = Reporter::new(Report {
+        reason: "no rights".to_owned(),
+        ..Report::default()
+    });
+    let handle = reporter.handle();
+    tokio::spawn(mourn(
+        Arc::clone(&world.0),
+        reporter,
+        std::future::pending(),
+    ));
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    let report = handle.report();
+    assert_eq!(report.mode, None);
+    assert_eq!(
+        report.warnings,
+        ["VIP tcp/192.0.2.1:80 is not served: no rights"]
+    );
+    world.configure(vec![], vec![]);
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    assert!(handle.report().warnings.is_empty());
+}
