@@ -61,6 +61,7 @@ pub(super) async fn set(
             wanted.algorithm
         ),
         faults: vec![Fault {
+            origin: None,
             pointer: "/algorithm".to_owned(),
             expected: format!("one of {}", names().join(", ")),
             found: wanted.algorithm.clone(),

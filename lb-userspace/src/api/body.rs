@@ -128,6 +128,7 @@ fn refuse(pointer: String, error: &serde_json::Error) -> ApiError {
     ApiError::Body {
         expected: format!("a body that fits, found: {text}"),
         faults: vec![Fault {
+            origin: None,
             pointer,
             expected,
             found,

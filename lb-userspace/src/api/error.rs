@@ -17,10 +17,23 @@ use crate::registry::RegistryError;
 pub struct Fault {
     /// Where: a JSON pointer (RFC 6901) into a request body, or the path of a setting.
     pub pointer: String,
+    /// File and line, variable or flag that it comes from; absent for a request body.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<String>,
     /// What belongs there.
     pub expected: String,
     /// What is there.
     pub found: String,
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some(origin) = &self.origin {
+            write!(f, "{origin}: ")?;
+        }
+        let (pointer, expected, found) = (&self.pointer, &self.expected, &self.found);
+        write!(f, "{pointer}: expected {expected}, found {found}")
+    }
 }
 
 /// Why a request was refused.

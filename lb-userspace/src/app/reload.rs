@@ -72,6 +72,9 @@ impl Reloader {
             }
             Err(failure) => {
                 tracing::error!(%failure, "the configuration was not reloaded; nothing has changed");
+                for fault in &failure.faults {
+                    tracing::error!(%fault, "fault in the configuration");
+                }
             }
         }
         outcome
@@ -79,7 +82,7 @@ impl Reloader {
 
     fn try_reload(&self) -> Result<Reloaded, ReloadFailure> {
         let config = config::load(&self.sources).map_err(|faults| ReloadFailure {
-            message: faults.to_string(),
+            message: faults.headline(),
             faults: faults.list().iter().map(shown).collect(),
         })?;
         let needs_restart = config::needs_restart(&self.running, &config.daemon);
@@ -102,6 +105,7 @@ impl Reloader {
 fn shown(fault: &config::Fault) -> Fault {
     Fault {
         pointer: fault.path.pointer(),
+        origin: Some(fault.origin.to_string()),
         expected: fault.expected.clone(),
         found: fault.found.clone().unwrap_or_else(|| "nothing".to_owned()),
     }

@@ -101,15 +101,7 @@ impl CliError {
 }
 
 fn list(faults: &[Fault]) -> String {
-    faults
-        .iter()
-        .map(|fault| {
-            format!(
-                "\n  {}: expected {}, found {}",
-                fault.pointer, fault.expected, fault.found
-            )
-        })
-        .collect()
+    faults.iter().map(|fault| format!("\n  {fault}")).collect()
 }
 
 const fn hint(status: u16) -> &'static str {

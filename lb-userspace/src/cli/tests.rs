@@ -334,6 +334,7 @@ fn reloads_tell_what_happened() {
 
     let failed: Reload = Arc::new(|| {
         let fault = api::Fault {
+            origin: None,
             pointer: "gateway.listen".to_owned(),
             expected: "an address".to_owned(),
             found: "\"x\"".to_owned(),

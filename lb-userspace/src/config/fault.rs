@@ -64,14 +64,20 @@ impl Faults {
     pub fn list(&self) -> &[Fault] {
         &self.0
     }
+
+    /// How many there are, in words.
+    #[must_use]
+    pub fn headline(&self) -> String {
+        match self.0.len() {
+            1 => "1 fault in the configuration".to_owned(),
+            count => format!("{count} faults in the configuration"),
+        }
+    }
 }
 
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.len() {
-            1 => f.write_str("1 fault in the configuration:")?,
-            count => write!(f, "{count} faults in the configuration:")?,
-        }
+        write!(f, "{}:", self.headline())?;
         for fault in &self.0 {
             write!(f, "\n  {fault}")?;
         }

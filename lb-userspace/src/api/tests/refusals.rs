@@ -161,6 +161,7 @@ async fn a_refused_change_does_not_happen() {
 #[tokio::test]
 async fn a_reload_that_fails_says_all_that_is_wrong() {
     let fault = |pointer: &str| Fault {
+        origin: None,
         pointer: pointer.to_owned(),
         expected: "a port".to_owned(),
         found: "99999".to_owned(),
