@@ -101,7 +101,8 @@ fn packet_path_problem(state: &ApiState, snapshot: &Snapshot) -> Option<&'static
     }
 }
 
-/// What is wrong with the packet path, in full. Its own warnings name each VIP and instance.
+/// What is wrong with the packet path, a line each; `/datapath` has the whole of it. Its own
+/// warnings name each VIP and instance.
 fn packet_path_problems(state: &ApiState, snapshot: &Snapshot) -> Vec<String> {
     let report = state.report();
     let why = match &report.reconcile.error {
@@ -115,6 +116,12 @@ fn packet_path_problems(state: &ApiState, snapshot: &Snapshot) -> Vec<String> {
         .into_iter()
         .collect();
     problems.extend(report.warnings.iter().cloned());
+    for problem in &mut problems {
+        // The kernel's verifier is wordy.
+        if let Some(end) = problem.find('\n') {
+            problem.truncate(end);
+        }
+    }
     problems
 }
 

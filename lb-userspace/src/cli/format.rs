@@ -48,12 +48,14 @@ pub(super) fn maybe<T>(value: Option<T>, show: impl FnOnce(T) -> String) -> Stri
     value.map_or_else(|| "-".to_owned(), show)
 }
 
-/// A ratio as a percentage. 100 % is said only of all.
+/// A ratio as a percentage. 100 % is said only of all, and 0 % only of nothing.
 pub(super) fn percent(ratio: f64) -> String {
     let percent = ratio * 100.0;
     let shown = (percent * 10.0).round() / 10.0;
     if shown >= 100.0 && ratio < 1.0 {
         ">99.9 %".to_owned()
+    } else if shown <= 0.0 && ratio > 0.0 {
+        "<0.1 %".to_owned()
     } else {
         format!("{shown} %")
     }
@@ -115,6 +117,7 @@ mod tests {
         for (shown, expected) in [
             (percent(1.0), "100 %"),
             (percent(0.99999), ">99.9 %"),
+            (percent(0.00001), "<0.1 %"),
             (percent(0.985), "98.5 %"),
             (percent(0.0), "0 %"),
             (ms(0.25), "250 µs"),

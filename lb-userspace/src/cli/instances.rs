@@ -150,7 +150,6 @@ fn row(instance: &Instance) -> Vec<String> {
 }
 
 fn one(instance: &Instance) -> String {
-    let kernel = &instance.kernel;
     let mut lines = vec![
         ("service", instance.service.clone()),
         ("instance", instance.instance.clone()),
@@ -193,23 +192,7 @@ fn one(instance: &Instance) -> String {
             maybe(instance.requests.ewma_latency_ms, ms) + " (peak moving average)",
         ),
         ("check latency", maybe(instance.probe_latency_ms, ms)),
-        (
-            "connections",
-            format!(
-                "{} open, {} so far",
-                kernel.live_connections, kernel.connections
-            ),
-        ),
-        (
-            "packets",
-            format!(
-                "{} in ({}), {} out ({})",
-                kernel.packets_in,
-                format::bytes(kernel.bytes_in),
-                kernel.packets_out,
-                format::bytes(kernel.bytes_out)
-            ),
-        ),
     ]);
+    lines.extend(status::kernel(&instance.kernel));
     pairs(lines)
 }

@@ -9,7 +9,7 @@ use super::{
     format::{self, Lean, maybe, ms, pairs, percent, rate, table},
 };
 use crate::api::types::{
-    AnswerCount, InstanceCounts, Requests, ServiceStats, ServicesHealth, Stats, Window,
+    AnswerCount, InstanceCounts, Kernel, Requests, ServiceStats, ServicesHealth, Stats, Window,
 };
 
 /// What `lb status --json` prints.
@@ -144,13 +144,15 @@ pub(super) async fn stats(
 }
 
 fn one(stats: &ServiceStats) -> String {
-    let mut text = pairs([
+    let mut lines = vec![
         ("service", stats.service.clone()),
         ("algorithm", stats.algorithm.clone()),
         ("instances", of(&stats.instances)),
         ("retries", stats.retries.to_string()),
-    ]);
-    text += &pairs(requests(&stats.requests));
+    ];
+    lines.extend(requests(&stats.requests));
+    lines.extend(kernel(&stats.kernel));
+    let mut text = pairs(lines);
     for answers in &stats.answers {
         text += &format!(
             "answered by lb with {} ({}): {}\n",
@@ -178,6 +180,29 @@ fn one(stats: &ServiceStats) -> String {
         ]
     });
     text + "\n" + &table(&columns, rows)
+}
+
+/// The lines that describe what the kernel balanced.
+pub(super) fn kernel(kernel: &Kernel) -> [(&'static str, String); 2] {
+    [
+        (
+            "connections",
+            format!(
+                "{} open, {} so far",
+                kernel.live_connections, kernel.connections
+            ),
+        ),
+        (
+            "packets",
+            format!(
+                "{} in ({}), {} out ({})",
+                kernel.packets_in,
+                format::bytes(kernel.bytes_in),
+                kernel.packets_out,
+                format::bytes(kernel.bytes_out)
+            ),
+        ),
+    ]
 }
 
 /// The lines that describe requests.

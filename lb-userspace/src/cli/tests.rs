@@ -246,6 +246,7 @@ fn status_and_stats_show_what_is_measured() {
         cells(&text, A),
         [A, "0 %", "20", "100 %", "100 %", "0", "-"]
     );
+    assert!(text.contains("connections  0 open, 0 so far"), "{text}");
     let text = lb.run("stats").ok();
     assert_eq!(cells(&text, "all")[1], "20");
     assert_eq!(lb.json("stats ocr-service")["requests"]["total"], 0);

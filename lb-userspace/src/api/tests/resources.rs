@@ -126,6 +126,29 @@ async fn a_drain_is_over_when_requests_and_connections_are() {
 }
 
 #[tokio::test]
+async fn a_drain_is_judged_by_figures_of_just_now() {
+    let world = World::new();
+    let ocr = world.instance("ocr-service", 0);
+    let relaxed = std::sync::atomic::Ordering::Relaxed;
+    let path = "/instances/ocr-service/127.0.0.1:8004";
+    world.post(&format!("{path}/drain")).await;
+    let old = Report {
+        at: Timestamp(0),
+        ..(*world.state.report()).clone()
+    };
+    world.reporter.publish(old.clone());
+    // The connection that the kernel's maps hold has not been read so far.
+    let worker = async {
+        world.reporter.asked().await;
+        ocr.kernel.live.store(1, relaxed);
+        let at = world.clock.now();
+        world.reporter.publish(Report { at, ..old });
+    };
+    let (shown, ()) = tokio::join!(world.get(path), worker);
+    assert_eq!(shown["drained"], false);
+}
+
+#[tokio::test]
 async fn algorithms_change_under_way_and_keep_the_counters() {
     let world = World::new();
     let a = world.instance("main-backend", 0);
@@ -260,7 +283,7 @@ async fn the_packet_path_reports_what_it_does() {
 
     let mut broken = (*world.state.report()).clone();
     broken.reconcile.error = Some("no memory".to_owned());
-    broken.warnings = vec!["no route to 10.0.0.9".to_owned()];
+    broken.warnings = vec!["no route to 10.0.0.9\nfor many reasons".to_owned()];
     world.reporter.publish(broken);
     let problems = &world.get("/health").await["problems"];
     let expected = json!([
