@@ -13,6 +13,7 @@ pub mod command;
 pub mod daemon;
 pub mod instance;
 pub mod netns;
+pub mod packet;
 pub mod pass;
 pub mod process;
 pub mod tally;

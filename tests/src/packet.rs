@@ -1,0 +1,12 @@
+//! Packets without a network: built byte by byte, run through the XDP program by
+//! `BPF_PROG_TEST_RUN` and through the pure library side by side, and judged by a library that has
+//! nothing to do with either.
+
+pub mod build;
+pub mod check;
+pub mod kernel;
+pub mod lab;
+
+pub use build::Build;
+pub use kernel::Kernel;
+pub use lab::Lab;

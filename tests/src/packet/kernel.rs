@@ -1,0 +1,274 @@
+//! The real program: loaded, with its maps at hand, run by `BPF_PROG_TEST_RUN`.
+
+use std::fmt;
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use aya::maps::{Array, HashMap, MapData, PerCpuArray};
+use aya::programs::{TestRun, TestRunOptions, Xdp};
+use aya::{Ebpf, EbpfLoader};
+use lb_common::{
+    Counters, FlowEntry, FlowKey, InstanceEntry, MAX_INSTANCES, Settings, Table, Traffic, Vip,
+    VipKey, names,
+};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+
+use crate::artifact;
+
+/// What the program has made of a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// The `XDP_*` action.
+    pub action: u32,
+    /// The frame afterwards.
+    pub frame: Vec<u8>,
+}
+
+/// Sizes of maps that are not fixed.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Elements of the connection table.
+    pub connections: u32,
+    /// Tables of slots.
+    pub tables: u32,
+}
+
+impl Default for Sizes {
+    fn default() -> Self {
+        Self {
+            connections: 1 << 16,
+            tables: 4,
+        }
+    }
+}
+
+/// The loaded program.
+pub struct Kernel {
+    object: Ebpf,
+}
+
+impl fmt::Debug for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kernel").finish_non_exhaustive()
+    }
+}
+
+/// Keeps the calling thread on one processor: a test run happens where its caller is, and maps
+/// per processor are compared afterwards.
+///
+/// # Errors
+/// When the processor is not there.
+pub fn pin(processor: usize) -> Result<()> {
+    let mut set = CpuSet::new();
+    set.set(processor)?;
+    sched_setaffinity(Pid::from_raw(0), &set).context("cannot stay on one processor")
+}
+
+impl Kernel {
+    /// Loads both programs from the object that `cargo xtask build` makes.
+    ///
+    /// # Errors
+    /// When there is no object, or the kernel refuses it.
+    pub fn load(sizes: Sizes) -> Result<Self> {
+        let path = artifact::object_path()?;
+        let bytes = fs::read(&path)
+            .with_context(|| format!("expected the XDP object at {}", path.display()))?;
+        let mut object = EbpfLoader::new()
+            .map_max_entries(names::MAP_CONNECTIONS, sizes.connections)
+            .map_max_entries(names::MAP_TABLES, sizes.tables)
+            .load(&bytes)
+            .context("cannot load the XDP object")?;
+        for name in [names::PROGRAM, names::PROGRAM_PASS] {
+            let program: &mut Xdp = object
+                .program_mut(name)
+                .with_context(|| format!("no program {name}"))?
+                .try_into()?;
+            program
+                .load()
+                .with_context(|| format!("the kernel refuses {name}"))?;
+        }
+        Ok(Self { object })
+    }
+
+    /// One of the two programs.
+    ///
+    /// # Errors
+    /// When there is none of that name.
+    pub fn program(&mut self, name: &str) -> Result<&mut Xdp> {
+        let program = self.object.program_mut(name);
+        Ok(program
+            .with_context(|| format!("no program {name}"))?
+            .try_into()?)
+    }
+
+    /// Runs a frame through a program, as if it had come in by `interface` (of the calling
+    /// thread's namespace, which must have an XDP program attached).
+    ///
+    /// # Errors
+    /// When the kernel cannot.
+    pub fn run(&mut self, name: &str, frame: &[u8], interface: u32) -> Result<Outcome> {
+        let mut out = vec![0; frame.len() + 256];
+        let context = context(frame.len(), interface);
+        let result = self.program(name)?.test_run(TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            ctx_in: Some(&context),
+            ..TestRunOptions::default()
+        })?;
+        out.truncate(result.data_size_out as usize);
+        Ok(Outcome {
+            action: result.return_value,
+            frame: out,
+        })
+    }
+
+    /// Runs a frame `repeat` times over and returns the mean time of a run, as the kernel measures
+    /// it. Each run finds the frame as the last has left it.
+    ///
+    /// # Errors
+    /// When the kernel cannot.
+    pub fn time(
+        &mut self,
+        name: &str,
+        frame: &[u8],
+        interface: u32,
+        repeat: u32,
+    ) -> Result<Duration> {
+        let context = context(frame.len(), interface);
+        let result = self.program(name)?.test_run(TestRunOptions {
+            data_in: Some(frame),
+            ctx_in: Some(&context),
+            repeat,
+            ..TestRunOptions::default()
+        })?;
+        Ok(result.duration)
+    }
+
+    fn array<T: aya::Pod>(&mut self, name: &str) -> Result<Array<&mut MapData, T>> {
+        let map = self.object.map_mut(name);
+        Ok(map.with_context(|| format!("no map {name}"))?.try_into()?)
+    }
+
+    fn per_cpu<T: aya::Pod>(&self, name: &str) -> Result<PerCpuArray<&MapData, T>> {
+        let map = self.object.map(name);
+        Ok(map.with_context(|| format!("no map {name}"))?.try_into()?)
+    }
+
+    fn hash<K: aya::Pod, V: aya::Pod>(
+        &mut self,
+        name: &str,
+    ) -> Result<HashMap<&mut MapData, K, V>> {
+        let map = self.object.map_mut(name);
+        Ok(map.with_context(|| format!("no map {name}"))?.try_into()?)
+    }
+
+    /// Writes the settings.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn set_settings(&mut self, settings: &Settings) -> Result<()> {
+        Ok(self
+            .array::<Settings>(names::MAP_SETTINGS)?
+            .set(0, settings, 0)?)
+    }
+
+    /// Inserts or replaces a VIP.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn set_vip(&mut self, key: &VipKey, vip: &Vip) -> Result<()> {
+        Ok(self
+            .hash::<VipKey, Vip>(names::MAP_VIPS)?
+            .insert(key, vip, 0)?)
+    }
+
+    /// Removes a VIP.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn remove_vip(&mut self, key: &VipKey) -> Result<()> {
+        Ok(self.hash::<VipKey, Vip>(names::MAP_VIPS)?.remove(key)?)
+    }
+
+    /// Writes a table.
+    ///
+    /// # Errors
+    /// When there is no place for it.
+    pub fn set_table(&mut self, index: u32, table: &Table) -> Result<()> {
+        Ok(self
+            .array::<Table>(names::MAP_TABLES)?
+            .set(index, table, 0)?)
+    }
+
+    /// Writes an instance.
+    ///
+    /// # Errors
+    /// When there is no place for it.
+    pub fn set_instance(&mut self, index: u16, instance: &InstanceEntry) -> Result<()> {
+        ensure!(u32::from(index) < MAX_INSTANCES, "no place for {index}");
+        Ok(self
+            .array::<InstanceEntry>(names::MAP_INSTANCES)?
+            .set(u32::from(index), instance, 0)?)
+    }
+
+    /// All counters of all processors.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn counters(&self) -> Result<Counters> {
+        let values = self.per_cpu::<Counters>(names::MAP_COUNTERS)?.get(&0, 0)?;
+        let mut sum = Counters::default();
+        for value in values.iter() {
+            sum.add(value);
+        }
+        Ok(sum)
+    }
+
+    /// The traffic of a VIP ([`names::MAP_VIP_TRAFFIC`]) or an instance
+    /// ([`names::MAP_INSTANCE_TRAFFIC`]).
+    ///
+    /// # Errors
+    /// When there is no such element.
+    pub fn traffic(&self, map: &str, index: u32) -> Result<Traffic> {
+        let mut sum = Traffic::default();
+        for value in self.per_cpu::<Traffic>(map)?.get(&index, 0)?.iter() {
+            sum.packets_in += value.packets_in;
+            sum.bytes_in += value.bytes_in;
+            sum.packets_out += value.packets_out;
+            sum.bytes_out += value.bytes_out;
+            sum.connections += value.connections;
+            sum.dropped += value.dropped;
+        }
+        Ok(sum)
+    }
+
+    /// Live connections of an instance as the program has counted them.
+    ///
+    /// # Errors
+    /// When there is no such element.
+    pub fn live(&mut self, index: u16) -> Result<u64> {
+        Ok(self
+            .array::<u64>(names::MAP_LIVE)?
+            .get(&u32::from(index), 0)?)
+    }
+
+    /// All entries of the connection table.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn flows(&mut self) -> Result<Vec<(FlowKey, FlowEntry)>> {
+        let map = self.hash::<FlowKey, FlowEntry>(names::MAP_CONNECTIONS)?;
+        map.iter().map(|item| Ok(item?)).collect()
+    }
+}
+
+/// The `xdp_md` that says how long the packet is and where it came in.
+fn context(length: usize, interface: u32) -> Vec<u8> {
+    // data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex
+    [0, length as u32, 0, interface, 0, 0]
+        .iter()
+        .flat_map(|field| field.to_ne_bytes())
+        .collect()
+}

@@ -1,0 +1,448 @@
+//! A balancer that exists twice: in the kernel, and in the pure library over hash maps.
+//!
+//! Both get the same maps and the same packets and must do the same: verdict, bytes, every counter,
+//! live connections. The namespace around the kernel's half has what routes need: two interfaces,
+//! addresses, and neighbours that never have to be asked.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, ensure};
+use aya::programs::xdp::XdpMode;
+use lb_common::{
+    Address, Counter, Counters, FORWARD_NAT, HOP_GATEWAY, INSTANCE_ACTIVE, InstanceEntry, NextHop,
+    PROTOCOL_TCP, PROTOCOL_UDP, SELECT_HASH, Settings, Table, Vip, VipKey, from_v4, names,
+};
+use lb_ebpf::memory::{Frame, MemoryTables};
+use lb_ebpf::{Route, Tables, Verdict, process};
+
+use super::build::Mac;
+use super::kernel::{Kernel, Sizes, pin};
+use crate::artifact;
+use crate::netns::Namespace;
+
+/// Index of the interface that packets come in by.
+pub const FRONT: u32 = 101;
+/// Index of the other interface; its MTU is [`SMALL_MTU`].
+pub const BACK: u32 = 102;
+/// MTU of [`BACK`].
+pub const SMALL_MTU: u32 = 1280;
+/// MAC address of [`FRONT`].
+pub const FRONT_MAC: Mac = [2, 0, 0, 0, 1, 1];
+/// MAC address of [`BACK`].
+pub const BACK_MAC: Mac = [2, 0, 0, 0, 2, 1];
+/// MAC address of the router on [`FRONT`], behind which 10.9.0.0/16 and fd00:9::/32 are.
+pub const ROUTER_MAC: Mac = [2, 0, 0, 0, 1, 254];
+
+/// Hosts with neighbour entries: address, interface, MAC address.
+pub const HOSTS: &[(&str, u32, Mac)] = &[
+    ("10.0.1.2", FRONT, [2, 0, 0, 0, 1, 2]),
+    ("10.0.1.11", FRONT, [2, 0, 0, 0, 1, 11]),
+    ("10.0.1.12", FRONT, [2, 0, 0, 0, 1, 12]),
+    ("10.0.1.254", FRONT, ROUTER_MAC),
+    ("10.0.2.21", BACK, [2, 0, 0, 0, 2, 21]),
+    ("fd00:1::2", FRONT, [2, 0, 0, 0, 1, 2]),
+    ("fd00:1::11", FRONT, [2, 0, 0, 0, 1, 11]),
+    ("fd00:1::12", FRONT, [2, 0, 0, 0, 1, 12]),
+    ("fd00:1::254", FRONT, ROUTER_MAC),
+    ("fd00:2::21", BACK, [2, 0, 0, 0, 2, 21]),
+];
+
+/// What is behind the router, for tests that send to a single host there.
+const BEHIND_ROUTER: &[&str] = &["10.9.0.9", "fd00:9::9"];
+
+/// lb's source addresses for `nat`.
+pub const NAT_V4: &str = "10.0.1.1";
+/// As [`NAT_V4`].
+pub const NAT_V6: &str = "fd00:1::1";
+
+/// What both halves have done with a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Its fate.
+    pub verdict: Verdict,
+    /// The frame afterwards.
+    pub frame: Vec<u8>,
+}
+
+/// Both halves.
+#[derive(Debug)]
+pub struct Lab {
+    kernel: Kernel,
+    memory: MemoryTables,
+    settings: Settings,
+}
+
+/// Why the tests here cannot run, if they cannot.
+#[must_use]
+pub fn missing() -> Option<&'static str> {
+    if !nix::unistd::Uid::effective().is_root() {
+        Some("needs root")
+    } else if !artifact::object_path().is_ok_and(|path| path.is_file()) {
+        Some("needs the XDP object; run `cargo xtask build`")
+    } else {
+        None
+    }
+}
+
+/// Runs `test` in a namespace made for it, or says why it cannot.
+///
+/// # Errors
+/// Whatever `test` finds wrong.
+#[expect(clippy::print_stderr, reason = "says why a test was skipped")]
+pub fn run(sizes: Sizes, test: impl FnOnce(&mut Lab) -> Result<()> + Send) -> Result<()> {
+    if let Some(reason) = missing() {
+        eprintln!("skipped: {reason}");
+        return Ok(());
+    }
+    let namespace = network()?;
+    namespace.enter(|| {
+        pin(0)?;
+        let mut lab = Lab::new(sizes)?;
+        test(&mut lab)
+    })?
+}
+
+fn mac(mac: Mac) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+fn name(interface: u32) -> &'static str {
+    if interface == FRONT { "front" } else { "back" }
+}
+
+/// Makes the namespace.
+fn network() -> Result<Namespace> {
+    let namespace = Namespace::new("packet")?;
+    let mut lines = Vec::new();
+    for (index, own) in [(FRONT, FRONT_MAC), (BACK, BACK_MAC)] {
+        let name = name(index);
+        lines.push(format!(
+            "link add {name} index {index} address {} type veth peer name {name}-peer",
+            mac(own)
+        ));
+        lines.push(format!("link set {name} up"));
+        lines.push(format!("link set {name}-peer up"));
+    }
+    lines.push(format!("link set back mtu {SMALL_MTU}"));
+    for (address, interface) in [
+        ("10.0.1.1/24", "front"),
+        ("fd00:1::1/64", "front"),
+        ("10.0.2.1/24", "back"),
+        ("fd00:2::1/64", "back"),
+    ] {
+        lines.push(format!("address add {address} dev {interface}"));
+    }
+    for (address, interface, own) in HOSTS {
+        let (name, own) = (name(*interface), mac(*own));
+        lines.push(format!(
+            "neighbour replace {address} lladdr {own} dev {name} nud permanent"
+        ));
+    }
+    lines.push("route add 10.9.0.0/16 via 10.0.1.254".to_owned());
+    lines.push("route add fd00:9::/32 via fd00:1::254".to_owned());
+    lines.push("route add blackhole 10.66.0.0/16".to_owned());
+    namespace.ip(&lines)?;
+    forwarding(&namespace, true)?;
+    Ok(namespace)
+}
+
+fn forwarding(namespace: &Namespace, on: bool) -> Result<()> {
+    let value = if on { "1" } else { "0" };
+    namespace.sysctl("ipv4/ip_forward", value)?;
+    namespace.sysctl("ipv6/conf/all/forwarding", value)
+}
+
+/// An address as the maps have it.
+///
+/// # Panics
+/// When the text is none.
+#[must_use]
+#[expect(clippy::expect_used, reason = "addresses are written in the tests")]
+pub fn address(text: &str) -> Address {
+    match text.parse::<IpAddr>().expect("an address") {
+        IpAddr::V4(v4) => from_v4(v4.octets()),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+/// An address with a port.
+///
+/// # Panics
+/// When the text is none.
+#[must_use]
+#[expect(clippy::expect_used, reason = "addresses are written in the tests")]
+pub fn at(text: &str) -> SocketAddr {
+    text.parse().expect("an address with a port")
+}
+
+impl Lab {
+    fn new(sizes: Sizes) -> Result<Self> {
+        let mut kernel = Kernel::load(sizes)?;
+        // A receive queue exists for XDP only where a program is attached.
+        for interface in [FRONT, BACK] {
+            kernel
+                .program(names::PROGRAM_PASS)?
+                .attach(name(interface), XdpMode::Driver)
+                .with_context(|| format!("cannot attach to {}", name(interface)))?;
+        }
+        let memory = MemoryTables::new(sizes.connections as usize, 1);
+        for (host, interface, mac) in HOSTS {
+            memory.set_route(address(host), Route::Found(hop(*interface, *mac, 0)));
+        }
+        for host in BEHIND_ROUTER {
+            let way = hop(FRONT, ROUTER_MAC, HOP_GATEWAY);
+            memory.set_route(address(host), Route::Found(way));
+        }
+        // On the front link, but without a neighbour entry.
+        memory.set_route(address("10.0.1.99"), Route::NoNeighbour);
+        let mut lab = Self {
+            kernel,
+            memory,
+            settings: Settings::default(),
+        };
+        lab.set_settings(Settings {
+            nat_source_v4: address(NAT_V4),
+            nat_source_v6: address(NAT_V6),
+            nat_port_first: 40_000,
+            nat_port_last: 40_000,
+            next_hop_ttl_ms: 60_000,
+            ..Settings::default()
+        })?;
+        Ok(lab)
+    }
+
+    /// The settings that hold.
+    #[must_use]
+    pub const fn settings(&self) -> Settings {
+        self.settings
+    }
+
+    /// Writes the settings.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn set_settings(&mut self, settings: Settings) -> Result<()> {
+        self.settings = settings;
+        self.memory.set_settings(settings);
+        self.kernel.set_settings(&settings)
+    }
+
+    /// Serves a VIP by a table with these instances in turn in its slots.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn serve(&mut self, key: VipKey, vip: Vip, instances: &[u16]) -> Result<()> {
+        let slots = std::array::from_fn(|slot| {
+            if instances.is_empty() {
+                0
+            } else {
+                instances[slot % instances.len()]
+            }
+        });
+        let table = Arc::new(Table { slots });
+        self.kernel.set_table(vip.table, &table)?;
+        self.memory.set_table(vip.table, table);
+        self.kernel.set_vip(&key, &vip)?;
+        self.memory.set_vip(key, vip);
+        Ok(())
+    }
+
+    /// Removes a VIP.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn withdraw(&mut self, key: &VipKey) -> Result<()> {
+        self.memory.remove_vip(key);
+        self.kernel.remove_vip(key)
+    }
+
+    /// Writes an instance.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn set_instance(&mut self, index: u16, instance: InstanceEntry) -> Result<()> {
+        self.memory.set_instance(index, instance);
+        self.kernel.set_instance(index, &instance)
+    }
+
+    /// Sends a frame in by [`FRONT`].
+    ///
+    /// # Errors
+    /// When the halves differ in anything, or the counters do not add up.
+    pub fn send(&mut self, frame: &[u8]) -> Result<Seen> {
+        self.send_by(frame, FRONT)
+    }
+
+    /// Sends a frame in by an interface.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub fn send_by(&mut self, frame: &[u8], interface: u32) -> Result<Seen> {
+        let outcome = self.kernel.run(names::PROGRAM, frame, interface)?;
+        let mut copy = frame.to_vec();
+        let verdict = process(&mut Frame(&mut copy), &self.memory, interface);
+        let action = match verdict {
+            Verdict::Drop(_) => 1,
+            Verdict::Pass(_) => 2,
+            Verdict::Transmit => 3,
+            Verdict::Redirect(_) => 4,
+        };
+        ensure!(
+            outcome.action == action,
+            "expected the kernel to do as the library ({verdict:?}), found action {}, counters \
+             {:?}",
+            outcome.action,
+            nonzero(&self.kernel.counters()?)
+        );
+        ensure!(
+            outcome.frame == copy,
+            "expected the kernel's frame to be the library's\n {copy:02x?}, found\n {:02x?}",
+            outcome.frame
+        );
+        let (counters, modelled) = (self.kernel.counters()?, self.memory.counters());
+        ensure!(
+            counters == modelled,
+            "expected the library's counters {:?}, found {:?}",
+            nonzero(&modelled),
+            nonzero(&counters)
+        );
+        ensure!(counters.adds_up(), "counters do not add up: {counters:?}");
+        Ok(Seen {
+            verdict,
+            frame: copy,
+        })
+    }
+
+    /// The counters, which are the same in both halves.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.memory.counters()
+    }
+
+    /// Live connections of an instance.
+    ///
+    /// # Errors
+    /// When the halves differ.
+    pub fn live(&mut self, index: u16) -> Result<u64> {
+        let (kernel, memory) = (self.kernel.live(index)?, self.memory.live(index));
+        ensure!(
+            kernel == memory,
+            "expected {memory} live connections of {index} as in the library, found {kernel}"
+        );
+        Ok(kernel)
+    }
+
+    /// Entries in the connection table.
+    ///
+    /// # Errors
+    /// When the halves differ.
+    pub fn flows(&mut self) -> Result<usize> {
+        let (mut kernel, mut memory) = (self.kernel.flows()?, self.memory.flows());
+        for flows in [&mut kernel, &mut memory] {
+            flows.iter_mut().for_each(|(_, entry)| entry.last_seen = 0);
+            flows.sort_by_key(|(key, _)| {
+                (
+                    key.source,
+                    key.destination,
+                    key.source_port,
+                    key.destination_port,
+                )
+            });
+        }
+        ensure!(
+            kernel == memory,
+            "expected the library's connections {memory:?}, found {kernel:?}"
+        );
+        Ok(kernel.len())
+    }
+
+    /// The traffic of a VIP and of an instance, checked against the library's.
+    ///
+    /// # Errors
+    /// When the halves differ.
+    pub fn check_traffic(&self, vip: u32, index: u16) -> Result<()> {
+        let kernel = self.kernel.traffic(names::MAP_VIP_TRAFFIC, vip)?;
+        let memory = self.memory.traffic_of_vip(vip);
+        ensure!(kernel == memory, "VIP {vip}: {memory:?} is not {kernel:?}");
+        let kernel = self
+            .kernel
+            .traffic(names::MAP_INSTANCE_TRAFFIC, u32::from(index))?;
+        let memory = self.memory.traffic_of_instance(index);
+        ensure!(
+            kernel == memory,
+            "instance {index}: {memory:?} is not {kernel:?}"
+        );
+        Ok(())
+    }
+
+    /// The program, for what concerns it alone.
+    pub const fn kernel(&mut self) -> &mut Kernel {
+        &mut self.kernel
+    }
+
+    /// The library's half, for what concerns it alone.
+    #[must_use]
+    pub const fn memory(&self) -> &MemoryTables {
+        &self.memory
+    }
+}
+
+fn nonzero(counters: &Counters) -> Vec<(&'static str, u64)> {
+    Counter::ALL
+        .iter()
+        .map(|counter| (counter.label(), counters.get(*counter)))
+        .filter(|(_, value)| *value != 0)
+        .collect()
+}
+
+fn hop(interface: u32, to: Mac, flags: u16) -> NextHop {
+    let (own, mtu) = if interface == FRONT {
+        (FRONT_MAC, 1500)
+    } else {
+        (BACK_MAC, SMALL_MTU)
+    };
+    let mut macs = [0; 12];
+    macs[..6].copy_from_slice(&to);
+    macs[6..].copy_from_slice(&own);
+    NextHop {
+        macs,
+        interface,
+        mtu,
+        flags,
+        ..NextHop::default()
+    }
+}
+
+/// A VIP's key from `address:port`.
+#[must_use]
+pub fn vip_key(vip: &str, port: u16, protocol: u8) -> VipKey {
+    assert!(protocol == PROTOCOL_TCP || protocol == PROTOCOL_UDP);
+    VipKey::new(address(vip), port.to_be_bytes(), protocol)
+}
+
+/// A `nat` VIP that selects by hash.
+#[must_use]
+pub fn vip(id: u32) -> Vip {
+    Vip {
+        id,
+        table: 0,
+        generation: 1,
+        forward: FORWARD_NAT,
+        select: SELECT_HASH,
+        ..Vip::default()
+    }
+}
+
+/// An instance that takes connections.
+#[must_use]
+pub fn instance(at: &str, port: u16) -> InstanceEntry {
+    InstanceEntry {
+        address: address(at),
+        port: port.to_be_bytes(),
+        generation: 1,
+        weight: 100,
+        state: INSTANCE_ACTIVE,
+        ..InstanceEntry::default()
+    }
+}
