@@ -71,6 +71,8 @@ pub(super) fn parse(rest: &str) -> InstancePath<'_> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -103,6 +105,34 @@ mod tests {
                 verb,
             };
             assert_eq!(parse(rest), expected, "{rest}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_put_together_comes_apart_again(
+            service in "[a-z0-9-]{1,12}",
+            scheme in prop::sample::select(vec!["", "http://", "http:/"]),
+            host in prop::sample::select(vec!["localhost", "10.0.0.1", "[fd00::2]", "drain"]),
+            port in 1u16..,
+            verb in prop::option::of(prop::sample::select(vec!["drain", "enable", "disable"])),
+            slash in prop::sample::select(vec!["", "/"]),
+        ) {
+            let instance = format!("{scheme}{host}:{port}");
+            let rest = match verb {
+                Some(verb) => format!("{service}/{instance}/{verb}{slash}"),
+                None => format!("{service}/{instance}{slash}"),
+            };
+            let path = parse(&rest);
+            prop_assert_eq!(path.service, service);
+            prop_assert_eq!(path.instance, Some(&*instance));
+            prop_assert_eq!(path.verb, verb.and_then(Verb::parse));
+        }
+
+        #[test]
+        fn nothing_is_too_odd_to_take_apart(rest in ".*") {
+            let path = parse(&rest);
+            prop_assert!(rest.starts_with(path.service));
         }
     }
 }

@@ -189,3 +189,37 @@ async fn a_reload_that_fails_says_all_that_is_wrong() {
         "{metrics}"
     );
 }
+
+proptest::proptest! {
+    /// Whatever is asked, the answer is one of the API's own and no failure of it.
+    #[test]
+    fn no_request_is_too_odd_to_answer(
+        method in proptest::sample::select(vec!["GET", "HEAD", "POST", "PUT", "DELETE", "X"]),
+        prefix in proptest::sample::select(PREFIXES.to_vec()),
+        segments in proptest::collection::vec(
+            proptest::sample::select(vec![
+                "stats", "instances", "algorithms", "main-backend", "http:", "", "127.0.0.1:8081",
+                "drain", "enable", "reload", "%2F", "%FF", "%", "..", "a?b=c", "{service}",
+            ]),
+            0..6,
+        ),
+        body in "[{}\":a-z ]{0,12}",
+        json in proptest::bool::ANY,
+    ) {
+        let path = format!("{prefix}/{}", segments.join("/"));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let world = World::new();
+            let mut request = local(method.parse().unwrap(), &path, Body::from(body));
+            if json {
+                let value = "application/json".parse().unwrap();
+                request.headers_mut().insert("content-type", value);
+            }
+            let got = world.send(request).await;
+            assert!(got.status.as_u16() < 500, "{method} {path}: {} {}", got.status, got.body);
+            if method != "HEAD" && !got.header("content-type").starts_with("text/plain") {
+                assert_eq!(got.json()["success"], got.status.is_success());
+            }
+        });
+    }
+}
