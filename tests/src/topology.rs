@@ -12,6 +12,7 @@
 //! `tx off` everywhere. And a packet that XDP sends back out of a veth arrives only when the other
 //! end runs an XDP program, too: so the balancer's port on the switch gets one that passes all.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::Command;
 use std::sync::Arc;
@@ -81,6 +82,15 @@ pub enum Family {
     V4,
     /// IPv6.
     V6,
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
+    }
 }
 
 /// The network; taken down when dropped.

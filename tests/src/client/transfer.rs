@@ -13,7 +13,7 @@ use super::tcp;
 use crate::netns::Namespace;
 
 /// Bytes of one step.
-const STEP: usize = 16 * 1024;
+pub const STEP: usize = 16 * 1024;
 
 /// A transfer under way.
 #[derive(Debug)]
