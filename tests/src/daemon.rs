@@ -205,11 +205,21 @@ impl Daemon {
         });
         ensure!(
             met,
-            "not within {limit:?} at {path}: {last:?}\n{}",
+            "not within {limit:?} at {path}: {}\n{}",
+            shortened(&last),
             self.log()
         );
         last
     }
+}
+
+/// The beginning of an answer, for a message.
+fn shortened(answer: &Result<Value>) -> String {
+    let text = match answer {
+        Ok(value) => value.to_string(),
+        Err(error) => format!("{error:#}"),
+    };
+    text.chars().take(2000).collect()
 }
 
 /// Some machines do not mount the BPF file system by themselves.

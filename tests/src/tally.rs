@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+/// Failures after which a client gives up; each may have cost it its whole patience.
+const HOPELESS: usize = 5;
+
 /// Answers by instance, and failures.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
@@ -19,6 +22,12 @@ impl Tally {
     /// Notes a failure.
     pub fn failed(&mut self, what: impl fmt::Display) {
         self.failures.push(what.to_string());
+    }
+
+    /// Whether so much went wrong that going on would only take time.
+    #[must_use]
+    pub fn is_hopeless(&self) -> bool {
+        self.failures.len() >= HOPELESS
     }
 
     /// Adds what another has counted.

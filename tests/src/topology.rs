@@ -147,7 +147,7 @@ impl Topology {
     pub fn route_to_balancer(&self, address: IpAddr) -> Result<()> {
         let line = match address {
             IpAddr::V4(_) => format!("route add {address}/32 via {}", self.balancer.v4),
-            IpAddr::V6(_) => format!("-6 route add {address}/128 via {}", self.balancer.v6),
+            IpAddr::V6(_) => format!("route add {address}/128 via {}", self.balancer.v6),
         };
         self.client.namespace.ip(&[line])
     }

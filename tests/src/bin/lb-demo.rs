@@ -16,8 +16,19 @@ struct Arguments {
     keep: bool,
 }
 
-fn main() -> Result<ExitCode> {
-    let arguments = Arguments::parse();
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            println!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether all was as expected.
+fn run(arguments: &Arguments) -> Result<bool> {
     cleanup::on_signal()?;
     println!("building a network of a client, a balancer and three instances …");
     let mut world = World::new()?;
@@ -36,9 +47,5 @@ fn main() -> Result<ExitCode> {
             std::thread::park();
         }
     }
-    Ok(if report.passed() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(report.passed())
 }

@@ -10,10 +10,10 @@ use crate::netns::Namespace;
 use crate::tally::Tally;
 
 /// After which a step of a connection counts as failed.
-pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Connects, learns the instance's name, has something echoed, and closes: so many times, one after
-/// the other, each from a port of its own.
+/// the other, each from a port of its own. Gives up after a few failures.
 ///
 /// # Errors
 /// When the namespace cannot be entered.
@@ -24,6 +24,9 @@ pub fn connections(namespace: &Namespace, target: SocketAddr, count: u32) -> Res
             match exchange(target, number) {
                 Ok(instance) => tally.answered(&instance),
                 Err(error) => tally.failed(format_args!("connection {number}: {error:#}")),
+            }
+            if tally.is_hopeless() {
+                break;
             }
         }
         tally

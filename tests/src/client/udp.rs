@@ -12,7 +12,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Sends so many flows, each from a port of its own, of so many datagrams. A flow counts for the
 /// instance that has answered all of it; a datagram without an answer, an answer from another
-/// address, and a flow with two instances are failures.
+/// address, and a flow with two instances are failures; a few of them end the attempt.
 ///
 /// # Errors
 /// When the namespace cannot be entered.
@@ -28,6 +28,9 @@ pub fn flows(
             match flow(target, datagrams) {
                 Ok(instance) => tally.answered(&instance),
                 Err(error) => tally.failed(format_args!("flow {number}: {error:#}")),
+            }
+            if tally.is_hopeless() {
+                break;
             }
         }
         tally
