@@ -78,7 +78,12 @@ impl fmt::Display for Tally {
             let comma = if index == 0 { "" } else { ", " };
             write!(f, "{comma}{instance} {count}")?;
         }
-        write!(f, "; {} failed", self.failures.len())?;
+        let none = if self.answers.is_empty() {
+            "no answers"
+        } else {
+            ""
+        };
+        write!(f, "{none}; {} failed", self.failures.len())?;
         match self.failures.first() {
             Some(first) => write!(f, " (first: {first})"),
             None => Ok(()),

@@ -120,6 +120,9 @@ impl Topology {
             "link set br0 up",
         ])?;
         let balancer = Host::new("balancer", 1)?;
+        // A host that passes packets on for others is a router to its kernel.
+        balancer.namespace.sysctl("ipv4/conf/all/forwarding", "1")?;
+        balancer.namespace.sysctl("ipv6/conf/all/forwarding", "1")?;
         let client = Host::new("client", 2)?;
         connect(&switch, &balancer)?;
         connect(&switch, &client)?;

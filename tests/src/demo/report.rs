@@ -77,11 +77,11 @@ impl Report {
     /// Tells the whole once more, one line an act.
     pub fn summary(&self) {
         println!("\nReport");
-        let mut end = Instant::now();
-        for act in self.acts.iter().rev() {
-            // Acts follow each other, so each ends where the next begins.
+        // Acts follow each other, so each ends where the next begins.
+        let starts = self.acts.iter().skip(1).map(|act| act.start);
+        let ends = starts.chain([Instant::now()]);
+        for (act, end) in self.acts.iter().zip(ends) {
             let seconds = (end - act.start).as_secs_f64();
-            end = act.start;
             let word = if act.missed.is_empty() {
                 "ok    "
             } else {

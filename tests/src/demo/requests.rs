@@ -8,6 +8,7 @@ use serde_json::json;
 use super::spread::is_fair;
 use super::{Report, World, gateway};
 use crate::client::load::{self, Plan};
+use crate::instance;
 use crate::tally::Tally;
 
 const REQUESTS: u32 = 800;
@@ -96,7 +97,11 @@ fn algorithms(world: &World, report: &mut Report) -> Result<()> {
         "health_aware",
         "adaptive",
     ] {
-        let tally = under(world, algorithm)?;
+        let tally = if algorithm == "health_aware" {
+            once_scored(world, algorithm)?
+        } else {
+            under(world, algorithm)?
+        };
         report.expect(
             &format!("{algorithm}: i2, which is slow, gets less than its weight"),
             complete(&tally) && tally.share("i2") < 0.25 && tally.instances() > 1,
@@ -104,17 +109,11 @@ fn algorithms(world: &World, report: &mut Report) -> Result<()> {
         );
     }
     slow_down(world, 0)?;
-    world.daemon.put(
-        "/algorithms/shop",
-        &json!({"algorithm": "weighted_round_robin"}),
-    )?;
-    Ok(())
+    set(world, "weighted_round_robin")
 }
 
 fn under(world: &World, algorithm: &str) -> Result<Tally> {
-    world
-        .daemon
-        .put("/algorithms/shop", &json!({"algorithm": algorithm}))?;
+    set(world, algorithm)?;
     // Workers take the new snapshot with their next request; scores are made once in a while.
     std::thread::sleep(Duration::from_millis(300));
     let plan = Plan {
@@ -124,12 +123,33 @@ fn under(world: &World, algorithm: &str) -> Result<Tally> {
     load::run(&world.topology.client.namespace, &plan)
 }
 
+/// The same for an algorithm whose scores are made once a second.
+fn once_scored(world: &World, algorithm: &str) -> Result<Tally> {
+    set(world, algorithm)?;
+    let slow = format!(
+        "/instances/shop/{}:{}",
+        world.host("i2")?.v4,
+        instance::HTTP
+    );
+    world
+        .daemon
+        .wait_for(&slow, Duration::from_secs(5), |one| {
+            one["factor"].as_f64().is_some_and(|factor| factor < 0.9)
+        })?;
+    under(world, algorithm)
+}
+
+fn set(world: &World, algorithm: &str) -> Result<()> {
+    let wish = json!({"algorithm": algorithm});
+    world.daemon.put("/algorithms/shop", &wish).map(drop)
+}
+
 fn complete(tally: &Tally) -> bool {
     tally.failures().is_empty() && tally.total() == u64::from(REQUESTS)
 }
 
 fn slow_down(world: &World, milliseconds: u32) -> Result<()> {
-    let target = (world.host("i2")?.v4, crate::instance::HTTP).into();
+    let target = (world.host("i2")?.v4, instance::HTTP).into();
     let path = format!("/_set/delay/{milliseconds}");
     load::run(
         &world.topology.client.namespace,
