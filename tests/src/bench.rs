@@ -5,5 +5,6 @@
 //! reported is the median with its spread, and the ratio to a yardstick of the same round.
 
 pub mod cpu;
+pub mod l4;
 pub mod l7;
 pub mod report;

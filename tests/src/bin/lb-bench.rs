@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
-use lb_tests::bench::{l7, report::Comparison};
+use lb_tests::bench::{l4, l7, report::Comparison};
 
 /// Measures lb against its peers.
 #[derive(Debug, Parser)]
@@ -20,6 +20,15 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Plane {
+    /// Nanoseconds per packet by BPF_PROG_TEST_RUN, against a bare XDP_PASS; needs root
+    L4 {
+        /// Rounds over which medians are taken
+        #[arg(long, default_value_t = 9)]
+        rounds: u32,
+        /// Print one JSON object a comparison instead of tables
+        #[arg(long)]
+        json: bool,
+    },
     /// CPU microseconds per request, against haproxy and nginx on the same instances
     L7 {
         /// Rounds over which medians are taken
@@ -35,12 +44,17 @@ enum Plane {
 }
 
 fn main() -> Result<()> {
-    let Plane::L7 { rounds, lb, json } = Arguments::parse().plane;
-    let lb = match lb {
-        Some(lb) => lb,
-        None => beside("lb")?,
+    let mut progress = |step: &str| eprintln!("{step}");
+    let (comparisons, json) = match Arguments::parse().plane {
+        Plane::L4 { rounds, json } => (l4::run(rounds.max(1), &mut progress)?, json),
+        Plane::L7 { rounds, lb, json } => {
+            let lb = match lb {
+                Some(lb) => lb,
+                None => beside("lb")?,
+            };
+            (l7::run(&lb, rounds.max(1), &mut progress)?, json)
+        }
     };
-    let comparisons = l7::run(&lb, rounds.max(1), &mut |step| eprintln!("{step}"))?;
     print(&comparisons, json);
     Ok(())
 }
