@@ -27,6 +27,7 @@ mod pool;
 mod proxy;
 mod pulse;
 mod router;
+mod socket;
 mod tunnel;
 mod worker;
 

@@ -19,7 +19,6 @@ use hyper::{
     server::conn::http1,
     service::service_fn,
 };
-use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -30,6 +29,7 @@ use super::{
     headers::Peer,
     proxy,
     pulse::{Look, Pulse},
+    socket::Socket,
     worker::Worker,
 };
 use crate::model::{GatewaySpec, Timestamp};
@@ -77,7 +77,7 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, address: Socket
     let gateway = &view.snapshot.gateway;
     let pulse = Arc::new(Pulse::new(worker.clock.now(), gateway.header_timeout));
     let io = Watched {
-        io: TokioIo::new(stream),
+        io: Socket::new(stream),
         pulse: Arc::clone(&pulse),
     };
     let client = Rc::new(Client {
@@ -158,7 +158,7 @@ async fn linger(mut stream: TcpStream) {
 /// A client's socket that notes whether the client takes what it is sent.
 #[derive(Debug)]
 pub(super) struct Watched {
-    pub(super) io: TokioIo<TcpStream>,
+    pub(super) io: Socket,
     pulse: Arc<Pulse>,
 }
 

@@ -8,7 +8,6 @@
 use std::{io, sync::Arc, task::Poll};
 
 use hyper::{HeaderMap, Method, Request, Response, Uri, body::Incoming, client::conn::http1};
-use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use super::{
@@ -16,6 +15,7 @@ use super::{
     connection::Client,
     pool::Lease,
     pulse::{Pulse, Stop, Upload as Uploaded},
+    socket::Socket,
 };
 use crate::model::{Instance, Reason, TimeoutSpec};
 
@@ -168,7 +168,7 @@ async fn connect(
     let _ = stream.set_nodelay(true);
     let handshake = http1::Builder::new()
         .max_buf_size(BUFFER)
-        .handshake(TokioIo::new(stream))
+        .handshake(Socket::new(stream))
         .await;
     let Ok((sender, connection)) = handshake else {
         return Err(failure(Reason::ConnectionLost));

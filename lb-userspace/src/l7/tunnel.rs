@@ -13,7 +13,6 @@ use hyper::{
     header,
     upgrade::{OnUpgrade, Upgraded},
 };
-use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncWriteExt as _, copy_bidirectional},
     net::TcpStream,
@@ -22,6 +21,7 @@ use tokio::{
 use super::{
     connection::{Client, Watched},
     head::{self, Seen},
+    socket::Socket,
 };
 use crate::model::InFlight;
 
@@ -55,10 +55,7 @@ pub(super) fn open(client: &Client, to_client: OnUpgrade, to_instance: OnUpgrade
 }
 
 async fn join(left: Upgraded, right: Upgraded) -> io::Result<()> {
-    let (Ok(left), Ok(right)) = (
-        left.downcast::<Watched>(),
-        right.downcast::<TokioIo<TcpStream>>(),
-    ) else {
+    let (Ok(left), Ok(right)) = (left.downcast::<Watched>(), right.downcast::<Socket>()) else {
         return Err(io::ErrorKind::InvalidInput.into());
     };
     let (mut client, early) = (left.io.io.into_inner(), left.read_buf);
