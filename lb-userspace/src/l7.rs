@@ -7,8 +7,8 @@
 //!
 //! One request passes the modules in this order: [`connection`] (limits of a client's connection),
 //! [`proxy`] (the way of a request), [`head`] (what a request must look like), [`management`] or
-//! [`router`], [`headers`] (what is forwarded), [`exchange`] with [`pool`] (one try on one
-//! instance), [`body`] and [`tunnel`] (what follows the heads), [`answer`] (answers of lb's own).
+//! [`router`], [`headers`] (what is forwarded), [`exchange`] with [`pool`] and [`spare`] (one
+//! try on one instance), [`body`] and [`tunnel`] (what follows the heads), [`answer`] (answers of lb's own).
 //!
 //! Deliberately absent: TLS, HTTP/2 and HTTP/3, caching, compression, rewriting of paths or
 //! bodies. A request is retried once at most, and never when an instance may have acted upon it
@@ -28,6 +28,7 @@ mod proxy;
 mod pulse;
 mod router;
 mod socket;
+mod spare;
 mod tunnel;
 mod worker;
 

@@ -7,7 +7,7 @@
 
 use std::{io, sync::Arc, task::Poll};
 
-use hyper::{HeaderMap, Method, Request, Response, Uri, body::Incoming, client::conn::http1};
+use hyper::{Request, Response, body::Incoming, client::conn::http1};
 use tokio::net::TcpStream;
 
 use super::{
@@ -16,129 +16,92 @@ use super::{
     pool::Lease,
     pulse::{Pulse, Stop, Upload as Uploaded},
     socket::Socket,
+    spare::Spare,
 };
 use crate::model::{Instance, Reason, TimeoutSpec};
 
 /// Largest buffer for what an instance sends, in bytes: also the largest head of an answer.
 const BUFFER: usize = 128 * 1024;
 
-/// What is needed to send a request once more.
-#[derive(Debug)]
-pub(super) struct Spare {
-    method: Method,
-    uri: Uri,
-    headers: HeaderMap,
-}
-
-impl Spare {
-    /// A copy of `request` when it may be repeated: it is idempotent (RFC 9110, 9.2.2) and has no
-    /// body, which would be gone by then.
-    pub(super) fn new(request: &Request<Upload>) -> Option<Self> {
-        let repeatable = request.method().is_idempotent() && request.body().is_none();
-        repeatable.then(|| Self {
-            method: request.method().clone(),
-            uri: request.uri().clone(),
-            headers: request.headers().clone(),
-        })
-    }
-
-    fn request(&self) -> Request<Upload> {
-        let mut request = Request::new(Upload::NONE);
-        *request.method_mut() = self.method.clone();
-        *request.uri_mut() = self.uri.clone();
-        *request.headers_mut() = self.headers.clone();
-        request
-    }
-}
-
 /// An exchange that came to nothing.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Failure {
     /// Why.
     pub(super) reason: Reason,
     /// Whether it speaks against the instance.
     pub(super) blame: bool,
-    /// The request, when it may be sent to another instance.
-    pub(super) request: Option<Request<Upload>>,
 }
 
 impl Failure {
+    /// One that speaks against the instance.
+    const fn of_instance(reason: Reason) -> Self {
+        let blame = true;
+        Self { reason, blame }
+    }
+
     fn stopped(pulse: &Pulse) -> Self {
         let (reason, blame) = pulse.stopped();
-        Self {
-            reason,
-            blame,
-            request: None,
-        }
+        Self { reason, blame }
     }
 }
 
-/// Sends `request` to `instance` and waits for the head of the answer.
+/// A request on its way: there until it is sent, and there again when it may be sent once more.
+pub(super) type Pending = Option<Request<Upload>>;
+
+/// Sends `pending` to `instance` and waits for the head of the answer. After a failure the request
+/// is there again if it may be sent to another instance.
 pub(super) async fn run(
     client: &Client,
     instance: &Arc<Instance>,
     timeouts: &TimeoutSpec,
-    request: Request<Upload>,
+    pending: &mut Pending,
     spare: Option<&Spare>,
 ) -> Result<(Response<Incoming>, Lease), Failure> {
-    let mut request = request;
-    if let Some(lease) = client.worker.pool.take(instance.id) {
-        match send(client, lease, request, spare).await {
-            // The connection was dead, not the instance: that is to be seen on a fresh one.
-            Err(Failure {
-                reason: Reason::ConnectionLost,
-                request: Some(again),
-                ..
-            }) => request = again,
-            other => return other,
+    if let Some(mut lease) = client.worker.pool.take(instance.id) {
+        match send(client, &mut lease, pending, spare).await {
+            Ok(answer) => return Ok((answer, lease)),
+            // The connection was dead, not the instance: that is to be seen on a new one.
+            Err(_) if pending.is_some() => {}
+            Err(failure) => return Err(failure),
         }
     }
     // Rare beside requests on connections that exist, so it does not count against the size of
     // every request's future.
-    match Box::pin(connect(client, instance, timeouts)).await {
-        Ok(lease) => send(client, lease, request, spare).await,
-        Err(failure) => {
-            let goes_on = client.pulse.stop() == Stop::No;
-            Err(Failure {
-                request: goes_on.then_some(request),
-                ..failure
-            })
-        }
-    }
+    let mut lease = Box::pin(connect(client, instance, timeouts)).await?;
+    let answer = send(client, &mut lease, pending, spare).await?;
+    Ok((answer, lease))
 }
 
 async fn send(
     client: &Client,
-    mut lease: Lease,
-    request: Request<Upload>,
+    lease: &mut Lease,
+    pending: &mut Pending,
     spare: Option<&Spare>,
-) -> Result<(Response<Incoming>, Lease), Failure> {
+) -> Result<Response<Incoming>, Failure> {
+    let Some(request) = pending.take() else {
+        return Err(Failure::of_instance(Reason::ConnectionLost));
+    };
     let answer = lease.sender.try_send_request(request);
     let mut error = match unless_stopped(&client.pulse, answer).await {
-        Some(Ok(answer)) => return Ok((answer, lease)),
+        Some(Ok(answer)) => return Ok(answer),
         Some(Err(error)) => error,
         None => return Err(Failure::stopped(&client.pulse)),
     };
-    let unsent = error.take_message();
-    let error = error.into_error();
+    *pending = error.take_message();
     if client.pulse.upload() == Uploaded::Broken {
+        *pending = None;
         return Err(Failure {
             reason: Reason::BadRequest,
             blame: false,
-            request: None,
         });
     }
-    let lost = unsent.is_some() || !error.is_parse();
-    let again = || spare.filter(|_| lost).map(Spare::request);
-    Err(Failure {
-        reason: if lost {
-            Reason::ConnectionLost
-        } else {
-            Reason::BadAnswer
-        },
-        blame: true,
-        request: unsent.or_else(again),
-    })
+    if pending.is_none() && error.error().is_parse() {
+        return Err(Failure::of_instance(Reason::BadAnswer));
+    }
+    if pending.is_none() {
+        *pending = spare.and_then(Spare::request);
+    }
+    Err(Failure::of_instance(Reason::ConnectionLost))
 }
 
 async fn connect(
@@ -148,11 +111,7 @@ async fn connect(
 ) -> Result<Lease, Failure> {
     let connecting = TcpStream::connect(instance.endpoint.address());
     let limited = tokio::time::timeout(timeouts.connect, connecting);
-    let failure = |reason| Failure {
-        reason,
-        blame: true,
-        request: None,
-    };
+    let failure = Failure::of_instance;
     let Some(connected) = unless_stopped(&client.pulse, limited).await else {
         return Err(Failure::stopped(&client.pulse));
     };

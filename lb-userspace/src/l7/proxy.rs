@@ -15,10 +15,12 @@ use super::{
     answer,
     body::{Answer, Passed, Upload},
     connection::Client,
-    exchange::{self, Failure, Spare},
+    exchange::{self, Failure},
     head::{self, Seen},
     headers, key, management,
     pool::{Lease, Pool},
+    pulse::Stop,
+    spare::Spare,
     tunnel,
 };
 use crate::{
@@ -111,10 +113,11 @@ async fn forward(
     service: &Service,
     now: Timestamp,
     key: u64,
-    mut request: Request<Upload>,
+    request: Request<Upload>,
 ) -> Result<Exchanged, Reason> {
     let worker = &client.worker;
-    let spare = Spare::new(&request);
+    let spare = Spare::new(&request, &worker.buffers);
+    let mut pending = Some(request);
     let mut tried = Tried::default();
     let mut failed = Reason::NoInstance;
     for attempt in 0..TRIES {
@@ -132,10 +135,12 @@ async fn forward(
             service.stats.retried();
         }
         let instance = &service.members[position].instance;
-        name_host(&mut request, instance);
+        if let Some(request) = &mut pending {
+            name_host(request, instance);
+        }
         let mut in_flight = instance.begin(service.spec.algorithm, worker.index, &worker.clock);
         let timeouts = &service.spec.timeouts;
-        match exchange::run(client, instance, timeouts, request, spare.as_ref()).await {
+        match exchange::run(client, instance, timeouts, &mut pending, spare.as_ref()).await {
             Ok((answer, lease)) => {
                 let failed = answer.status().is_server_error();
                 in_flight.judge(if failed {
@@ -149,21 +154,15 @@ async fn forward(
                     in_flight,
                 });
             }
-            Err(failure) => {
-                let Failure {
-                    reason,
-                    blame,
-                    request: again,
-                } = failure;
+            Err(Failure { reason, blame }) => {
                 if blame {
                     in_flight.judge(Outcome::Failure);
                 }
                 failed = reason;
-                let Some(again) = again else {
+                if pending.is_none() || client.pulse.stop() != Stop::No {
                     break;
-                };
+                }
                 tried.insert(instance.id);
-                request = again;
             }
         }
     }

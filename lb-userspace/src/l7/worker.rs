@@ -24,7 +24,9 @@ use tokio::{
     time::Instant,
 };
 
-use super::{connection, management::Management, pool::Pool, pulse::Pulse, router::Router};
+use super::{
+    connection, management::Management, pool::Pool, pulse::Pulse, router::Router, spare::Buffers,
+};
 use crate::{
     balance::Random,
     model::{AdminState, Clock, InstanceId, Reason, ServiceStats},
@@ -115,6 +117,7 @@ pub(super) struct Worker {
     pub(super) clock: Clock,
     pub(super) random: Random,
     pub(super) pool: Rc<Pool>,
+    pub(super) buffers: Rc<Buffers>,
     pub(super) connections: Connections,
     pub(super) tunnels: Rc<Cell<usize>>,
     pub(super) stats: Arc<GatewayStats>,
@@ -139,6 +142,7 @@ impl Worker {
             random: Random::new(clock.now().0 ^ ((index as u64 + 1) << 32)),
             clock,
             pool: Pool::new(gateway.pool_idle_per_instance),
+            buffers: Rc::default(),
             connections: Connections::default(),
             tunnels: Rc::default(),
             stats,
