@@ -25,8 +25,10 @@ const BACKLOG: i32 = 4096;
 /// days, and a peer that has vanished says nothing.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
-/// How long to wait before an address that could not be opened is tried again.
-const RETRY: Duration = Duration::from_secs(1);
+/// How long to wait before an address that could not be opened is tried again: at first for as
+/// long as workers may need to close another listener that has the port, then longer each time.
+const FIRST_RETRY: Duration = Duration::from_millis(20);
+const LAST_RETRY: Duration = Duration::from_secs(1);
 
 /// The open addresses and the workers that serve them.
 #[derive(Debug)]
@@ -84,22 +86,26 @@ impl Listeners {
         let mut revision = registry.subscribe();
         let mut stop = std::pin::pin!(stop);
         let mut complained = BTreeSet::new();
+        let mut wait = FIRST_RETRY;
         loop {
             revision.mark_unchanged();
-            let mut failed = BTreeSet::new();
-            for error in self.follow(&registry.snapshot()) {
-                // Once is enough: it is tried again every second.
-                if complained.insert(error.to_string()) {
+            let errors = self.follow(&registry.snapshot());
+            let failed = !errors.is_empty();
+            if !failed {
+                complained.clear();
+                wait = FIRST_RETRY;
+            }
+            for error in errors {
+                // Once is enough, and not before it has turned out to last.
+                if wait >= LAST_RETRY && complained.insert(error.to_string()) {
                     tracing::error!(%error, "listener is not open; lb goes on trying");
                 }
-                failed.insert(error.to_string());
             }
-            complained = failed;
             let retry = async {
-                if complained.is_empty() {
+                if !failed {
                     std::future::pending::<()>().await;
                 }
-                tokio::time::sleep(RETRY).await;
+                tokio::time::sleep(wait).await;
             };
             tokio::select! {
                 changed = revision.changed() => {
@@ -107,7 +113,7 @@ impl Listeners {
                         return;
                     }
                 }
-                () = retry => {}
+                () = retry => wait = LAST_RETRY.min(wait * 2),
                 deadline = &mut stop => {
                     // Without an order the workers end at once, as their channels close.
                     if let Ok(deadline) = deadline {
