@@ -76,25 +76,32 @@ impl Candidates {
     /// fastest that is known: its first answer will tell, and until then its requests in flight
     /// keep it from being flooded.
     pub(super) fn latencies(&self, members: &[Member], now: Timestamp) -> [f64; DRAWS] {
-        let mut known = [f64::NAN; DRAWS];
+        let mut expected = [f64::INFINITY; DRAWS];
         let mut least = f64::INFINITY;
-        for (latency, position) in known.iter_mut().zip(self.as_slice()) {
-            if let Some(average) = members[*position].instance.latency.get(now) {
-                // Microseconds are whole; below one all are equal.
-                *latency = (average.as_micros() as f64).max(1.0);
+        for (latency, position) in expected.iter_mut().zip(self.as_slice()) {
+            *latency = UNKNOWN;
+            if let Some(micros) = members[*position].instance.latency.micros(now) {
+                // Below a microsecond all are equal.
+                *latency = micros.max(1.0);
                 least = least.min(*latency);
             }
         }
         let unknown = if least.is_finite() { least } else { 1.0 };
-        let mut expected = [f64::INFINITY; DRAWS];
-        for (i, position) in self.as_slice().iter().enumerate() {
+        for (latency, position) in expected.iter_mut().zip(self.as_slice()) {
+            if *latency == UNKNOWN {
+                *latency = unknown;
+            }
             let success = f64::from(members[*position].instance.measured.success());
-            let latency = if known[i].is_nan() { unknown } else { known[i] };
-            expected[i] = latency / success.max(LEAST_SUCCESS).powi(2);
+            if success < 1.0 {
+                *latency /= success.max(LEAST_SUCCESS).powi(2);
+            }
         }
         expected
     }
 }
+
+/// Stands for a latency that nobody has seen.
+const UNKNOWN: f64 = 0.0;
 
 /// What the next request to `member` is expected to cost: `latency × (in flight + 1) / weight`.
 pub(super) fn cost(member: &Member, latency: f64) -> f64 {

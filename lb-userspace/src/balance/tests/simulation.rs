@@ -145,6 +145,11 @@ fn arrivals(behaviours: &[Behaviour], load: f64, seconds: f64) -> (usize, f64) {
 #[test]
 fn equal_instances_get_equal_shares_under_every_algorithm() {
     for algorithm in Algorithm::ALL {
+        // A slow answer is remembered for seconds, so latency decides between equals too.
+        let band = match algorithm {
+            Algorithm::LeastResponseTime | Algorithm::Adaptive => 0.65..1.5,
+            _ => 0.9..1.1,
+        };
         for n in [3, 20] {
             let behaviours = alike(n, 5.0 * MS);
             let (count, gap) = arrivals(&behaviours, 0.6, 30.0);
@@ -153,10 +158,7 @@ fn equal_instances_get_equal_shares_under_every_algorithm() {
             let shares = simulation.run(&*balancer, count, gap);
             for share in &shares {
                 let fair = f64::from(*share) * n as f64 / count as f64;
-                assert!(
-                    (0.8..1.25).contains(&fair),
-                    "{algorithm} of {n}: {shares:?}"
-                );
+                assert!(band.contains(&fair), "{algorithm} of {n}: {shares:?}");
             }
         }
     }
