@@ -51,8 +51,6 @@ pub(crate) struct Outcome {
     pub(crate) writes: u64,
     /// When to try again, because something had to wait for a table to rest.
     pub(crate) later: Option<Timestamp>,
-    /// Whether instances have come, whose neighbours are to be found.
-    pub(crate) published: bool,
     /// Whether VIPs or instances were taken away, whose connections are to be forgotten.
     pub(crate) withdrew: bool,
 }
@@ -192,7 +190,6 @@ impl Pass<'_> {
             } else {
                 self.datapath.reset_instance(*index)?;
                 self.put_instance(*index, *wanted)?;
-                self.outcome.published = true;
             }
         }
         Ok(())

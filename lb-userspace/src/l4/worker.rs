@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeSet, future::Future, net::IpAddr, sync::Arc, time::Duration};
 
-use lb_common::{Counter, Counters};
+use lb_common::{Counter, Counters, InstanceEntry};
 use tokio::time::{Instant, sleep_until};
 
 use super::{
@@ -116,9 +116,6 @@ impl Worker {
                 () = until(again) => {
                     let next = self.reconcile();
                     again = next.wait.map(|wait| Instant::now() + wait);
-                    if next.greet {
-                        greet = Instant::now();
-                    }
                     if next.walk {
                         step = Instant::now();
                     }
@@ -138,7 +135,7 @@ impl Worker {
                     }
                 }
                 () = sleep_until(greet) => {
-                    self.greet();
+                    self.greet(&self.registry.snapshot());
                     greet = Instant::now() + GREET;
                     // The host's own addresses may have changed without any revision.
                     again = again.or(Some(greet - GREET + GATHER));
@@ -153,6 +150,10 @@ impl Worker {
         let now = self.clock.now();
         let plan = plan(&snapshot, &self.host());
         self.warn(&plan);
+        if self.has_strangers(&plan) {
+            // Before the kernel sends them packets, so that the first one finds its way.
+            self.greet(&snapshot);
+        }
         let result = self.state.apply(&plan, self.datapath.as_mut(), now);
         let took = self.clock.now() - now;
         let report = &mut self.next.reconcile;
@@ -191,7 +192,6 @@ impl Worker {
         self.read();
         Next {
             wait,
-            greet: news.published,
             walk: news.withdrew,
         }
     }
@@ -287,8 +287,17 @@ impl Worker {
         }
     }
 
-    fn greet(&mut self) {
-        let snapshot = self.registry.snapshot();
+    /// Whether `plan` has instances that the kernel does not know by their address.
+    fn has_strangers(&self, plan: &Plan) -> bool {
+        let known = self.state.instances();
+        let address = |entry: &InstanceEntry| entry.address;
+        plan.instances
+            .iter()
+            .any(|(index, entry)| known.get(index).map(address) != Some(entry.address))
+    }
+
+    /// Makes the kernel find the neighbours of all instances that VIPs lead to.
+    fn greet(&mut self, snapshot: &Snapshot) {
         let served: BTreeSet<&str> = snapshot.vips.iter().map(|v| v.service.as_str()).collect();
         let addresses: BTreeSet<IpAddr> = served
             .into_iter()
@@ -321,8 +330,6 @@ fn mode(interfaces: &[super::datapath::Attachment]) -> Option<AttachMode> {
 struct Next {
     /// After which time to try again.
     wait: Option<Duration>,
-    /// Whether there are new neighbours to greet.
-    greet: bool,
     /// Whether there are connections to forget.
     walk: bool,
 }

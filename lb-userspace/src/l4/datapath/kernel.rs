@@ -25,12 +25,12 @@ use self::{links::Links, maps::Maps, pins::MapSet};
 use super::{Adopted, Attachment, Cursor, Datapath, DatapathError, Limits};
 use crate::l4::{L4Error, host};
 
-mod batch;
 mod links;
 mod load;
 mod maps;
 pub(crate) mod pins;
 mod status;
+mod syscall;
 mod takeover;
 
 pub(crate) use load::open;
@@ -239,7 +239,7 @@ fn walk(
     into: &mut Vec<(FlowKey, FlowEntry)>,
 ) -> Result<Option<Cursor>, DatapathError> {
     let map = maps.connections.map().fd().as_fd();
-    let next = batch::lookup(map, from.map(|cursor| cursor.0 as u32), into);
+    let next = syscall::lookup_batch(map, from.map(|cursor| cursor.0 as u32), into);
     next.map(|next| next.map(|bucket| Cursor(bucket.into())))
         .map_err(|error| DatapathError::Read {
             what: "the connection table".to_owned(),

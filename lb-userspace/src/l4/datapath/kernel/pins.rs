@@ -15,6 +15,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::syscall;
 use crate::l4::{AttachMode, L4Error, host};
 
 /// The place where things are pinned.
@@ -116,6 +117,9 @@ impl Pins {
     /// Removes everything and the folder itself: links first, so that no packet is worked on by a
     /// program whose maps are being taken apart.
     pub(crate) fn remove_all(&self) -> Result<(), L4Error> {
+        for link in self.links()? {
+            link.remove()?;
+        }
         remove_folder(&self.links_folder())?;
         for set in self.map_sets()? {
             set.remove()?;
@@ -130,8 +134,14 @@ impl Pins {
 }
 
 impl PinnedLink {
-    /// Removes the pin; the program comes off the interface.
+    /// Takes the program off the interface and removes the pin.
     pub(crate) fn remove(&self) -> Result<(), L4Error> {
+        // What cannot be detached (its interface is gone, or it is no link at all) goes with its
+        // pin.
+        if let Err(error) = syscall::detach_link(&self.path) {
+            let path = self.path.display();
+            tracing::debug!(%path, %error, "the link was not attached any more");
+        }
         remove_file(&self.path)
     }
 

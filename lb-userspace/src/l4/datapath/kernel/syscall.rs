@@ -1,0 +1,147 @@
+//! The two commands of `bpf(2)` that aya does not offer, and opening a pinned link for one of them.
+
+use std::{
+    ffi::CString,
+    io,
+    mem::size_of,
+    os::{
+        fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
+};
+
+use aya::Pod;
+
+/// Values of `enum bpf_cmd`, `linux/bpf.h`.
+const OBJ_GET: libc::c_long = 7;
+const MAP_LOOKUP_BATCH: libc::c_long = 24;
+const LINK_DETACH: libc::c_long = 34;
+
+/// Calls `bpf(2)`.
+///
+/// # Safety
+/// `attributes` must be laid out as the part of `union bpf_attr` that `command` takes, and what it
+/// points to must be valid for the call.
+unsafe fn bpf<T>(command: libc::c_long, attributes: &mut T) -> io::Result<libc::c_long> {
+    // SAFETY: the caller's promise; the size is that of what is passed.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attributes, size_of::<T>()) };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
+
+/// `BPF_OBJ_*`.
+#[repr(C)]
+#[derive(Default)]
+struct ObjectAttributes {
+    pathname: u64,
+    bpf_fd: u32,
+    file_flags: u32,
+}
+
+/// `BPF_LINK_DETACH`.
+#[repr(C)]
+#[derive(Default)]
+struct LinkAttributes {
+    link_fd: u32,
+}
+
+/// Takes the program off that a pinned link has attached. When this returns it is off; removing the
+/// pin alone leaves that to a work queue of the kernel, which may be slower than whoever attaches
+/// the next program.
+///
+/// # Errors
+/// What the system says.
+pub(super) fn detach_link(pin: &Path) -> io::Result<()> {
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    let mut object = ObjectAttributes {
+        pathname: path.as_ptr() as u64,
+        ..ObjectAttributes::default()
+    };
+    // SAFETY: the attributes of BPF_OBJ_GET; the path is a string that outlives the call.
+    let descriptor = unsafe { bpf(OBJ_GET, &mut object) }?;
+    // SAFETY: the call has made this descriptor for nobody but us.
+    let link = unsafe { OwnedFd::from_raw_fd(descriptor as i32) };
+    let mut attributes = LinkAttributes {
+        link_fd: link.as_raw_fd() as u32,
+    };
+    // SAFETY: the attributes of BPF_LINK_DETACH; the descriptor is open.
+    unsafe { bpf(LINK_DETACH, &mut attributes) }.map(drop)
+}
+
+/// The `batch` member of `union bpf_attr`.
+#[repr(C)]
+#[derive(Default)]
+struct BatchAttributes {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+/// Entries asked for at a time. Doubled while a single bucket holds more.
+const START: usize = 512;
+const MOST: usize = 1 << 16;
+
+/// Appends the next entries of the hash map `map` to `into`; returns where to go on, or `None` at
+/// the end.
+///
+/// One call returns hundreds of entries where a walk by keys takes two calls each, and the cursor
+/// is a bucket, so that removing entries on the way does not derail the walk.
+///
+/// # Errors
+/// What the system says.
+pub(super) fn lookup_batch<K: Pod + Default, V: Pod + Default>(
+    map: BorrowedFd<'_>,
+    from: Option<u32>,
+    into: &mut Vec<(K, V)>,
+) -> io::Result<Option<u32>> {
+    let mut room = START;
+    loop {
+        match lookup_at_most(map, from, room, into) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && room < MOST => room *= 2,
+            result => return result,
+        }
+    }
+}
+
+fn lookup_at_most<K: Pod + Default, V: Pod + Default>(
+    map: BorrowedFd<'_>,
+    from: Option<u32>,
+    room: usize,
+    into: &mut Vec<(K, V)>,
+) -> io::Result<Option<u32>> {
+    let mut keys = vec![K::default(); room];
+    let mut values = vec![V::default(); room];
+    let from_bucket = from.unwrap_or_default();
+    let mut next_bucket = 0u32;
+    let mut attributes = BatchAttributes {
+        in_batch: from.map_or(0, |_| (&raw const from_bucket) as u64),
+        out_batch: (&raw mut next_bucket) as u64,
+        keys: keys.as_mut_ptr() as u64,
+        values: values.as_mut_ptr() as u64,
+        count: room as u32,
+        map_fd: map.as_raw_fd() as u32,
+        ..BatchAttributes::default()
+    };
+    // SAFETY: the attributes of BPF_MAP_LOOKUP_BATCH. `keys` and `values` have room for `count`
+    // elements, and K and V are what the caller made the map of, whose sizes were checked when it
+    // was opened; any bytes make a valid `Pod`. Both buckets are `u32`s, as hash maps have them.
+    let is_end = match unsafe { bpf(MAP_LOOKUP_BATCH, &mut attributes) } {
+        Ok(_) => false,
+        // The last entries come with this error.
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
+        Err(error) => return Err(error),
+    };
+    let count = (attributes.count as usize).min(room);
+    into.extend(keys.into_iter().zip(values).take(count));
+    Ok((!is_end).then_some(next_bucket))
+}
