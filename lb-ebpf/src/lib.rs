@@ -1,6 +1,6 @@
 //! The packet path, as a pure library.
 //!
-//! [`process`] is the whole program: it parses a packet, finds its connection or its VIP, selects
+//! [`process()`] is the whole program: it parses a packet, finds its connection or its VIP, selects
 //! an instance, rewrites the packet and returns a [`Verdict`]. Everything outside of it, the packet
 //! memory ([`Packet`]) and the maps ([`Tables`]), is a trait, so the same code runs in the kernel
 //! (`bin/lb-xdp`, over XDP memory and BPF maps) and on the host (feature `memory`, over a byte

@@ -35,13 +35,13 @@ const _: () = assert!(
         <= MAX_OFFSET
 );
 
-/// [`Parsed::tcp_flags`]: the sender has no more data.
+/// [`Layout::tcp_flags`]: the sender has no more data.
 pub const TCP_FIN: u8 = 0x01;
-/// [`Parsed::tcp_flags`]: a connection begins.
+/// [`Layout::tcp_flags`]: a connection begins.
 pub const TCP_SYN: u8 = 0x02;
-/// [`Parsed::tcp_flags`]: a connection is broken off.
+/// [`Layout::tcp_flags`]: a connection is broken off.
 pub const TCP_RST: u8 = 0x04;
-/// [`Parsed::tcp_flags`]: the acknowledgement number counts.
+/// [`Layout::tcp_flags`]: the acknowledgement number counts.
 pub const TCP_ACK: u8 = 0x10;
 
 /// Where the headers of a packet lie and what they say beside the tuple. It is apart from the
