@@ -8,6 +8,7 @@ mod failures;
 mod forwarding;
 mod framing;
 mod lifecycle;
+mod random;
 mod tunnels;
 
 use std::{
@@ -33,12 +34,13 @@ use crate::{
 /// Longest time that a test waits for anything.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A loopback address that nothing else in any test process uses.
+/// A loopback address that nothing else in any test process uses, at ports that are not ephemeral.
 fn unused_address() -> SocketAddr {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    let [high, low] = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
-    let process = (std::process::id() % 200) as u8 + 2;
-    SocketAddr::from((Ipv4Addr::new(127, process, high, low + 1), 8080))
+    let next = NEXT.fetch_add(1, Ordering::Relaxed);
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    let ip = Ipv4Addr::new(127, 128 | high, low, (next % 250) as u8 + 1);
+    SocketAddr::from((ip, 8080 + next / 250))
 }
 
 /// Waits until `holds`.

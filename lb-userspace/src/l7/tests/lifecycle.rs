@@ -78,6 +78,64 @@ fn a_reload_moves_routes_under_open_connections() {
 }
 
 #[test]
+fn a_storm_of_changes_disturbs_nobody() {
+    let (one, two) = (Stub::saying("x"), Stub::saying("x"));
+    let talker = Stub::new(|mut peer| {
+        peer.request();
+        peer.send("HTTP/1.1 101 X\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n");
+        let mut byte = [0];
+        while let Ok(1) = peer.stream.read(&mut byte) {
+            peer.send(byte);
+        }
+    });
+    let mut desired = everything_to(&[one.address, two.address]);
+    desired.services.push(service("talk", &[talker.address]));
+    desired.routes.push(RouteSpec {
+        host: HostPattern::Any,
+        path: PathPattern::Exact("/talk".to_owned()),
+        service: ServiceName::new("talk").unwrap(),
+    });
+    let mut gateway = Gateway::with(desired, 2, None);
+    let mut tunnel = gateway.connect();
+    tunnel.send("GET /talk HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n");
+    assert_eq!(tunnel.head().unwrap().status(), 101);
+    let over = Arc::new(AtomicBool::new(false));
+    let clients: Vec<_> = (0..3)
+        .map(|_| {
+            let (mut client, over) = (gateway.connect(), Arc::clone(&over));
+            thread::spawn(move || {
+                let mut served = 0;
+                while !over.load(Ordering::Relaxed) {
+                    assert_eq!(client.get("/").status(), 200);
+                    served += 1;
+                }
+                served
+            })
+        })
+        .collect();
+    let extra = [unused_address(), unused_address()];
+    for round in 0..100 {
+        gateway.reload(|desired| {
+            desired.services[0].instances[0].weight = 1 + round % 5;
+            desired.services[0].timeouts.request = Duration::from_secs(20 + u64::from(round));
+            desired.listeners.truncate(1);
+            let address = extra[usize::from(round % 2)];
+            desired.listeners.push(ListenerSpec { address });
+        });
+        let change = Change::Algorithm {
+            service: ServiceName::new("web").unwrap(),
+            algorithm: Algorithm::ALL[usize::from(round) % Algorithm::ALL.len()],
+        };
+        gateway.registry.apply(change).unwrap();
+        assert_eq!(tunnel.send("y").bytes(1), b"y");
+    }
+    over.store(true, Ordering::Relaxed);
+    for client in clients {
+        assert!(client.join().unwrap() > 0);
+    }
+}
+
+#[test]
 fn idle_connections_to_instances_that_are_disabled_are_closed() {
     let (tell, closed) = std::sync::mpsc::channel();
     let tell = std::sync::Mutex::new(tell);
