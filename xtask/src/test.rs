@@ -1,8 +1,10 @@
 //! `cargo xtask test`: every test there is.
 //!
-//! Tests that need the kernel's help (they load programs or make namespaces) carry `#[ignore]`
-//! with that reason, so that a plain `cargo test` works everywhere. Here they are run explicitly,
-//! one after the other: they measure real time on real sockets, and neighbours would disturb them.
+//! What needs no privileges is tested first, as by `cargo test`. The package `lb-tests` is for what
+//! needs the kernel's help: its tests load programs and make namespaces. They carry `#[ignore]` or
+//! pass over themselves where that is not possible, so that a plain `cargo test` works everywhere;
+//! here they are run one after the other, because they measure real time on real sockets, and
+//! neighbours would disturb them.
 
 use anyhow::Result;
 
@@ -17,17 +19,15 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let filter = arguments.filter.as_deref();
-    let mut host = workspace::cargo();
-    host.args(["test", "--workspace", "--quiet"]).args(filter);
-    step::loud("tests on the host", &mut host)?;
-
     if let Err(reason) = system::can_use_kernel() {
+        on_the_host(&["--workspace"], filter)?;
         step::note(&format!(
             "SKIPPED: tests of packets in the kernel and end-to-end tests in namespaces ({reason}); \
              run `cargo xtask test` as root for them"
         ));
         return Ok(());
     }
+    on_the_host(&["--workspace", "--exclude", "lb-tests"], filter)?;
     system::require(system::NETWORK_TOOLS)?;
     system::require(system::PEER_TOOLS)?;
     build::object()?;
@@ -42,6 +42,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             Profile::Fast.name(),
         ])
         .args(filter)
-        .args(["--", "--ignored", "--test-threads", "1"]);
+        .args(["--", "--include-ignored", "--test-threads", "1"]);
     step::loud("tests in the kernel and end to end", &mut kernel)
+}
+
+fn on_the_host(packages: &[&str], filter: Option<&str>) -> Result<()> {
+    let mut cargo = workspace::cargo();
+    cargo.args(["test", "--quiet"]).args(packages).args(filter);
+    step::loud("tests on the host", &mut cargo)
 }
