@@ -138,7 +138,7 @@ pub(super) fn instance(
         drained: (status.admin != AdminState::Enabled)
             .then_some(requests.in_flight == 0 && kernel.live_connections == 0),
         requests,
-        probe_latency_ms: ms(instance.probe_latency.get(now)),
+        probe_latency_ms: ms(instance.probe_latency.at_last_sample()),
         kernel,
     }
 }

@@ -1,6 +1,6 @@
-//! `health_aware`: in turn, in proportion to weight × health score.
+//! `health_aware`: in turn, in proportion to weight × health score × recent success.
 //!
-//! The score (see `resilience::score`) reaches the effective weight once a second as its
+//! Both measures (see `resilience::factor`) reach the effective weight once a second as its
 //! factor, and with it both data planes: the kernel's tables and these turns are
 //! built from the same numbers. A score decides how much an instance gets, never whether it gets
 //! anything; excluding is left to health checks, which can tell when to end it.

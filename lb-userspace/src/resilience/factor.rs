@@ -6,14 +6,16 @@
 //!
 //! | algorithm | factor | bounds |
 //! |---|---|---|
-//! | `health_aware` | health score | 1/16 to 1 |
+//! | `health_aware` | health score × recent success rate | 1/16 to 1 |
 //! | `least_response_time` | (best latency + g) / (own latency + g) | 1/10 to 1 |
 //! | `adaptive` | latency term × load term × recent success rate | 1/2 to 1 |
 //!
 //! with a grace g of 1 ms, below which differences are noise; the terms of `adaptive` are
 //! `min(1, reference / own)` with the service's median latency and its load per weight as
 //! references, so that only instances worse than usual lose weight. Factors are only ever
-//! relative: an instance without evidence has 1.
+//! relative: an instance without evidence has 1. The success rate counts twice in `health_aware`
+//! because an instance that fails everything still has a score of 0.6 or more; in proportion to
+//! that alone, users would keep getting most of its failures.
 //!
 //! A table that changes moves connections, so factors are steadied twice: what is learned moves
 //! by [`RATE`] of the way to each new measurement, and a weight follows only when what is learned
@@ -59,7 +61,12 @@ pub fn factors(algorithm: Algorithm, measured: &[Measurement]) -> Option<Vec<f32
     match algorithm {
         Algorithm::HealthAware => {
             let least = 1.0 / UNIT as f32;
-            Some(measured.iter().map(|m| m.score.max(least)).collect())
+            Some(
+                measured
+                    .iter()
+                    .map(|m| (m.score * m.success).max(least))
+                    .collect(),
+            )
         }
         Algorithm::LeastResponseTime => {
             let best = latencies().fold(f64::INFINITY, f64::min);

@@ -92,7 +92,10 @@ families! {
         "1 for the state that the operator asked for, 0 for the others.";
     PROBE_LATENCY: Gauge "lb_instance_probe_latency_seconds"
         ["service", "instance"]
-        "Moving average of the time that health checks take; absent before the first.";
+        "Moving average of the time that health checks take; absent until one has passed.";
+    CHECKS: Counter "lb_instance_checks_total"
+        ["service", "instance", "result"]
+        "Health checks of the instance, by what they found: passed or failed.";
     GATEWAY_ACCEPTED: Counter "lb_gateway_connections_total"
         []
         "Client connections that the gateway's listeners accepted.";

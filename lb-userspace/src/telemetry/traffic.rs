@@ -47,6 +47,7 @@ impl TrafficCollector {
             &names::HEALTH,
             &names::ADMIN,
             &names::PROBE_LATENCY,
+            &names::CHECKS,
             &names::L4_INSTANCE_PACKETS,
             &names::L4_INSTANCE_BYTES,
             &names::L4_INSTANCE_CONNECTIONS,
@@ -111,6 +112,7 @@ struct InstanceSamples {
     health: Samples,
     admin: Samples,
     probe_latency: Samples,
+    checks: Samples,
 }
 
 impl InstanceSamples {
@@ -128,6 +130,7 @@ impl InstanceSamples {
             health: Samples::new(&names::HEALTH),
             admin: Samples::new(&names::ADMIN),
             probe_latency: Samples::new(&names::PROBE_LATENCY),
+            checks: Samples::new(&names::CHECKS),
         }
     }
 
@@ -176,8 +179,16 @@ impl InstanceSamples {
             self.average.add(&labels, mean);
         }
         self.score.add(&labels, score(instance.measured.score()));
-        if let Some(latency) = instance.probe_latency.get(now) {
+        if let Some(latency) = instance.probe_latency.at_last_sample() {
             self.probe_latency.add(&labels, latency.as_secs_f64());
+        }
+        let [service, name] = labels;
+        for (result, count) in [
+            ("passed", &instance.checks.passed),
+            ("failed", &instance.checks.failed),
+        ] {
+            let count = count.load(Relaxed) as f64;
+            self.checks.add(&[service, name, result], count);
         }
     }
 
@@ -214,6 +225,7 @@ impl InstanceSamples {
             self.health,
             self.admin,
             self.probe_latency,
+            self.checks,
         ]
         .into_iter()
         .map(Samples::finish)
