@@ -405,9 +405,11 @@ fn what_is_missing_is_said() -> Result<()> {
                 .reason()
                 .is_some_and(|why| why.contains("\"nothing0\""))
         );
-        // Somebody else's program is on the interface.
         let first = Daemon::start(&place.spec(), [1, 1])?;
         first.settled()?;
+        let error = l4::open(&place.spec(), true).map(drop).unwrap_err();
+        assert!(matches!(error, L4Error::Busy { .. }), "{error}");
+        // Somebody else's program is on the interface.
         let elsewhere = DatapathSpec {
             pin_path: place.pins.join("elsewhere"),
             ..place.spec()

@@ -50,6 +50,12 @@ pub enum L4Error {
         /// What is wrong.
         why: String,
     },
+    /// Another daemon works on the same maps.
+    #[error("expected {path} for this lb alone, found another lb that works on the maps there")]
+    Busy {
+        /// Where things are pinned.
+        path: PathBuf,
+    },
     /// The program or its maps could not be loaded.
     #[error("the kernel refused the XDP program: {why}")]
     Load {

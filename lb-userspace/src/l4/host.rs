@@ -85,7 +85,11 @@ pub(crate) fn prepare_pins(path: &Path) -> Result<(), L4Error> {
     if !existing.is_some_and(is_bpf_fs) {
         return Err(fail("there is another file system".to_owned()));
     }
-    fs::create_dir_all(path).map_err(|error| fail(error.to_string()))
+    fs::create_dir_all(path).map_err(|error| L4Error::Pin {
+        what: "make",
+        path: path.to_owned(),
+        why: error.to_string(),
+    })
 }
 
 /// Whether `path` is on a BPF file system.

@@ -179,7 +179,7 @@ fn hash_of(service: &Service) -> u8 {
     }
 }
 
-/// The table of a VIP: the service's members of the VIP's family, by effective weight.
+/// The table of a VIP: the service's members that can take its packets, by effective weight.
 fn recipe(service: &Service, vip: &VipSpec) -> Recipe {
     let order = if select(service.spec.algorithm) == SELECT_TURN {
         Order::Smooth
@@ -189,7 +189,7 @@ fn recipe(service: &Service, vip: &VipSpec) -> Recipe {
     let shares = service
         .members
         .iter()
-        .filter(|member| is_same_family(member.instance.endpoint.address(), vip))
+        .filter(|member| can_take(service, member.instance.endpoint.address(), vip))
         .map(|member| Share {
             identity: identity(service.name(), &member.instance.endpoint),
             generation: member.instance.id.generation,
@@ -199,8 +199,10 @@ fn recipe(service: &Service, vip: &VipSpec) -> Recipe {
     Recipe::new(order, shares)
 }
 
-const fn is_same_family(endpoint: SocketAddr, vip: &VipSpec) -> bool {
-    endpoint.is_ipv4() == vip.address.is_ipv4()
+/// `nat` does not translate between address families. `l2dsr` leaves packets as they are, and the
+/// instance's own address serves only to find its MAC address.
+fn can_take(service: &Service, endpoint: SocketAddr, vip: &VipSpec) -> bool {
+    service.spec.forwarding == Forwarding::L2Dsr || endpoint.is_ipv4() == vip.address.is_ipv4()
 }
 
 fn warn(spec: &VipSpec, service: &Service, vip: &VipPlan, warnings: &mut Vec<String>) {
@@ -208,7 +210,7 @@ fn warn(spec: &VipSpec, service: &Service, vip: &VipPlan, warnings: &mut Vec<Str
     let strangers = service
         .members
         .iter()
-        .filter(|member| !is_same_family(member.instance.endpoint.address(), spec))
+        .filter(|member| !can_take(service, member.instance.endpoint.address(), spec))
         .count();
     if strangers > 0 {
         warnings.push(format!(

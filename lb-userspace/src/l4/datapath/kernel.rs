@@ -10,7 +10,10 @@
 //! links of an earlier daemon keep running that one's program until [`Datapath::activate`], which
 //! the reconciler calls once the maps hold what they should.
 
-use std::{fs, os::fd::AsFd as _};
+use std::{
+    fs::{self, File},
+    os::fd::AsFd as _,
+};
 
 use aya::{
     Ebpf,
@@ -46,6 +49,8 @@ pub(crate) struct Kernel {
     former: Option<MapSet>,
     /// Sets that nobody will need once all links are ours.
     leftover: Vec<MapSet>,
+    /// Keeps other daemons away from the maps.
+    _lock: File,
 }
 
 impl Datapath for Kernel {

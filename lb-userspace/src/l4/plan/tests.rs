@@ -118,6 +118,17 @@ fn vips_of_a_service_share_a_table_and_families_do_not_mix() {
 }
 
 #[test]
+fn dsr_serves_either_family() {
+    let mut spec = service("web", Algorithm::ConsistentHash, &[(A, 1)]);
+    spec.forwarding = Forwarding::L2Dsr;
+    let vips = [VIP4, VIP6].map(|address| vip(address, Protocol::Tcp, "web"));
+    let plan = World::new(vec![spec], vips.to_vec()).plan();
+    assert_eq!(plan.vips.len(), 2);
+    assert!(plan.vips.values().all(|vip| vip.recipe.shares().len() == 1));
+    assert!(plan.warnings.is_empty(), "{:?}", plan.warnings);
+}
+
+#[test]
 fn services_without_a_vip_are_none_of_the_kernels_business() {
     let world = World::new(
         vec![

@@ -47,6 +47,7 @@ pub(crate) fn open(spec: &DatapathSpec) -> Result<(Kernel, String), L4Error> {
     host::raise_memory_limit();
     host::prepare_pins(&spec.pin_path)?;
     let pins = Pins::new(&spec.pin_path);
+    let lock = pins.lock()?;
     let sets = pins.map_sets()?;
     let in_use = in_use(&pins, &sets)?;
     let fitting = |set: &&MapSet| set.abi == lb_common::ABI && maps::fits(&set.path, spec);
@@ -72,6 +73,7 @@ pub(crate) fn open(spec: &DatapathSpec) -> Result<(Kernel, String), L4Error> {
         links,
         former,
         leftover,
+        _lock: lock,
     };
     Ok((kernel, reason))
 }

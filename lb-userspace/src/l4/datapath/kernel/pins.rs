@@ -11,9 +11,12 @@
 //! daemon moves from one to the next, or after one that died doing so.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
 };
+
+use rustix::fs::{FlockOperation, flock};
 
 use super::syscall;
 use crate::l4::{AttachMode, L4Error, host};
@@ -112,6 +115,19 @@ impl Pins {
             fs::create_dir_all(folder).map_err(|error| failure("make", folder, &error))?;
         }
         Ok(())
+    }
+
+    /// Takes the place for one daemon, for as long as the file is open: two that wrote the same maps
+    /// would undo each other's work.
+    pub(crate) fn lock(&self) -> Result<File, L4Error> {
+        let folder = File::open(&self.root).map_err(|e| failure("open", &self.root, &e))?;
+        match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(folder),
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(L4Error::Busy {
+                path: self.root.clone(),
+            }),
+            Err(error) => Err(failure("lock", &self.root, &error.into())),
+        }
     }
 
     /// Removes everything and the folder itself: links first, so that no packet is worked on by a
@@ -226,6 +242,10 @@ mod tests {
         assert!(pins.links().unwrap().is_empty() && pins.map_sets().unwrap().is_empty());
         let first = pins.next_set(1, &[]);
         pins.make(&first).unwrap();
+        let lock = pins.lock().unwrap();
+        assert!(matches!(pins.lock(), Err(L4Error::Busy { .. })));
+        drop(lock);
+        pins.lock().unwrap();
         let second = pins.next_set(1, &pins.map_sets().unwrap());
         assert_eq!((first.number, second.number), (1, 2));
         pins.make(&second).unwrap();
