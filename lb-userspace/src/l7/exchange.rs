@@ -5,9 +5,10 @@
 //! method. When it was sent and the connection ended before a byte of an answer, it may have been
 //! acted upon, so only a request that may be repeated is sent again ([`Spare`]).
 
-use std::{io, sync::Arc, task::Poll};
+use std::{io, sync::Arc, task::Poll, time::Duration};
 
 use hyper::{Request, Response, body::Incoming, client::conn::http1};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
 use super::{
@@ -22,6 +23,9 @@ use crate::model::{Instance, Reason, TimeoutSpec};
 
 /// Largest buffer for what an instance sends, in bytes: also the largest head of an answer.
 const BUFFER: usize = 128 * 1024;
+
+/// When the kernel asks after an instance that says nothing.
+const KEEPALIVE: TcpKeepalive = TcpKeepalive::new().with_time(Duration::from_secs(60));
 
 /// An exchange that came to nothing.
 #[derive(Clone, Copy, Debug)]
@@ -123,8 +127,11 @@ async fn connect(
         Ok(Err(_)) => return Err(failure(Reason::ConnectFailed)),
         Err(_) => return Err(failure(Reason::ConnectTimeout)),
     };
-    // Requests are written whole; waiting for more to send would only delay them.
+    // Requests are written whole; waiting for more to send would only delay them. The kernel asks
+    // after silent peers, or a tunnel to one that has vanished would stay open for ever. Without
+    // either the connection still works.
     let _ = stream.set_nodelay(true);
+    let _ = SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE);
     let handshake = http1::Builder::new()
         .max_buf_size(BUFFER)
         .handshake(Socket::new(stream))
