@@ -1,5 +1,6 @@
 //! Clients: real sockets on threads that have entered a namespace.
 
+pub mod bulk;
 pub mod held;
 pub mod http;
 pub mod load;

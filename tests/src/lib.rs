@@ -17,5 +17,6 @@ pub mod netns;
 pub mod packet;
 pub mod pass;
 pub mod process;
+pub mod scene;
 pub mod tally;
 pub mod topology;

@@ -1,0 +1,200 @@
+//! What most end-to-end tests begin with: a network, an instance on each of its hosts, and a daemon
+//! with a configuration made for the test.
+//!
+//! Clients reach two addresses of each family through the balancer: [`NAT`] and [`DSR`]. The
+//! instances hold the latter themselves, as direct server return asks of them.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::cleanup;
+use crate::daemon::Daemon;
+use crate::instance::Instance;
+use crate::topology::{self, Family, Host, Topology};
+
+/// Last part of the VIPs that are for `nat`.
+pub const NAT: u8 = 100;
+/// Last part of the VIPs that are for `l2dsr`.
+pub const DSR: u8 = 101;
+
+/// Both families.
+pub const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+
+/// Within which the kernel must have what the control plane has decided.
+const PROMPT: Duration = Duration::from_secs(2);
+
+/// A network with everything running in it.
+#[derive(Debug)]
+pub struct Scene {
+    // Dropped in this order: the daemon, what it balances over, and the network.
+    /// The daemon.
+    pub daemon: Daemon,
+    /// One on each host: `i1`, `i2` and so on.
+    pub instances: Vec<Instance>,
+    /// The network.
+    pub topology: Topology,
+}
+
+impl Scene {
+    /// Builds the network with so many instances and starts the daemon.
+    ///
+    /// # Errors
+    /// When something does not come up; the message has the log.
+    pub fn new(instances: u8, configuration: &str) -> Result<Self> {
+        let topology = Topology::new(instances)?;
+        for (number, family) in [NAT, DSR].iter().flat_map(|n| FAMILIES.map(|f| (*n, f))) {
+            topology.route_to_balancer(address(number, family))?;
+        }
+        let held = FAMILIES.map(|family| address(DSR, family));
+        let mut running = Vec::new();
+        for host in &topology.instances {
+            for address in held {
+                host.hold(address)?;
+            }
+            running.push(Instance::start(host, &held)?);
+        }
+        let daemon = Daemon::start(&topology.balancer, configuration)?;
+        let scene = Self {
+            daemon,
+            instances: running,
+            topology,
+        };
+        scene.settle()?;
+        Ok(scene)
+    }
+
+    /// Waits until the kernel holds what the control plane has decided so far.
+    ///
+    /// # Errors
+    /// When that takes longer than two seconds.
+    pub fn settle(&self) -> Result<()> {
+        let mut seen = (Value::Null, Value::Null);
+        let settled = cleanup::within(PROMPT, || {
+            let (Ok(state), Ok(kernel)) =
+                (self.daemon.get("/health"), self.daemon.get("/datapath"))
+            else {
+                return false;
+            };
+            seen = (
+                state["revision"].clone(),
+                kernel["reconcile"]["revision"].clone(),
+            );
+            kernel["attached"] == false || seen.0 == seen.1
+        });
+        ensure!(
+            settled,
+            "expected the kernel to hold revision {} within {PROMPT:?}, found {}:\n{}",
+            seen.0,
+            seen.1,
+            self.daemon.log()
+        );
+        Ok(())
+    }
+
+    /// The host with this name.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn host(&self, name: &str) -> Result<&Host> {
+        let host = self.topology.instance(name);
+        host.with_context(|| format!("no host {name}"))
+    }
+
+    /// Kills the instance on a host.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn kill(&mut self, name: &str) -> Result<()> {
+        let instance = self.instances.iter_mut().find(|one| one.name == name);
+        instance
+            .with_context(|| format!("no instance {name}"))?
+            .kill()
+    }
+
+    /// Where the proxy listens, as clients see it.
+    #[must_use]
+    pub fn gateway(&self, port: u16) -> SocketAddr {
+        SocketAddr::new(self.topology.balancer.v4.into(), port)
+    }
+}
+
+/// An address of the network.
+#[must_use]
+pub fn address(number: u8, family: Family) -> IpAddr {
+    match family {
+        Family::V4 => topology::v4(number).into(),
+        Family::V6 => topology::v6(number).into(),
+    }
+}
+
+/// A configuration, put together from what a test needs.
+#[derive(Clone, Debug)]
+pub struct Configuration(String);
+
+impl Configuration {
+    /// One whose listeners are these, as TOML (`[]`, `["0.0.0.0:80"]`); without services and checks.
+    #[must_use]
+    pub fn new(listen: &str) -> Self {
+        Self(format!(
+            "[gateway]\nlisten = {listen}\nworkers = 2\n\
+             [defaults]\nhealth_check = {{ enabled = false }}\n"
+        ))
+    }
+
+    /// Adds the packet path, native, on the balancer's interface.
+    #[must_use]
+    pub fn packets(self) -> Self {
+        let sources = FAMILIES.map(|family| address(1, family).to_string());
+        self.add(&format!(
+            "[datapath]\ninterfaces = [\"eth0\"]\nmode = \"native\"\n\
+             nat_sources = {sources:?}\npin_path = \"@PINS@\""
+        ))
+    }
+
+    /// Adds a service whose instances are those of the hosts `i1`, `i2` and so on with these weights,
+    /// in both families, and settings of the service.
+    #[must_use]
+    pub fn service(self, name: &str, port: u16, weights: &[u16], settings: &str) -> Self {
+        let mut instances = String::new();
+        for family in FAMILIES {
+            for (number, weight) in (11..).zip(weights) {
+                let endpoint = SocketAddr::new(address(number, family), port);
+                let line = format!("{{ endpoint = \"{endpoint}\", weight = {weight} }},\n");
+                instances.push_str(&line);
+            }
+        }
+        self.add(&format!(
+            "[services.{name}]\ninstances = [\n{instances}]\n{settings}"
+        ))
+    }
+
+    /// Leads the VIPs of a number, both families, to a service.
+    #[must_use]
+    pub fn vips(mut self, number: u8, port: u16, protocol: &str, service: &str) -> Self {
+        for family in FAMILIES {
+            let address = address(number, family);
+            self = self.add(&format!(
+                "[[vips]]\naddress = \"{address}\"\nport = {port}\n\
+                 protocol = \"{protocol}\"\nservice = \"{service}\""
+            ));
+        }
+        self
+    }
+
+    /// Adds lines as they are.
+    #[must_use]
+    pub fn add(mut self, lines: &str) -> Self {
+        let _ = writeln!(self.0, "{lines}");
+        self
+    }
+
+    /// The whole text.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.0
+    }
+}

@@ -1,0 +1,202 @@
+//! Connections through VIPs: both ways of forwarding, TCP and UDP, IPv4 and IPv6.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use lb_tests::client::{bulk, tcp, udp};
+use lb_tests::instance;
+use lb_tests::scene::{Configuration, DSR, FAMILIES, NAT, Scene, address};
+use lb_tests::tally::Tally;
+use serde_json::{Value, json};
+
+/// Connections or flows of one measurement.
+const COUNT: u32 = 300;
+/// Datagrams of a flow.
+const DATAGRAMS: u32 = 2;
+/// Bytes of a large transfer.
+const LARGE: usize = 32 << 20;
+
+/// How far a share may be from the weight's where turns are taken: turns are taken per CPU.
+const BY_TURNS: f64 = 0.02;
+/// The same where the hash of the flow decides: five standard deviations of 300 draws.
+const BY_CHANCE: f64 = 0.145;
+
+/// What the algorithms that need no measurements make of the weights 20, 10 and 10.
+const SHARES: [(&str, [f64; 3], f64); 3] = [
+    ("round_robin", [1.0 / 3.0, 1.0 / 3.0, 1.0 / 3.0], BY_TURNS),
+    ("weighted_round_robin", [0.5, 0.25, 0.25], BY_TURNS),
+    ("consistent_hash", [0.5, 0.25, 0.25], BY_CHANCE),
+];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Forwarding {
+    Nat,
+    L2Dsr,
+}
+
+impl Forwarding {
+    const fn setting(self) -> &'static str {
+        match self {
+            Self::Nat => "forwarding = \"nat\"",
+            Self::L2Dsr => "forwarding = \"l2dsr\"",
+        }
+    }
+
+    const fn number(self) -> u8 {
+        match self {
+            Self::Nat => NAT,
+            Self::L2Dsr => DSR,
+        }
+    }
+}
+
+fn scene(forwarding: Forwarding) -> Result<Scene> {
+    let (number, setting) = (forwarding.number(), forwarding.setting());
+    let weights = [20, 10, 10];
+    let configuration = Configuration::new("[]")
+        .packets()
+        .service("stream", instance::TCP, &weights, setting)
+        .service("datagram", instance::UDP, &weights, setting)
+        .vips(number, instance::TCP, "tcp", "stream")
+        .vips(number, instance::UDP, "udp", "datagram");
+    Scene::new(3, configuration.text())
+}
+
+/// Nothing failed, and each instance has its share.
+fn expect_shares(what: &str, tally: &Tally, shares: [f64; 3], tolerance: f64) -> Result<()> {
+    ensure!(
+        tally.failures().is_empty() && tally.total() == u64::from(COUNT),
+        "{what}: {tally}"
+    );
+    for (name, share) in ["i1", "i2", "i3"].iter().zip(shares) {
+        let found = tally.share(name);
+        ensure!(
+            (found - share).abs() <= tolerance,
+            "{what}: expected a share of {share:.3} ± {tolerance} for {name}, found {found:.3}: {tally}"
+        );
+    }
+    Ok(())
+}
+
+/// The sum of a counter of all instances of a service.
+fn sum(instances: &Value, service: &str, counter: &str) -> u64 {
+    let all = instances["instances"].as_array().into_iter().flatten();
+    all.filter(|one| one["service"] == service)
+        .map(|one| one["kernel"][counter].as_u64().unwrap_or_default())
+        .sum()
+}
+
+fn spread(forwarding: Forwarding) -> Result<()> {
+    let scene = scene(forwarding)?;
+    let client = &scene.topology.client.namespace;
+    for (algorithm, shares, tolerance) in SHARES {
+        for service in ["stream", "datagram"] {
+            let path = format!("/algorithms/{service}");
+            scene.daemon.put(&path, &json!({"algorithm": algorithm}))?;
+        }
+        scene.settle()?;
+        for family in FAMILIES {
+            let at = |port| SocketAddr::new(address(forwarding.number(), family), port);
+            let by_tcp = tcp::connections(client, at(instance::TCP), COUNT)?;
+            let what = format!("{algorithm}, TCP, {family:?}");
+            expect_shares(&what, &by_tcp, shares, tolerance)?;
+            let by_udp = udp::flows(client, at(instance::UDP), COUNT, DATAGRAMS)?;
+            let what = format!("{algorithm}, UDP, {family:?}");
+            expect_shares(&what, &by_udp, shares, tolerance)?;
+        }
+    }
+    let of_each = u64::from(COUNT) * u64::try_from(SHARES.len())?;
+    counters(&scene, forwarding, of_each)
+}
+
+/// `of_each`: connections through each VIP so far.
+fn counters(scene: &Scene, forwarding: Forwarding, of_each: u64) -> Result<()> {
+    let datapath = scene.daemon.get("/datapath")?;
+    let packets = &datapath["packets"];
+    let count = |name: &str| packets[name].as_u64().unwrap_or_default();
+    ensure!(
+        count("received") == count("forwarded") + count("passed") + count("dropped"),
+        "{packets}"
+    );
+    ensure!(count("dropped") == 0, "{}", datapath["counters"]);
+    let mut connections = 0;
+    let mut forwarded = 0;
+    for vip in datapath["vips"].as_array().into_iter().flatten() {
+        ensure!(vip["connections"] == of_each, "{vip}");
+        let number = |name: &str| vip[name].as_u64().unwrap_or_default();
+        connections += number("connections");
+        forwarded += number("packets_in") + number("packets_out");
+        // Replies come back through lb with nat only.
+        ensure!(
+            (number("packets_out") > 0) == (forwarding == Forwarding::Nat),
+            "{vip}"
+        );
+    }
+    ensure!(connections == 4 * of_each, "{}", datapath["vips"]);
+    ensure!(
+        forwarded == count("forwarded"),
+        "expected all VIPs together to have as many packets as were forwarded, {}; found {forwarded}",
+        count("forwarded")
+    );
+    // Figures of instances are read once in a while; closed connections are no longer live.
+    let instances = scene
+        .daemon
+        .wait_for("/instances", Duration::from_secs(3), |answer| {
+            sum(answer, "stream", "live_connections") == 0
+                && sum(answer, "stream", "connections") == 2 * of_each
+                && sum(answer, "datagram", "connections") == 2 * of_each
+        })?;
+    let by_instances: u64 = ["stream", "datagram"]
+        .iter()
+        .map(|service| {
+            sum(&instances, service, "packets_in") + sum(&instances, service, "packets_out")
+        })
+        .sum();
+    ensure!(by_instances == forwarded, "{by_instances} and {forwarded}");
+    Ok(())
+}
+
+fn large_transfers(forwarding: Forwarding) -> Result<()> {
+    let scene = scene(forwarding)?;
+    for family in FAMILIES {
+        let target = SocketAddr::new(address(forwarding.number(), family), instance::TCP);
+        bulk::echo(&scene.topology.client.namespace, target, LARGE)?;
+    }
+    let datapath = scene.daemon.get("/datapath")?;
+    for vip in datapath["vips"].as_array().into_iter().flatten() {
+        let enough = |name: &str| vip[name].as_u64().unwrap_or_default() > LARGE as u64;
+        if vip["service"] == "stream" {
+            ensure!(enough("bytes_in"), "{vip}");
+            ensure!(
+                enough("bytes_out") == (forwarding == Forwarding::Nat),
+                "{vip}"
+            );
+        }
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root"]
+fn nat_spreads_connections_by_weight_and_counts_them() -> Result<()> {
+    spread(Forwarding::Nat)
+}
+
+#[test]
+#[ignore = "needs root"]
+fn l2dsr_spreads_connections_by_weight_and_counts_them() -> Result<()> {
+    spread(Forwarding::L2Dsr)
+}
+
+#[test]
+#[ignore = "needs root"]
+fn large_transfers_by_nat_are_intact() -> Result<()> {
+    large_transfers(Forwarding::Nat)
+}
+
+#[test]
+#[ignore = "needs root"]
+fn large_transfers_by_l2dsr_are_intact() -> Result<()> {
+    large_transfers(Forwarding::L2Dsr)
+}
