@@ -69,9 +69,12 @@ impl Host {
     /// # Errors
     /// When the host has it already.
     pub fn hold(&self, address: IpAddr) -> Result<()> {
-        let bits = if address.is_ipv4() { 32 } else { 128 };
-        self.namespace
-            .ip(&[format!("addr add {address}/{bits} dev lo")])
+        let line = match address {
+            IpAddr::V4(_) => format!("addr add {address}/32 dev lo"),
+            // Without a search for duplicates it can be bound to at once, not a moment later.
+            IpAddr::V6(_) => format!("addr add {address}/128 dev lo nodad"),
+        };
+        self.namespace.ip(&[line])
     }
 }
 

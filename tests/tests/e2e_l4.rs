@@ -36,10 +36,10 @@ enum Forwarding {
 }
 
 impl Forwarding {
-    const fn setting(self) -> &'static str {
+    const fn name(self) -> &'static str {
         match self {
-            Self::Nat => "forwarding = \"nat\"",
-            Self::L2Dsr => "forwarding = \"l2dsr\"",
+            Self::Nat => "nat",
+            Self::L2Dsr => "l2dsr",
         }
     }
 
@@ -52,8 +52,10 @@ impl Forwarding {
 }
 
 fn scene(forwarding: Forwarding) -> Result<Scene> {
-    let (number, setting) = (forwarding.number(), forwarding.setting());
+    let (number, name) = (forwarding.number(), forwarding.name());
     let weights = [20, 10, 10];
+    // Packets have no path; but with the default key all flows of a client go to one instance.
+    let setting = &format!("forwarding = \"{name}\"\nhash_key = \"path\"");
     let configuration = Configuration::new("[]")
         .packets()
         .service("stream", instance::TCP, &weights, setting)

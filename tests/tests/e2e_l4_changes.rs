@@ -1,0 +1,197 @@
+//! What happens to connections through VIPs when something changes: an instance drains, is taken
+//! out, dies; the algorithm is another one.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use lb_tests::client::{held::Held, tcp};
+use lb_tests::instance;
+use lb_tests::scene::{Configuration, DSR, NAT, Scene, address};
+use lb_tests::topology::Family;
+use serde_json::json;
+
+/// Connections that are held while something changes.
+const HELD: u32 = 30;
+/// New connections after the change.
+const NEW: u32 = 60;
+
+/// The services, and where the VIP of each is.
+const SERVICES: [(&str, u8, Family); 3] = [
+    ("nat", NAT, Family::V4),
+    ("l2dsr", DSR, Family::V4),
+    ("l2dsr", DSR, Family::V6),
+];
+
+fn configuration() -> Configuration {
+    let check = "health_check = { enabled = true, type = \"tcp\", interval = \"200ms\", \
+                 timeout = \"150ms\", rise = 1, fall = 2 }";
+    let mut configuration = Configuration::new("[]").packets();
+    for (name, number) in [("nat", NAT), ("l2dsr", DSR)] {
+        let settings = format!("forwarding = \"{name}\"\nhash_key = \"path\"\n{check}");
+        configuration = configuration
+            .service(name, instance::TCP, &[10, 10, 10], &settings)
+            .vips(number, instance::TCP, "tcp", name);
+    }
+    configuration
+}
+
+fn target(number: u8, family: Family) -> SocketAddr {
+    SocketAddr::new(address(number, family), instance::TCP)
+}
+
+/// The resource of the instance on the host `i2`.
+fn second(service: &str, family: Family) -> String {
+    let endpoint = SocketAddr::new(address(12, family), instance::TCP);
+    format!("/instances/{service}/{endpoint}")
+}
+
+/// New connections go to the others, all of them.
+fn expect_elsewhere(scene: &Scene, target: SocketAddr) -> Result<()> {
+    let new = tcp::connections(&scene.topology.client.namespace, target, NEW)?;
+    ensure!(
+        new.of("i2") == 0 && new.total() == u64::from(NEW) && new.instances() == 2,
+        "expected {NEW} connections to i1 and i3, found {new}"
+    );
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root"]
+fn connections_of_a_draining_instance_go_on() -> Result<()> {
+    let scene = Scene::new(3, configuration().text())?;
+    for (service, number, family) in SERVICES {
+        let (target, path) = (target(number, family), second(service, family));
+        let held = Held::open(&scene.topology.client.namespace, target, HELD)?;
+        let before = held.opened().clone();
+        ensure!(before.instances() == 3, "{before}");
+        let drained = scene.daemon.post(&format!("{path}/drain"))?;
+        ensure!(
+            drained["admin"] == "draining" && drained["drained"] == false,
+            "{drained}"
+        );
+        scene.settle()?;
+        expect_elsewhere(&scene, target)?;
+        let after = held.close()?;
+        ensure!(after == before, "opened {before}; at the end {after}");
+        scene
+            .daemon
+            .wait_for(&path, Duration::from_secs(3), |one| one["drained"] == true)?;
+        scene.daemon.post(&format!("{path}/enable"))?;
+        scene.settle()?;
+        let again = tcp::connections(&scene.topology.client.namespace, target, NEW)?;
+        ensure!(
+            again.of("i2") > 0 && again.failures().is_empty(),
+            "after enable: {again}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root"]
+fn connections_of_a_disabled_instance_are_reset_at_once() -> Result<()> {
+    let scene = Scene::new(3, configuration().text())?;
+    for (service, number, family) in SERVICES {
+        let (target, path) = (target(number, family), second(service, family));
+        let held = Held::open(&scene.topology.client.namespace, target, HELD)?;
+        let before = held.opened().clone();
+        ensure!(before.of("i2") > 0, "{before}");
+        scene.daemon.post(&format!("{path}/disable"))?;
+        scene.settle()?;
+        let start = Instant::now();
+        let after = held.close()?;
+        // A connection that is not reset would be noticed after five seconds of silence only.
+        ensure!(
+            start.elapsed() < Duration::from_secs(2),
+            "the flows were silent instead of reset: {after}"
+        );
+        let lost = u64::try_from(after.failures().len())?;
+        ensure!(
+            lost == before.of("i2") && after.of("i1") == before.of("i1"),
+            "opened {before}; at the end {after}"
+        );
+        ensure!(
+            after.failures().iter().all(|why| why.contains("reset")),
+            "{after}"
+        );
+        expect_elsewhere(&scene, target)?;
+        scene.daemon.post(&format!("{path}/enable"))?;
+        scene.settle()?;
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root"]
+fn new_connections_avoid_an_instance_that_died() -> Result<()> {
+    let mut scene = Scene::new(3, configuration().text())?;
+    let limit = Duration::from_secs(3);
+    for (service, _, family) in SERVICES {
+        let path = second(service, family);
+        scene
+            .daemon
+            .wait_for(&path, limit, |one| one["health"] == "healthy")?;
+    }
+    let held = Held::open(
+        &scene.topology.client.namespace,
+        target(NAT, Family::V4),
+        HELD,
+    )?;
+    let before = held.opened().clone();
+    scene.kill("i2")?;
+    let start = Instant::now();
+    for (service, _, family) in SERVICES {
+        let path = second(service, family);
+        scene
+            .daemon
+            .wait_for(&path, limit, |one| one["health"] == "unhealthy")?;
+    }
+    // Two failed checks, 200 ms ± 10 % apart, and what this machine takes to notice.
+    let noticed = start.elapsed();
+    ensure!(noticed < Duration::from_millis(1500), "{noticed:?}");
+    scene.settle()?;
+    for (_, number, family) in SERVICES {
+        expect_elsewhere(&scene, target(number, family))?;
+    }
+    let after = held.close()?;
+    ensure!(
+        after.of("i1") == before.of("i1") && after.of("i3") == before.of("i3"),
+        "opened {before}; at the end {after}"
+    );
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root"]
+fn every_algorithm_can_be_set_while_connections_are_held() -> Result<()> {
+    let scene = Scene::new(3, configuration().text())?;
+    let client = &scene.topology.client.namespace;
+    for (service, number, family) in [SERVICES[0], SERVICES[2]] {
+        let target = target(number, family);
+        let held = Held::open(client, target, HELD)?;
+        let before = held.opened().clone();
+        let list = scene.daemon.get("/algorithms")?;
+        let names: Vec<&str> = list["algorithms"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|one| one["name"].as_str())
+            .collect();
+        ensure!(names.len() == 7, "{list}");
+        for name in names {
+            let path = format!("/algorithms/{service}");
+            let set = scene.daemon.put(&path, &json!({"algorithm": name}))?;
+            ensure!(set["algorithm"] == name, "{set}");
+            scene.settle()?;
+            let new = tcp::connections(client, target, NEW)?;
+            ensure!(
+                new.failures().is_empty() && new.instances() == 3,
+                "{name}: {new}"
+            );
+        }
+        let after = held.close()?;
+        ensure!(after == before, "opened {before}; at the end {after}");
+    }
+    Ok(())
+}
