@@ -75,6 +75,12 @@ impl Daemon {
         self.folder.path().join("lb.toml")
     }
 
+    /// Where the daemon pins what outlives it: what `@PINS@` stands for.
+    #[must_use]
+    pub fn pins(&self) -> &Path {
+        self.pins.path()
+    }
+
     /// Starts the daemon, after it was stopped or killed, and waits until its API answers.
     ///
     /// # Errors

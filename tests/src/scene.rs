@@ -149,7 +149,7 @@ impl Configuration {
     #[must_use]
     pub fn packets(self) -> Self {
         let sources = FAMILIES.map(|family| address(1, family).to_string());
-        self.add(&format!(
+        self.with(&format!(
             "[datapath]\ninterfaces = [\"eth0\"]\nmode = \"native\"\n\
              nat_sources = {sources:?}\npin_path = \"@PINS@\""
         ))
@@ -167,7 +167,7 @@ impl Configuration {
                 instances.push_str(&line);
             }
         }
-        self.add(&format!(
+        self.with(&format!(
             "[services.{name}]\ninstances = [\n{instances}]\n{settings}"
         ))
     }
@@ -177,7 +177,7 @@ impl Configuration {
     pub fn vips(mut self, number: u8, port: u16, protocol: &str, service: &str) -> Self {
         for family in FAMILIES {
             let address = address(number, family);
-            self = self.add(&format!(
+            self = self.with(&format!(
                 "[[vips]]\naddress = \"{address}\"\nport = {port}\n\
                  protocol = \"{protocol}\"\nservice = \"{service}\""
             ));
@@ -187,7 +187,7 @@ impl Configuration {
 
     /// Adds lines as they are.
     #[must_use]
-    pub fn add(mut self, lines: &str) -> Self {
+    pub fn with(mut self, lines: &str) -> Self {
         let _ = writeln!(self.0, "{lines}");
         self
     }

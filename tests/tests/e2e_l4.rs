@@ -112,6 +112,17 @@ fn spread(forwarding: Forwarding) -> Result<()> {
     counters(&scene, forwarding, of_each)
 }
 
+/// Exact for TCP. A UDP socket may get a port that another has had less than a minute ago; for the
+/// kernel that is the same flow.
+fn expect_connections(found: u64, expected: u64, is_udp: bool) -> Result<()> {
+    let least = if is_udp { expected * 9 / 10 } else { expected };
+    ensure!(
+        (least..=expected).contains(&found),
+        "expected {least} to {expected} connections, found {found}"
+    );
+    Ok(())
+}
+
 /// `of_each`: connections through each VIP so far.
 fn counters(scene: &Scene, forwarding: Forwarding, of_each: u64) -> Result<()> {
     let datapath = scene.daemon.get("/datapath")?;
@@ -125,8 +136,9 @@ fn counters(scene: &Scene, forwarding: Forwarding, of_each: u64) -> Result<()> {
     let mut connections = 0;
     let mut forwarded = 0;
     for vip in datapath["vips"].as_array().into_iter().flatten() {
-        ensure!(vip["connections"] == of_each, "{vip}");
         let number = |name: &str| vip[name].as_u64().unwrap_or_default();
+        let is_udp = vip["service"] == "datagram";
+        expect_connections(number("connections"), of_each, is_udp)?;
         connections += number("connections");
         forwarded += number("packets_in") + number("packets_out");
         // Replies come back through lb with nat only.
@@ -135,7 +147,6 @@ fn counters(scene: &Scene, forwarding: Forwarding, of_each: u64) -> Result<()> {
             "{vip}"
         );
     }
-    ensure!(connections == 4 * of_each, "{}", datapath["vips"]);
     ensure!(
         forwarded == count("forwarded"),
         "expected all VIPs together to have as many packets as were forwarded, {}; found {forwarded}",
@@ -146,8 +157,8 @@ fn counters(scene: &Scene, forwarding: Forwarding, of_each: u64) -> Result<()> {
         .daemon
         .wait_for("/instances", Duration::from_secs(3), |answer| {
             sum(answer, "stream", "live_connections") == 0
-                && sum(answer, "stream", "connections") == 2 * of_each
-                && sum(answer, "datagram", "connections") == 2 * of_each
+                && sum(answer, "stream", "connections") + sum(answer, "datagram", "connections")
+                    == connections
         })?;
     let by_instances: u64 = ["stream", "datagram"]
         .iter()

@@ -69,9 +69,9 @@ pub(super) async fn below(
                 return Err(method("POST"));
             }
             Nothing::from_request(request, &()).await?;
-            state.fresh_report().await;
             let instance = instance.unwrap_or_default();
-            set(&state, service, instance, verb).map(|one| Answer::ok(one).into_response())
+            let one = set(&state, service, instance, verb).await?;
+            Ok(Answer::ok(one).into_response())
         }
     }
 }
@@ -98,14 +98,22 @@ fn show(state: &ApiState, service: &str, instance: &str) -> Result<Instance, Api
     Ok(measure::instance(member, status, state.now()))
 }
 
-fn set(state: &ApiState, service: &str, name: &str, verb: Verb) -> Result<Instance, ApiError> {
+/// Answers when the kernel has the change, too: only then nothing new begins, and only what is
+/// counted after that moment can say whether a drain is over.
+async fn set(
+    state: &ApiState,
+    service: &str,
+    name: &str,
+    verb: Verb,
+) -> Result<Instance, ApiError> {
     let snapshot = state.snapshot();
     let service = find_service(&snapshot, service)?;
-    state.registry().apply(Change::Admin {
+    let applied = state.registry().apply(Change::Admin {
         service: service.name().clone(),
         instance: name.to_owned(),
         state: verb.state(),
     })?;
+    state.report_holding(applied.revision).await;
     show(state, service.name().as_str(), name)
 }
 

@@ -139,6 +139,16 @@ impl ApiState {
         self.0.packet_path.fresh(self.now()).await
     }
 
+    /// The packet path's report once the kernel holds `revision`, with the figures of that moment
+    /// or later.
+    pub(super) async fn report_holding(&self, revision: u64) -> Arc<l4::Report> {
+        let latest = self.report();
+        if latest.mode.is_none() {
+            return latest;
+        }
+        self.0.packet_path.holding(revision).await
+    }
+
     /// How long this state has existed.
     #[must_use]
     pub fn uptime(&self) -> Duration {

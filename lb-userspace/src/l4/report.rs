@@ -164,6 +164,15 @@ impl Handle {
         let _ = tokio::time::timeout(PATIENCE, reports.changed()).await;
         self.report()
     }
+
+    /// A report whose figures were read when the kernel held `revision` already. When that takes
+    /// too long, the latest one.
+    pub async fn holding(&self, revision: u64) -> Arc<Report> {
+        let mut reports = self.reports.clone();
+        let held = reports.wait_for(|report| report.reconcile.revision >= revision);
+        let _ = tokio::time::timeout(PATIENCE, held).await;
+        self.report()
+    }
 }
 
 #[cfg(test)]

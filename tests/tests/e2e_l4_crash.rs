@@ -1,0 +1,225 @@
+//! The kernel path without its daemon: traffic goes on, the next daemon adopts, `detach` ends it.
+
+use std::fs;
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use lb_tests::client::{held::Held, tcp, transfer, transfer::Transfer};
+use lb_tests::scene::{Configuration, DSR, FAMILIES, NAT, Scene, address};
+use lb_tests::topology::Family;
+use lb_tests::{cleanup, command, instance};
+use serde_json::Value;
+
+/// Steps of 16 KiB, 5 ms apart: about two seconds.
+const STEPS: u32 = 400;
+const REST: Duration = Duration::from_millis(5);
+
+const VIPS: [(u8, Family); 3] = [(NAT, Family::V4), (NAT, Family::V6), (DSR, Family::V4)];
+
+fn scene() -> Result<Scene> {
+    let mut configuration = Configuration::new("[]").packets();
+    for (name, number) in [("nat", NAT), ("l2dsr", DSR)] {
+        let settings = format!("forwarding = \"{name}\"");
+        configuration = configuration
+            .service(name, instance::TCP, &[10, 10, 10], &settings)
+            .vips(number, instance::TCP, "tcp", name);
+    }
+    Scene::new(3, configuration.text())
+}
+
+fn targets() -> [SocketAddr; 3] {
+    VIPS.map(|(number, family)| SocketAddr::new(address(number, family), instance::TCP))
+}
+
+/// Where the daemon of a scene has pinned what outlives it.
+fn pins(scene: &Scene) -> PathBuf {
+    scene.daemon.pins().to_path_buf()
+}
+
+/// Whether a program is attached to the balancer's interface.
+fn is_attached(scene: &Scene) -> Result<bool> {
+    let mut ip = scene.topology.balancer.namespace.command("ip");
+    let shown = command::output(ip.args(["-d", "link", "show", "dev", "eth0"]))?;
+    Ok(shown.contains("prog/xdp"))
+}
+
+/// Endpoint, id and connections so far of every instance.
+fn instances(scene: &Scene) -> Result<Vec<(Value, Value, u64)>> {
+    let answer = scene.daemon.get("/instances")?;
+    let all = answer["instances"].as_array().into_iter().flatten();
+    Ok(all
+        .map(|one| {
+            let connections = one["kernel"]["connections"].as_u64();
+            (
+                one["instance"].clone(),
+                one["id"].clone(),
+                connections.unwrap_or_default(),
+            )
+        })
+        .collect())
+}
+
+/// The sum of the connections of all VIPs.
+fn connections(scene: &Scene) -> Result<u64> {
+    let datapath = scene.daemon.get("/datapath")?;
+    let vips = datapath["vips"].as_array().into_iter().flatten();
+    Ok(vips.filter_map(|vip| vip["connections"].as_u64()).sum())
+}
+
+fn connect(scene: &Scene, target: SocketAddr, count: u32) -> Result<()> {
+    let tally = tcp::connections(&scene.topology.client.namespace, target, count)?;
+    ensure!(
+        tally.total() == u64::from(count) && tally.instances() == 3,
+        "{count} connections to {target}: {tally}"
+    );
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_killed_daemon_breaks_nothing_and_its_successor_adopts() -> Result<()> {
+    let mut scene = scene()?;
+    let client = &scene.topology.client.namespace;
+    for target in targets() {
+        connect(&scene, target, 30)?;
+    }
+    let held: Vec<Held> = targets()
+        .iter()
+        .map(|target| Held::open(client, *target, 10))
+        .collect::<Result<_>>()?;
+    let opened: Vec<_> = held.iter().map(|held| held.opened().clone()).collect();
+    let transfers = targets().map(|target| Transfer::start(client, target, STEPS, REST));
+    for transfer in &transfers {
+        let begun = cleanup::within(Duration::from_secs(5), || transfer.done() > 0);
+        ensure!(begun, "a transfer does not begin");
+    }
+    std::thread::sleep(Duration::from_millis(150));
+    let (before, connections_before) = (instances(&scene)?, connections(&scene)?);
+
+    scene.daemon.kill()?;
+    ensure!(is_attached(&scene)?, "the program went with the daemon");
+    for target in targets() {
+        connect(&scene, target, 30)?;
+    }
+    let done: Vec<u64> = transfers.iter().map(Transfer::done).collect();
+    scene.daemon.start_again()?;
+    scene.settle()?;
+    let full = u64::from(STEPS) * transfer::STEP as u64;
+    ensure!(
+        done.iter().all(|done| *done < full),
+        "the transfers were over too early to show anything: {done:?}"
+    );
+
+    // The same instances under the same numbers, and what was counted without a daemon is counted.
+    let after = instances(&scene)?;
+    for (before, after) in before.iter().zip(&after) {
+        ensure!(
+            (&before.0, &before.1) == (&after.0, &after.1) && before.2 <= after.2,
+            "{before:?} became {after:?}"
+        );
+    }
+    let (expected, found) = (connections_before + 3 * 30, connections(&scene)?);
+    ensure!(
+        found == expected,
+        "expected {expected} connections, found {found}"
+    );
+    for transfer in transfers {
+        let bytes = transfer.finish()?;
+        ensure!(bytes == full, "{bytes} of {full} bytes came back");
+    }
+    for (held, opened) in held.into_iter().zip(opened) {
+        let end = held.close()?;
+        ensure!(end == opened, "opened {opened}; at the end {end}");
+    }
+    for target in targets() {
+        connect(&scene, target, 30)?;
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_restart_with_other_weights_keeps_connections() -> Result<()> {
+    let mut scene = scene()?;
+    let client = &scene.topology.client.namespace;
+    let held: Vec<Held> = targets()
+        .iter()
+        .map(|target| Held::open(client, *target, 15))
+        .collect::<Result<_>>()?;
+    scene.daemon.stop(Duration::from_secs(5))?;
+    let text = fs::read_to_string(scene.daemon.file())?;
+    let second = "10.77.0.12:7000\", weight = ";
+    ensure!(text.contains(second), "{text}");
+    scene
+        .daemon
+        .configure(&text.replace(&format!("{second}10"), &format!("{second}0")))?;
+    scene.daemon.start_again()?;
+    scene.settle()?;
+    for (number, family) in VIPS {
+        let target = SocketAddr::new(address(number, family), instance::TCP);
+        let new = tcp::connections(client, target, 40)?;
+        let expected = if family == Family::V4 { 2 } else { 3 };
+        ensure!(
+            new.failures().is_empty() && new.instances() == expected,
+            "{target}: {new}"
+        );
+    }
+    for held in held {
+        let (opened, end) = (held.opened().clone(), held.close()?);
+        ensure!(end == opened, "opened {opened}; at the end {end}");
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root"]
+fn detach_takes_everything_off() -> Result<()> {
+    let mut scene = scene()?;
+    let pins = pins(&scene);
+    let pinned = |path: &Path| fs::read_dir(path).map_or(0, Iterator::count);
+    ensure!(
+        pinned(&pins) > 0 && is_attached(&scene)?,
+        "nothing is attached"
+    );
+    connect(&scene, targets()[0], 6)?;
+    scene.daemon.kill()?;
+    ensure!(
+        pinned(&pins) > 0 && is_attached(&scene)?,
+        "nothing was left"
+    );
+
+    let path = pins.to_string_lossy().into_owned();
+    let status = scene
+        .daemon
+        .cli(&["datapath", "status", "--pin-path", &path])?;
+    ensure!(
+        status.contains("lb is not running") && status.contains("eth0"),
+        "{status}"
+    );
+    let detached = scene
+        .daemon
+        .cli(&["datapath", "detach", "--pin-path", &path])?;
+    ensure!(detached.contains("eth0"), "{detached}");
+    ensure!(!is_attached(&scene)?, "a program is still attached");
+    ensure!(pinned(&pins) == 0, "pins are left below {path}");
+    let again = scene
+        .daemon
+        .cli(&["datapath", "detach", "--pin-path", &path])?;
+    ensure!(again.contains("nothing was attached"), "{again}");
+    for family in FAMILIES {
+        let target = SocketAddr::new(address(NAT, family), instance::TCP);
+        let connected = scene
+            .topology
+            .client
+            .namespace
+            .enter(|| TcpStream::connect_timeout(&target, Duration::from_millis(300)))?;
+        ensure!(connected.is_err(), "{target} is still served");
+    }
+
+    // And the next daemon begins anew.
+    scene.daemon.start_again()?;
+    scene.settle()?;
+    connect(&scene, targets()[0], 30)
+}
