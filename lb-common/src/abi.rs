@@ -31,20 +31,46 @@ pub type Address = [u8; 16];
 /// The first 12 bytes of every IPv4-mapped address.
 pub const V4_PREFIX: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
 
+/// The two halves of an address, the first bytes lowest.
+///
+/// Everything that is done with addresses for each packet is done with these. Not with one `u128`:
+/// the compiler may pass what it has read as an argument, and such an argument takes two of the
+/// five registers that a BPF function gets its arguments in.
+#[inline(always)]
+#[must_use]
+pub const fn halves(address: &Address) -> [u64; 2] {
+    // In chunks, not byte by byte: only so does the compiler load eight bytes at once.
+    match address.as_chunks::<8>().0 {
+        [first, second] => [u64::from_le_bytes(*first), u64::from_le_bytes(*second)],
+        _ => [0, 0],
+    }
+}
+
+/// The address with these halves.
+#[inline(always)]
+#[must_use]
+pub const fn from_halves([first, second]: [u64; 2]) -> Address {
+    let (a, b) = (first.to_le_bytes(), second.to_le_bytes());
+    [
+        a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], b[0], b[1], b[2], b[3], b[4], b[5], b[6],
+        b[7],
+    ]
+}
+
 /// Whether `address` is IPv4-mapped.
 #[inline(always)]
 #[must_use]
 pub const fn is_v4(address: &Address) -> bool {
-    // Two words of eight bytes, not a loop over bytes: this runs for each packet.
-    let words = u128::from_be_bytes(*address);
-    words >> 32 == 0xffff
+    let [high, low] = halves(address);
+    high == 0 && low as u32 == 0xffff_0000
 }
 
 /// Whether two addresses are equal, as a comparison of words: that of slices calls a function.
 #[inline(always)]
 #[must_use]
 pub const fn same_address(one: &Address, other: &Address) -> bool {
-    u128::from_ne_bytes(*one) == u128::from_ne_bytes(*other)
+    let ([a, b], [c, d]) = (halves(one), halves(other));
+    a == c && b == d
 }
 
 /// Maps an IPv4 address into the 16-byte form.

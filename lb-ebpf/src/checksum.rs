@@ -4,7 +4,7 @@
 //! depend on byte order (RFC 1071, 2 B) nor on the width of its words as long as the width is a
 //! multiple of 16 bits, so words are taken as they lie in memory and four bytes at a time.
 
-use lb_common::Address;
+use lb_common::{Address, halves};
 
 /// What a change of header fields adds to the one's complement sum: `~m + m'` of each changed word,
 /// not folded yet. 64 bits hold the sums of four thousand million words, far more than any header
@@ -32,8 +32,8 @@ impl Difference {
     #[inline(always)]
     #[must_use]
     pub const fn address(self, old: &Address, new: &Address) -> Self {
-        let (old, new) = (u128::from_ne_bytes(*old), u128::from_ne_bytes(*new));
-        Self(self.0 + sum(!old) + sum(new))
+        let ([a, b], [c, d]) = (halves(old), halves(new));
+        Self(self.0 + sum(!a.to_le()) + sum(!b.to_le()) + sum(c.to_le()) + sum(d.to_le()))
     }
 
     /// The checksum after the change, given the checksum before.
@@ -59,11 +59,10 @@ impl Difference {
     }
 }
 
-/// The sum of four words of 32 bits.
+/// The sum of two words of 32 bits.
 #[inline(always)]
-const fn sum(words: u128) -> u64 {
-    let (low, high) = (words as u64, (words >> 64) as u64);
-    (low & 0xffff_ffff) + (low >> 32) + (high & 0xffff_ffff) + (high >> 32)
+const fn sum(words: u64) -> u64 {
+    (words & 0xffff_ffff) + (words >> 32)
 }
 
 /// Folds a sum into 16 bits with end-around carry.

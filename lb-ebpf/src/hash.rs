@@ -6,7 +6,7 @@
 //! SplitMix64 finaliser (Steele, Lea and Flood, OOPSLA 2014) with its constants. It runs once for
 //! a connection, not for each packet.
 
-use lb_common::{Address, FlowKey, SLOTS};
+use lb_common::{Address, FlowKey, SLOTS, halves};
 
 const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
 const FIRST: u64 = 0xbf58_476d_1ce4_e5b9;
@@ -30,8 +30,8 @@ pub const fn finish(state: u64) -> u64 {
 
 #[inline(always)]
 const fn fold_address(state: u64, address: &Address) -> u64 {
-    let words = u128::from_le_bytes(*address);
-    fold(fold(state, words as u64), (words >> 64) as u64)
+    let [first, second] = halves(address);
+    fold(fold(state, first), second)
 }
 
 /// The hash of an address alone.

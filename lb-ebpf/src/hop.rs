@@ -12,9 +12,9 @@ use lb_common::{
     is_v4, same_address,
 };
 
-use crate::{Flow, Route, Tables, conntrack, hash};
+use crate::{Flow, Route, Tables, hash};
 
-/// The way to an instance.
+/// The way to an instance of this generation.
 ///
 /// # Errors
 ///
@@ -24,12 +24,12 @@ pub fn to_instance<T: Tables>(
     tables: &T,
     interface: u32,
     index: u16,
+    generation: u16,
     now: u64,
     forward: u8,
 ) -> Result<NextHop, Counter> {
-    let instance = tables.instance(index).ok_or(Counter::DropNoInstance)?;
     let cached = tables.instance_hop(index).ok_or(Counter::DropNoRoute)?;
-    let hop = if now < cached.fresh_until && cached.generation == instance.generation {
+    let hop = if now < cached.fresh_until && cached.generation == generation {
         cached
     } else {
         refresh_instance(tables, interface, index, now)?;
@@ -56,7 +56,7 @@ fn refresh_instance<T: Tables>(
         .filter(|hop| hop.generation == instance.generation && hop.fresh_until != 0);
     // The answer is for all packets to the instance, so it is asked for from lb's own address.
     let source = tables.settings().map_or([0; 16], |settings| {
-        *conntrack::nat_source(&settings, is_v4(&instance.address))
+        settings.nat_source(is_v4(&instance.address))
     });
     let mut hop = ask(tables, interface, now, &source, &instance.address, stale)?;
     hop.generation = instance.generation;

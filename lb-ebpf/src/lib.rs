@@ -9,9 +9,10 @@
 //! The verifier shapes the code. All of it is `#[inline(always)]`: the verifier then sees one
 //! function in which it can follow every bound. Loops have constant limits. Nothing can panic,
 //! since a panic path is a call that the verifier cannot prove away. Nothing is returned by value
-//! that is much larger than a key, since the stack has 512 bytes.
+//! that is much larger than a key, since the stack has 512 bytes; large values lie in a [`Scratch`].
 #![cfg_attr(not(any(test, feature = "memory")), no_std)]
 
+pub mod begin;
 pub mod checksum;
 pub mod conntrack;
 pub mod hash;
@@ -22,11 +23,13 @@ pub mod packet;
 pub mod parse;
 mod process;
 pub mod rewrite;
+mod scratch;
 pub mod select;
 pub mod tables;
 mod verdict;
 
 pub use packet::{Header, Packet};
 pub use process::process;
+pub use scratch::Scratch;
 pub use tables::{Flow, Insert, Route, Tables};
 pub use verdict::Verdict;

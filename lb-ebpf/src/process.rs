@@ -11,8 +11,9 @@ use lb_common::{
 };
 
 use crate::{
-    Flow, Packet, Tables, Verdict,
-    conntrack::{self, Begun, Known},
+    Flow, Packet, Scratch, Tables, Verdict,
+    begin::{self, Begun},
+    conntrack::{self, Known},
     hop,
     parse::{self, Layout},
     rewrite,
@@ -21,35 +22,50 @@ use crate::{
 /// Decides over a packet, rewrites it where it is to be forwarded, and counts it: once under
 /// [`Counter::Received`] and once under the verdict's counter.
 ///
-/// `interface` is the index of the interface that the packet came in by.
+/// `interface` is the index of the interface that the packet came in by; what is in `scratch` does
+/// not matter.
 #[inline(always)]
-pub fn process<P: Packet, T: Tables>(packet: &mut P, tables: &T, interface: u32) -> Verdict {
+pub fn process<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    scratch: &mut Scratch,
+    interface: u32,
+) -> Verdict {
     tables.count(Counter::Received);
-    let verdict = decide(packet, tables, interface);
+    let verdict = decide(packet, tables, scratch, interface);
     tables.count(verdict.counter());
     verdict
 }
 
 #[inline(always)]
-fn decide<P: Packet, T: Tables>(packet: &mut P, tables: &T, interface: u32) -> Verdict {
-    let mut key = FlowKey::default();
-    let layout = match parse::parse(packet, &mut key) {
+fn decide<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    scratch: &mut Scratch,
+    interface: u32,
+) -> Verdict {
+    scratch.key = FlowKey::default();
+    let layout = match parse::parse(packet, &mut scratch.key) {
         Ok(layout) => layout,
         Err(reason) => return Verdict::Pass(reason),
     };
-    let (flow, now) = match conntrack::find(tables, &key, &layout) {
+    let (flow, now) = match conntrack::find(tables, &scratch.key, &layout) {
         Known::Flow(flow, now) => (flow, now),
         Known::Decided(verdict) => return verdict,
-        Known::No => match conntrack::begin(tables, &key, layout.tcp_flags, layout.fragment) {
+        Known::No => match begin::begin(tables, scratch, layout.tcp_flags, layout.fragment) {
             Begun::Decided(verdict) => return verdict,
-            Begun::Unremembered { vip, index } => {
+            Begun::Unremembered {
+                vip,
+                index,
+                generation,
+            } => {
                 let way = Way::new(packet, vip, index, FLOW_FORWARD);
-                return match stateless(packet, tables, interface, &layout, index) {
+                return match stateless(packet, tables, interface, &layout, index, generation) {
                     Ok(out) => way.forwarded(tables, out, interface),
                     Err(reason) => way.refused(tables, reason),
                 };
             }
-            Begun::Remembered => match tables.flow(&key) {
+            Begun::Remembered => match tables.flow(&scratch.key) {
                 Some(flow) => (flow, tables.now()),
                 // Removed again by another processor.
                 None => return Verdict::Drop(Counter::DropTableFull),
@@ -58,10 +74,10 @@ fn decide<P: Packet, T: Tables>(packet: &mut P, tables: &T, interface: u32) -> V
     };
     let entry = flow.entry();
     let way = Way::new(packet, entry.vip, entry.instance, entry.direction);
-    match forward(packet, tables, interface, now, &key, &layout, &flow) {
+    match forward(packet, tables, interface, now, &scratch.key, &layout, &flow) {
         Ok(out) => {
             if layout.has(parse::TCP_FIN | parse::TCP_RST) {
-                conntrack::note_end(tables, &key, layout.tcp_flags, &flow);
+                conntrack::note_end(tables, &scratch.key, layout.tcp_flags, &flow);
             }
             way.forwarded(tables, out, interface)
         }
@@ -89,17 +105,20 @@ fn forward<P: Packet, T: Tables>(
     let hop = if entry.direction == FLOW_REPLY {
         hop::to_client(tables, interface, now, flow)?
     } else {
-        hop::to_instance(tables, interface, entry.instance, now, entry.forward)?
+        hop::to_instance(
+            tables,
+            interface,
+            entry.instance,
+            entry.generation,
+            now,
+            entry.forward,
+        )?
     };
     check_mtu(&hop, layout)?;
-    // A packet must not be forwarded with a TTL of zero (RFC 1812, 5.3.1).
-    if nat && rewrite::nat::ttl(packet, layout).is_none_or(|ttl| ttl <= 1) {
-        return Err(Counter::DropTtl);
+    if nat {
+        rewrite::nat::rewrite(packet, key, layout, flow)?;
     }
     rewrite::l2::rewrite(packet, &hop).ok_or(Counter::DropRewrite)?;
-    if nat {
-        rewrite::nat::rewrite(packet, key, layout, &flow.entry()).ok_or(Counter::DropRewrite)?;
-    }
     Ok(hop.interface)
 }
 
@@ -111,9 +130,10 @@ fn stateless<P: Packet, T: Tables>(
     interface: u32,
     layout: &Layout,
     index: u16,
+    generation: u16,
 ) -> Result<u32, Counter> {
     let now = tables.now();
-    let hop = hop::to_instance(tables, interface, index, now, FORWARD_L2DSR)?;
+    let hop = hop::to_instance(tables, interface, index, generation, now, FORWARD_L2DSR)?;
     check_mtu(&hop, layout)?;
     rewrite::l2::rewrite(packet, &hop).ok_or(Counter::DropRewrite)?;
     Ok(hop.interface)

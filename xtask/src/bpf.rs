@@ -30,9 +30,12 @@ const LINKER_VERSION: &str = "0.10.1";
 
 /// Atomic instructions that return a value need `v3`. The linker generates the code, so it is told
 /// that unaligned loads are allowed (they are on x86-64 and arm64): copies of headers and keys go
-/// by words, which is a fifth fewer instructions. BTF is what maps and tools know types by.
+/// by words, which is a fifth fewer instructions. It is also told to expand small copies and fills as
+/// LLVM usually does: its own default turns each fill into a call of a loop over bytes. BTF is what
+/// maps and tools know types by.
 const FLAGS: &str = "-C target-cpu=v3 -C link-arg=--btf \
-    -C link-arg=--cpu-features=+allows-misaligned-mem-access";
+    -C link-arg=--cpu-features=+allows-misaligned-mem-access \
+    -C link-arg=--disable-expand-memcpy-in-order";
 
 /// Debian's compiler with a `core` for the kernel.
 const DEBIAN_PACKAGES: &[&str] = &["rustc-web", "libstd-rust-web-dev-bpf"];

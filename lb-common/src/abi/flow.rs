@@ -39,7 +39,9 @@ pub struct FlowKey {
     /// IANA protocol number.
     pub protocol: u8,
     /// Always zero.
-    pub pad: [u8; 3],
+    pub pad: u8,
+    /// Always zero; apart from `pad`, since the verifier refuses to write two bytes at an odd place.
+    pub pad_end: [u8; 2],
 }
 
 /// What is remembered of a flow.
@@ -94,7 +96,8 @@ impl FlowKey {
             source_port: entry.destination_port,
             destination_port: entry.source_port,
             protocol: self.protocol,
-            pad: [0; 3],
+            pad: 0,
+            pad_end: [0; 2],
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Settings of the packet path.
 
-use super::Address;
+use super::{Address, from_halves, halves};
 
 /// What the daemon tells the program once.
 #[repr(C)]
@@ -20,6 +20,23 @@ pub struct Settings {
     pub flags: u32,
     /// Always zero.
     pub pad: u32,
+}
+
+impl Settings {
+    /// lb's source address of a family; all zero when there is none.
+    #[inline(always)]
+    #[must_use]
+    pub const fn nat_source(&self, v4: bool) -> Address {
+        // Chosen by a mask. Chosen by a branch, the compiler makes of it the choice of a place, and
+        // the verifier accepts no computed places on the program's stack.
+        let (four, six) = (halves(&self.nat_source_v4), halves(&self.nat_source_v6));
+        let mask = (v4 as u64).wrapping_neg();
+        let chosen = [
+            (four[0] & mask) | (six[0] & !mask),
+            (four[1] & mask) | (six[1] & !mask),
+        ];
+        from_halves(chosen)
+    }
 }
 
 /// [`Settings::flags`]: log rare events.

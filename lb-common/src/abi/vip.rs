@@ -38,7 +38,9 @@ pub struct VipKey {
     /// [`PROTOCOL_TCP`] or [`PROTOCOL_UDP`].
     pub protocol: u8,
     /// Always zero.
-    pub pad: [u8; 5],
+    pub pad: u8,
+    /// Always zero; apart from `pad`, since the verifier refuses to write two bytes at an odd place.
+    pub pad_end: [u8; 4],
 }
 
 impl VipKey {
@@ -50,7 +52,8 @@ impl VipKey {
             address,
             port,
             protocol,
-            pad: [0; 5],
+            pad: 0,
+            pad_end: [0; 4],
         }
     }
 }

@@ -10,6 +10,7 @@ use lb_common::{
     CLIENT_HOPS as CLIENT_HOP_COUNT, ClientHop, Counters, FlowEntry, FlowKey, InstanceEntry,
     MAX_INSTANCES, MAX_VIPS, NextHop, Settings, Table, Traffic, Vip, VipKey,
 };
+use lb_ebpf::Scratch;
 
 #[map]
 pub(crate) static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
@@ -36,6 +37,21 @@ pub(crate) static NEXT_HOPS: PerCpuArray<NextHop> = PerCpuArray::with_max_entrie
 #[map]
 pub(crate) static CLIENT_HOPS: PerCpuArray<ClientHop> =
     PerCpuArray::with_max_entries(CLIENT_HOP_COUNT, 0);
+
+/// What a processor needs for itself alone; not pinned, since it lives for a packet or a tick.
+#[map]
+pub(crate) static WORKPLACE: PerCpuArray<Workplace> = PerCpuArray::with_max_entries(1, 0);
+
+/// An element of [`WORKPLACE`].
+#[repr(C)]
+pub(crate) struct Workplace {
+    /// Large values of the packet at hand.
+    pub(crate) scratch: Scratch,
+    /// The kernel's tick counter when the clock was last read.
+    pub(crate) ticks: u64,
+    /// What it said: `CLOCK_MONOTONIC` in nanoseconds.
+    pub(crate) now: u64,
+}
 
 #[map]
 pub(crate) static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);

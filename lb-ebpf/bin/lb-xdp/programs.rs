@@ -14,7 +14,10 @@ pub fn lb_xdp(context: XdpContext) -> u32 {
         return xdp_action::XDP_PASS;
     };
     let interface = context.ingress_ifindex() as u32;
-    match process(&mut XdpPacket::new(&context), &maps, interface) {
+    // SAFETY: this processor's memory, which nothing else uses while the program runs, and the only
+    // reference to it.
+    let scratch = unsafe { &mut *maps.scratch() };
+    match process(&mut XdpPacket::new(&context), &maps, scratch, interface) {
         Verdict::Pass(_) => xdp_action::XDP_PASS,
         Verdict::Drop(_) => xdp_action::XDP_DROP,
         Verdict::Transmit => xdp_action::XDP_TX,

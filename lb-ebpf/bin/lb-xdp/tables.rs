@@ -9,22 +9,22 @@ use aya_ebpf::{
         BPF_NOEXIST, bpf_fib_lookup,
     },
     helpers::{
-        bpf_get_prandom_u32, bpf_get_smp_processor_id, bpf_ktime_get_coarse_ns,
-        generated::bpf_fib_lookup as fib_lookup,
+        bpf_get_prandom_u32, bpf_get_smp_processor_id,
+        generated::{bpf_fib_lookup as fib_lookup, bpf_jiffies64, bpf_ktime_get_coarse_ns},
     },
     programs::XdpContext,
 };
 use lb_common::{
     Address, COUNTER_COUNT, ClientHop, Counter, Counters, FlowEntry, FlowKey, HOP_GATEWAY,
-    InstanceEntry, NextHop, SLOTS, Settings, Traffic, Vip, VipKey, is_v4,
+    InstanceEntry, NextHop, SLOTS, Settings, Traffic, Vip, VipKey, halves, is_v4,
 };
-use lb_ebpf::{Flow, Insert, Route, Tables};
+use lb_ebpf::{Flow, Insert, Route, Scratch, Tables};
 
 use crate::{
     atomic,
     maps::{
         CLIENT_HOPS, CONNECTIONS, COUNTERS, EXPIRED, INSTANCE_TRAFFIC, INSTANCES, LIVE, NEXT_HOPS,
-        SETTINGS, TABLES, TURNS, VIP_TRAFFIC, VIPS,
+        SETTINGS, TABLES, TURNS, VIP_TRAFFIC, VIPS, WORKPLACE, Workplace,
     },
 };
 
@@ -67,6 +67,7 @@ const _: () = assert!(core::mem::offset_of!(FlowEntry, state) % 8 == 0);
 pub(crate) struct Maps<'a> {
     context: &'a XdpContext,
     counters: *mut Counters,
+    workplace: *mut Workplace,
 }
 
 impl<'a> Maps<'a> {
@@ -75,7 +76,17 @@ impl<'a> Maps<'a> {
         Some(Self {
             context,
             counters: COUNTERS.get_ptr_mut(0)?,
+            workplace: WORKPLACE.get_ptr_mut(0)?,
         })
+    }
+}
+
+impl Maps<'_> {
+    /// Memory for the packet at hand. At most one reference may be in use at a time.
+    #[inline(always)]
+    pub(crate) const fn scratch(&self) -> *mut Scratch {
+        // SAFETY: a field of a map value that the pointer is of.
+        unsafe { &raw mut (*self.workplace).scratch }
     }
 }
 
@@ -205,13 +216,26 @@ impl Tables for Maps<'_> {
 
     #[inline(always)]
     fn now(&self) -> u64 {
-        // SAFETY: a helper without arguments.
-        unsafe { bpf_ktime_get_coarse_ns() }
+        // SAFETY: a helper without arguments, which the kernel replaces by one load.
+        let ticks = unsafe { bpf_jiffies64() };
+        // The coarse clock moves with the ticks, and reading it is a call that takes a tenth of the
+        // time that a packet has; so it is read once in a tick.
+        //
+        // SAFETY: this processor's element, which nothing else writes, and a helper without
+        // arguments.
+        unsafe {
+            let place = self.workplace;
+            if (*place).ticks != ticks {
+                (*place).ticks = ticks;
+                (*place).now = bpf_ktime_get_coarse_ns();
+            }
+            (*place).now
+        }
     }
 
     #[inline(always)]
     fn count(&self, counter: Counter) {
-        let index = counter as usize & (COUNTER_COUNT - 1);
+        let index = opaque(counter as u64) as usize & (COUNTER_COUNT - 1);
         // SAFETY: this processor's element; the index is below the length of the array.
         unsafe { *(&raw mut (*self.counters).values).cast::<u64>().add(index) += 1 }
     }
@@ -334,11 +358,11 @@ fn macs(query: &bpf_fib_lookup) -> [u8; 12] {
 /// An address as the kernel's query has it: four words in network byte order.
 #[inline(always)]
 const fn words(address: &Address) -> [u32; 4] {
-    let words = u128::from_le_bytes(*address);
+    let [first, second] = halves(address);
     [
-        (words as u32).to_le(),
-        ((words >> 32) as u32).to_le(),
-        ((words >> 64) as u32).to_le(),
-        ((words >> 96) as u32).to_le(),
+        (first as u32).to_le(),
+        ((first >> 32) as u32).to_le(),
+        (second as u32).to_le(),
+        ((second >> 32) as u32).to_le(),
     ]
 }

@@ -6,18 +6,18 @@
 
 use core::mem::offset_of;
 
-use lb_common::{FlowEntry, FlowKey, PROTOCOL_TCP};
+use lb_common::{Counter, FlowEntry, FlowKey, PROTOCOL_TCP};
 use network_types::{
     ip::{Ipv4Hdr, Ipv6Hdr},
     tcp::TcpHdr,
     udp::UdpHdr,
 };
 
-use crate::{Packet, checksum::Difference, parse::Layout};
+use crate::{Flow, Packet, checksum::Difference, parse::Layout};
 
 /// The TTL or hop limit of a packet, or `None` when the packet ends before it.
 #[inline(always)]
-pub fn ttl<P: Packet>(packet: &P, layout: &Layout) -> Option<u8> {
+fn ttl<P: Packet>(packet: &P, layout: &Layout) -> Option<u8> {
     if layout.v4 {
         let [ttl, _protocol]: [u8; 2] = packet.read(layout.l3 + offset_of!(Ipv4Hdr, ttl))?;
         Some(ttl)
@@ -27,13 +27,30 @@ pub fn ttl<P: Packet>(packet: &P, layout: &Layout) -> Option<u8> {
     }
 }
 
-/// Gives the packet the addresses and ports of `entry`, a TTL that is one less, and the checksums
-/// that go with them. The TTL must be above zero.
+/// Gives the packet the addresses and ports of its connection's entry, a TTL that is one less, and
+/// the checksums that go with them.
 ///
-/// Everything is read before anything is written, so `None` (the packet ends inside its headers,
-/// which [`crate::parse`] has excluded) leaves it as it was.
+/// Out of line: it works with many values at once, for which `l2dsr` should not pay.
+///
+/// # Errors
+///
+/// The drop reason. Everything is read before anything is written, so the packet is as it was.
+#[inline(never)]
+pub fn rewrite<P: Packet, F: Flow>(
+    packet: &mut P,
+    key: &FlowKey,
+    layout: &Layout,
+    flow: &F,
+) -> Result<(), Counter> {
+    // A packet must not be forwarded with a TTL of zero (RFC 1812, 5.3.1).
+    if ttl(packet, layout).is_none_or(|ttl| ttl <= 1) {
+        return Err(Counter::DropTtl);
+    }
+    translate(packet, key, layout, &flow.entry()).ok_or(Counter::DropRewrite)
+}
+
 #[inline(always)]
-pub fn rewrite<P: Packet>(
+fn translate<P: Packet>(
     packet: &mut P,
     key: &FlowKey,
     layout: &Layout,

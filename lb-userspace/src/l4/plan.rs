@@ -76,15 +76,11 @@ pub(crate) fn ip(address: Address) -> IpAddr {
 
 /// What packets of `spec` are looked up by.
 pub(crate) const fn vip_key(spec: &VipSpec) -> VipKey {
-    VipKey {
-        address: address(spec.address),
-        port: spec.port.to_be_bytes(),
-        protocol: match spec.protocol {
-            Protocol::Tcp => PROTOCOL_TCP,
-            Protocol::Udp => PROTOCOL_UDP,
-        },
-        pad: [0; 5],
-    }
+    let protocol = match spec.protocol {
+        Protocol::Tcp => PROTOCOL_TCP,
+        Protocol::Udp => PROTOCOL_UDP,
+    };
+    VipKey::new(address(spec.address), spec.port.to_be_bytes(), protocol)
 }
 
 /// Works out what should be in the maps.

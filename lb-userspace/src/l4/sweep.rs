@@ -96,12 +96,7 @@ impl Ends {
             key.vip()
         } else {
             // What a reply is given as its source is what the client has sent to.
-            VipKey {
-                address: entry.source,
-                port: entry.source_port,
-                protocol: key.protocol,
-                pad: [0; 5],
-            }
+            VipKey::new(entry.source, entry.source_port, key.protocol)
         };
         Self {
             has_instance: instances.get(&entry.instance).is_some_and(|instance| {

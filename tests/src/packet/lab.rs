@@ -14,7 +14,7 @@ use lb_common::{
     PROTOCOL_TCP, PROTOCOL_UDP, SELECT_HASH, Settings, Table, Vip, VipKey, from_v4, names,
 };
 use lb_ebpf::memory::{Frame, MemoryTables};
-use lb_ebpf::{Route, Tables, Verdict, process};
+use lb_ebpf::{Route, Scratch, Tables, Verdict, process};
 
 use super::build::Mac;
 use super::kernel::{Kernel, Sizes, pin};
@@ -281,7 +281,12 @@ impl Lab {
     pub fn send_by(&mut self, frame: &[u8], interface: u32) -> Result<Seen> {
         let outcome = self.kernel.run(names::PROGRAM, frame, interface)?;
         let mut copy = frame.to_vec();
-        let verdict = process(&mut Frame(&mut copy), &self.memory, interface);
+        let verdict = process(
+            &mut Frame(&mut copy),
+            &self.memory,
+            &mut Scratch::default(),
+            interface,
+        );
         let action = match verdict {
             Verdict::Drop(_) => 1,
             Verdict::Pass(_) => 2,

@@ -13,7 +13,7 @@ use lb_common::{
     Vip, VipKey,
 };
 use lb_ebpf::{
-    Route, Tables as _, Verdict,
+    Route, Scratch, Tables as _, Verdict,
     memory::{Frame, MemoryTables},
     process,
 };
@@ -65,7 +65,12 @@ impl Memory {
 
     /// Puts a packet through the program.
     pub(crate) fn send(&self, packet: &mut [u8]) -> Verdict {
-        process(&mut Frame(packet), &*self.kernel, INTERFACE)
+        process(
+            &mut Frame(packet),
+            &*self.kernel,
+            &mut Scratch::default(),
+            INTERFACE,
+        )
     }
 
     /// The maps.

@@ -26,7 +26,8 @@ fn key(port: u16, protocol: u8) -> FlowKey {
         source_port: port.to_be_bytes(),
         destination_port: [0, 80],
         protocol,
-        pad: [0; 3],
+        pad: 0,
+        pad_end: [0; 2],
     }
 }
 

@@ -1,0 +1,200 @@
+//! The beginning of a connection.
+//!
+//! A `nat` connection has two entries. The reply entry is inserted first, because it is the one
+//! that decides whether a source port is free; a processor that then loses the race for the forward
+//! entry removes its own reply entry and joins the winner, so a pair is never half of one choice
+//! and half of another.
+
+use lb_common::{
+    Counter, FLOW_FORWARD, FLOW_REPLY, FORWARD_L2DSR, FORWARD_NAT, FlowEntry, FlowKey,
+    InstanceEntry, SELECT_HASH, STATE_OPEN, Settings, Vip, is_v4, same_address,
+};
+
+use crate::{Insert, Scratch, Tables, Verdict, hash, parse::TCP_RST, select};
+
+/// Source ports that `nat` tries before it gives up. With nine ports in ten in use towards one
+/// instance, one connection in five fails to find a free one in sixteen tries.
+pub const MAX_PORT_TRIES: u32 = 16;
+
+/// What became of the attempt to begin a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begun {
+    /// It is in the table, by this processor or by another.
+    Remembered,
+    /// The table is full, but the connection works without an entry.
+    Unremembered {
+        /// [`Vip::id`].
+        vip: u16,
+        /// Index of the instance.
+        index: u16,
+        /// Its generation.
+        generation: u16,
+    },
+    /// The packet's way ends here.
+    Decided(Verdict),
+}
+
+/// Begins a connection for a packet that belongs to none, whose tuple is [`Scratch::key`].
+///
+/// Out of line: the packets that need it are few, and the others should not pay for its stack.
+#[inline(never)]
+pub fn begin<T: Tables>(tables: &T, scratch: &mut Scratch, tcp_flags: u8, fragment: bool) -> Begun {
+    scratch.vip = scratch.key.vip();
+    let Some(vip) = tables.vip(&scratch.vip) else {
+        let reply = tables
+            .settings()
+            .is_some_and(|settings| is_reply_tuple(&settings, &scratch.key));
+        return Begun::Decided(Verdict::Pass(if reply {
+            Counter::PassedNoConnection
+        } else {
+            Counter::PassedNotVip
+        }));
+    };
+    let begun = if fragment {
+        Err(Counter::DropFragment)
+    } else if tcp_flags & TCP_RST != 0 {
+        Err(Counter::DropStrayReset)
+    } else {
+        begin_at(tables, scratch, &vip)
+    };
+    begun.unwrap_or_else(|reason| {
+        tables.vip_traffic(vip.id, |traffic| traffic.dropped += 1);
+        Begun::Decided(Verdict::Drop(reason))
+    })
+}
+
+#[inline(always)]
+fn begin_at<T: Tables>(tables: &T, scratch: &mut Scratch, vip: &Vip) -> Result<Begun, Counter> {
+    let hash = hash::flow(&scratch.key);
+    let (index, instance) =
+        select::select(tables, vip, &scratch.key, hash).ok_or(Counter::DropNoInstance)?;
+    scratch.entry = FlowEntry {
+        last_seen: tables.now(),
+        instance: index,
+        generation: instance.generation,
+        state: STATE_OPEN,
+        vip: vip.id as u16,
+        direction: FLOW_FORWARD,
+        forward: vip.forward,
+        ..FlowEntry::default()
+    };
+    let inserted = if vip.forward == FORWARD_NAT {
+        insert_pair(tables, scratch, hash, &instance)?
+    } else {
+        tables.insert_flow(&scratch.key, &scratch.entry)
+    };
+    match inserted {
+        Insert::Done => {
+            tables.live_begin(index);
+            tables.count(Counter::ConnectionsOpened);
+            tables.vip_traffic(vip.id, |traffic| traffic.connections += 1);
+            tables.instance_traffic(index, |traffic| traffic.connections += 1);
+            Ok(Begun::Remembered)
+        }
+        // Another processor was first; its choice counts.
+        Insert::Exists => Ok(Begun::Remembered),
+        // An `l2dsr` connection whose instance follows from its hash works without an entry for as
+        // long as the VIP's table stays the same. One that was chosen by turn or by load does not,
+        // and one by `nat` has nowhere else to keep its source port.
+        Insert::Full if vip.forward == FORWARD_L2DSR && vip.select == SELECT_HASH => {
+            tables.count(Counter::ConnectionsUnremembered);
+            Ok(Begun::Unremembered {
+                vip: vip.id as u16,
+                index,
+                generation: instance.generation,
+            })
+        }
+        Insert::Full => Err(Counter::DropTableFull),
+    }
+}
+
+/// Finds a free source port for a `nat` connection and remembers both its directions.
+/// [`Scratch::entry`] has what they have in common.
+#[inline(always)]
+fn insert_pair<T: Tables>(
+    tables: &T,
+    scratch: &mut Scratch,
+    hash: u64,
+    instance: &InstanceEntry,
+) -> Result<Insert, Counter> {
+    let v4 = is_v4(&scratch.key.source);
+    if v4 != is_v4(&instance.address) {
+        return Err(Counter::DropFamily);
+    }
+    let settings = tables.settings().ok_or(Counter::DropNoNatSource)?;
+    let source = settings.nat_source(v4);
+    let first = u32::from(settings.nat_port_first);
+    let ports = (u32::from(settings.nat_port_last) + 1).saturating_sub(first);
+    if same_address(&source, &[0; 16]) || ports == 0 {
+        return Err(Counter::DropNoNatSource);
+    }
+    // What the instance will answer to; the destination port is found below.
+    let Scratch {
+        key,
+        partner,
+        entry,
+        ..
+    } = scratch;
+    *partner = FlowKey {
+        source: instance.address,
+        destination: source,
+        source_port: instance.port,
+        protocol: key.protocol,
+        ..FlowKey::default()
+    };
+    entry.direction = FLOW_REPLY;
+    entry.source = key.destination;
+    entry.source_port = key.destination_port;
+    entry.destination = key.source;
+    entry.destination_port = key.source_port;
+    match insert_reply(tables, partner, entry, hash as u32, first, ports) {
+        Insert::Done => {}
+        Insert::Exists => return Err(Counter::DropNatPorts),
+        Insert::Full => return Ok(Insert::Full),
+    }
+    entry.direction = FLOW_FORWARD;
+    entry.source = partner.destination;
+    entry.source_port = partner.destination_port;
+    entry.destination = partner.source;
+    entry.destination_port = partner.source_port;
+    let inserted = tables.insert_flow(key, entry);
+    if inserted != Insert::Done {
+        tables.remove_flow(partner);
+    }
+    Ok(inserted)
+}
+
+/// Inserts the reply entry under the first source port that is free, which it writes into `key`.
+#[inline(always)]
+fn insert_reply<T: Tables>(
+    tables: &T,
+    key: &mut FlowKey,
+    entry: &FlowEntry,
+    hash: u32,
+    first: u32,
+    ports: u32,
+) -> Insert {
+    let start = hash % ports;
+    for attempt in 0..MAX_PORT_TRIES {
+        // `first + ports` is at most 65536, so the sum fits 16 bits.
+        let port = first + (start + attempt) % ports;
+        key.destination_port = (port as u16).to_be_bytes();
+        match tables.insert_flow(key, entry) {
+            Insert::Exists => tables.count(Counter::NatPortRetries),
+            decided => return decided,
+        }
+    }
+    Insert::Exists
+}
+
+/// Whether a packet with this key could be a reply to a `nat` connection: it is for lb's source
+/// address and in the range of its ports.
+#[inline(always)]
+#[must_use]
+pub fn is_reply_tuple(settings: &Settings, key: &FlowKey) -> bool {
+    let port = u16::from_be_bytes(key.destination_port);
+    let source = settings.nat_source(is_v4(&key.destination));
+    settings.nat_port_first <= port
+        && port <= settings.nat_port_last
+        && same_address(&source, &key.destination)
+}

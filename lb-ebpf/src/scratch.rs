@@ -1,0 +1,19 @@
+//! Memory for a packet's large values.
+
+use lb_common::{FlowEntry, FlowKey, VipKey};
+
+/// The values of a packet that must have an address: keys and entries for the maps. They would take
+/// nearly half of the 512 bytes of stack that the kernel gives a program and everything it calls,
+/// so the kernel's half of the adapters keeps one of these for each processor.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Scratch {
+    /// The packet's tuple.
+    pub key: FlowKey,
+    /// What its VIP is looked up by.
+    pub vip: VipKey,
+    /// The tuple of the other direction.
+    pub partner: FlowKey,
+    /// An entry to be inserted.
+    pub entry: FlowEntry,
+}
