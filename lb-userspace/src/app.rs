@@ -24,11 +24,14 @@ use crate::{
     l7::{self, Management},
     model::Clock,
     registry::{Change, Registry},
-    telemetry,
+    telemetry::{self, AccessLogWriter},
 };
 
 /// Threads of the control plane: checks and API calls wait, they do not compute.
 const CONTROL_THREADS: usize = 1;
+
+/// How long the last lines of the access log may take.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// Runs the daemon until it is told to stop.
 ///
@@ -90,17 +93,25 @@ async fn serve(sources: Sources, config: Config) -> anyhow::Result<()> {
         service: api::service(state.clone()),
         prefixes: &api::PREFIXES,
     });
-    let proxy = l7::start(registry, clock, daemon.workers, management)?;
+    let (access, access_log) = telemetry::access_log::open(&daemon.access_log)?.unzip();
+    let proxy = l7::start(registry, clock, daemon.workers, management, access)?;
     state.set_gateway(Arc::clone(proxy.stats()));
     let version = env!("CARGO_PKG_VERSION");
     tracing::info!(version, environment, "lb is running");
 
-    while signals.next().await == Order::Reload {
-        // Its outcome is in the log, and for the API in the state.
-        drop(state.reload().await);
+    loop {
+        match signals.next().await {
+            // Its outcome is in the log, and for the API in the state.
+            Order::Reload => drop(state.reload().await),
+            Order::Reopen => access_log.iter().for_each(AccessLogWriter::reopen),
+            Order::Stop => break,
+        }
     }
     state.stop();
     finish(proxy, state.snapshot().gateway.drain_timeout, &mut signals).await;
+    if let Some(log) = access_log {
+        log.finish(LAST_LINES);
+    }
     stop.send_replace(true);
     tracing::info!("lb has stopped; the packet path, if there is one, goes on without it");
     Ok(())

@@ -195,6 +195,7 @@ fn interpret(
         let gateway = daemon::read_gateway(t);
         let api = daemon::read_api(t);
         let log = daemon::read_log(t);
+        let access_log = daemon::read_access_log(t);
         let datapath = daemon::read_datapath(t);
         let defaults = t.table("defaults", |t| {
             services::ServiceSettings::unset().read(t, false)
@@ -227,6 +228,7 @@ fn interpret(
                 workers: gateway.workers,
                 api: api.spec.clone(),
                 log,
+                access_log,
                 datapath: datapath.spec.clone(),
             },
             environment: environment.value,

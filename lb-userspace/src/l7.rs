@@ -9,11 +9,13 @@
 //! [`proxy`] (the way of a request), [`head`] (what a request must look like), [`management`] or
 //! [`router`], [`headers`] (what is forwarded), [`exchange`] with [`pool`] and [`spare`] (one
 //! try on one instance), [`body`] and [`tunnel`] (what follows the heads), [`answer`] (answers of lb's own).
+//! [`access`] accompanies it for the access log.
 //!
 //! Deliberately absent: TLS, HTTP/2 and HTTP/3, caching, compression, rewriting of paths or
 //! bodies. A request is retried once at most, and never when an instance may have acted upon it
 //! unless repeating it is harmless by the definition of its method.
 
+mod access;
 mod answer;
 mod body;
 mod connection;
@@ -48,6 +50,7 @@ use tokio::{
 use self::{listeners::Listeners, worker::Worker};
 use crate::{model::Clock, registry::Registry};
 
+pub use access::{AccessLog, Asked, Ending, MOST_PATH, Record, Trace, WHOLE};
 pub use management::{Management, ManagementService};
 pub use worker::GatewayStats;
 
@@ -77,7 +80,8 @@ pub struct Proxy {
 
 /// Starts `workers` threads (at least one) that serve the listeners, routes and services that
 /// `registry` publishes, now and after every change. Counters of instances are sharded by worker,
-/// so `workers` should be what the registry was made with.
+/// so `workers` should be what the registry was made with. Every request that is not for
+/// `management` is told to `access`.
 ///
 /// # Errors
 /// When an address of the current snapshot cannot be listened at, or a thread cannot be made.
@@ -91,9 +95,12 @@ pub fn start(
     clock: Clock,
     workers: usize,
     management: Option<Management>,
+    access: Option<AccessLog>,
 ) -> Result<Proxy, L7Error> {
+    let access = access.map(Arc::new);
+    let lost = access.as_ref().map(|log| Arc::clone(log.lost()));
     let mut proxy = Proxy {
-        stats: Arc::default(),
+        stats: Arc::new(GatewayStats::new(lost)),
         stop: None,
         threads: Vec::new(),
     };
@@ -103,8 +110,9 @@ pub fn start(
         orders.push(sender);
         let (registry, clock) = (Arc::clone(&registry), clock.clone());
         let (management, stats) = (management.clone(), Arc::clone(&proxy.stats));
+        let access = access.clone();
         proxy.spawn(format!("lb-l7-{index}"), move |runtime| {
-            let worker = Worker::new(index, registry, clock, management, stats);
+            let worker = Worker::new(index, registry, clock, management, access, stats);
             runtime.block_on(worker.run(receiver));
         })?;
     }

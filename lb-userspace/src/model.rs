@@ -22,7 +22,9 @@ pub mod window;
 
 pub use algorithm::{Algorithm, HashKey};
 pub use clock::{Clock, Timestamp};
-pub use daemon::{ApiSpec, DaemonSpec, DatapathMode, DatapathSpec, LogFormat, LogSpec};
+pub use daemon::{
+    AccessLogSpec, ApiSpec, DaemonSpec, DatapathMode, DatapathSpec, LogFormat, LogSpec,
+};
 pub use endpoint::{Endpoint, EndpointError};
 pub use id::{InstanceId, NameError, ServiceName, identity};
 pub use instance::{AdminState, Health, InFlight, Instance, Member, Outcome};

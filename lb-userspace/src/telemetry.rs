@@ -1,8 +1,10 @@
-//! What lb tells about itself: metrics for machines, a log for people.
+//! What lb tells about itself: metrics for machines, a log for people, and a line for each
+//! request where somebody wants that.
 //!
 //! Metrics are read, not pushed: the counters live in the instances and in the kernel's maps, and
 //! a scrape reads them where they are. Nothing on the request path knows that metrics exist.
 
+pub mod access_log;
 mod gateway;
 pub mod logging;
 pub mod metrics;
@@ -12,5 +14,6 @@ mod process;
 mod samples;
 mod traffic;
 
+pub use access_log::{AccessLogError, AccessLogWriter};
 pub use logging::LoggingError;
 pub use metrics::{Metrics, MetricsError};

@@ -8,6 +8,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 pub(super) enum Order {
     /// Read the configuration again (SIGHUP).
     Reload,
+    /// Open log files anew (SIGUSR1).
+    Reopen,
     /// Stop, letting requests in flight finish (SIGTERM, SIGINT).
     Stop,
 }
@@ -16,6 +18,7 @@ pub(super) enum Order {
 #[derive(Debug)]
 pub(super) struct Signals {
     hangup: Signal,
+    user: Signal,
     terminate: Signal,
     interrupt: Signal,
 }
@@ -26,6 +29,7 @@ impl Signals {
         let take = |kind| signal(kind).context("cannot take over a signal");
         Ok(Self {
             hangup: take(SignalKind::hangup())?,
+            user: take(SignalKind::user_defined1())?,
             terminate: take(SignalKind::terminate())?,
             interrupt: take(SignalKind::interrupt())?,
         })
@@ -35,6 +39,7 @@ impl Signals {
     pub(super) async fn next(&mut self) -> Order {
         tokio::select! {
             _ = self.hangup.recv() => Order::Reload,
+            _ = self.user.recv() => Order::Reopen,
             _ = self.terminate.recv() => Order::Stop,
             _ = self.interrupt.recv() => Order::Stop,
         }

@@ -8,16 +8,16 @@ use std::{
 };
 
 use super::{
-    forms::{Choice, Number, Period, Switch},
+    forms::{Choice, Number, Period, Share, Switch},
     origin::Sourced,
     reader::Section,
     values::{
-        API_LISTEN, FILE, INTERFACE, LISTEN, LOG_LEVEL, NAT_SOURCE, PIN_PATH, PORTS, TOKEN,
-        TRUSTED_PROXY,
+        ACCESS_LOG, API_LISTEN, FILE, INTERFACE, LISTEN, LOG_LEVEL, NAT_SOURCE, PIN_PATH, PORTS,
+        TOKEN, TRUSTED_PROXY,
     },
 };
 use crate::model::{
-    ApiSpec, DaemonSpec, DatapathMode, DatapathSpec, GatewaySpec, LogFormat, LogSpec,
+    AccessLogSpec, ApiSpec, DaemonSpec, DatapathMode, DatapathSpec, GatewaySpec, LogFormat, LogSpec,
 };
 
 /// A period from `min` milliseconds to `max` seconds.
@@ -195,6 +195,23 @@ pub(super) fn read_log(root: &mut Section<'_, '_>) -> LogSpec {
                 .value,
             format: t
                 .value("format", &LOG_FORMAT, &Sourced::unset(unset.format))
+                .value,
+        }
+    })
+}
+
+pub(super) fn read_access_log(root: &mut Section<'_, '_>) -> AccessLogSpec {
+    root.table("access_log", |t| {
+        let unset = AccessLogSpec::default();
+        AccessLogSpec {
+            enabled: t
+                .value("enabled", &Switch, &Sourced::unset(unset.enabled))
+                .value,
+            path: t
+                .value("path", &ACCESS_LOG, &Sourced::unset(unset.path))
+                .value,
+            sample: t
+                .value("sample", &Share, &Sourced::unset(unset.sample))
                 .value,
         }
     })

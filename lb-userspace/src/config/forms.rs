@@ -118,6 +118,39 @@ pub(super) fn show_duration(duration: Duration) -> String {
     text.replace(' ', "")
 }
 
+/// A share from 0 to 1, in millionths.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Share;
+
+impl Form for Share {
+    type Value = u32;
+
+    fn expected(&self) -> String {
+        "a share from 0 to 1".to_owned()
+    }
+
+    fn example(&self) -> String {
+        "0.1".to_owned()
+    }
+
+    fn parse(&self, node: &Node) -> Result<u32, Refused> {
+        let share = match &node.value {
+            Value::Integer(number) => Some(*number as f64),
+            Value::Other(text) => text.parse().ok(),
+            Value::Text(text) if node.origin.is_untyped() => text.trim().parse().ok(),
+            _ => None,
+        };
+        share
+            .filter(|share: &f64| (0.0..=1.0).contains(share))
+            .map(|share| (share * 1e6).round() as u32)
+            .ok_or_else(Refused::default)
+    }
+
+    fn show(&self, value: &u32) -> String {
+        (f64::from(*value) / 1e6).to_string()
+    }
+}
+
 /// `true` or `false`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Switch;

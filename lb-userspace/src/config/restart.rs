@@ -1,6 +1,6 @@
 //! What a reload cannot change.
 
-use crate::model::{ApiSpec, DaemonSpec, DatapathSpec, LogSpec};
+use crate::model::{AccessLogSpec, ApiSpec, DaemonSpec, DatapathSpec, LogSpec};
 
 /// The settings that differ between `running` and `wanted` and need a restart, by path; empty
 /// when a reload is enough.
@@ -17,6 +17,7 @@ pub fn needs_restart(running: &DaemonSpec, wanted: &DaemonSpec) -> Vec<&'static 
         workers,
         api,
         log,
+        access_log,
         datapath,
     } = running;
     compare(*workers != wanted.workers, "gateway.workers");
@@ -31,6 +32,15 @@ pub fn needs_restart(running: &DaemonSpec, wanted: &DaemonSpec) -> Vec<&'static 
     let LogSpec { filter, format } = log;
     compare(*filter != wanted.log.filter, "log.level");
     compare(*format != wanted.log.format, "log.format");
+    let AccessLogSpec {
+        enabled,
+        path,
+        sample,
+    } = access_log;
+    let other = &wanted.access_log;
+    compare(*enabled != other.enabled, "access_log.enabled");
+    compare(*path != other.path, "access_log.path");
+    compare(*sample != other.sample, "access_log.sample");
     let DatapathSpec {
         mode,
         interfaces,

@@ -83,6 +83,22 @@ pub(super) const FILE: Pattern<PathBuf> = Pattern {
     show: |path| path.display().to_string(),
 };
 
+/// Where the access log goes.
+pub(super) const ACCESS_LOG: Pattern<Option<PathBuf>> = Pattern {
+    expected: "an absolute path, or \"stdout\"",
+    example: "/var/log/lb/access.log",
+    numbers: false,
+    secret: false,
+    parse: |text| match text {
+        "stdout" | "-" => Ok(None),
+        path => absolute(path).map(Some),
+    },
+    show: |path| {
+        path.as_ref()
+            .map_or_else(|| "stdout".to_owned(), |path| path.display().to_string())
+    },
+};
+
 /// Where links and maps are pinned.
 pub(super) const PIN_PATH: Pattern<PathBuf> = Pattern {
     expected: "an absolute path on a BPF file system",

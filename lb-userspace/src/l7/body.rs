@@ -12,6 +12,7 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use super::{
+    access::Entry,
     pool::{Lease, Pool},
     pulse::{self, Pulse},
     worker::Worker,
@@ -139,6 +140,8 @@ pub(super) struct Passed {
     pub(super) ended: bool,
     /// The request is in flight until its answer is passed on.
     pub(super) _in_flight: InFlight,
+    /// The record of the request, which ends with the answer.
+    pub(super) entry: Entry,
 }
 
 impl fmt::Debug for Answer {
@@ -203,8 +206,12 @@ impl Drop for Passed {
     /// somebody else's request.
     fn drop(&mut self) {
         let now = self.worker.clock.now();
+        let complete = self.ended || self.body.is_end_stream();
+        if !complete {
+            self.entry.cut();
+        }
         if let Some(lease) = self.lease.take()
-            && (self.ended || self.body.is_end_stream())
+            && complete
         {
             Pool::give_back(&self.worker.pool, lease, now);
         }

@@ -12,6 +12,7 @@ use hyper::{
 };
 
 use super::{
+    access::{Ending, Entry},
     answer,
     body::{Answer, Passed, Upload},
     connection::Client,
@@ -25,7 +26,7 @@ use super::{
 };
 use crate::{
     balance::{Choice, Tried},
-    model::{Algorithm, InFlight, Instance, Outcome, Reason, Timestamp},
+    model::{Algorithm, InFlight, Instance, Outcome, Reason, ServiceStats, Timestamp},
     registry::Service,
 };
 
@@ -41,28 +42,36 @@ pub(super) async fn serve(
     let worker = &client.worker;
     let now = worker.clock.now();
     let view = worker.view();
+    let mut entry = Entry::new(&client, &request, &view.snapshot, now);
     let examined = match head::to_origin_form(&mut request) {
         Ok(()) => head::examine(&request),
         Err(reason) => Err(reason),
     };
     let (host, seen) = match examined {
         Ok(examined) => (examined.host, examined.seen),
-        Err(reason) => return Ok(refuse(&client, reason, &worker.stats.answers)),
+        Err(reason) => return Ok(refuse(&client, reason, &worker.stats.answers, entry)),
     };
     let path = request.uri().path();
     if let Some(management) = &worker.management
         && management.owns(path)
     {
+        entry.forget();
         return Ok(Box::pin(management::answer(&client, management, request)).await);
     }
     let Some(position) = view.router.route(host, path) else {
-        return Ok(refuse(&client, Reason::NoRoute, &worker.stats.answers));
+        return Ok(refuse(
+            &client,
+            Reason::NoRoute,
+            &worker.stats.answers,
+            entry,
+        ));
     };
     let service = &view.snapshot.services[position];
+    entry.routed(service.name());
     let timeouts = &service.spec.timeouts;
     let stats = &service.stats;
     if seen.has(Seen::MAX_FORWARDS) && head::ends_here(&mut request) {
-        return Ok(options(&client));
+        return Ok(options(&client, entry));
     }
     client.pulse.arrived(now, timeouts.request);
     let key = match service.spec.algorithm {
@@ -74,19 +83,27 @@ pub(super) async fn serve(
         _ => 0,
     };
     let (request, upgrade) = prepare(&client, request, seen);
-    let exchanged = forward(&client, service, now, key, request).await;
-    let answer = exchanged.and_then(|done| done.into_answer(&client, upgrade, timeouts.idle));
-    Ok(answer.unwrap_or_else(|reason| refuse(&client, reason, stats)))
+    let exchanged = forward(&client, service, now, key, request, &mut entry).await;
+    let answer =
+        exchanged.and_then(|done| done.into_answer(&client, upgrade, timeouts.idle, &mut entry));
+    Ok(answer.unwrap_or_else(|reason| refuse(&client, reason, stats, entry)))
 }
 
 /// An answer of lb's own.
-fn refuse(client: &Client, reason: Reason, stats: &crate::model::ServiceStats) -> Response<Answer> {
+fn refuse(
+    client: &Client,
+    reason: Reason,
+    stats: &ServiceStats,
+    mut entry: Entry,
+) -> Response<Answer> {
+    entry.ends(Ending::Refused(reason));
     client.pulse.answered(client.worker.clock.now());
     answer::local(reason, stats)
 }
 
 /// The answer to an `OPTIONS` that was to go no further than here (RFC 9110, 7.6.2).
-fn options(client: &Client) -> Response<Answer> {
+fn options(client: &Client, mut entry: Entry) -> Response<Answer> {
+    entry.ends(Ending::Answered(StatusCode::NO_CONTENT.as_u16()));
     client.pulse.answered(client.worker.clock.now());
     let mut response = Response::new(Answer::Empty);
     *response.status_mut() = StatusCode::NO_CONTENT;
@@ -114,6 +131,7 @@ async fn forward(
     now: Timestamp,
     key: u64,
     request: Request<Upload>,
+    entry: &mut Entry,
 ) -> Result<Exchanged, Reason> {
     let worker = &client.worker;
     let spare = Spare::new(&request, &worker.buffers);
@@ -138,6 +156,7 @@ async fn forward(
         if let Some(request) = &mut pending {
             name_host(request, instance);
         }
+        entry.asks(instance);
         let mut in_flight = instance.begin(service.spec.algorithm, worker.index, &worker.clock);
         let timeouts = &service.spec.timeouts;
         match exchange::run(client, instance, timeouts, &mut pending, spare.as_ref()).await {
@@ -192,6 +211,7 @@ impl Exchanged {
         client: &Client,
         upgrade: Option<OnUpgrade>,
         idle: std::time::Duration,
+        entry: &mut Entry,
     ) -> Result<Response<Answer>, Reason> {
         let Self {
             mut answer,
@@ -207,9 +227,11 @@ impl Exchanged {
             // An instance that switches without having been asked would be talking to a client
             // that does not listen.
             let upgrade = upgrade.ok_or(Reason::BadAnswer)?;
+            entry.ends(Ending::Answered(answer.status().as_u16()));
             tunnel::open(client, upgrade, hyper::upgrade::on(&mut answer), in_flight);
             return Ok(answer.map(|_| Answer::Empty));
         }
+        entry.ends(Ending::Answered(answer.status().as_u16()));
         if hyper::body::Body::is_end_stream(answer.body()) {
             Pool::give_back(&worker.pool, lease, now);
             client.pulse.answered(now);
@@ -224,6 +246,7 @@ impl Exchanged {
                 lease: Some(lease),
                 ended: false,
                 _in_flight: in_flight,
+                entry: entry.take(),
             })
         }))
     }

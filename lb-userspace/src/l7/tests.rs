@@ -4,6 +4,7 @@
 //! and expect exactly what it says. Every proxy listens at a loopback address of its own, which no
 //! other test and no ephemeral port can meet.
 
+mod access;
 mod failures;
 mod forwarding;
 mod framing;
@@ -22,7 +23,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Management, Proxy, start};
+use super::{AccessLog, Management, Proxy, start};
 use crate::{
     model::{
         Algorithm, Clock, Endpoint, Forwarding, HashKey, HostPattern, Instance, InstanceSpec,
@@ -316,14 +317,23 @@ impl Gateway {
         Self::with(desired, 1, None)
     }
 
-    fn with(mut desired: Desired, workers: usize, management: Option<Management>) -> Self {
+    fn with(desired: Desired, workers: usize, management: Option<Management>) -> Self {
+        Self::logged(desired, workers, management, None)
+    }
+
+    fn logged(
+        mut desired: Desired,
+        workers: usize,
+        management: Option<Management>,
+        log: Option<AccessLog>,
+    ) -> Self {
         let address = unused_address();
         desired.listeners.push(ListenerSpec { address });
         let registry = Arc::new(Registry::new(workers, []));
         let change = Change::Configure(Box::new(desired.clone()));
         registry.apply(change).unwrap();
         let clock = Clock::real();
-        let proxy = start(Arc::clone(&registry), clock, workers, management).unwrap();
+        let proxy = start(Arc::clone(&registry), clock, workers, management, log).unwrap();
         Self {
             address,
             registry,

@@ -25,7 +25,8 @@ use tokio::{
 };
 
 use super::{
-    connection, management::Management, pool::Pool, pulse::Pulse, router::Router, spare::Buffers,
+    access::AccessLog, connection, management::Management, pool::Pool, pulse::Pulse,
+    router::Router, spare::Buffers,
 };
 use crate::{
     balance::Random,
@@ -49,9 +50,24 @@ pub struct GatewayStats {
     pub answers: ServiceStats,
     accepted: AtomicU64,
     open: AtomicU64,
+    unlogged: Arc<AtomicU64>,
 }
 
 impl GatewayStats {
+    /// Counters at zero; `lost` is the access log's own.
+    pub(super) fn new(lost: Option<Arc<AtomicU64>>) -> Self {
+        Self {
+            unlogged: lost.unwrap_or_default(),
+            ..Self::default()
+        }
+    }
+
+    /// Requests that the access log should have and has not.
+    #[must_use]
+    pub fn unlogged(&self) -> u64 {
+        self.unlogged.load(Relaxed)
+    }
+
     /// Client connections accepted.
     #[must_use]
     pub fn accepted(&self) -> u64 {
@@ -122,6 +138,7 @@ pub(super) struct Worker {
     pub(super) tunnels: Rc<Cell<usize>>,
     pub(super) stats: Arc<GatewayStats>,
     pub(super) management: Option<Management>,
+    pub(super) access: Option<Arc<AccessLog>>,
     cache: RefCell<Cache<Published, Arc<Snapshot>>>,
     view: RefCell<Rc<View>>,
 }
@@ -133,6 +150,7 @@ impl Worker {
         registry: Arc<Registry>,
         clock: Clock,
         management: Option<Management>,
+        access: Option<Arc<AccessLog>>,
         stats: Arc<GatewayStats>,
     ) -> Rc<Self> {
         let snapshot = registry.snapshot();
@@ -147,6 +165,7 @@ impl Worker {
             tunnels: Rc::default(),
             stats,
             management,
+            access,
             cache: Cache::new(Published(registry)).into(),
             view: Rc::new(View {
                 router: Rc::new(Router::new(&snapshot)),

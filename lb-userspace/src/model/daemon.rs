@@ -17,6 +17,8 @@ pub struct DaemonSpec {
     pub api: ApiSpec,
     /// The log.
     pub log: LogSpec,
+    /// The access log.
+    pub access_log: AccessLogSpec,
     /// The packet path.
     pub datapath: DatapathSpec,
 }
@@ -62,6 +64,27 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+/// The log of requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccessLogSpec {
+    /// Whether there is one.
+    pub enabled: bool,
+    /// The file that is appended to; standard output when `None`.
+    pub path: Option<PathBuf>,
+    /// Of a million requests, how many are logged.
+    pub sample: u32,
+}
+
+impl Default for AccessLogSpec {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            path: None,
+            sample: 1_000_000,
+        }
+    }
 }
 
 /// How the XDP program is attached.
@@ -139,6 +162,7 @@ impl Default for DaemonSpec {
                 filter: "info".to_owned(),
                 format: LogFormat::default(),
             },
+            access_log: AccessLogSpec::default(),
             datapath: DatapathSpec::default(),
         }
     }

@@ -30,6 +30,7 @@ impl GatewayCollector {
             &names::GATEWAY_ACCEPTED,
             &names::GATEWAY_OPEN,
             &names::GATEWAY_ANSWERS,
+            &names::ACCESS_LOG_DROPPED,
         ])?;
         Ok(Self {
             gateway,
@@ -56,6 +57,10 @@ impl Collector for GatewayCollector {
             let count = stats.answers.answers(*reason);
             answers.add(&[reason.label()], count as f64);
         }
-        [accepted, open, answers].map(Samples::finish).to_vec()
+        let mut unlogged = Samples::new(&names::ACCESS_LOG_DROPPED);
+        unlogged.add(&[], stats.unlogged() as f64);
+        [accepted, open, answers, unlogged]
+            .map(Samples::finish)
+            .to_vec()
     }
 }

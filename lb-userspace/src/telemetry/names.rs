@@ -105,6 +105,9 @@ families! {
     GATEWAY_ANSWERS: Counter "lb_gateway_answers_total"
         ["reason"]
         "Answers that lb made to requests that reached no service, by reason.";
+    ACCESS_LOG_DROPPED: Counter "lb_access_log_dropped_total"
+        []
+        "Requests that the access log should have and has not, as it could not keep up.";
     REVISION: Gauge "lb_revision"
         []
         "Revision of the state; grows with each change.";

@@ -1,0 +1,185 @@
+//! Lines and files of the access log. How requests come to be records is tested with the proxy.
+
+use std::{sync::mpsc, time::SystemTime};
+
+use hyper::Method;
+
+use super::*;
+use crate::{
+    l7::{Asked, Trace, WHOLE},
+    model::{Endpoint, Instance, InstanceId, Reason},
+};
+
+fn record(ending: Ending) -> Record {
+    let service = ServiceName::new("main-backend").unwrap();
+    let endpoint = Endpoint::parse("http://127.0.0.1:8080").unwrap();
+    let id = InstanceId {
+        index: 1,
+        generation: 0,
+    };
+    let instance = Arc::new(Instance::new(id, service.clone(), endpoint, 1));
+    Record {
+        ended: SystemTime::UNIX_EPOCH + Duration::from_secs(1_705_314_600),
+        duration: Duration::from_millis(120),
+        method: Method::POST,
+        path: "/api/v1/letters".into(),
+        client: [192, 168, 1, 100].into(),
+        trace: Trace::Made(1_705_315_800, 0xab_c123),
+        service: Some(service),
+        instance: Some(Asked {
+            instance,
+            score: 0.95,
+            connections: 5,
+            success_rate: 0.985,
+        }),
+        ending,
+        complete: true,
+    }
+}
+
+fn text(record: &Record) -> String {
+    serde_json::to_string(&Line::of(record)).unwrap()
+}
+
+#[test]
+fn the_guides_example_has_the_guides_fields() {
+    let expected = concat!(
+        r#"{"level":"info","timestamp":"2024-01-15T10:30:00.000Z","message":"request completed","#,
+        r#""service":"main-backend","instance":"http://127.0.0.1:8080","method":"POST","#,
+        r#""path":"/api/v1/letters","status":200,"duration":"120ms","client_ip":"192.168.1.100","#,
+        r#""success":true,"instance_score":0.95,"instance_connections":5,"#,
+        r#""instance_success_rate":98.5,"trace_id":"gw-1705315800-abc123"}"#,
+    );
+    assert_eq!(text(&record(Ending::Answered(200))), expected);
+}
+
+#[test]
+fn failures_say_what_they_are() {
+    let fields = |record: &Record| -> serde_json::Value {
+        serde_json::from_str(&text(record)).expect("an object")
+    };
+    let error = fields(&record(Ending::Answered(500)));
+    assert_eq!(
+        (&error["level"], &error["success"]),
+        (&"warn".into(), &false.into())
+    );
+    assert_eq!(error.get("reason"), None);
+    let mut cut = record(Ending::Answered(200));
+    cut.complete = false;
+    let cut = fields(&cut);
+    assert_eq!(
+        (&cut["reason"], &cut["success"]),
+        (&"cut_off".into(), &false.into())
+    );
+    let gone = fields(&record(Ending::ClientGone));
+    assert_eq!(
+        (&gone["reason"], &gone["status"]),
+        (&"client_gone".into(), &499.into())
+    );
+    let mut nowhere = record(Ending::Refused(Reason::NoRoute));
+    (nowhere.service, nowhere.instance) = (None, None);
+    let nowhere = fields(&nowhere);
+    assert_eq!(
+        (&nowhere["reason"], &nowhere["status"]),
+        (&"no_route".into(), &404.into())
+    );
+    for field in [
+        "service",
+        "instance",
+        "instance_score",
+        "instance_connections",
+    ] {
+        assert_eq!(nowhere.get(field), None, "{field}");
+    }
+}
+
+#[test]
+fn a_path_cannot_break_out_of_its_line() {
+    let mut odd = record(Ending::Answered(200));
+    odd.path = "/\"},\n\u{7}\\{".into();
+    let line = text(&odd);
+    assert_eq!(line.lines().count(), 1);
+    let read: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(read["path"], "/\"},\n\u{7}\\{");
+}
+
+#[test]
+fn durations_are_written_as_go_does() {
+    for (us, expected) in [
+        (0, "0s"),
+        (350, "350µs"),
+        (1_000, "1ms"),
+        (1_234, "1.234ms"),
+        (120_000, "120ms"),
+        (1_500_000, "1.5s"),
+        (123_000_000, "2m3s"),
+        (3_600_000_000, "1h0m0s"),
+    ] {
+        assert_eq!(go_duration(Duration::from_micros(us)), expected);
+    }
+}
+
+fn writer(output: Output, records: Receiver<Record>) -> Writer {
+    Writer {
+        output,
+        records,
+        lost: Arc::default(),
+        reopen: Arc::default(),
+        lines: Vec::new(),
+        failing: false,
+    }
+}
+
+#[test]
+fn what_cannot_be_written_is_counted() {
+    let path = PathBuf::from("/dev/full");
+    let file = append(&path).unwrap();
+    let (sender, records) = mpsc::sync_channel(3);
+    for _ in 0..3 {
+        sender.send(record(Ending::Answered(200))).unwrap();
+    }
+    drop(sender);
+    let mut writer = writer(Output::File { path, file }, records);
+    writer.run();
+    assert_eq!(writer.lost.load(Relaxed), 3);
+}
+
+#[test]
+fn a_moved_file_is_opened_anew_when_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, moved) = (folder.path().join("access"), folder.path().join("access.1"));
+    let file = append(&path).unwrap();
+    let (sender, records) = mpsc::sync_channel(1);
+    let output = Output::File {
+        path: path.clone(),
+        file,
+    };
+    let mut writer = writer(output, records);
+    let write = |writer: &mut Writer| {
+        sender.send(record(Ending::Answered(200))).unwrap();
+        let (count, _) = writer.gather();
+        writer.write(count);
+    };
+    write(&mut writer);
+    std::fs::rename(&path, &moved).unwrap();
+    write(&mut writer);
+    writer.output.reopen();
+    write(&mut writer);
+    let lines = |path| std::fs::read_to_string(path).unwrap().lines().count();
+    assert_eq!((lines(&moved), lines(&path)), (2, 1));
+}
+
+#[test]
+fn a_log_that_cannot_be_opened_says_which_setting_is_wrong() {
+    let spec = AccessLogSpec {
+        enabled: true,
+        path: Some("/nowhere/access.log".into()),
+        sample: WHOLE,
+    };
+    let error = open(&spec).unwrap_err().to_string();
+    assert!(
+        error.contains("/nowhere/access.log") && error.contains("access_log.path"),
+        "{error}"
+    );
+    assert!(open(&AccessLogSpec::default()).unwrap().is_none());
+}
