@@ -358,6 +358,51 @@ fn other_sizes_move_to_other_maps_and_break_no_connection() -> Result<()> {
 
 #[test]
 #[ignore = "needs root"]
+fn a_removed_vip_takes_its_connections_along() -> Result<()> {
+    let place = Place::make()?;
+    place.balancer(|| {
+        let daemon = Daemon::start(&place.spec(), [1, 1])?;
+        daemon.settled()?;
+        let client = &place.topology.client.namespace;
+        let held = Held::open(client, vip(instance::TCP), 10)?;
+        udp::flows(client, vip(instance::UDP), 5, 1)?;
+        let live = |daemon: &Daemon| {
+            let snapshot = daemon.registry.snapshot();
+            let members = snapshot.services.iter().flat_map(|s| s.members.iter());
+            members
+                .map(|m| {
+                    m.instance
+                        .kernel
+                        .live
+                        .load(std::sync::atomic::Ordering::Relaxed)
+                })
+                .sum::<u64>()
+        };
+        daemon.until("connections", |_| live(&daemon) == 15)?;
+        let Change::Configure(mut desired) = configuration([1, 1])? else {
+            anyhow::bail!("no configuration");
+        };
+        desired.vips.retain(|vip| vip.protocol == Protocol::Udp);
+        daemon.registry.apply(Change::Configure(desired))?;
+        let report = daemon.until("the connections' end", |report| {
+            report.connections.forgotten == 20
+        })?;
+        assert_eq!(report.vips.len(), 1);
+        assert_eq!(report.connections.corrected, 0);
+        // Those of the other VIP stay. Instances without a VIP are not looked at any more.
+        let status = l4::status(&place.pins)?.maps.context("no maps")?;
+        assert_eq!(
+            (status.vips, status.instances, status.connections),
+            (1, 2, 10)
+        );
+        let end = held.close()?;
+        assert_eq!((end.total(), end.failures().len()), (0, 10), "{end}");
+        Ok(())
+    })
+}
+
+#[test]
+#[ignore = "needs root"]
 fn interfaces_and_modes_follow_the_configuration() -> Result<()> {
     let place = Place::make()?;
     place
@@ -380,6 +425,17 @@ fn interfaces_and_modes_follow_the_configuration() -> Result<()> {
         place.connect(10)?;
         drop(daemon);
         assert_eq!(pins(&spec.pin_path.join("links"))?.len(), 1);
+        // What is there will do for auto, and is not taken for what was wished for.
+        spec.mode = DatapathMode::Auto;
+        let daemon = Daemon::start(&spec, [1, 1])?;
+        let report = daemon.settled()?;
+        assert_eq!(report.mode, Some(AttachMode::Generic));
+        assert!(
+            report.reason.contains("generic mode since"),
+            "{}",
+            report.reason
+        );
+        drop(daemon);
         // Off takes everything off.
         spec.mode = DatapathMode::Off;
         assert!(l4::open(&spec, false)?.reason().is_some());

@@ -176,7 +176,7 @@ pub fn detach(path: &Path) -> Result<Vec<Attachment>, L4Error> {
     let attachments = links
         .iter()
         .map(|link| Attachment {
-            interface: link.interface_name(),
+            interface: link.interface.clone(),
             mode: link.mode,
         })
         .collect();
@@ -237,7 +237,7 @@ pub fn status(path: &Path) -> Result<PinnedStatus, L4Error> {
         interfaces: links
             .iter()
             .map(|link| Attachment {
-                interface: link.interface_name(),
+                interface: link.interface.clone(),
                 mode: link.mode,
             })
             .collect(),

@@ -90,8 +90,8 @@ impl Default for AccessLogSpec {
 /// How the XDP program is attached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DatapathMode {
-    /// Native where the driver can, else generic with a warning; a failure ends the start only
-    /// when there are VIPs to serve.
+    /// Native where the driver can, else generic with a warning. Where neither can be had, lb
+    /// serves HTTP alone and says what is missing.
     #[default]
     Auto,
     /// Native, or the start fails.

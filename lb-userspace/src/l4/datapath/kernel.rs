@@ -60,7 +60,7 @@ impl Datapath for Kernel {
         links
             .filter(|link| fs::exists(&link.path).unwrap_or(false))
             .map(|link| Attachment {
-                interface: link.interface_name(),
+                interface: link.interface.clone(),
                 mode: link.mode,
             })
             .collect()
@@ -84,7 +84,7 @@ impl Datapath for Kernel {
         };
         for link in &self.links.adopted {
             links::switch(xdp, link).map_err(|why| DatapathError::Attach {
-                interface: link.interface_name(),
+                interface: link.interface.clone(),
                 why,
             })?;
         }

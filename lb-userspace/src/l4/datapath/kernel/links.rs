@@ -59,17 +59,29 @@ fn try_attach(
         .map(|name| host::interface_index(name))
         .collect::<Result<Vec<u32>, _>>()?;
     for link in pins.links()? {
-        let is_wanted = indices.contains(&link.interface);
+        let is_wanted = interfaces
+            .iter()
+            .zip(&indices)
+            .any(|(name, index)| (name.as_str(), *index) == (link.interface.as_str(), link.index));
         if is_wanted && will_do(link.mode, mode) && is_alive(&link) {
+            if mode == DatapathMode::Auto && link.mode == AttachMode::Generic {
+                let reason = format!(
+                    "{} has run the program in generic mode since an earlier start; native mode \
+                     is tried again after `lb datapath detach`",
+                    link.interface
+                );
+                tracing::warn!("{reason}");
+                links.reasons.push(reason);
+            }
             links.adopted.push(link);
         } else {
-            let (interface, mode) = (link.interface_name(), link.mode);
+            let (interface, mode) = (&link.interface, link.mode);
             tracing::info!(interface, %mode, "taking the XDP program off");
             link.remove()?;
         }
     }
     for (name, index) in interfaces.iter().zip(indices) {
-        if !links.adopted.iter().any(|link| link.interface == index) {
+        if !links.adopted.iter().any(|link| link.index == index) {
             attach_one(program, pins, name, index, mode, links)?;
         }
     }
@@ -88,7 +100,7 @@ const fn will_do(found: AttachMode, wanted: DatapathMode) -> bool {
 
 /// A pinned link whose interface was deleted is a shell.
 fn is_alive(link: &PinnedLink) -> bool {
-    host::interface_name(link.interface).is_some() && AyaLink::from_pin(&link.path).is_ok()
+    host::interface_name(link.index).is_some() && AyaLink::from_pin(&link.path).is_ok()
 }
 
 fn attach_one(
@@ -107,7 +119,7 @@ fn attach_one(
     };
     let mut refused: Option<String> = None;
     for (position, mode) in modes.iter().enumerate() {
-        match attach_as(program, &pins.link(index, *mode)) {
+        match attach_as(program, &pins.link(index, name, *mode)) {
             Ok(link) => {
                 tracing::info!(interface = name, %mode, "XDP program attached");
                 if let Some(why) = refused {
@@ -140,7 +152,7 @@ fn attach_as(program: &mut Xdp, pin: &PinnedLink) -> Result<PinnedLink, String> 
         AttachMode::Generic => XdpMode::Skb,
     };
     let id = program
-        .attach_to_if_index(pin.interface, mode)
+        .attach_to_if_index(pin.index, mode)
         .map_err(|error| super::chain(&error))?;
     let link = program
         .take_link(id)

@@ -1,12 +1,12 @@
 //! What is pinned where.
 //!
 //! ```text
-//! <pin path>/links/native-3      the link of the interface with index 3
-//! <pin path>/maps-1-1/VIPS …     the first set of maps of ABI 1
+//! <pin path>/links/native-3-eth0    the link of eth0, the interface with index 3
+//! <pin path>/maps-1-1/VIPS …        the first set of maps of ABI 1
 //! ```
 //!
-//! The index and not the name of an interface, because names may hold dots and the BPF file system
-//! allows none, and because an index is never given to another interface. The mode is in the name
+//! The index is in the name because it is never given to another interface of the same network
+//! namespace, the interface's name because an index means nothing in another one, and the mode
 //! because the kernel does not tell a link's. There is more than one set of maps only while a
 //! daemon moves from one to the next, or after one that died doing so.
 
@@ -19,7 +19,7 @@ use std::{
 use rustix::fs::{FlockOperation, flock};
 
 use super::syscall;
-use crate::l4::{AttachMode, L4Error, host};
+use crate::l4::{AttachMode, L4Error};
 
 /// The place where things are pinned.
 #[derive(Clone, Debug)]
@@ -31,7 +31,9 @@ pub(crate) struct Pins {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PinnedLink {
     /// Index of the interface.
-    pub(crate) interface: u32,
+    pub(crate) index: u32,
+    /// Its name when the link was made.
+    pub(crate) interface: String,
     /// How it was attached.
     pub(crate) mode: AttachMode,
     /// Where it is pinned.
@@ -61,11 +63,14 @@ impl Pins {
     }
 
     /// Where the link of an interface belongs.
-    pub(crate) fn link(&self, interface: u32, mode: AttachMode) -> PinnedLink {
+    pub(crate) fn link(&self, index: u32, interface: &str, mode: AttachMode) -> PinnedLink {
+        // The BPF file system allows no dots.
+        let name = interface.replace('%', "%25").replace('.', "%2E");
         PinnedLink {
-            interface,
+            index,
+            interface: interface.to_owned(),
             mode,
-            path: self.links_folder().join(format!("{mode}-{interface}")),
+            path: self.links_folder().join(format!("{mode}-{index}-{name}")),
         }
     }
 
@@ -75,8 +80,8 @@ impl Pins {
         Ok(names
             .iter()
             .filter_map(|name| {
-                let (mode, index) = parse_link(name)?;
-                Some(self.link(index, mode))
+                let (mode, index, interface) = parse_link(name)?;
+                Some(self.link(index, &interface, mode))
             })
             .collect())
     }
@@ -160,12 +165,6 @@ impl PinnedLink {
         }
         remove_file(&self.path)
     }
-
-    /// The name of the interface; its index when the interface is gone or in another network
-    /// namespace.
-    pub(crate) fn interface_name(&self) -> String {
-        host::interface_name(self.interface).unwrap_or_else(|| format!("#{}", self.interface))
-    }
 }
 
 impl MapSet {
@@ -175,12 +174,14 @@ impl MapSet {
     }
 }
 
-fn parse_link(name: &str) -> Option<(AttachMode, u32)> {
-    let (mode, index) = name.split_once('-')?;
+fn parse_link(name: &str) -> Option<(AttachMode, u32, String)> {
+    let (mode, rest) = name.split_once('-')?;
+    let (index, interface) = rest.split_once('-')?;
     let mode = [AttachMode::Native, AttachMode::Generic]
         .into_iter()
         .find(|known| known.as_str() == mode)?;
-    Some((mode, index.parse().ok()?))
+    let interface = interface.replace("%2E", ".").replace("%25", "%");
+    Some((mode, index.parse().ok()?, interface))
 }
 
 fn parse_set(name: &str) -> Option<(u32, u32)> {
@@ -251,7 +252,15 @@ mod tests {
         pins.make(&second).unwrap();
         pins.make(&pins.next_set(2, &pins.map_sets().unwrap()))
             .unwrap();
-        let link = pins.link(3, AttachMode::Generic);
+        let link = pins.link(3, "eth-0.100%2E", AttachMode::Generic);
+        assert!(
+            !link
+                .path
+                .file_name()
+                .unwrap()
+                .to_string_lossy()
+                .contains('.')
+        );
         fs::write(&link.path, "").unwrap();
         fs::write(pins.links_folder().join("stranger"), "").unwrap();
         fs::write(first.path.join("VIPS"), "").unwrap();
