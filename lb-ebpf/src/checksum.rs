@@ -74,3 +74,66 @@ const fn fold(sum: u64) -> u16 {
     let sum = (sum & 0xffff) + (sum >> 16);
     sum as u16
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The checksum from scratch, two bytes at a time.
+    fn whole(bytes: &[u8]) -> [u8; 2] {
+        let mut sum = 0_u32;
+        for pair in bytes.chunks(2) {
+            sum += u32::from(u16::from_be_bytes([
+                pair[0],
+                pair.get(1).copied().unwrap_or(0),
+            ]));
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        (!(sum as u16)).to_be_bytes()
+    }
+
+    #[test]
+    fn the_example_of_the_standard() {
+        // RFC 1624, 4: the word 0x5555 becomes 0x3285 and the checksum 0xdd2f becomes 0x0000.
+        let difference = Difference::none().word([0x55, 0x55], [0x32, 0x85]);
+        assert_eq!(difference.apply([0xdd, 0x2f]), [0, 0]);
+        assert_eq!(difference.apply_udp([0xdd, 0x2f]), [0xff, 0xff]);
+        assert_eq!(difference.apply_udp([0, 0]), [0, 0]);
+    }
+
+    proptest! {
+        #[test]
+        fn incremental_is_the_same_as_from_scratch(
+            mut bytes in prop::collection::vec(any::<u8>(), 64..1500),
+            source: [u8; 16],
+            destination: [u8; 16],
+            word: [u8; 2],
+        ) {
+            // All zero has two checksums; no packet is.
+            bytes[63] |= 1;
+            let before = whole(&bytes);
+            let old_source: [u8; 16] = bytes[..16].try_into().unwrap();
+            let old_destination: [u8; 16] = bytes[16..32].try_into().unwrap();
+            let old_word = [bytes[40], bytes[41]];
+            bytes[..16].copy_from_slice(&source);
+            bytes[16..32].copy_from_slice(&destination);
+            bytes[40..42].copy_from_slice(&word);
+            let difference = Difference::none()
+                .address(&old_source, &source)
+                .address(&old_destination, &destination)
+                .word(old_word, word);
+            prop_assert_eq!(difference.apply(before), whole(&bytes));
+        }
+
+        #[test]
+        fn the_prefix_of_mapped_addresses_does_not_count(old: [u8; 4], new: [u8; 4], sum: [u8; 2]) {
+            let mapped = Difference::none()
+                .address(&lb_common::from_v4(old), &lb_common::from_v4(new));
+            let plain = Difference::none()
+                .word([old[0], old[1]], [new[0], new[1]])
+                .word([old[2], old[3]], [new[2], new[3]]);
+            prop_assert_eq!(mapped.apply(sum), plain.apply(sum));
+        }
+    }
+}

@@ -7,6 +7,7 @@
 use lb_common::{
     Counter, FLOW_FORWARD, FLOW_REPLY, FORWARD_L2DSR, FORWARD_NAT, FlowEntry, FlowKey,
     INSTANCE_ABSENT, InstanceEntry, STATE_CLOSED, STATE_FIN_CLIENT, STATE_FIN_INSTANCE,
+    same_address,
 };
 
 use crate::{
@@ -71,7 +72,7 @@ pub fn find<T: Tables>(tables: &T, key: &FlowKey, layout: &Layout) -> Known<T::F
         // The replies of an instance that is down are still replies; those of an instance that is
         // gone belong to nobody.
         if instance.state == INSTANCE_ABSENT || instance.generation != entry.generation {
-            tables.remove_flow(key);
+            forget_reply(tables, key, &flow);
             return Known::Decided(Verdict::Pass(Counter::PassedNoConnection));
         }
     } else {
@@ -105,8 +106,38 @@ pub fn forget<T: Tables>(tables: &T, flow: &T::Flow, key: &FlowKey) {
     }
     tables.remove_flow(key);
     if entry.forward == FORWARD_NAT {
-        tables.remove_flow(&key.partner(&entry));
+        let partner = key.partner(&entry);
+        if paired(tables, &partner, key).is_some() {
+            tables.remove_flow(&partner);
+        }
     }
+}
+
+/// Removes both entries of a connection whose instance is gone, given its reply one.
+#[inline(never)]
+fn forget_reply<T: Tables>(tables: &T, key: &FlowKey, flow: &T::Flow) {
+    let forward_key = key.partner(&flow.entry());
+    match paired(tables, &forward_key, key) {
+        Some(forward) => {
+            forget(tables, &forward, &forward_key);
+            tables.count(Counter::ConnectionsMoved);
+        }
+        None => tables.remove_flow(key),
+    }
+}
+
+/// The connection with this key, if what it becomes is answered by `partner`. Entries come and go
+/// in pairs, but one look-up and the next are two moments: in between, the tuple may have begun to
+/// belong to another connection, whose entries are not to be touched.
+#[inline(always)]
+fn paired<T: Tables>(tables: &T, key: &FlowKey, partner: &FlowKey) -> Option<T::Flow> {
+    let flow = tables.flow(key)?;
+    let answered = key.partner(&flow.entry());
+    let same = same_address(&answered.source, &partner.source)
+        && same_address(&answered.destination, &partner.destination)
+        && answered.source_port == partner.source_port
+        && answered.destination_port == partner.destination_port;
+    same.then_some(flow)
 }
 
 /// Notes the end of a connection, when the packet that has just been forwarded has the FIN or RST
@@ -119,7 +150,7 @@ pub fn note_end<T: Tables>(tables: &T, key: &FlowKey, tcp_flags: u8, flow: &T::F
     let entry = flow.entry();
     if entry.direction == FLOW_FORWARD {
         note_end_forward(tables, flow, tcp_flags, entry.forward, STATE_FIN_CLIENT);
-    } else if let Some(forward) = tables.flow(&key.partner(&entry)) {
+    } else if let Some(forward) = paired(tables, &key.partner(&entry), key) {
         note_end_forward(
             tables,
             &forward,

@@ -60,3 +60,68 @@ pub const fn flow(key: &FlowKey) -> u64 {
 pub const fn slot(hash: u64) -> u32 {
     (((hash >> 32) * SLOTS as u64) >> 32) as u32
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lb_common::from_v4;
+
+    fn key(client: u32, port: u16) -> FlowKey {
+        FlowKey {
+            source: from_v4(client.to_be_bytes()),
+            destination: from_v4([10, 1, 1, 1]),
+            source_port: port.to_be_bytes(),
+            destination_port: [0, 80],
+            protocol: 6,
+            ..FlowKey::default()
+        }
+    }
+
+    #[test]
+    fn every_bit_of_a_tuple_changes_half_of_the_hash() {
+        let base = key(0x0a00_0002, 5000);
+        for bit in 0..37 * 8 {
+            let mut bytes = [0_u8; 37];
+            bytes[..16].copy_from_slice(&base.source);
+            bytes[16..32].copy_from_slice(&base.destination);
+            bytes[32..34].copy_from_slice(&base.source_port);
+            bytes[34..36].copy_from_slice(&base.destination_port);
+            bytes[36] = base.protocol;
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            let changed = FlowKey {
+                source: bytes[..16].try_into().unwrap(),
+                destination: bytes[16..32].try_into().unwrap(),
+                source_port: [bytes[32], bytes[33]],
+                destination_port: [bytes[34], bytes[35]],
+                protocol: bytes[36],
+                ..FlowKey::default()
+            };
+            let distance = (flow(&base) ^ flow(&changed)).count_ones();
+            assert!(
+                (12..=52).contains(&distance),
+                "bit {bit} changes {distance} bits"
+            );
+        }
+    }
+
+    #[test]
+    fn neighbouring_clients_and_ports_are_spread_evenly() {
+        // 65,536 flows of 256 neighbouring addresses with 256 neighbouring ports, in 64 groups of
+        // slots: 1024 expected in each, with a standard deviation of 32.
+        let mut groups = [0_u32; 64];
+        for client in 0..256 {
+            for port in 0..256 {
+                let slot = slot(flow(&key(0x0a00_0000 + client, 40_000 + port)));
+                assert!((slot as usize) < SLOTS);
+                groups[slot as usize * 64 / SLOTS] += 1;
+            }
+        }
+        assert!(groups.iter().all(|n| (864..1184).contains(n)), "{groups:?}");
+    }
+
+    #[test]
+    fn the_first_and_the_last_slot_are_reached() {
+        assert_eq!(slot(0), 0);
+        assert_eq!(slot(u64::MAX) as usize, SLOTS - 1);
+    }
+}

@@ -26,6 +26,8 @@ pub mod rewrite;
 mod scratch;
 pub mod select;
 pub mod tables;
+#[cfg(test)]
+mod tests;
 mod verdict;
 
 pub use packet::{Header, Packet};
