@@ -1,6 +1,7 @@
 //! Clients: real sockets on threads that have entered a namespace.
 
 pub mod bulk;
+pub mod curl;
 pub mod held;
 pub mod http;
 pub mod load;

@@ -43,22 +43,41 @@ impl Instance {
     /// # Errors
     /// When it does not come up.
     pub fn start(host: &Host, held: &[IpAddr]) -> Result<Self> {
+        let own = [IpAddr::V4(host.v4), IpAddr::V6(host.v6)];
+        let addresses = own.iter().chain(held);
+        let arguments: Vec<String> = addresses
+            .map(|address| format!("--udp={}", SocketAddr::new(*address, UDP)))
+            .collect();
+        Self::start_with(host, &host.name, &arguments)
+    }
+
+    /// Starts one for HTTP alone, on an address that others of the same host leave free.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn start_http(host: &Host, name: &str, http: SocketAddr) -> Result<Self> {
+        let any = SocketAddr::new(http.ip(), 0);
+        let arguments = [
+            format!("--http={http}"),
+            format!("--tcp={any}"),
+            format!("--udp={any}"),
+        ];
+        Self::start_with(host, name, &arguments)
+    }
+
+    fn start_with(host: &Host, name: &str, arguments: &[String]) -> Result<Self> {
         let program = artifact::program_path("lb-test-instance")?;
         let mut command = host.namespace.command(&program.to_string_lossy());
-        command.args(["--name", &host.name]);
-        let own = [IpAddr::V4(host.v4), IpAddr::V6(host.v6)];
-        for address in own.iter().chain(held) {
-            command.args(["--udp", &SocketAddr::new(*address, UDP).to_string()]);
-        }
-        let mut process = Process::start(&host.name, &mut command)?;
+        command.args(["--name", name]).args(arguments);
+        let mut process = Process::start(name, &mut command)?;
         let ready = cleanup::within(Duration::from_secs(10), || {
             process.log().contains(serve::READY) || process.ended().is_some()
         });
         if !ready || process.ended().is_some() {
-            bail!("instance {} did not come up: {}", host.name, process.log());
+            bail!("instance {name} did not come up: {}", process.log());
         }
         Ok(Self {
-            name: host.name.clone(),
+            name: name.to_owned(),
             process,
         })
     }

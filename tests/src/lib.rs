@@ -14,6 +14,7 @@ pub mod daemon;
 pub mod demo;
 pub mod instance;
 pub mod netns;
+pub mod nginx;
 pub mod packet;
 pub mod pass;
 pub mod process;

@@ -115,6 +115,18 @@ impl Scene {
             .kill()
     }
 
+    /// Starts an instance that was killed again.
+    ///
+    /// # Errors
+    /// When there is no such host or it does not come up.
+    pub fn revive(&mut self, name: &str) -> Result<()> {
+        let host = self.host(name)?.clone();
+        let held = FAMILIES.map(|family| address(DSR, family));
+        self.instances.retain(|one| one.name != name);
+        self.instances.push(Instance::start(&host, &held)?);
+        Ok(())
+    }
+
     /// Where the proxy listens, as clients see it.
     #[must_use]
     pub fn gateway(&self, port: u16) -> SocketAddr {
@@ -159,10 +171,23 @@ impl Configuration {
     /// in both families, and settings of the service.
     #[must_use]
     pub fn service(self, name: &str, port: u16, weights: &[u16], settings: &str) -> Self {
+        self.service_over(&FAMILIES, name, port, weights, settings)
+    }
+
+    /// The same, in some families only.
+    #[must_use]
+    pub fn service_over(
+        self,
+        families: &[Family],
+        name: &str,
+        port: u16,
+        weights: &[u16],
+        settings: &str,
+    ) -> Self {
         let mut instances = String::new();
-        for family in FAMILIES {
+        for family in families {
             for (number, weight) in (11..).zip(weights) {
-                let endpoint = SocketAddr::new(address(number, family), port);
+                let endpoint = SocketAddr::new(address(number, *family), port);
                 let line = format!("{{ endpoint = \"{endpoint}\", weight = {weight} }},\n");
                 instances.push_str(&line);
             }
@@ -183,6 +208,14 @@ impl Configuration {
             ));
         }
         self
+    }
+
+    /// Leads the paths below a prefix, and the prefix itself, to a service.
+    #[must_use]
+    pub fn route(self, prefix: &str, service: &str) -> Self {
+        self.with(&format!(
+            "[[routes]]\npath = \"{prefix}/*\"\nservice = \"{service}\""
+        ))
     }
 
     /// Adds lines as they are.
