@@ -91,6 +91,7 @@ async fn serve(sources: Sources, config: Config) -> anyhow::Result<()> {
     }
     let management = daemon.api.on_gateway.then(|| Management {
         service: api::service(state.clone()),
+        runtime: tokio::runtime::Handle::current(),
         prefixes: &api::PREFIXES,
     });
     let (access, access_log) = telemetry::access_log::open(&daemon.access_log)?.unzip();

@@ -2,11 +2,15 @@
 //!
 //! Whoever wires lb together says which paths these are and what answers them; the rule of access
 //! is the answerer's business, and for that it gets the peer's address.
+//!
+//! The answer is worked out on the control plane's runtime. A worker that rebuilt tables or resolved
+//! names for an operator would keep all of its clients waiting.
 
 use std::{convert::Infallible, fmt, time::Duration};
 
 use axum::{body::Body, extract::ConnectInfo};
 use hyper::{Request, Response, body::Incoming};
+use tokio::runtime::Handle;
 use tower::{ServiceExt as _, util::BoxCloneSyncService};
 
 use super::{answer, body::Answer, connection::Client, exchange::unless_stopped};
@@ -23,6 +27,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 pub struct Management {
     /// What answers them.
     pub service: ManagementService,
+    /// Where it runs: never on a worker.
+    pub runtime: Handle,
     /// The paths: each stands for itself and everything below it.
     pub prefixes: &'static [&'static str],
 }
@@ -57,14 +63,17 @@ pub(super) async fn answer(
     let mut request = request.map(Body::new);
     request.extensions_mut().insert(ConnectInfo(client.address));
     let answer = management.service.clone().oneshot(request);
+    let answer = management.runtime.spawn(answer);
     let answer = match unless_stopped(&client.pulse, answer).await {
-        Some(Ok(answer)) => answer.map(Answer::Management),
-        Some(Err(never)) => match never {},
-        None if client.pulse.stop() == super::pulse::Stop::Ending => {
-            answer::local(Reason::ShuttingDown, &worker.stats.answers)
-        }
-        None => answer::local(Reason::RequestTimeout, &worker.stats.answers),
+        Some(Ok(Ok(answer))) => Ok(answer.map(Answer::Management)),
+        Some(Ok(Err(never))) => match never {},
+        Some(Err(error)) if error.is_panic() => Err(Reason::BadAnswer),
+        // The control plane has ended before the workers.
+        Some(Err(_)) => Err(Reason::ShuttingDown),
+        None => Err(client.pulse.stopped().0),
     };
+    let stats = &worker.stats.answers;
+    let answer = answer.unwrap_or_else(|reason| answer::local(reason, stats));
     client.pulse.answered(worker.clock.now());
     answer
 }

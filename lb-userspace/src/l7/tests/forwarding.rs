@@ -305,9 +305,19 @@ fn routes_and_hosts_decide() {
 fn management_paths_are_answered_and_told_who_asks() {
     use axum::{Router, extract::ConnectInfo, routing::get};
     let own = |ConnectInfo(peer): ConnectInfo<SocketAddr>| async move { peer.ip().to_string() };
-    let router = Router::new().route("/health", get(own));
+    async fn broken() -> String {
+        panic!("as this test expects")
+    }
+    let router = Router::new()
+        .route("/health", get(own))
+        .route("/health/broken", get(broken));
+    let control = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .build()
+        .unwrap();
     let management = Management {
         service: tower::util::BoxCloneSyncService::new(router),
+        runtime: control.handle().clone(),
         prefixes: &["/health"],
     };
     let stub = Stub::saying("instance");
@@ -315,6 +325,7 @@ fn management_paths_are_answered_and_told_who_asks() {
     let mut client = gateway.connect();
     assert_eq!(client.get("/health").text(), "127.0.0.1");
     assert_eq!(client.get("/health/none").status(), 404);
+    assert_eq!(client.get("/health/broken").reason(), Some("bad_answer"));
     assert_eq!(client.get("/healthy").text(), "instance");
 }
 
