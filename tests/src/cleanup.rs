@@ -126,24 +126,34 @@ impl Drop for Folder {
     }
 }
 
-/// Removes namespaces that runs left behind which were killed outright, and the processes in them.
+/// Removes what runs left behind that were killed outright: processes, namespaces, pins.
 pub(crate) fn reap_stale(prefix: &str) {
-    let entries = fs::read_dir(NAMESPACES).into_iter().flatten().flatten();
-    for name in entries.filter_map(|entry| entry.file_name().into_string().ok()) {
-        let maker = name
-            .strip_prefix(prefix)
-            .and_then(|rest| rest.split('-').next());
-        let Some(maker) = maker.and_then(|id| id.parse::<u32>().ok()) else {
-            continue;
-        };
-        if Path::new("/proc").join(maker.to_string()).exists() {
-            continue;
-        }
+    for name in names_in(Path::new(NAMESPACES)).filter(|name| is_stale(name, prefix)) {
         for process in processes_in(&name) {
             end(process);
         }
         delete_namespace(&name);
     }
+    let pins = Path::new(crate::daemon::BPF);
+    let prefix = format!("{}{prefix}", crate::daemon::PINS);
+    for name in names_in(pins).filter(|name| is_stale(name, &prefix)) {
+        drop(fs::remove_dir_all(pins.join(name)));
+    }
+}
+
+fn names_in(folder: &Path) -> impl Iterator<Item = String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok())
+}
+
+/// Whether a name is the prefix, the id of a process that has ended, and more.
+fn is_stale(name: &str, prefix: &str) -> bool {
+    let maker = name
+        .strip_prefix(prefix)
+        .and_then(|rest| rest.split('-').next());
+    maker
+        .and_then(|id| id.parse::<u32>().ok())
+        .is_some_and(|id| !Path::new("/proc").join(id.to_string()).exists())
 }
 
 fn processes_in(namespace: &str) -> Vec<i32> {
@@ -168,5 +178,20 @@ pub fn within(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
             return false;
         }
         std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_an_ended_process_has_made_is_stale() {
+        let own = std::process::id();
+        assert!(!is_stale(&format!("lb{own}-0-client"), "lb"));
+        // Above the largest process id that Linux gives.
+        assert!(is_stale("lb4194305-0-client", "lb"));
+        assert!(!is_stale("lb-of-somebody-else", "lb"));
+        assert!(!is_stale("other4194305-0-client", "lb"));
     }
 }

@@ -24,7 +24,10 @@ pub const API: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCAL
 const BASE: &str = "/api/v1/loadbalancer";
 
 /// Where the kernel keeps what is pinned.
-const BPF: &str = "/sys/fs/bpf";
+pub(crate) const BPF: &str = "/sys/fs/bpf";
+
+/// What names of folders for pins begin with; the name of the namespace follows.
+pub(crate) const PINS: &str = "lb-test-";
 
 /// A daemon with its configuration; killed when dropped, and what it has pinned is removed.
 #[derive(Debug)]
@@ -47,7 +50,7 @@ impl Daemon {
     pub fn start(host: &Host, configuration: &str) -> Result<Self> {
         mount_bpf()?;
         let folder = Folder::temporary("lb-daemon-")?;
-        let pins = Path::new(BPF).join(format!("lb-test-{}", host.namespace.name()));
+        let pins = Path::new(BPF).join(format!("{PINS}{}", host.namespace.name()));
         let pins = Folder::at(pins);
         let mut daemon = Self {
             host: host.clone(),

@@ -22,8 +22,8 @@ pub(crate) fn cargo_install(name: &str, version: &str) -> Result<()> {
         ])
         .arg(workspace::tools())
         .arg(name)
-        // The compiled dependencies are kept apart, so that nothing of the workspace is rebuilt.
-        .env("CARGO_TARGET_DIR", workspace::tools().join("build"));
+        // Cargo builds in a temporary folder of its own unless it is told where.
+        .env_remove("CARGO_TARGET_DIR");
     step::quiet(&format!("building {name} {version}"), &mut command).with_context(|| {
         format!(
             "could not build {name}; with a network, run\n    {}",

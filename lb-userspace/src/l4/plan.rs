@@ -111,6 +111,7 @@ pub(crate) fn plan(snapshot: &Snapshot, host: &Host) -> Plan {
             recipe: Arc::new(recipe(service, spec)),
         };
         warn(spec, service, &vip, &mut warnings);
+        warn_of_strangers(spec, service, &snapshot.vips, &mut warnings);
         vips.insert(vip_key(spec), vip);
     }
     let settings = settings(snapshot, host);
@@ -203,18 +204,6 @@ fn can_take(service: &Service, endpoint: SocketAddr, vip: &VipSpec) -> bool {
 
 fn warn(spec: &VipSpec, service: &Service, vip: &VipPlan, warnings: &mut Vec<String>) {
     let name = service.name();
-    let strangers = service
-        .members
-        .iter()
-        .filter(|member| !can_take(service, member.instance.endpoint.address(), spec))
-        .count();
-    if strangers > 0 {
-        warnings.push(format!(
-            "VIP {spec}: {strangers} of {} instances of service {name} are of the other address \
-             family and get none of its packets",
-            service.members.len()
-        ));
-    }
     if vip.recipe.is_empty() {
         warnings.push(format!(
             "VIP {spec}: no instance of service {name} can take new connections; its packets are \
@@ -231,6 +220,35 @@ fn warn(spec: &VipSpec, service: &Service, vip: &VipPlan, warnings: &mut Vec<Str
                 ));
             }
         }
+    }
+}
+
+/// Instances of both families behind VIPs of both are in order; an instance that no VIP of its
+/// service can use is not. Said once a service, with its first VIP.
+fn warn_of_strangers(
+    spec: &VipSpec,
+    service: &Service,
+    all: &[VipSpec],
+    warnings: &mut Vec<String>,
+) {
+    let name = service.name();
+    let vips = || all.iter().filter(|vip| vip.service == spec.service);
+    if vips().next() != Some(spec) {
+        return;
+    }
+    let endpoints = service
+        .members
+        .iter()
+        .map(|member| member.instance.endpoint.address());
+    let strangers = endpoints
+        .filter(|endpoint| !vips().any(|vip| can_take(service, *endpoint, vip)))
+        .count();
+    if strangers > 0 {
+        warnings.push(format!(
+            "VIP {spec}: {strangers} of {} instances of service {name} are of the other address \
+             family and get no packets of any VIP",
+            service.members.len()
+        ));
     }
 }
 

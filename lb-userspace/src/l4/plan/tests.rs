@@ -113,8 +113,22 @@ fn vips_of_a_service_share_a_table_and_families_do_not_mix() {
         recipe(VIP6, Protocol::Tcp).shares()[0].index,
         world.id("web", six).index
     );
-    assert_eq!(plan.warnings.len(), 3, "{:?}", plan.warnings);
-    assert!(plan.warnings[0].contains("other address family"));
+    assert!(plan.warnings.is_empty(), "{:?}", plan.warnings);
+}
+
+#[test]
+fn instances_that_no_vip_can_use_are_told_of_once() {
+    let instances = [(A, 1), ("[fd00::1]:80", 1)];
+    let world = World::new(
+        vec![service("web", Algorithm::RoundRobin, &instances)],
+        vec![
+            vip(VIP4, Protocol::Tcp, "web"),
+            vip(VIP4, Protocol::Udp, "web"),
+        ],
+    );
+    let warnings = world.plan().warnings;
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("1 of 2 instances of service web"));
 }
 
 #[test]
