@@ -27,6 +27,7 @@ mod instances;
 mod measure;
 mod metrics;
 mod path;
+mod performance;
 mod server;
 mod services;
 mod state;
@@ -89,6 +90,10 @@ pub fn router(state: ApiState) -> Router {
         .at("/api/v1/loadbalancer/health", get(health::services))
         .at("/api/v1/loadbalancer/stats", get(stats::all))
         .at("/api/v1/loadbalancer/stats/{service}", get(stats::one))
+        .at(
+            "/api/v1/loadbalancer/performance",
+            get(performance::performance),
+        )
         .at("/api/v1/loadbalancer/instances", get(instances::all))
         .below("/api/v1/loadbalancer/instances", any(instances::below))
         .at("/api/v1/loadbalancer/algorithms", get(algorithms::all))

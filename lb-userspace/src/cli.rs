@@ -16,6 +16,7 @@ mod error;
 mod format;
 mod instances;
 mod local;
+mod performance;
 mod services;
 mod status;
 
@@ -151,6 +152,9 @@ async fn ask(mut context: Context<'_>, command: Question) -> Result<(), CliError
     match command {
         Question::Status => status::status(&mut context).await,
         Question::Stats { service } => status::stats(&mut context, service.as_deref()).await,
+        Question::Performance { service, window } => {
+            performance::performance(&mut context, service.as_deref(), window).await
+        }
         Question::Services => services::services(&mut context).await,
         Question::Routes => services::routes(&mut context).await,
         Question::Vips => services::vips(&mut context).await,

@@ -9,6 +9,7 @@ pub mod algorithm;
 pub mod clock;
 pub mod daemon;
 pub mod endpoint;
+pub mod history;
 pub mod id;
 pub mod instance;
 pub mod listener;

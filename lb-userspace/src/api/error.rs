@@ -15,7 +15,8 @@ use crate::registry::RegistryError;
 /// One thing that is wrong in a document.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fault {
-    /// Where: a JSON pointer (RFC 6901) into a request body, or the path of a setting.
+    /// Where: a JSON pointer (RFC 6901) into a request body, the name of a query parameter, or the
+    /// path of a setting.
     pub pointer: String,
     /// File and line, variable or flag that it comes from; absent for a request body.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -91,6 +92,9 @@ pub enum ApiError {
         /// What is wrong, and where.
         faults: Vec<Fault>,
     },
+    /// The query is not what the endpoint takes.
+    #[error("expected {expected}{}, found {found:?}", named(&.0.pointer), expected = .0.expected, found = .0.found)]
+    Query(Fault),
     /// The body is too long.
     #[error("expected a body of at most {limit} bytes, found a longer one")]
     TooLarge {
@@ -164,6 +168,7 @@ impl ApiError {
                 "Unsupported media type",
             ),
             Self::Body { .. } => (StatusCode::BAD_REQUEST, "bad-body", "Bad body"),
+            Self::Query(_) => (StatusCode::BAD_REQUEST, "bad-query", "Bad query"),
             Self::TooLarge { .. } => (
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "body-too-large",
@@ -217,6 +222,7 @@ impl IntoResponse for ApiError {
         let (known, errors) = match self {
             Self::NoService { known, .. } | Self::NoInstance { known, .. } => (known, Vec::new()),
             Self::NoPath { .. } => (super::PREFIXES.map(str::to_owned).to_vec(), Vec::new()),
+            Self::Query(fault) => (Vec::new(), vec![fault]),
             Self::Body { faults, .. } | Self::Reload { faults, .. } => (Vec::new(), faults),
             _ => (Vec::new(), Vec::new()),
         };
@@ -264,6 +270,14 @@ impl From<RegistryError> for ApiError {
             },
             other => Self::Conflict(other.to_string()),
         }
+    }
+}
+
+fn named(parameter: &str) -> String {
+    if parameter.is_empty() {
+        String::new()
+    } else {
+        format!(" as {parameter}")
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod forms;
 mod metrics;
+mod performance;
 mod refusals;
 mod resources;
 mod served;

@@ -9,6 +9,7 @@ mod algorithm;
 mod datapath;
 mod health;
 mod instance;
+mod performance;
 mod service;
 mod stats;
 
@@ -24,6 +25,7 @@ pub use health::{
     GatewayHealth, InstanceCounts, LastReload, ServiceHealth, ServicesHealth, Status,
 };
 pub use instance::{Instance, Instances, Kernel};
+pub use performance::{Figures, InstancePerformance, Performance, ServicePerformance};
 pub use service::{HealthCheck, Route, Routes, Service, Services, Timeouts, Vip, Vips};
 pub use stats::{AnswerCount, Gateway, Requests, ServiceStats, Share, Stats, Window};
 

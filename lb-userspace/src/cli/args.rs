@@ -81,6 +81,14 @@ pub(super) enum Question {
         /// Only this service, in detail
         service: Option<String>,
     },
+    /// Rates, errors and latencies of the last minute, or of another window
+    Performance {
+        /// Only this service, with its instances
+        service: Option<String>,
+        /// From 1s to 1h
+        #[arg(long, value_name = "DURATION", default_value = "1m")]
+        window: humantime::Duration,
+    },
     /// The services and what leads to them
     Services,
     /// The routes: which requests go to which service

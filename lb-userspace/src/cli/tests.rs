@@ -108,6 +108,23 @@ fn cells(table: &str, first: &str) -> Vec<String> {
 }
 
 #[test]
+fn performance_is_shown_for_a_window() {
+    let lb = Lb::new();
+    let b = lb.world.instance("main-backend", 1);
+    lb.world.serve(&b, Outcome::Success, 3, 5);
+    lb.world.serve(&b, Outcome::Failure, 1, 5);
+    let table = lb.run("performance main-backend --window 5m").ok();
+    let row = cells(&table, B);
+    assert_eq!((row[1].as_str(), row[4].as_str()), ("4", "25 %"), "{table}");
+    assert_eq!(row[5], "5.00 ms", "{table}");
+    let table = lb.run("performance").ok();
+    assert_eq!(cells(&table, "all")[1], "4", "{table}");
+    assert_eq!(lb.json("performance --window 1h")["window"], "1h");
+    let error = lb.run("performance --window 2h").failed(FAILED);
+    assert!(error.contains("from 1s to 1h"), "{error}");
+}
+
+#[test]
 fn instances_are_listed_drained_and_enabled() {
     let lb = Lb::new();
     let b = lb.world.instance("main-backend", 1);

@@ -10,7 +10,9 @@ use std::{
 
 use super::{
     Algorithm, CheckCounts, Clock, Endpoint, InstanceId, KernelTraffic, Measured, PeakEwma,
-    ServiceName, Timestamp, identity,
+    ServiceName, Timestamp,
+    history::{Distribution, History, Span},
+    identity,
     measure::{LATENCY_BOUNDS_US, LatencyHistogram},
     window::{Window, WindowSum},
 };
@@ -99,6 +101,7 @@ struct AlgorithmCounters {
 struct Shard {
     by_algorithm: [OnceLock<Box<AlgorithmCounters>>; Algorithm::ALL.len()],
     window: Window,
+    history: OnceLock<Box<History>>,
 }
 
 /// Requests of an instance under one algorithm.
@@ -200,6 +203,16 @@ impl Instance {
         sum
     }
 
+    /// The requests of `span` and how long they took.
+    #[must_use]
+    pub fn history(&self, span: Span) -> Distribution {
+        let mut sum = Distribution::default();
+        for history in self.shards.iter().filter_map(|shard| shard.history.get()) {
+            history.add_to(&mut sum, span);
+        }
+        sum
+    }
+
     /// Totals under `algorithm`; `None` when it never served a request.
     #[must_use]
     pub fn totals(&self, algorithm: Algorithm) -> Option<AlgorithmTotals> {
@@ -241,6 +254,8 @@ impl Instance {
     fn record(&self, algorithm: Algorithm, worker: usize, now: Timestamp, o: Outcome, us: u64) {
         let shard = &self.shards[worker % self.shards.len()];
         shard.window.record(now, o == Outcome::Failure, us);
+        let history = shard.history.get_or_init(Box::default);
+        history.record(now, o == Outcome::Failure, us);
         let counters = shard.by_algorithm[algorithm as usize].get_or_init(Box::default);
         match o {
             Outcome::Success => &counters.successes,

@@ -1,0 +1,158 @@
+//! `/performance`: how fast and how well requests were answered in a window of time.
+
+use std::time::Duration;
+
+use axum::extract::{Query, State};
+
+use super::{
+    answer::Answer,
+    error::{ApiError, Fault},
+    instances::find_service,
+    measure::{round, share},
+    state::ApiState,
+    types::{Figures, InstancePerformance, Performance, ServicePerformance},
+};
+use crate::{
+    model::{
+        Timestamp,
+        history::{Distribution, LONGEST_WINDOW, Span},
+    },
+    registry::Service,
+};
+
+/// The window when none is asked for.
+const USUAL: Duration = Duration::from_secs(60);
+
+/// `GET /performance`.
+pub(super) async fn performance(
+    State(state): State<ApiState>,
+    query: Result<Query<Vec<(String, String)>>, axum::extract::rejection::QueryRejection>,
+) -> Result<Answer<Performance>, ApiError> {
+    let Query(parameters) = query.map_err(|_| {
+        unexpected(
+            "",
+            "parameters in the form name=value&…",
+            "something else".to_owned(),
+        )
+    })?;
+    let Asked { window, service } = Asked::read(parameters)?;
+    let (snapshot, now) = (state.snapshot(), state.now());
+    let span = Span::new(now, window.as_secs());
+    let mut total = Distribution::default();
+    let services = match service {
+        Some(name) => vec![of_service(
+            find_service(&snapshot, &name)?,
+            span,
+            now,
+            &mut total,
+        )],
+        None => {
+            let services = snapshot.services.iter();
+            services
+                .map(|service| of_service(service, span, now, &mut total))
+                .collect()
+        }
+    };
+    Ok(Answer::ok(Performance {
+        window: humantime::format_duration(window)
+            .to_string()
+            .replace(' ', ""),
+        covered_seconds: round(span.duration(now).as_secs_f64()),
+        total: figures(&total, span, now),
+        services,
+    }))
+}
+
+/// What the query asks for.
+struct Asked {
+    window: Duration,
+    service: Option<String>,
+}
+
+impl Asked {
+    fn read(parameters: Vec<(String, String)>) -> Result<Self, ApiError> {
+        let (mut window, mut service) = (None, None);
+        for (name, value) in parameters {
+            let place = match name.as_str() {
+                "window" => &mut window,
+                "service" => &mut service,
+                _ => return Err(unexpected("", "the parameters window and service", name)),
+            };
+            if place.replace(value).is_some() {
+                return Err(unexpected(&name, "it once", "it twice".to_owned()));
+            }
+        }
+        Ok(Self {
+            window: window.map_or(Ok(USUAL), |text| parse_window(&text))?,
+            service,
+        })
+    }
+}
+
+fn parse_window(text: &str) -> Result<Duration, ApiError> {
+    let longest = Duration::from_secs(LONGEST_WINDOW);
+    humantime::parse_duration(text)
+        .ok()
+        .filter(|window| (Duration::from_secs(1)..=longest).contains(window))
+        .filter(|window| window.subsec_nanos() == 0)
+        .ok_or_else(|| {
+            let expected = "a duration from 1s to 1h in whole seconds, such as 30s, 5m or 1h";
+            unexpected("window", expected, text.to_owned())
+        })
+}
+
+fn unexpected(parameter: &str, expected: &str, found: String) -> ApiError {
+    ApiError::Query(Fault {
+        pointer: parameter.to_owned(),
+        origin: None,
+        expected: expected.to_owned(),
+        found,
+    })
+}
+
+/// A service's figures; what they are made of is added to `total`.
+fn of_service(
+    service: &Service,
+    span: Span,
+    now: Timestamp,
+    total: &mut Distribution,
+) -> ServicePerformance {
+    let mut sum = Distribution::default();
+    let instances = service
+        .members
+        .iter()
+        .map(|member| {
+            let of_instance = member.instance.history(span);
+            sum += &of_instance;
+            InstancePerformance {
+                instance: member.instance.endpoint.name().to_owned(),
+                figures: figures(&of_instance, span, now),
+            }
+        })
+        .collect();
+    *total += &sum;
+    ServicePerformance {
+        service: service.name().to_string(),
+        algorithm: service.spec.algorithm.to_string(),
+        figures: figures(&sum, span, now),
+        instances,
+    }
+}
+
+fn figures(of: &Distribution, span: Span, now: Timestamp) -> Figures {
+    let requests = of.requests();
+    let seconds = span.duration(now).as_secs_f64();
+    let ms = |us: f64| round(us / 1e3);
+    Figures {
+        requests,
+        failures: of.failures,
+        request_rate: round(requests as f64 / seconds),
+        throughput: round(requests.saturating_sub(of.failures) as f64 / seconds),
+        error_rate: share(of.failures, requests),
+        mean_ms: of.mean_us().map(ms),
+        p50_ms: of.quantile_us(0.50).map(ms),
+        p95_ms: of.quantile_us(0.95).map(ms),
+        p99_ms: of.quantile_us(0.99).map(ms),
+        max_ms: (requests > 0).then(|| ms(of.max_us as f64)),
+    }
+}
