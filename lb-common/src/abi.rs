@@ -17,7 +17,7 @@ pub use instance::{
     CLIENT_HOPS, ClientHop, HOP_GATEWAY, INSTANCE_ABSENT, INSTANCE_ACTIVE, INSTANCE_DOWN,
     INSTANCE_DRAINING, InstanceEntry, MAX_INSTANCES, NextHop,
 };
-pub use settings::{SETTING_LOG, Settings};
+pub use settings::Settings;
 pub use table::{SLOTS, Table};
 pub use traffic::Traffic;
 pub use vip::{

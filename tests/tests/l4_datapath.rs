@@ -13,6 +13,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use lb_common::{Counter, CounterKind};
 use lb_tests::{
+    cleanup,
     client::{held::Held, tcp, udp},
     instance::{self, Instance},
     topology::{INTERFACE, Topology},
@@ -443,6 +444,39 @@ fn interfaces_and_modes_follow_the_configuration() -> Result<()> {
         assert!(matches!(l4::open(&spec, true), Err(L4Error::Off)));
         Ok(())
     })
+}
+
+#[test]
+#[ignore = "needs root"]
+fn dropped_packets_are_logged_on_demand_and_not_each() -> Result<()> {
+    let place = Place::make()?;
+    for wanted in [true, false] {
+        let daemon = lb_tests::daemon::Daemon::start(
+            &place.topology.balancer,
+            &format!(
+                "[gateway]\nlisten = []\n\
+                 [datapath]\ninterfaces = [\"{INTERFACE}\"]\npin_path = \"@PINS@\"\n\
+                 log = {wanted}\n\
+                 [services.dns]\ninstances = []\n\
+                 [[vips]]\naddress = \"{VIP}\"\nport = 53\nprotocol = \"udp\"\nservice = \"dns\"\n"
+            ),
+        )?;
+        let client = &place.topology.client.namespace;
+        client.enter(|| -> Result<()> {
+            let socket = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+            (0..100).try_for_each(|_| socket.send_to(&[], vip(53)).map(drop))?;
+            Ok(())
+        })??;
+        let lines = || {
+            let reason = format!("packet dropped, reason {}", Counter::DropNoInstance as u32);
+            daemon.log().matches(&reason).count()
+        };
+        let said = cleanup::within(Duration::from_secs(3), || lines() > 0);
+        assert_eq!(said, wanted, "{}", daemon.log());
+        // Once a second for each processor, of which few have seen one of these.
+        assert!(lines() <= 8, "{}", daemon.log());
+    }
+    Ok(())
 }
 
 #[test]

@@ -16,10 +16,8 @@ pub struct Settings {
     pub nat_port_last: u16,
     /// How long a looked-up next hop is used before it is looked up again, in milliseconds.
     pub next_hop_ttl_ms: u32,
-    /// Bit 0: log rare events through aya-log, rate limited.
-    pub flags: u32,
     /// Always zero.
-    pub pad: u32,
+    pub pad: [u32; 2],
 }
 
 impl Settings {
@@ -38,8 +36,5 @@ impl Settings {
         from_halves(chosen)
     }
 }
-
-/// [`Settings::flags`]: log rare events.
-pub const SETTING_LOG: u32 = 1;
 
 const _: () = assert!(size_of::<Settings>() == 48);

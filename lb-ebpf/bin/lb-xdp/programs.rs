@@ -3,7 +3,7 @@
 use aya_ebpf::{bindings::xdp_action, helpers::bpf_redirect, macros::xdp, programs::XdpContext};
 use lb_ebpf::{Verdict, process};
 
-use crate::{packet::XdpPacket, tables::Maps};
+use crate::{diagnostics, packet::XdpPacket, tables::Maps};
 
 /// The balancing program.
 #[xdp]
@@ -19,7 +19,10 @@ pub fn lb_xdp(context: XdpContext) -> u32 {
     let scratch = unsafe { &mut *maps.scratch() };
     match process(&mut XdpPacket::new(&context), &maps, scratch, interface) {
         Verdict::Pass(_) => xdp_action::XDP_PASS,
-        Verdict::Drop(_) => xdp_action::XDP_DROP,
+        Verdict::Drop(reason) => {
+            diagnostics::dropped(&context, reason);
+            xdp_action::XDP_DROP
+        }
         Verdict::Transmit => xdp_action::XDP_TX,
         // SAFETY: a helper without pointers.
         Verdict::Redirect(interface) => unsafe { bpf_redirect(interface, 0) as u32 },

@@ -232,4 +232,7 @@ pub(crate) trait Datapath: fmt::Debug + Send {
 
     /// Nanoseconds on the clock of [`FlowEntry::last_seen`].
     fn now(&self) -> u64;
+
+    /// Puts what the program itself has logged into the log.
+    fn log_events(&mut self) {}
 }

@@ -13,7 +13,7 @@ use std::{
 use lb_common::{
     Address, FORWARD_L2DSR, FORWARD_NAT, HASH_FLOW, HASH_SOURCE, INSTANCE_ACTIVE, INSTANCE_DOWN,
     INSTANCE_DRAINING, InstanceEntry, MAX_VIPS, PROTOCOL_TCP, PROTOCOL_UDP, SELECT_HASH,
-    SELECT_LEAST_CONNECTIONS, SELECT_TURN, SETTING_LOG, Settings, VipKey, from_v4,
+    SELECT_LEAST_CONNECTIONS, SELECT_TURN, Settings, VipKey, from_v4,
 };
 
 use super::recipe::{Order, Recipe, Share};
@@ -262,8 +262,7 @@ fn settings(snapshot: &Snapshot, host: &Host) -> Settings {
         nat_port_first: spec.nat_ports.0,
         nat_port_last: spec.nat_ports.1,
         next_hop_ttl_ms: u32::try_from(spec.next_hop_ttl.as_millis()).unwrap_or(u32::MAX),
-        flags: if spec.log { SETTING_LOG } else { 0 },
-        pad: 0,
+        pad: [0; 2],
     }
 }
 

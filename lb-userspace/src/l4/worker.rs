@@ -122,6 +122,7 @@ impl Worker {
                 }
                 () = self.reporter.asked() => self.read(),
                 () = sleep_until(read) => {
+                    self.datapath.log_events();
                     self.read();
                     read = Instant::now() + READ;
                 }

@@ -24,10 +24,11 @@ use lb_common::{
     Counters, FlowEntry, FlowKey, InstanceEntry, Settings, Table, Traffic, Vip, VipKey, names,
 };
 
-use self::{links::Links, maps::Maps, pins::MapSet};
+use self::{events::Events, links::Links, maps::Maps, pins::MapSet};
 use super::{Adopted, Attachment, Cursor, Datapath, DatapathError, Limits};
 use crate::l4::{L4Error, host};
 
+mod events;
 mod links;
 mod load;
 mod maps;
@@ -45,6 +46,7 @@ pub(crate) struct Kernel {
     program: Ebpf,
     maps: Maps,
     links: Links,
+    events: Events,
     /// The set of maps that earlier daemons' links work on, when it is not ours.
     former: Option<MapSet>,
     /// Sets that nobody will need once all links are ours.
@@ -208,6 +210,10 @@ impl Datapath for Kernel {
 
     fn now(&self) -> u64 {
         host::monotonic_ns()
+    }
+
+    fn log_events(&mut self) {
+        self.events.flush();
     }
 }
 

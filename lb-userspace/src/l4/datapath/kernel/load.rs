@@ -9,6 +9,7 @@ use lb_common::names;
 
 use super::{
     Kernel, chain,
+    events::{self, Events},
     links::{self, Links},
     maps::{self, Maps},
     pins::{MapSet, Pins},
@@ -63,7 +64,8 @@ pub(crate) fn open(spec: &DatapathSpec) -> Result<(Kernel, String), L4Error> {
     if result.is_err() && is_new {
         ours.remove()?;
     }
-    let (program, maps, links) = result?;
+    let (mut program, maps, links) = result?;
+    let events = Events::of(&mut program, spec.log);
     let reason = links.reasons.join("; ");
     let former = in_use.filter(|set| *set != ours);
     let leftover = sets.into_iter().filter(|set| *set != ours).collect();
@@ -71,6 +73,7 @@ pub(crate) fn open(spec: &DatapathSpec) -> Result<(Kernel, String), L4Error> {
         program,
         maps,
         links,
+        events,
         former,
         leftover,
         _lock: lock,
@@ -91,6 +94,7 @@ fn build(
     for name in names::PINNED_MAPS {
         loader.map_pin_path(name, ours.path.join(name));
     }
+    events::set_level(&mut loader, spec.log);
     loader.map_max_entries(names::MAP_CONNECTIONS, spec.max_connections);
     loader.map_max_entries(names::MAP_TABLES, maps::tables(spec));
     let mut program = loader.load(object).map_err(|error| refused(&error))?;
