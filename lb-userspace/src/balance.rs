@@ -12,6 +12,7 @@ use crate::model::{Algorithm, InstanceId, Member, Timestamp};
 mod adaptive;
 mod consistent_hash;
 mod cost;
+mod gate;
 mod health_aware;
 mod least_connections;
 mod least_response_time;
@@ -163,6 +164,14 @@ impl Iterator for Draw<'_> {
 /// Builds the balancer of a service for `workers` threads.
 #[must_use]
 pub fn build(algorithm: Algorithm, members: &[Member], workers: usize) -> Arc<dyn Balancer> {
+    if gate::is_needed(algorithm, members) {
+        return Arc::new(gate::Gate::new(algorithm, members, workers));
+    }
+    plain(algorithm, members, workers)
+}
+
+/// The bare algorithm.
+fn plain(algorithm: Algorithm, members: &[Member], workers: usize) -> Arc<dyn Balancer> {
     match algorithm {
         Algorithm::RoundRobin => Arc::new(round_robin::RoundRobin::new(members, workers)),
         Algorithm::WeightedRoundRobin => Arc::new(weighted_round_robin::WeightedRoundRobin::new(

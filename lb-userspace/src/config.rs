@@ -20,6 +20,7 @@ mod health;
 mod origin;
 mod path;
 mod reader;
+mod recovery;
 mod resolve;
 mod restart;
 mod services;

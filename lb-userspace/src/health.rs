@@ -4,11 +4,13 @@
 //! [`checker`]); what a probe found goes through a state machine that knows no I/O (see
 //! [`verdict`]), and a change of health goes to the registry, which takes the instance out of both
 //! data planes or back in. Beside that, once a second, what instances have measured of real
-//! traffic becomes scores and weights (see [`scorer`]).
+//! traffic becomes scores and weights (see [`scorer`]), and instances that have come back go on with
+//! their recovery (see [`comeback`]).
 //!
 //! Nothing here is on the path of a request or a packet, and a check that hangs delays no other.
 
 pub mod checker;
+pub mod comeback;
 mod probe;
 pub mod scorer;
 mod verdict;
@@ -22,10 +24,12 @@ use crate::{model::Clock, registry::Registry, resilience::ScoreWeights};
 /// Checks and scores the instances of `registry` until `stopped` is true or its sender is gone.
 pub async fn run(registry: Arc<Registry>, clock: Clock, mut stopped: watch::Receiver<bool>) {
     let checks = checker::run(Arc::clone(&registry), clock.clone());
+    let comebacks = comeback::run(Arc::clone(&registry), clock.clone());
     let scores = scorer::run(registry, clock, ScoreWeights::default());
     tokio::select! {
         () = checks => {}
         () = scores => {}
+        () = comebacks => {}
         _ = stopped.wait_for(|stopped| *stopped) => {}
     }
 }

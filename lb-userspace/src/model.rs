@@ -34,5 +34,5 @@ pub use measure::{CheckCounts, KernelTraffic, Measured, PeakEwma};
 pub use prefix::{IpPrefix, PrefixError};
 pub use reason::{Reason, ServiceStats};
 pub use route::{HostPattern, PathPattern, RouteSpec};
-pub use service::{HealthCheckSpec, InstanceSpec, Probe, ServiceSpec, TimeoutSpec};
+pub use service::{HealthCheckSpec, InstanceSpec, Probe, RecoverySpec, ServiceSpec, TimeoutSpec};
 pub use vip::{Forwarding, Protocol, VipSpec};

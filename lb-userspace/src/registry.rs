@@ -16,7 +16,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 pub use crate::model::identity;
-pub use change::{Applied, Change, Desired, Event, RegistryError};
+pub use change::{Applied, Change, Desired, Event, RecoveryStep, RegistryError};
 pub use ids::{IdError, KnownId};
 pub use snapshot::{InstanceStatus, Service, Snapshot};
 

@@ -2,9 +2,11 @@
 //! functions, with the clock as an argument.
 
 pub mod factor;
+pub mod recovery;
 pub mod score;
 pub mod weight;
 
 pub use factor::{Measurement, factors};
+pub use recovery::{Progress, Recovery};
 pub use score::{Evidence, ScoreWeights, recent_success, scores};
-pub use weight::{UNIT, WeightInputs, effective_weight};
+pub use weight::{UNIT, WHOLE, WeightInputs, effective_weight};

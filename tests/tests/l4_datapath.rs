@@ -189,6 +189,7 @@ fn configuration(weights: [u16; 2]) -> Result<Change> {
             hash_key: HashKey::default(),
             forwarding: Forwarding::Nat,
             health_check: None,
+            recovery: None,
             timeouts: TimeoutSpec::default(),
             instances,
         });

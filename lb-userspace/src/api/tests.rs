@@ -285,6 +285,7 @@ fn spec(service: &str, instances: &[(&str, u16)]) -> ServiceSpec {
             },
             ..HealthCheckSpec::default()
         }),
+        recovery: None,
         timeouts: TimeoutSpec::default(),
         instances: instances
             .iter()

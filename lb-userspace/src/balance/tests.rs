@@ -10,7 +10,7 @@ use crate::model::{Clock, Endpoint, Instance, Outcome, ServiceName};
 mod simulation;
 
 /// Members without history, with weights in units of one.
-fn members(weights: &[u32]) -> Vec<Member> {
+pub(super) fn members(weights: &[u32]) -> Vec<Member> {
     let service = ServiceName::new("test").unwrap();
     (1u16..)
         .zip(weights)
@@ -24,6 +24,7 @@ fn members(weights: &[u32]) -> Vec<Member> {
             Member {
                 instance: Arc::new(Instance::new(id, service.clone(), endpoint, 2)),
                 weight,
+                recovering: false,
                 base: weight,
             }
         })
@@ -31,14 +32,14 @@ fn members(weights: &[u32]) -> Vec<Member> {
 }
 
 /// What a pick is made with, to be changed at will.
-struct Asker {
+pub(super) struct Asker {
     random: Random,
-    tried: Tried,
+    pub(super) tried: Tried,
     now: Timestamp,
 }
 
 impl Asker {
-    fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64) -> Self {
         Self {
             random: Random::new(seed),
             tried: Tried::default(),
@@ -46,7 +47,7 @@ impl Asker {
         }
     }
 
-    fn pick(&self, balancer: &dyn Balancer, members: &[Member], key: u64) -> Option<usize> {
+    pub(super) fn pick(&self, balancer: &dyn Balancer, members: &[Member], key: u64) -> Option<usize> {
         let choice = Choice {
             key,
             worker: 0,
@@ -58,7 +59,7 @@ impl Asker {
     }
 
     /// How often each member is picked, by keys 0, 1, 2, …
-    fn counts(&self, balancer: &dyn Balancer, members: &[Member], picks: u64) -> Vec<u32> {
+    pub(super) fn counts(&self, balancer: &dyn Balancer, members: &[Member], picks: u64) -> Vec<u32> {
         let mut counts = vec![0; members.len()];
         for key in 0..picks {
             counts[self.pick(balancer, members, key).unwrap()] += 1;
@@ -68,7 +69,7 @@ impl Asker {
 }
 
 /// Keeps `count` requests in flight at `member` as long as the guards live.
-fn occupy(member: &Member, count: u32) -> Vec<crate::model::InFlight> {
+pub(super) fn occupy(member: &Member, count: u32) -> Vec<crate::model::InFlight> {
     let clock = Clock::manual(Timestamp(59_000_000));
     (0..count)
         .map(|_| member.instance.begin(Algorithm::RoundRobin, 0, &clock))
@@ -76,7 +77,7 @@ fn occupy(member: &Member, count: u32) -> Vec<crate::model::InFlight> {
 }
 
 /// Records an answer after `latency`, at the time that askers start with.
-fn answer(member: &Member, latency: Duration, outcome: Outcome) {
+pub(super) fn answer(member: &Member, latency: Duration, outcome: Outcome) {
     let clock = Clock::manual(Timestamp(60_000_000 - latency.as_micros() as u64));
     let mut request = member.instance.begin(Algorithm::RoundRobin, 0, &clock);
     clock.advance(latency);

@@ -70,6 +70,39 @@ where
     }
 }
 
+/// A part of a whole, held in percent.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Fraction {
+    pub(super) example: &'static str,
+}
+
+impl Form for Fraction {
+    type Value = u8;
+
+    fn expected(&self) -> String {
+        "a fraction from 0.01 to 1 in hundredths".to_owned()
+    }
+
+    fn example(&self) -> String {
+        self.example.to_owned()
+    }
+
+    fn parse(&self, node: &Node) -> Result<u8, Refused> {
+        let fraction = node.as_number().ok_or_else(Refused::default)?;
+        let percent = (fraction * 100.0).round();
+        let exact = (fraction * 100.0 - percent).abs() < 1e-6;
+        if exact && (1.0..=100.0).contains(&percent) {
+            Ok(percent as u8)
+        } else {
+            Err(Refused::default())
+        }
+    }
+
+    fn show(&self, value: &u8) -> String {
+        (f64::from(*value) / 100.0).to_string()
+    }
+}
+
 /// A length of time in a range.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Period {

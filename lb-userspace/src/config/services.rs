@@ -7,6 +7,7 @@ use super::{
     health::HealthSettings,
     origin::Sourced,
     reader::Section,
+    recovery::RecoverySettings,
     resolve::Resolved,
     values::{HASH_KEY, SERVICE},
 };
@@ -46,6 +47,7 @@ pub(super) struct ServiceSettings {
     hash_key: Sourced<HashKey>,
     forwarding: Sourced<Forwarding>,
     health_check: HealthSettings,
+    recovery: RecoverySettings,
     connect: Sourced<Duration>,
     request: Sourced<Duration>,
     idle: Sourced<Duration>,
@@ -69,6 +71,7 @@ impl ServiceSettings {
             hash_key: Sourced::unset(HashKey::default()),
             forwarding: Sourced::unset(Forwarding::default()),
             health_check: HealthSettings::unset(),
+            recovery: RecoverySettings::unset(),
             connect: Sourced::unset(timeouts.connect),
             request: Sourced::unset(timeouts.request),
             idle: Sourced::unset(timeouts.idle),
@@ -81,6 +84,7 @@ impl ServiceSettings {
         let hash_key = t.value("hash_key", &HASH_KEY, &self.hash_key);
         let forwarding = t.value("forwarding", &FORWARDING, &self.forwarding);
         let health_check = t.table("health_check", |t| self.health_check.read(t, udp_only));
+        let recovery = t.table("recovery", |t| self.recovery.read(t));
         let (connect, request, idle) = t.table("timeouts", |t| {
             (
                 t.value("connect", &TIMEOUT, &self.connect),
@@ -93,6 +97,7 @@ impl ServiceSettings {
             hash_key,
             forwarding,
             health_check,
+            recovery,
             connect,
             request,
             idle,
@@ -123,6 +128,7 @@ pub(super) fn read(
                 hash_key: settings.hash_key.value,
                 forwarding: settings.forwarding.value,
                 health_check: settings.health_check.build(),
+                recovery: settings.recovery.build(),
                 timeouts: TimeoutSpec {
                     connect: settings.connect.value,
                     request: settings.request.value,

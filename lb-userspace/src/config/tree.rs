@@ -31,8 +31,7 @@ pub(super) enum Value {
     Boolean(bool),
     List(Vec<Node>),
     Table(Table),
-    /// A value of a kind that no setting has (a fraction, a date, a number beyond 64 bits), as
-    /// written.
+    /// A value of another kind (a fraction, a date, a number beyond 64 bits), as written.
     Other(String),
 }
 
@@ -87,6 +86,16 @@ impl Node {
     pub(super) fn as_integer(&self) -> Option<i64> {
         match &self.value {
             Value::Integer(number) => Some(*number),
+            Value::Text(text) if self.origin.is_untyped() => text.trim().parse().ok(),
+            _ => None,
+        }
+    }
+
+    /// A number of any kind.
+    pub(super) fn as_number(&self) -> Option<f64> {
+        match &self.value {
+            Value::Integer(number) => Some(*number as f64),
+            Value::Other(text) => text.trim().parse().ok(),
             Value::Text(text) if self.origin.is_untyped() => text.trim().parse().ok(),
             _ => None,
         }

@@ -25,6 +25,7 @@ fn service(
         hash_key: HashKey::default(),
         forwarding: Forwarding::default(),
         health_check,
+        recovery: None,
         timeouts: TimeoutSpec::default(),
         instances: endpoints
             .iter()

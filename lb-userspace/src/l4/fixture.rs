@@ -27,6 +27,7 @@ pub(crate) fn service(name: &str, algorithm: Algorithm, members: &[(&str, u16)])
         hash_key: HashKey::default(),
         forwarding: Forwarding::Nat,
         health_check: Some(HealthCheckSpec::default()),
+        recovery: None,
         timeouts: TimeoutSpec::default(),
         instances: members
             .iter()

@@ -106,7 +106,7 @@ pub(crate) fn plan(snapshot: &Snapshot, host: &Host) -> Plan {
                 Forwarding::Nat => FORWARD_NAT,
                 Forwarding::L2Dsr => FORWARD_L2DSR,
             },
-            select: select(service.spec.algorithm),
+            select: select_now(service),
             hash_of: hash_of(service),
             recipe: Arc::new(recipe(service, spec)),
         };
@@ -164,6 +164,16 @@ const fn select(algorithm: Algorithm) -> u8 {
         | Algorithm::HealthAware
         | Algorithm::ConsistentHash
         | Algorithm::Adaptive => SELECT_HASH,
+    }
+}
+
+/// How the program picks a slot at present. Comparing loads would give an instance that recovers
+/// more than its share, because nobody is as idle; turns over the same table give it exactly that.
+fn select_now(service: &Service) -> u8 {
+    let recovering = service.members.iter().any(|m| m.recovering && m.weight > 0);
+    match select(service.spec.algorithm) {
+        SELECT_LEAST_CONNECTIONS if recovering => SELECT_TURN,
+        select => select,
     }
 }
 

@@ -212,6 +212,7 @@ mod tests {
             hash_key: HashKey::default(),
             forwarding: Forwarding::default(),
             health_check: None,
+            recovery: None,
             timeouts: TimeoutSpec::default(),
             instances: Vec::new(),
         });

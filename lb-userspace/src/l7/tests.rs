@@ -287,6 +287,7 @@ fn service(name: &str, instances: &[SocketAddr]) -> ServiceSpec {
         hash_key: HashKey::default(),
         forwarding: Forwarding::default(),
         health_check: None,
+        recovery: None,
         timeouts: TimeoutSpec::default(),
         instances: instances.iter().map(instance).collect(),
     }

@@ -81,6 +81,9 @@ pub struct Member {
     pub instance: Arc<Instance>,
     /// Effective weight; 0 takes no new traffic.
     pub weight: u32,
+    /// Whether the weight is held down while the instance recovers. What it gets is then exactly
+    /// the share of that weight, whatever its load and latency.
+    pub recovering: bool,
     /// What the effective weight would be without the factor from measurements, in the same unit;
     /// 0 exactly when the effective weight is. For algorithms that measure at each pick and would
     /// otherwise count the same latency twice.

@@ -26,6 +26,8 @@ pub struct ServiceSpec {
     pub forwarding: Forwarding,
     /// Active checks; `None` when they are off, and then every instance counts as healthy.
     pub health_check: Option<HealthCheckSpec>,
+    /// How instances that come back get their share; `None` when they get all of it at once.
+    pub recovery: Option<RecoverySpec>,
     /// Limits of an HTTP exchange.
     pub timeouts: TimeoutSpec,
     /// Members, unique by endpoint.
@@ -63,6 +65,35 @@ pub struct HealthCheckSpec {
     pub fall: u32,
     /// Port to check when it is not the endpoint's.
     pub port: Option<u16>,
+}
+
+/// Gradual recovery: how an instance that comes back gets its share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecoverySpec {
+    /// Success rate that an interval must reach to be a step, in percent, 1 to 100.
+    pub threshold: u8,
+    /// Share of its weight that an instance begins with, in percent, 1 to 100.
+    pub start: u8,
+    /// How much a step adds, in percent of the weight, 1 to 100.
+    pub step: u8,
+    /// Time from one step to the next, also the wait after the first relapse.
+    pub interval: Duration,
+    /// The longest wait after a relapse.
+    pub max_wait: Duration,
+}
+
+impl Default for RecoverySpec {
+    /// The integration guide's: from 10 % by 10 % every 30 s with a success rate of 80 %. A wait is
+    /// at most 5 min.
+    fn default() -> Self {
+        Self {
+            threshold: 80,
+            start: 10,
+            step: 10,
+            interval: Duration::from_secs(30),
+            max_wait: Duration::from_secs(300),
+        }
+    }
 }
 
 /// Limits of an HTTP exchange with an instance.

@@ -3,9 +3,12 @@
 use std::{fmt, sync::Arc};
 
 use super::ids::IdError;
-use crate::model::{
-    AdminState, Algorithm, GatewaySpec, Health, InstanceId, ListenerSpec, RouteSpec, ServiceName,
-    ServiceSpec, VipSpec,
+use crate::{
+    model::{
+        AdminState, Algorithm, GatewaySpec, Health, InstanceId, ListenerSpec, RouteSpec,
+        ServiceName, ServiceSpec, VipSpec,
+    },
+    resilience::Progress,
 };
 
 /// Everything that a configuration asks for.
@@ -55,8 +58,28 @@ pub enum Change {
         /// Why, for people.
         detail: Arc<str>,
     },
+    /// Reports how far recoveries are; one that is not what `from` says any more is left alone.
+    Recovery(Vec<RecoveryStep>),
+    /// Ends an instance's recovery: it has its whole weight as soon as nothing else is wrong.
+    ForceRecovery {
+        /// The service.
+        service: ServiceName,
+        /// The instance by any of its names.
+        instance: String,
+    },
     /// Reports factors from measurements, 0 to 1; those of instances that are gone are ignored.
     Factors(Vec<(InstanceId, f32)>),
+}
+
+/// A step of an instance's recovery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecoveryStep {
+    /// The instance.
+    pub id: InstanceId,
+    /// How far it was when the step was worked out.
+    pub from: Progress,
+    /// How far it is now; `None` when it has recovered.
+    pub to: Option<Progress>,
 }
 
 /// What [`super::Registry::apply`] did.
@@ -95,6 +118,8 @@ pub enum Event {
     VipsChanged,
     /// Listeners or their limits changed.
     ListenersChanged,
+    /// An instance's recovery went on; `None` when it is over.
+    RecoveryChanged(ServiceName, String, Option<Progress>),
     /// Measured factors moved weights of a service.
     FactorsChanged(ServiceName),
 }
@@ -142,6 +167,18 @@ impl fmt::Display for Event {
             Self::RoutesChanged => f.write_str("routes changed"),
             Self::VipsChanged => f.write_str("VIPs changed"),
             Self::ListenersChanged => f.write_str("listeners or their limits changed"),
+            Self::RecoveryChanged(service, i, progress) => match progress {
+                None => write!(f, "instance {i} of {service} has recovered"),
+                Some(Progress {
+                    share: 0, relapses, ..
+                }) => write!(
+                    f,
+                    "instance {i} of {service} waits before it recovers, relapses so far: {relapses}"
+                ),
+                Some(Progress { share, .. }) => {
+                    write!(f, "instance {i} of {service} recovers at {share} % of its weight")
+                }
+            },
             Self::FactorsChanged(service) => write!(f, "measured weights of {service} changed"),
         }
     }

@@ -8,6 +8,7 @@ use crate::{
         AdminState, GatewaySpec, Health, InstanceId, ListenerSpec, Member, RouteSpec, ServiceName,
         ServiceSpec, ServiceStats, VipSpec,
     },
+    resilience::Progress,
 };
 
 /// One consistent picture of everything, immutable.
@@ -56,6 +57,8 @@ pub struct InstanceStatus {
     pub health: Health,
     /// Why the health is what it is.
     pub detail: Arc<str>,
+    /// How far it is on its way back after it was down; `None` when it has its whole weight.
+    pub recovery: Option<Progress>,
     /// Factor from measurements, 0 to 1.
     pub factor: f32,
 }

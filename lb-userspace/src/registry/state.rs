@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    change::{Change, Desired, Event, RegistryError},
+    change::{Change, Desired, Event, RecoveryStep, RegistryError},
     ids::{Ids, KnownId, Taken},
     snapshot::{InstanceStatus, Service, Snapshot},
 };
@@ -16,7 +16,7 @@ use crate::{
         AdminState, Algorithm, GatewaySpec, Health, Instance, InstanceId, InstanceSpec,
         ListenerSpec, Member, RouteSpec, ServiceName, ServiceSpec, ServiceStats, VipSpec,
     },
-    resilience::{WeightInputs, effective_weight},
+    resilience::{Progress, WHOLE, WeightInputs, effective_weight},
 };
 
 /// Everything that the registry knows. Cheap to clone: a change works on a copy.
@@ -77,6 +77,8 @@ impl State {
             } => self.admin(&service, &instance, state),
             Change::Algorithm { service, algorithm } => self.algorithm(&service, algorithm),
             Change::Health { id, health, detail } => Ok(self.health(id, health, detail)),
+            Change::Recovery(steps) => Ok(self.recovery(&steps)),
+            Change::ForceRecovery { service, instance } => self.force(&service, &instance),
             Change::Factors(factors) => Ok(self.factors(&factors)),
         }
     }
@@ -224,6 +226,7 @@ impl State {
                         } else {
                             "not checked".into()
                         },
+                        recovery: is_down.then(Progress::default),
                         factor: 1.0,
                     },
                 }
@@ -237,6 +240,9 @@ impl State {
                 // What checks once said must not outlive them.
                 state.status.health = Health::Unknown;
                 state.status.detail = "checks are off".into();
+            }
+            if spec.recovery.is_none() || (found.is_none() && spec.health_check.is_none()) {
+                state.status.recovery = None;
             }
             instances.push(state);
         }
@@ -263,24 +269,7 @@ impl State {
         instance: &str,
         admin: AdminState,
     ) -> Result<Vec<Event>, RegistryError> {
-        let service = self.service(name)?;
-        let found = service
-            .instances
-            .iter()
-            .position(|s| s.instance.endpoint.matches(instance));
-        let Some(position) = found else {
-            let known: Vec<&str> = service
-                .instances
-                .iter()
-                .map(|s| s.instance.endpoint.name())
-                .collect();
-            return Err(RegistryError::NoInstance {
-                service: name.clone(),
-                found: instance.to_owned(),
-                known: known.join(", "),
-            });
-        };
-        let state = &mut service.instances[position];
+        let state = self.service(name)?.instance(instance)?;
         if state.status.admin == admin {
             return Ok(Vec::new());
         }
@@ -312,6 +301,12 @@ impl State {
                     }
                     state.status.health = health;
                     state.status.detail = Arc::clone(&detail);
+                    if health == Health::Unhealthy && service.spec.recovery.is_some() {
+                        // From the moment that it is healthy again it has nothing, until its
+                        // recovery begins; what the relapses were is kept.
+                        let before = state.status.recovery.unwrap_or_default();
+                        state.status.recovery = Some(Progress { share: 0, ..before });
+                    }
                     let name = service.spec.name.clone();
                     let instance = state.instance.endpoint.name().to_owned();
                     return vec![Event::HealthChanged(name, instance, health, detail)];
@@ -319,6 +314,34 @@ impl State {
             }
         }
         Vec::new()
+    }
+
+    fn recovery(&mut self, steps: &[RecoveryStep]) -> Vec<Event> {
+        let mut events = Vec::new();
+        for service in self.services.values_mut() {
+            for state in &mut service.instances {
+                let step = steps.iter().find(|step| step.id == state.instance.id);
+                if let Some(step) = step
+                    && state.status.recovery == Some(step.from)
+                    && step.to != Some(step.from)
+                {
+                    state.status.recovery = step.to;
+                    let name = service.spec.name.clone();
+                    let instance = state.instance.endpoint.name().to_owned();
+                    events.push(Event::RecoveryChanged(name, instance, step.to));
+                }
+            }
+        }
+        events
+    }
+
+    fn force(&mut self, name: &ServiceName, instance: &str) -> Result<Vec<Event>, RegistryError> {
+        let state = self.service(name)?.instance(instance)?;
+        if state.status.recovery.take().is_none() {
+            return Ok(Vec::new());
+        }
+        let instance = state.instance.endpoint.name().to_owned();
+        Ok(vec![Event::RecoveryChanged(name.clone(), instance, None)])
     }
 
     fn factors(&mut self, factors: &[(InstanceId, f32)]) -> Vec<Event> {
@@ -378,6 +401,33 @@ impl State {
 }
 
 impl ServiceState {
+    fn instance(&mut self, name: &str) -> Result<&mut InstanceState, RegistryError> {
+        let names = || self.instances.iter().map(|s| s.instance.endpoint.name());
+        let matching = |s: &InstanceState| s.instance.endpoint.matches(name);
+        let Some(position) = self.instances.iter().position(matching) else {
+            return Err(RegistryError::NoInstance {
+                service: self.spec.name.clone(),
+                found: name.to_owned(),
+                known: names().collect::<Vec<_>>().join(", "),
+            });
+        };
+        Ok(&mut self.instances[position])
+    }
+
+    /// What instances weigh by. When none would take traffic, those that only wait for their
+    /// recovery do: one that may fail is better than an answer that is sure to be an error.
+    fn weighed(&self) -> Vec<InstanceStatus> {
+        let statuses = || self.instances.iter().map(|state| state.status.clone());
+        if statuses().any(|status| weight(&status, self.algorithm) > 0) {
+            return statuses().collect();
+        }
+        let forced = |status: InstanceStatus| InstanceStatus {
+            recovery: status.recovery.filter(|progress| progress.share > 0),
+            ..status
+        };
+        statuses().map(forced).collect()
+    }
+
     /// Factors belong to the algorithm that asked for them.
     fn forget_factors(&mut self) {
         for state in &mut self.instances {
@@ -406,10 +456,12 @@ impl ServiceState {
         let members: Arc<[Member]> = self
             .instances
             .iter()
-            .map(|state| Member {
+            .zip(self.weighed())
+            .map(|(state, status)| Member {
                 instance: Arc::clone(&state.instance),
-                weight: weight(&state.status, self.algorithm),
-                base: weight(&unmeasured(&state.status), self.algorithm),
+                weight: weight(&status, self.algorithm),
+                recovering: status.recovery.is_some(),
+                base: weight(&unmeasured(&status), self.algorithm),
             })
             .collect();
         let spec = ServiceSpec {
@@ -443,6 +495,7 @@ fn weight(status: &InstanceStatus, algorithm: Algorithm) -> u32 {
         algorithm,
         admin: status.admin,
         health: status.health,
+        share: status.recovery.map_or(WHOLE, |progress| progress.share),
         factor: status.factor,
     })
 }

@@ -13,6 +13,7 @@ fn spec(name: &str, endpoints: &[(&str, u16)]) -> ServiceSpec {
         hash_key: HashKey::default(),
         forwarding: Forwarding::default(),
         health_check: Some(HealthCheckSpec::default()),
+        recovery: None,
         timeouts: TimeoutSpec::default(),
         instances: endpoints
             .iter()

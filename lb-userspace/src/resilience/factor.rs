@@ -19,9 +19,9 @@
 //!
 //! A table that changes moves connections, so factors are steadied twice: what is learned moves
 //! by [`RATE`] of the way to each new measurement, and a weight follows only when what is learned
-//! has left its step of 1 / [`UNIT`] by a good part of the next one.
+//! has left its step of 1 / [`STEPS`] by a good part of the next one.
 
-use super::weight::UNIT;
+use super::weight::STEPS;
 use crate::model::Algorithm;
 
 /// Differences in latency below this are noise, in seconds.
@@ -60,7 +60,7 @@ pub fn factors(algorithm: Algorithm, measured: &[Measurement]) -> Option<Vec<f32
     let latencies = || measured.iter().filter_map(|m| m.latency);
     match algorithm {
         Algorithm::HealthAware => {
-            let least = 1.0 / UNIT as f32;
+            let least = 1.0 / STEPS as f32;
             Some(
                 measured
                     .iter()
@@ -108,7 +108,7 @@ pub fn learn(known: f32, measured: f32) -> f32 {
 /// Whether `learned` is far enough from the factor that is `in_force` to replace it.
 #[must_use]
 pub fn is_step(in_force: f32, learned: f32) -> bool {
-    let unit = UNIT as f32;
+    let unit = STEPS as f32;
     let step = (in_force * unit).round();
     // At full strength there is no next step to pass, only the last half of this one.
     let full = learned >= 1.0 - 0.25 / unit && step < unit;
@@ -189,12 +189,12 @@ mod tests {
 
     #[test]
     fn jitter_around_a_step_moves_nothing_and_recovery_is_complete() {
-        let edge = 11.5 / UNIT as f32;
-        for in_force in [11.0 / UNIT as f32, 12.0 / UNIT as f32] {
+        let edge = 11.5 / STEPS as f32;
+        for in_force in [11.0 / STEPS as f32, 12.0 / STEPS as f32] {
             for jitter in [-0.2, -0.1, 0.0, 0.1, 0.2] {
-                assert!(!is_step(in_force, edge + jitter / UNIT as f32));
+                assert!(!is_step(in_force, edge + jitter / STEPS as f32));
             }
-            assert!(is_step(in_force, in_force + 1.0 / UNIT as f32));
+            assert!(is_step(in_force, in_force + 1.0 / STEPS as f32));
         }
         let mut known = 0.5;
         let mut in_force = 0.5;
@@ -204,7 +204,7 @@ mod tests {
                 in_force = known;
             }
         }
-        assert_eq!((in_force * UNIT as f32).round(), UNIT as f32);
+        assert_eq!((in_force * STEPS as f32).round(), STEPS as f32);
     }
 
     proptest! {
@@ -239,8 +239,8 @@ mod tests {
                 if is_step(in_force, known) {
                     in_force = known;
                 }
-                let step = (in_force * UNIT as f32).round();
-                prop_assert!((known * UNIT as f32 - step).abs() <= 0.75);
+                let step = (in_force * STEPS as f32).round();
+                prop_assert!((known * STEPS as f32 - step).abs() <= 0.75);
             }
         }
     }

@@ -1,15 +1,21 @@
 //! The effective weight: one function for both data planes.
 //!
-//! configured weight × admin state × health × measured factor. A weight, a drain or a failed
+//! configured weight × admin state × health × recovery × measured factor. A weight, a drain or a failed
 //! check means the same thing to a packet and to a request because both data planes get the
 //! result of this function and nothing else.
 
 use crate::model::{AdminState, Algorithm, Health};
 
-/// Effective weight of a configured weight of 1 at full strength. The factor is quantised to
-/// steps of `1 / UNIT`: a Maglev table moves flows whenever a weight changes, so slow drifts of a
-/// measurement must not reach it.
-pub const UNIT: u32 = 16;
+/// The factor is quantised to steps of `1 / STEPS`: a Maglev table moves flows whenever a weight
+/// changes, so slow drifts of a measurement must not reach it.
+pub const STEPS: u32 = 16;
+
+/// A whole share, in percent.
+pub const WHOLE: u8 = 100;
+
+/// Effective weight of a configured weight of 1 at full strength: steps of the factor times percent
+/// of the share, so that no product of the two is rounded.
+pub const UNIT: u32 = STEPS * WHOLE as u32;
 
 /// What the effective weight depends on.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -22,6 +28,9 @@ pub struct WeightInputs {
     pub admin: AdminState,
     /// What the checks say.
     pub health: Health,
+    /// Share of the weight that the instance has while it recovers, in percent; 100 is all of it,
+    /// 0 none yet.
+    pub share: u8,
     /// Factor from measurements, 0 to 1; 1 leaves the configured weight as it is.
     pub factor: f32,
 }
@@ -34,6 +43,7 @@ pub fn effective_weight(inputs: &WeightInputs) -> u32 {
     if inputs.configured == 0
         || inputs.admin != AdminState::Enabled
         || inputs.health == Health::Unhealthy
+        || inputs.share == 0
     {
         return 0;
     }
@@ -41,8 +51,8 @@ pub fn effective_weight(inputs: &WeightInputs) -> u32 {
         Algorithm::RoundRobin => 1,
         _ => u32::from(inputs.configured),
     };
-    let steps = (inputs.factor.clamp(0.0, 1.0) * UNIT as f32).round() as u32;
-    configured * steps.max(1)
+    let steps = (inputs.factor.clamp(0.0, 1.0) * STEPS as f32).round() as u32;
+    configured * steps.max(1) * u32::from(inputs.share.min(WHOLE))
 }
 
 #[cfg(test)]
@@ -57,6 +67,7 @@ mod tests {
             algorithm: Algorithm::WeightedRoundRobin,
             admin: AdminState::Enabled,
             health: Health::Healthy,
+            share: WHOLE,
             factor: 1.0,
         }
     }
@@ -79,6 +90,10 @@ mod tests {
             },
             WeightInputs {
                 configured: 0,
+                ..inputs()
+            },
+            WeightInputs {
+                share: 0,
                 ..inputs()
             },
         ] {
@@ -107,6 +122,13 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_share_is_exact_to_a_percent(configured in 1u16.., share in 1u8..=100) {
+            let weight = effective_weight(&WeightInputs { configured, share, ..inputs() });
+            let whole = effective_weight(&WeightInputs { configured, ..inputs() });
+            prop_assert_eq!(u64::from(weight) * 100, u64::from(whole) * u64::from(share));
+        }
+
         #[test]
         fn a_measurement_lowers_but_never_excludes(configured in 1u16.., factor in -1.0f32..2.0) {
             let weight = effective_weight(&WeightInputs { configured, factor, ..inputs() });
