@@ -28,6 +28,7 @@ mod measure;
 mod metrics;
 mod path;
 mod performance;
+mod recovery;
 mod server;
 mod services;
 mod state;
@@ -96,6 +97,8 @@ pub fn router(state: ApiState) -> Router {
         )
         .at("/api/v1/loadbalancer/instances", get(instances::all))
         .below("/api/v1/loadbalancer/instances", any(instances::below))
+        .at("/api/v1/loadbalancer/recovery", get(recovery::all))
+        .below("/api/v1/loadbalancer/recovery", any(recovery::below))
         .at("/api/v1/loadbalancer/algorithms", get(algorithms::all))
         .at(
             "/api/v1/loadbalancer/algorithms/{service}",

@@ -17,6 +17,7 @@ mod format;
 mod instances;
 mod local;
 mod performance;
+mod recovery;
 mod services;
 mod status;
 
@@ -159,6 +160,7 @@ async fn ask(mut context: Context<'_>, command: Question) -> Result<(), CliError
         Question::Routes => services::routes(&mut context).await,
         Question::Vips => services::vips(&mut context).await,
         Question::Instances { command } => instances::run(&mut context, command).await,
+        Question::Recovery { command } => recovery::run(&mut context, command).await,
         Question::Algorithm { command } => algorithms::run(&mut context, command).await,
         Question::Datapath { command } => datapath::run(&mut context, command).await,
         Question::Reload => admin::reload(&mut context).await,

@@ -100,12 +100,14 @@ impl World {
         Ok(world)
     }
 
-    /// Waits until the daemon has found every instance healthy.
+    /// Waits until the daemon has found every instance healthy and given it its whole weight.
     fn wait_until_healthy(&self) -> Result<()> {
         let limit = std::time::Duration::from_secs(10);
+        let healthy =
+            |one: &serde_json::Value| one["health"] == "healthy" && one["recovery"].is_null();
         self.daemon.wait_for("/instances", limit, |answer| {
             let all = answer["instances"].as_array();
-            all.is_some_and(|all| all.iter().all(|one| one["health"] == "healthy"))
+            all.is_some_and(|all| all.iter().all(healthy))
         })?;
         Ok(())
     }

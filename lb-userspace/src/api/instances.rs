@@ -82,7 +82,7 @@ fn list(state: &ApiState, service: &str) -> Result<Instances, ApiError> {
     Ok(Instances { instances })
 }
 
-fn show(state: &ApiState, service: &str, instance: &str) -> Result<Instance, ApiError> {
+pub(super) fn show(state: &ApiState, service: &str, instance: &str) -> Result<Instance, ApiError> {
     let snapshot = state.snapshot();
     let service = find_service(&snapshot, service)?;
     let position = service.find(instance).ok_or_else(|| ApiError::NoInstance {

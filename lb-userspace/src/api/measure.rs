@@ -3,11 +3,11 @@
 use crate::{
     api::types,
     model::{
-        AdminState, Health, Instance, KernelTraffic, Member, Timestamp, instance::AlgorithmTotals,
-        window::WindowSum,
+        AdminState, Health, Instance, KernelTraffic, Member, RecoverySpec, Timestamp,
+        instance::AlgorithmTotals, window::WindowSum,
     },
     registry::{InstanceStatus, Service},
-    resilience::UNIT,
+    resilience::{Progress, UNIT, WHOLE},
 };
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -109,6 +109,36 @@ pub(super) fn weight(effective: u32) -> f64 {
     f64::from(effective) / f64::from(UNIT)
 }
 
+/// How far an instance is on its way back.
+pub(super) fn recovery(progress: &Progress, now: Timestamp) -> types::Recovery {
+    let state = if progress.share > 0 {
+        "climbing"
+    } else {
+        "waiting"
+    };
+    types::Recovery {
+        state: state.to_owned(),
+        share: fraction(progress.share),
+        relapses: progress.relapses,
+        due_in_seconds: round((progress.due - now).as_secs_f64()),
+    }
+}
+
+/// How instances of a service recover.
+pub(super) fn recovery_settings(spec: &RecoverySpec) -> types::RecoverySettings {
+    types::RecoverySettings {
+        threshold: fraction(spec.threshold),
+        start: fraction(spec.start),
+        step: fraction(spec.step),
+        interval_seconds: spec.interval.as_secs_f64(),
+        max_wait_seconds: spec.max_wait.as_secs_f64(),
+    }
+}
+
+fn fraction(percent: u8) -> f64 {
+    f64::from(percent) / f64::from(WHOLE)
+}
+
 /// Everything about one instance.
 pub(super) fn instance(
     member: &Member,
@@ -130,6 +160,7 @@ pub(super) fn instance(
         admin: status.admin.as_str().to_owned(),
         health: status.health.as_str().to_owned(),
         health_detail: status.detail.to_string(),
+        recovery: status.recovery.as_ref().map(|p| recovery(p, now)),
         available: member.weight > 0,
         weight: status.weight,
         effective_weight: weight(member.weight),

@@ -69,6 +69,14 @@ pub(super) fn parse(rest: &str) -> InstancePath<'_> {
     }
 }
 
+/// Takes the decoded rest of a path below `/recovery/` apart: service and instance of a `force`;
+/// `None` when it is something else.
+pub(super) fn forced(rest: &str) -> Option<(&str, &str)> {
+    let (service, rest) = rest.trim_end_matches('/').split_once('/')?;
+    let (instance, last) = rest.rsplit_once('/')?;
+    (last == "force").then_some((service, instance))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -105,6 +113,21 @@ mod tests {
                 verb,
             };
             assert_eq!(parse(rest), expected, "{rest}");
+        }
+    }
+
+    #[test]
+    fn force_is_the_last_segment_of_three_at_least() {
+        for (rest, expected) in [
+            ("s/http://h:1/force", Some(("s", "http://h:1"))),
+            ("s/h:1/force/", Some(("s", "h:1"))),
+            ("s/http:/h:1/force", Some(("s", "http:/h:1"))),
+            ("s/force", None),
+            ("s/h:1", None),
+            ("s", None),
+            ("s/h:1/drain", None),
+        ] {
+            assert_eq!(forced(rest), expected, "{rest}");
         }
     }
 

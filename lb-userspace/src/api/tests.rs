@@ -285,7 +285,7 @@ fn spec(service: &str, instances: &[(&str, u16)]) -> ServiceSpec {
             },
             ..HealthCheckSpec::default()
         }),
-        recovery: None,
+        recovery: Some(crate::model::RecoverySpec::default()),
         timeouts: TimeoutSpec::default(),
         instances: instances
             .iter()

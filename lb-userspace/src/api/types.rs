@@ -10,6 +10,7 @@ mod datapath;
 mod health;
 mod instance;
 mod performance;
+mod recovery;
 mod service;
 mod stats;
 
@@ -26,6 +27,7 @@ pub use health::{
 };
 pub use instance::{Instance, Instances, Kernel};
 pub use performance::{Figures, InstancePerformance, Performance, ServicePerformance};
+pub use recovery::{Recoveries, RecoveringInstance, Recovery, RecoverySettings};
 pub use service::{HealthCheck, Route, Routes, Service, Services, Timeouts, Vip, Vips};
 pub use stats::{AnswerCount, Gateway, Requests, ServiceStats, Share, Stats, Window};
 

@@ -112,8 +112,15 @@ mod tests {
                     let exact = f64::from(share) / f64::from(200 + share);
                     let got = f64::from(counts[0]) / picks as f64;
                     // Keys of hashes are a sample; turns are not.
-                    let off = if algorithm == Algorithm::ConsistentHash { 0.015 } else { 1e-9 };
-                    assert!((got - exact).abs() <= off, "{algorithm} {share}: {got} {exact}");
+                    let off = if algorithm == Algorithm::ConsistentHash {
+                        0.015
+                    } else {
+                        1e-9
+                    };
+                    assert!(
+                        (got - exact).abs() <= off,
+                        "{algorithm} {share}: {got} {exact}"
+                    );
                 }
             }
         }

@@ -47,7 +47,12 @@ impl Asker {
         }
     }
 
-    pub(super) fn pick(&self, balancer: &dyn Balancer, members: &[Member], key: u64) -> Option<usize> {
+    pub(super) fn pick(
+        &self,
+        balancer: &dyn Balancer,
+        members: &[Member],
+        key: u64,
+    ) -> Option<usize> {
         let choice = Choice {
             key,
             worker: 0,
@@ -59,7 +64,12 @@ impl Asker {
     }
 
     /// How often each member is picked, by keys 0, 1, 2, …
-    pub(super) fn counts(&self, balancer: &dyn Balancer, members: &[Member], picks: u64) -> Vec<u32> {
+    pub(super) fn counts(
+        &self,
+        balancer: &dyn Balancer,
+        members: &[Member],
+        picks: u64,
+    ) -> Vec<u32> {
         let mut counts = vec![0; members.len()];
         for key in 0..picks {
             counts[self.pick(balancer, members, key).unwrap()] += 1;

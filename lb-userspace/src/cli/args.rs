@@ -101,6 +101,11 @@ pub(super) enum Question {
         #[command(subcommand)]
         command: InstancesCommand,
     },
+    /// Instances that come back step by step after they were down
+    Recovery {
+        #[command(subcommand)]
+        command: RecoveryCommand,
+    },
     /// How services choose their instances
     #[command(visible_alias = "algorithms")]
     Algorithm {
@@ -140,6 +145,15 @@ pub(super) enum InstancesCommand {
     Enable(Target),
     /// Take an instance out at once; its connections in the kernel go to others
     Disable(Target),
+}
+
+/// What to do about recoveries.
+#[derive(Clone, Debug, Subcommand)]
+pub(super) enum RecoveryCommand {
+    /// The instances that do not have their whole weight yet
+    List,
+    /// Give an instance its whole weight at once
+    Force(Target),
 }
 
 /// An instance.

@@ -10,7 +10,7 @@ use super::{
     client::segment,
     error::CliError,
     format::{self, Lean, maybe, ms, pairs, percent, table},
-    status,
+    recovery, status,
 };
 use crate::api::types::{Instance, Instances};
 
@@ -134,7 +134,10 @@ fn row(instance: &Instance) -> Vec<String> {
         instance.service.clone(),
         instance.instance.clone(),
         admin.to_owned(),
-        instance.health.clone(),
+        match &instance.recovery {
+            Some(progress) if instance.health != "unhealthy" => recovery::phrase(progress),
+            _ => instance.health.clone(),
+        },
         format!(
             "{}/{}",
             format::weight(instance.effective_weight),
@@ -165,11 +168,19 @@ fn one(instance: &Instance) -> String {
         };
         lines.push(("drained", drained));
     }
+    lines.push((
+        "health",
+        format!("{} ({})", instance.health, instance.health_detail),
+    ));
+    if let Some(progress) = &instance.recovery {
+        let text = format!(
+            "{}, relapses so far: {}",
+            recovery::phrase(progress),
+            progress.relapses
+        );
+        lines.push(("recovery", text));
+    }
     lines.extend([
-        (
-            "health",
-            format!("{} ({})", instance.health, instance.health_detail),
-        ),
         (
             "takes traffic",
             if instance.available { "yes" } else { "no" }.to_owned(),

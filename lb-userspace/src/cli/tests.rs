@@ -501,3 +501,44 @@ fn the_daemon_and_the_kernel_are_reached_without_the_api() {
     let detached = command(&format!("lb datapath detach --pin-path {}", pins.display()));
     assert_eq!(detached.ok(), "nothing was attached\n");
 }
+
+#[test]
+fn recoveries_are_listed_and_forced() {
+    let lb = Lb::new();
+    let list = lb.run("recovery list").ok();
+    assert!(
+        list.starts_with("every instance has its whole weight"),
+        "{list}"
+    );
+    let b = lb.world.instance("main-backend", 1);
+    lb.world.health(&b, Health::Unhealthy, "connection refused");
+    lb.world.health(&b, Health::Healthy, "connected");
+    crate::health::comeback::Comebacks::default().drive(&lb.world.registry, lb.world.clock.now());
+    let list = lb.run("recovery list").ok();
+    let expected = [
+        "main-backend",
+        B,
+        "healthy",
+        "climbing",
+        "10 %",
+        "3/30",
+        "30 s",
+        "0",
+    ];
+    assert_eq!(cells(&list, B), expected);
+    assert_eq!(
+        cells(&lb.run("instances list").ok(), B)[3],
+        "recovering 10 %"
+    );
+    let text = lb.run(&format!("instances show main-backend {B}")).ok();
+    assert!(
+        text.contains("recovering 10 %, relapses so far: 0"),
+        "{text}"
+    );
+    let text = lb.run(&format!("recovery force main-backend {B}")).ok();
+    assert!(text.ends_with("has its whole weight\n"), "{text}");
+    assert_eq!(
+        lb.json("recovery list")["recoveries"],
+        serde_json::json!([])
+    );
+}

@@ -11,6 +11,7 @@ use crate::{
 };
 
 mod checks;
+mod comebacks;
 mod scores;
 
 fn service(

@@ -14,8 +14,12 @@ use super::{
     sweep::{Limits, Sweep},
 };
 use crate::model::{
-    AdminState, Algorithm, DatapathSpec, Forwarding, HashKey, Health, Protocol, ServiceSpec,
-    Timestamp,
+    AdminState, Algorithm, DatapathSpec, Forwarding, HashKey, Health, Protocol, RecoverySpec,
+    ServiceSpec, Timestamp,
+};
+use crate::{
+    registry::{Change, RecoveryStep},
+    resilience::Progress,
 };
 
 const VIP: &str = "192.0.2.1:80";
@@ -369,4 +373,51 @@ fn addresses_are_mapped_as_the_program_expects() {
         .collect();
     assert!(is_v4(&entries[0].address));
     assert_eq!(entries[0].address, address("10.0.0.1".parse().unwrap()));
+}
+
+#[test]
+fn a_recovering_instance_gets_its_share_of_the_connections() {
+    for (algorithm, share) in Algorithm::ALL.iter().flat_map(|a| [(*a, 10), (*a, 50)]) {
+        let spec = ServiceSpec {
+            recovery: Some(RecoverySpec::default()),
+            ..service("web", algorithm, &[(A, 10), (B, 10), (C, 10)])
+        };
+        let mut balancer = Balancer::new(vec![spec]);
+        let before: Vec<String> = (1000..1100).map(|port| balancer.open(port)).collect();
+        balancer.world.health("web", A, Health::Unhealthy);
+        balancer.world.health("web", A, Health::Healthy);
+        balancer.settle();
+        let waiting = balancer.spread(2000..2200);
+        assert_eq!(waiting.get(A), None, "{algorithm}");
+        let from = Progress::default();
+        let step = RecoveryStep {
+            id: balancer.world.id("web", A),
+            from,
+            to: Some(Progress { share, ..from }),
+        };
+        balancer.world.apply(Change::Recovery(vec![step]));
+        balancer.settle();
+        let by_source = algorithm == Algorithm::ConsistentHash;
+        let mut got = 0;
+        for port in 3000..4600u16 {
+            // As many clients as connections, for an algorithm that keeps a client where it is.
+            let client = if by_source {
+                port.to_be_bytes()
+            } else {
+                [0, 1]
+            };
+            let to = balancer.send([10, 1, client[0], client[1]], port, SYN);
+            got += u32::from(to.unwrap() == A);
+        }
+        let got = f64::from(got) / 1600.0;
+        let exact = f64::from(share) / f64::from(200 + u16::from(share));
+        assert!(
+            (got - exact).abs() < 0.02,
+            "{algorithm} {share}: {got} for {exact}"
+        );
+        // Whoever was elsewhere before is there still.
+        for (port, place) in (1000..1100).zip(&before).filter(|(_, place)| *place != A) {
+            assert_eq!(balancer.goes_on(port).as_ref(), Ok(place), "{algorithm}");
+        }
+    }
 }

@@ -176,7 +176,10 @@ impl fmt::Display for Event {
                     "instance {i} of {service} waits before it recovers, relapses so far: {relapses}"
                 ),
                 Some(Progress { share, .. }) => {
-                    write!(f, "instance {i} of {service} recovers at {share} % of its weight")
+                    write!(
+                        f,
+                        "instance {i} of {service} recovers at {share} % of its weight"
+                    )
                 }
             },
             Self::FactorsChanged(service) => write!(f, "measured weights of {service} changed"),

@@ -84,6 +84,9 @@ families! {
     EFFECTIVE_WEIGHT: Gauge "lb_instance_effective_weight"
         ["service", "instance"]
         "Weight in both data planes, in units of the configured one; 0 takes no new traffic.";
+    RECOVERY_SHARE: Gauge "lb_instance_recovery_share"
+        ["service", "instance"]
+        "Share of its weight that the instance has, 0 to 1; below 1 while it recovers.";
     HEALTH: Gauge "lb_instance_health"
         ["service", "instance", "state"]
         "1 for the state that the health checks found, 0 for the others.";

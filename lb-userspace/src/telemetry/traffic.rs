@@ -19,7 +19,7 @@ use crate::{
         AdminState, Algorithm, Clock, Health, Member, Reason, Timestamp, measure::LATENCY_BOUNDS_US,
     },
     registry::{InstanceStatus, Registry, Service},
-    resilience::UNIT,
+    resilience::{UNIT, WHOLE},
 };
 
 /// Reads a registry at each scrape.
@@ -44,6 +44,7 @@ impl TrafficCollector {
             &names::RETRIES,
             &names::WEIGHT,
             &names::EFFECTIVE_WEIGHT,
+            &names::RECOVERY_SHARE,
             &names::HEALTH,
             &names::ADMIN,
             &names::PROBE_LATENCY,
@@ -109,6 +110,7 @@ struct InstanceSamples {
     score: Samples,
     weight: Samples,
     effective_weight: Samples,
+    recovery_share: Samples,
     health: Samples,
     admin: Samples,
     probe_latency: Samples,
@@ -127,6 +129,7 @@ impl InstanceSamples {
             score: Samples::new(&names::HEALTH_SCORE),
             weight: Samples::new(&names::WEIGHT),
             effective_weight: Samples::new(&names::EFFECTIVE_WEIGHT),
+            recovery_share: Samples::new(&names::RECOVERY_SHARE),
             health: Samples::new(&names::HEALTH),
             admin: Samples::new(&names::ADMIN),
             probe_latency: Samples::new(&names::PROBE_LATENCY),
@@ -197,6 +200,9 @@ impl InstanceSamples {
         self.weight.add(&labels, f64::from(status.weight));
         let effective = f64::from(member.weight) / f64::from(UNIT);
         self.effective_weight.add(&labels, effective);
+        let share = status.recovery.map_or(WHOLE, |progress| progress.share);
+        let share = f64::from(share) / f64::from(WHOLE);
+        self.recovery_share.add(&labels, share);
         for state in [Health::Unknown, Health::Healthy, Health::Unhealthy] {
             let is = f64::from(u8::from(state == status.health));
             self.health.add(&[service, instance, state.as_str()], is);
@@ -222,6 +228,7 @@ impl InstanceSamples {
             self.score,
             self.weight,
             self.effective_weight,
+            self.recovery_share,
             self.health,
             self.admin,
             self.probe_latency,

@@ -340,3 +340,52 @@ async fn a_reload_tells_what_it_did() {
         "{metrics}"
     );
 }
+
+#[tokio::test]
+async fn recoveries_are_listed_and_forced() {
+    use crate::{health::comeback::Comebacks, model::Health};
+
+    let world = World::new();
+    assert_eq!(world.get("/recovery").await["recoveries"], json!([]));
+    let b = world.instance("main-backend", 1);
+    world.health(&b, Health::Unhealthy, "refused");
+    world.health(&b, Health::Healthy, "200");
+    let waiting = &world.get("/recovery").await["recoveries"][0];
+    assert_eq!(waiting["recovery"]["state"], "waiting");
+    assert_eq!(waiting["effective_weight"], 0.0);
+    Comebacks::default().drive(&world.registry, world.clock.now());
+    let climbing = &world.get("/recovery/").await["recoveries"][0];
+    assert_eq!(
+        climbing["recovery"],
+        json!({"state": "climbing", "share": 0.1, "relapses": 0, "due_in_seconds": 30.0})
+    );
+    assert_eq!(
+        (&climbing["instance"], &climbing["weight"]),
+        (&json!(B), &json!(30))
+    );
+    assert_eq!(climbing["effective_weight"], 3.0);
+    assert_eq!(climbing["settings"]["threshold"], 0.8);
+
+    let one = world.get(&format!("/instances/main-backend/{B}")).await;
+    assert_eq!(one["recovery"]["share"], 0.1);
+    let path = format!("/recovery/main-backend/{B}");
+    for _ in 0..2 {
+        let forced = world.post(&format!("{path}/force")).await.data();
+        assert_eq!(forced["effective_weight"], 30.0);
+        assert_eq!(forced.get("recovery"), None);
+    }
+    assert_eq!(world.get("/recovery").await["recoveries"], json!([]));
+    for (method, path, status) in [
+        (Method::GET, format!("{path}/force"), 405),
+        (Method::POST, path, 404),
+        (
+            Method::POST,
+            "/recovery/main-backend/127.0.0.1:9/force".to_owned(),
+            404,
+        ),
+        (Method::POST, format!("/recovery/nobody/{B}/force"), 404),
+    ] {
+        let path = format!("/api/v1/loadbalancer{path}");
+        world.ask(method, &path).await.problem(status);
+    }
+}

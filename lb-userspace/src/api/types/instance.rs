@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Requests;
+use super::{Recovery, Requests};
 
 /// `GET /instances` and `GET /instances/{service}`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -28,6 +28,9 @@ pub struct Instance {
     pub health: String,
     /// Why.
     pub health_detail: String,
+    /// Only while it is on its way back after it was unhealthy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovery: Option<Recovery>,
     /// Whether it takes new traffic.
     pub available: bool,
     /// Weight as configured.

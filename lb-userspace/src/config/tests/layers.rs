@@ -287,3 +287,33 @@ fn the_summary_counts_and_remarks() {
          note: lb.toml:1:11: services.a: no route and no VIP leads here"
     );
 }
+
+#[test]
+fn a_service_recovers_as_the_defaults_say_setting_by_setting() {
+    let text = r#"
+        routes = [{ path = "/*", service = "web" }, { path = "/x", service = "old" }]
+        [defaults.recovery]
+        step = 0.25
+        interval = "15s"
+        [services.web]
+        instances = ["10.0.0.1:80"]
+        recovery = { threshold = 1, interval = "1m" }
+        [services.old]
+        instances = ["10.0.0.2:80"]
+        recovery = { enabled = false }
+    "#;
+    let config = load_text(text).unwrap();
+    let recovery = |at: usize| config.desired.services[at].recovery;
+    let web = crate::model::RecoverySpec {
+        threshold: 100,
+        step: 25,
+        interval: std::time::Duration::from_secs(60),
+        ..crate::model::RecoverySpec::default()
+    };
+    let by_name = |name: &str| {
+        let named = |s: &crate::model::ServiceSpec| s.name.as_str() == name;
+        config.desired.services.iter().position(named).unwrap()
+    };
+    assert_eq!(recovery(by_name("web")), Some(web));
+    assert_eq!(recovery(by_name("old")), None);
+}

@@ -20,6 +20,16 @@ fn each_fault_is_said_in_its_own_words() {
     let cases: &[(&str, &str, &str)] = &[
         ("gateway = 3", "", "gateway: expected a table; found 3"),
         (
+            "defaults.recovery.step = 0.005",
+            "",
+            "defaults.recovery.step: expected a fraction from 0.01 to 1 in hundredths, such as 0.1; found 0.005",
+        ),
+        (
+            "defaults.recovery.threshold = 80",
+            "",
+            "defaults.recovery.threshold: expected a fraction from 0.01 to 1 in hundredths, such as 0.8; found 80",
+        ),
+        (
             "routing = 3",
             "",
             "routing: expected one of the sections access_log, api, datapath, defaults, environment, gateway, log, routes, services, vips; found \"routing\"",
@@ -172,7 +182,7 @@ fn each_fault_is_said_in_its_own_words() {
         (
             "defaults.instances = []",
             "",
-            "defaults.instances: expected one of the keys of defaults: algorithm, forwarding, hash_key, health_check, timeouts; found \"instances\"",
+            "defaults.instances: expected one of the keys of defaults: algorithm, forwarding, hash_key, health_check, recovery, timeouts; found \"instances\"",
         ),
         (
             "services.Web.instances = [\"10.0.0.1:80\"]",
