@@ -2,7 +2,7 @@
 //!
 //! The registry takes the whole share from an instance in the same change that makes it unhealthy,
 //! so there is no moment in which it is back with all of its weight. What follows is decided by
-//! [`Recovery`], once a second and whenever something has changed, and goes back to the registry.
+//! [`Recovery`], once a second, when a step is due and whenever something has changed, and goes back to the registry.
 //! Whoever was forced, or is gone, has no recovery there any more, and its machine is forgotten.
 
 use std::{
@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::sleep;
 
 use crate::{
     model::{AdminState, Clock, Health, Instance, InstanceId, Timestamp},
@@ -22,19 +22,22 @@ use crate::{
     },
 };
 
-/// How often, when nothing changes.
+/// How often, when nothing changes and nothing is due.
 const PERIOD: Duration = Duration::from_secs(1);
+
+/// The shortest time between two looks that no change asks for.
+const SHORTEST: Duration = Duration::from_millis(10);
 
 /// Drives the recoveries of `registry`, for as long as it is polled.
 pub async fn run(registry: Arc<Registry>, clock: Clock) {
     let mut changes = registry.subscribe();
-    let mut ticks = interval(PERIOD);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut comebacks = Comebacks::default();
     loop {
-        comebacks.drive(&registry, clock.now());
+        let now = clock.now();
+        let due = comebacks.drive(&registry, now);
+        let pause = due.map_or(PERIOD, |due| due.since(now).clamp(SHORTEST, PERIOD));
         tokio::select! {
-            _ = ticks.tick() => {}
+            () = sleep(pause) => {}
             // The registry is held here, so its sender cannot go away.
             changed = changes.changed() => if changed.is_err() { return },
         }
@@ -46,10 +49,11 @@ pub async fn run(registry: Arc<Registry>, clock: Clock) {
 pub struct Comebacks(HashMap<InstanceId, Recovery>);
 
 impl Comebacks {
-    /// Takes every recovery as far as it is at `now`.
-    pub fn drive(&mut self, registry: &Registry, now: Timestamp) {
+    /// Takes every recovery as far as it is at `now`; says when the next one is due.
+    pub fn drive(&mut self, registry: &Registry, now: Timestamp) -> Option<Timestamp> {
         let mut before = std::mem::take(&mut self.0);
         let mut steps = Vec::new();
+        let mut next: Option<Timestamp> = None;
         for service in &registry.snapshot().services {
             let Some(spec) = &service.spec.recovery else {
                 continue;
@@ -66,8 +70,11 @@ impl Comebacks {
                 }
                 recovery.observe(now, situation(status), done(&member.instance), spec);
                 let to = recovery.progress(spec);
-                if to.is_some() {
+                if let Some(progress) = to {
                     self.0.insert(id, recovery);
+                    // One that is over waits for health or an operator: a change will tell.
+                    let due = Some(progress.due).filter(|due| *due > now);
+                    next = next.into_iter().chain(due).min();
                 }
                 if to != Some(from) {
                     steps.push(RecoveryStep { id, from, to });
@@ -79,6 +86,7 @@ impl Comebacks {
         {
             tracing::error!(%error, "the registry refused steps of recoveries");
         }
+        next
     }
 }
 

@@ -132,10 +132,10 @@ impl Recovery {
                 let rate = done.since(&self.mark);
                 let over = now.since(since) >= spec.interval;
                 match rate {
-                    Some(rate) if rate.is_below(spec.threshold) => {
-                        if over || rate.requests >= ENOUGH {
-                            self.relapse(now, spec);
-                        }
+                    Some(rate)
+                        if rate.is_below(spec.threshold) && (over || rate.requests >= ENOUGH) =>
+                    {
+                        self.relapse(now, spec);
                     }
                     Some(_) if over => {
                         self.climb(share.saturating_add(spec.step), now, done);
