@@ -352,6 +352,7 @@ impl Lab {
                     key.destination,
                     key.source_port,
                     key.destination_port,
+                    key.protocol,
                 )
             });
         }
