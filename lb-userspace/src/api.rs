@@ -20,7 +20,9 @@ mod admin;
 mod algorithms;
 mod answer;
 mod body;
+mod config;
 pub(crate) mod datapath;
+mod debug;
 mod error;
 mod health;
 mod instances;
@@ -107,7 +109,10 @@ pub fn router(state: ApiState) -> Router {
         .at("/api/v1/loadbalancer/services", get(services::services))
         .at("/api/v1/loadbalancer/routes", get(services::routes))
         .at("/api/v1/loadbalancer/vips", get(services::vips))
+        .at("/api/v1/loadbalancer/config", get(config::config))
         .at("/api/v1/loadbalancer/datapath", get(datapath::datapath))
+        .at("/api/v1/admin/loadbalancer/debug", get(debug::debug))
+        .at("/api/v1/admin/loadbalancer/reset", post(debug::reset))
         .at("/api/v1/admin/loadbalancer/reload", post(admin::reload));
     endpoints
         .0

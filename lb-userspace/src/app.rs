@@ -63,6 +63,7 @@ async fn serve(sources: Sources, config: Config) -> anyhow::Result<()> {
         desired,
         daemon,
         environment,
+        settings,
         ..
     } = config;
     let (stop, stopped) = watch::channel(false);
@@ -86,6 +87,7 @@ async fn serve(sources: Sources, config: Config) -> anyhow::Result<()> {
     ));
     let (for_api, hook) = (Arc::clone(&registry), reloader.hook());
     let state = ApiState::new(for_api, clock.clone(), &daemon.api, packet_path, hook)?;
+    state.configured(&settings);
     if let Some(address) = daemon.api.listen {
         serve_api(address, state.clone(), stopped).await?;
     }

@@ -11,6 +11,7 @@ mod admin;
 mod algorithms;
 mod args;
 mod client;
+mod config;
 mod datapath;
 mod error;
 mod format;
@@ -163,6 +164,9 @@ async fn ask(mut context: Context<'_>, command: Question) -> Result<(), CliError
         Question::Recovery { command } => recovery::run(&mut context, command).await,
         Question::Algorithm { command } => algorithms::run(&mut context, command).await,
         Question::Datapath { command } => datapath::run(&mut context, command).await,
+        Question::Config { command } => config::run(&mut context, command).await,
+        Question::Reset => admin::reset(&mut context).await,
+        Question::Debug => admin::debug(&mut context).await,
         Question::Reload => admin::reload(&mut context).await,
         Question::Metrics => admin::metrics(&mut context).await,
     }

@@ -40,6 +40,13 @@ impl Registry {
         }
     }
 
+    /// The number of L7 threads that count requests.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.workers()
+    }
+
     /// The current snapshot. Workers keep an [`arc_swap::Cache`] over [`Registry::published`]
     /// instead, which costs one relaxed load a request.
     #[must_use]

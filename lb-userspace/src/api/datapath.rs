@@ -18,7 +18,7 @@ pub(super) async fn datapath(State(state): State<ApiState>) -> Answer<Datapath> 
     Answer::ok(document(&*state.fresh_report().await))
 }
 
-fn document(report: &Report) -> Datapath {
+pub(super) fn document(report: &Report) -> Datapath {
     Datapath {
         attached: report.mode.is_some(),
         mode: report.mode.map(|mode| mode.as_str().to_owned()),

@@ -11,8 +11,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{Fault, types::LastReload};
+use super::{
+    Fault,
+    types::{self, LastReload},
+};
 use crate::{
+    config::Setting,
     l4,
     l7::GatewayStats,
     model::{ApiSpec, Clock, Timestamp},
@@ -29,6 +33,8 @@ pub struct Reloaded {
     pub changes: Vec<String>,
     /// Settings whose new values wait for a restart of the daemon.
     pub needs_restart: Vec<String>,
+    /// Every setting as it was read, those included that wait.
+    pub settings: Vec<Setting>,
 }
 
 /// Why a reload changed nothing.
@@ -59,6 +65,7 @@ struct Inner {
     /// One reload at a time; a second one waits and then reads the file as it is by then.
     reloading: tokio::sync::Mutex<()>,
     last_reload: Mutex<Option<LastReload>>,
+    settings: Mutex<Vec<types::Setting>>,
     metrics: Metrics,
     started: Timestamp,
     stopping: AtomicBool,
@@ -98,6 +105,7 @@ impl ApiState {
             reload,
             reloading: tokio::sync::Mutex::default(),
             last_reload: Mutex::default(),
+            settings: Mutex::default(),
             metrics,
             started,
             stopping: AtomicBool::new(false),
@@ -178,6 +186,9 @@ impl ApiState {
         let _one_at_a_time = self.0.reloading.lock().await;
         let result = (self.0.reload)().await;
         let error = result.as_ref().err().map(ToString::to_string);
+        if let Ok(done) = &result {
+            self.reconfigured(done);
+        }
         self.0.metrics.reloaded(error.is_none());
         *lock(&self.0.last_reload) = Some(LastReload {
             timestamp: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
@@ -185,6 +196,32 @@ impl ApiState {
             error,
         });
         result
+    }
+
+    /// Notes the settings that the daemon was started with.
+    pub fn configured(&self, settings: &[Setting]) {
+        *lock(&self.0.settings) = settings.iter().map(shown).collect();
+    }
+
+    /// Notes the settings of a reload. What waits for a restart is not in force.
+    fn reconfigured(&self, done: &Reloaded) {
+        let mut settings = lock(&self.0.settings);
+        let mut now: Vec<_> = done.settings.iter().map(shown).collect();
+        let waiting = now
+            .iter_mut()
+            .filter(|setting| done.needs_restart.contains(&setting.path));
+        for setting in waiting {
+            if let Some(old) = settings.iter().find(|old| old.path == setting.path) {
+                let new = std::mem::replace(setting, old.clone());
+                setting.waiting = Some(new.value);
+            }
+        }
+        *settings = now;
+    }
+
+    /// The settings in force, but for what was set at run time.
+    pub(super) fn settings(&self) -> Vec<types::Setting> {
+        lock(&self.0.settings).clone()
     }
 
     /// How the last reload went; `None` before the first.
@@ -210,6 +247,16 @@ impl ApiState {
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
         &self.0.metrics
+    }
+}
+
+fn shown(setting: &Setting) -> types::Setting {
+    types::Setting {
+        path: setting.path.to_string(),
+        value: setting.value.clone(),
+        origin: setting.origin.to_string(),
+        configured: None,
+        waiting: None,
     }
 }
 

@@ -11,6 +11,7 @@ use super::{
     types::{AnswerCount, Gateway, InstanceCounts, Kernel, ServiceStats, Share, Stats},
 };
 use crate::{
+    l7::GatewayStats,
     model::{Reason, Timestamp, reason as counters},
     registry::Service,
 };
@@ -39,13 +40,18 @@ pub(super) async fn all(State(state): State<ApiState>) -> Answer<Stats> {
         requests: sum.requests(now),
         kernel,
         retries,
-        gateway: state.gateway().map(|stats| Gateway {
-            accepted: stats.accepted(),
-            open: stats.open(),
-            answers: answers(&stats.answers),
-        }),
+        gateway: state.gateway().map(|stats| gateway(stats)),
         services,
     })
+}
+
+/// What the gateway's listeners count.
+pub(super) fn gateway(stats: &GatewayStats) -> Gateway {
+    Gateway {
+        accepted: stats.accepted(),
+        open: stats.open(),
+        answers: answers(&stats.answers),
+    }
 }
 
 /// `GET /stats/{service}`.

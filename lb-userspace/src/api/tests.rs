@@ -1,6 +1,7 @@
 //! The API as its clients see it: whole requests through the whole router, over a registry whose
 //! counters were moved by real guards.
 
+mod admin;
 mod forms;
 mod metrics;
 mod performance;

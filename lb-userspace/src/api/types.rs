@@ -6,7 +6,9 @@
 //! zero.
 
 mod algorithm;
+mod config;
 mod datapath;
+mod debug;
 mod health;
 mod instance;
 mod performance;
@@ -19,9 +21,11 @@ use serde::{Deserialize, Serialize};
 pub use algorithm::{
     AlgorithmInfo, Algorithms, ServiceAlgorithm, ServiceAlgorithmDetail, SetAlgorithm,
 };
+pub use config::{Config, Setting};
 pub use datapath::{
     ConnectionTable, CounterValue, Datapath, Interface, Packets, Reconcile, Usage, VipTraffic,
 };
+pub use debug::{BalancedMember, Balancing, Debug, Reset};
 pub use health::{
     GatewayHealth, InstanceCounts, LastReload, ServiceHealth, ServicesHealth, Status,
 };

@@ -97,6 +97,7 @@ impl Reloader {
             revision: applied.revision,
             changes: applied.events.iter().map(ToString::to_string).collect(),
             needs_restart: needs_restart.into_iter().map(str::to_owned).collect(),
+            settings: config.settings,
         })
     }
 }

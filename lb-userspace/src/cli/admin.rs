@@ -1,7 +1,7 @@
-//! `lb reload` and `lb metrics`.
+//! `lb reload`, `lb reset`, `lb debug` and `lb metrics`.
 
 use super::{Context, error::CliError};
-use crate::api::types::Reload;
+use crate::api::types::{Debug, Reload, Reset};
 
 /// `lb reload`.
 pub(super) async fn reload(context: &mut Context<'_>) -> Result<(), CliError> {
@@ -23,6 +23,29 @@ pub(super) async fn reload(context: &mut Context<'_>) -> Result<(), CliError> {
         }
         text
     })
+}
+
+/// `lb reset`.
+pub(super) async fn reset(context: &mut Context<'_>) -> Result<(), CliError> {
+    let path = "/api/v1/admin/loadbalancer/reset";
+    let done: Reset = context.client.post(path).await?;
+    context.show(&done, |done| {
+        let (revision, instances) = (done.revision, done.instances);
+        let mut text =
+            format!("measurements of {instances} instances forgotten, revision {revision}\n");
+        for change in &done.changes {
+            text += &format!("  {change}\n");
+        }
+        text
+    })
+}
+
+/// `lb debug`: JSON whatever is asked for, because there is no short form of it.
+pub(super) async fn debug(context: &mut Context<'_>) -> Result<(), CliError> {
+    let path = "/api/v1/admin/loadbalancer/debug";
+    let document: Debug = context.client.get_at(path).await?;
+    context.json = true;
+    context.show(&document, |_| String::new())
 }
 
 /// `lb metrics`: text whatever `--json` says, because the format is the point.

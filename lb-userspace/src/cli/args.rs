@@ -117,10 +117,30 @@ pub(super) enum Question {
         #[command(subcommand)]
         command: DatapathCommand,
     },
+    /// The settings in force
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// Undo what was set at run time, and forget what was measured and learned
+    Reset,
+    /// What lb decides by, as JSON
+    Debug,
     /// Read the configuration again; a faulty one changes nothing
     Reload,
     /// The metrics, in the Prometheus text format
     Metrics,
+}
+
+/// What to do with the configuration.
+#[derive(Clone, Debug, Subcommand)]
+pub(super) enum ConfigCommand {
+    /// Every setting in force
+    Show {
+        /// Also where each value comes from
+        #[arg(long)]
+        origin: bool,
+    },
 }
 
 /// What to do with instances.

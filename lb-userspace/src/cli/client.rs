@@ -101,6 +101,11 @@ impl Client {
         self.data(Method::GET, &path, None).await
     }
 
+    /// The data of `GET path`, an absolute path.
+    pub(super) async fn get_at<T: DeserializeOwned>(&self, path: &str) -> Result<T, CliError> {
+        self.data(Method::GET, path, None).await
+    }
+
     /// The data of `POST path`, an absolute path.
     pub(super) async fn post<T: DeserializeOwned>(&self, path: &str) -> Result<T, CliError> {
         self.data(Method::POST, path, None).await

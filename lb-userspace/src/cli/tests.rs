@@ -108,6 +108,37 @@ fn cells(table: &str, first: &str) -> Vec<String> {
 }
 
 #[test]
+fn settings_are_shown_and_what_was_set_is_reset() {
+    let lb = Lb::new();
+    let flags = Overrides {
+        workers: Some("2".to_owned()),
+        ..Default::default()
+    };
+    let sources = crate::config::Sources::new(flags, std::collections::BTreeMap::new());
+    let config = crate::config::load(&sources).unwrap();
+    lb.world.state.configured(&config.settings);
+    let text = lb.run("config show").ok();
+    assert!(
+        text.lines().any(|line| line == "gateway.workers = 2"),
+        "{text}"
+    );
+    let text = lb.run("config show --origin").ok();
+    let line = text
+        .lines()
+        .find(|line| line.starts_with("gateway.workers"));
+    assert!(line.unwrap().ends_with("# flag --workers"), "{text}");
+
+    lb.run("algorithm set main-backend round_robin").ok();
+    let text = lb.run("reset").ok();
+    assert!(
+        text.contains("3 instances") && text.contains("adaptive"),
+        "{text}"
+    );
+    let debug: serde_json::Value = serde_json::from_str(&lb.run("debug").ok()).unwrap();
+    assert_eq!(debug["services"][0]["algorithm"], "adaptive");
+}
+
+#[test]
 fn performance_is_shown_for_a_window() {
     let lb = Lb::new();
     let b = lb.world.instance("main-backend", 1);
@@ -341,6 +372,7 @@ fn reloads_tell_what_happened() {
                 revision: 2,
                 changes: vec!["routes changed".to_owned()],
                 needs_restart: vec!["gateway.workers".to_owned()],
+                ..Reloaded::default()
             })
         })
     });

@@ -36,6 +36,8 @@ pub struct Scorer {
     /// 1 by themselves; those of instances that are gone are forgotten, and so are those that were
     /// learned for another algorithm.
     learned: HashMap<(InstanceId, Algorithm), f32>,
+    /// The reset after which it was learned.
+    reset: u64,
 }
 
 impl Scorer {
@@ -45,15 +47,21 @@ impl Scorer {
         Self {
             weights,
             learned: HashMap::new(),
+            reset: 0,
         }
     }
 
     /// Scores every instance by what it has measured until `now`, and moves the weights of
     /// services whose algorithm goes by measurements. To be called once a second.
     pub fn score(&mut self, registry: &Registry, now: Timestamp) {
-        let before = std::mem::take(&mut self.learned);
+        let mut before = std::mem::take(&mut self.learned);
+        let snapshot = registry.snapshot();
+        if snapshot.reset != self.reset {
+            self.reset = snapshot.reset;
+            before.clear();
+        }
         let mut steps = Vec::new();
-        for service in &registry.snapshot().services {
+        for service in &snapshot.services {
             let measured = measure(service, &self.weights, now);
             let algorithm = service.spec.algorithm;
             let Some(factors) = factors(algorithm, &measured) else {

@@ -189,6 +189,14 @@ impl History {
         self.minutes[minute as usize % SLOTS].record(minute + 1, failed, us);
     }
 
+    /// Forgets everything. Any thread may call this: it takes the tags away, and the writer empties
+    /// a slot without its tag before it counts there again.
+    pub fn reset(&self) {
+        for slot in self.seconds.iter().chain(&self.minutes) {
+            slot.tag.store(0, Ordering::Release);
+        }
+    }
+
     /// Adds what happened in `span` to `sum`.
     pub fn add_to(&self, sum: &mut Distribution, span: Span) {
         let ring = if span.slot == 1 {

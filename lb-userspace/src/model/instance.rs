@@ -254,6 +254,29 @@ impl Instance {
         sum
     }
 
+    /// Forgets everything that was counted and measured here; requests in flight stay what they
+    /// are, and so does what the kernel has counted. A request that ends in this very moment may be
+    /// forgotten in part.
+    pub fn reset(&self) {
+        for shard in &self.shards {
+            for counters in shard.by_algorithm.iter().filter_map(OnceLock::get) {
+                counters.successes.store(0, Ordering::Relaxed);
+                counters.failures.store(0, Ordering::Relaxed);
+                counters.latency.reset();
+            }
+            shard.window.reset();
+            if let Some(history) = shard.history.get() {
+                history.reset();
+            }
+        }
+        self.latency.reset();
+        self.probe_latency.reset();
+        self.checks.reset();
+        self.measured.set_score(1.0);
+        self.measured.set_success(1.0);
+        self.asked.store(0, Ordering::Relaxed);
+    }
+
     fn record(&self, algorithm: Algorithm, worker: usize, now: Timestamp, o: Outcome, us: u64) {
         let shard = &self.shards[worker % self.shards.len()];
         shard.window.record(now, o == Outcome::Failure, us);

@@ -80,6 +80,11 @@ impl PeakEwma {
         }
     }
 
+    /// Forgets every sample.
+    pub fn reset(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+
     const fn unpack(word: u64) -> Option<(u32, u32)> {
         match (word >> 32) as u32 {
             0 => None,
@@ -114,6 +119,13 @@ impl LatencyHistogram {
         let bucket = LATENCY_BOUNDS_US.partition_point(|bound| *bound < latency_us);
         self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
         self.sum_us.fetch_add(latency_us, Ordering::Relaxed);
+    }
+
+    /// Forgets everything.
+    pub fn reset(&self) {
+        for counter in self.buckets.iter().chain([&self.sum_us]) {
+            counter.store(0, Ordering::Relaxed);
+        }
     }
 
     /// The count in each bucket (not cumulative), the last one unbounded, and the sum in µs.
@@ -151,6 +163,12 @@ pub struct CheckCounts {
 }
 
 impl CheckCounts {
+    /// Forgets all of them.
+    pub fn reset(&self) {
+        self.passed.store(0, Ordering::Relaxed);
+        self.failed.store(0, Ordering::Relaxed);
+    }
+
     /// Counts one check.
     pub fn count(&self, passed: bool) {
         let counter = if passed { &self.passed } else { &self.failed };

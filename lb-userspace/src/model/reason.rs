@@ -76,6 +76,13 @@ impl ServiceStats {
         self.retries.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Forgets everything.
+    pub fn reset(&self) {
+        for counter in self.answers.iter().chain([&self.retries]) {
+            counter.store(0, Ordering::Relaxed);
+        }
+    }
+
     /// Answers that lb made for `reason`.
     #[must_use]
     pub fn answers(&self, reason: Reason) -> u64 {

@@ -89,6 +89,14 @@ impl Window {
         }
     }
 
+    /// Forgets everything. Any thread may call this: it takes the tags away, and the writer empties
+    /// a bucket without its tag before it counts there again.
+    pub fn reset(&self) {
+        for bucket in &self.buckets {
+            bucket.tag.store(0, Ordering::Release);
+        }
+    }
+
     /// The sum over the running second and the `seconds - 1` before it, at most
     /// [`WINDOW_SECONDS`], beginning `skip` seconds ago.
     #[must_use]

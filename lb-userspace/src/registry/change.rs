@@ -49,6 +49,9 @@ pub enum Change {
         /// The algorithm.
         algorithm: Algorithm,
     },
+    /// Undoes what was set at run time (admin states, algorithms) and forgets factors from
+    /// measurements. What the instances themselves have measured is theirs to forget.
+    Reset,
     /// Reports what the checks say of an instance; ignored when the instance is gone.
     Health {
         /// The instance.
@@ -120,6 +123,8 @@ pub enum Event {
     ListenersChanged,
     /// An instance's recovery went on; `None` when it is over.
     RecoveryChanged(ServiceName, String, Option<Progress>),
+    /// What was learned is forgotten.
+    Reset,
     /// Measured factors moved weights of a service.
     FactorsChanged(ServiceName),
 }
@@ -182,6 +187,7 @@ impl fmt::Display for Event {
                     )
                 }
             },
+            Self::Reset => f.write_str("learned state forgotten"),
             Self::FactorsChanged(service) => write!(f, "measured weights of {service} changed"),
         }
     }

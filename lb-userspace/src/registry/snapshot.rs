@@ -19,6 +19,8 @@ pub struct Snapshot {
     /// The revision at which services, routes, VIPs or listeners were last configured. While it
     /// stays, positions in `services` stay.
     pub configured: u64,
+    /// The revision at which what was learned was last forgotten; 0 when it never was.
+    pub reset: u64,
     /// Services by name, in order.
     pub services: Vec<Arc<Service>>,
     /// Routes.

@@ -33,6 +33,8 @@ pub(super) struct State {
     configured: bool,
     /// Whether the change at hand is a configuration.
     reconfigured: bool,
+    /// Whether it is a reset.
+    reset: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -62,12 +64,18 @@ impl State {
             gateway: Arc::default(),
             configured: false,
             reconfigured: false,
+            reset: false,
         }
+    }
+
+    pub(super) const fn workers(&self) -> usize {
+        self.workers
     }
 
     /// Applies `change` and says what changed. On an error `self` is to be thrown away.
     pub(super) fn apply(&mut self, change: Change) -> Result<Vec<Event>, RegistryError> {
         self.reconfigured = matches!(change, Change::Configure(_));
+        self.reset = matches!(change, Change::Reset);
         match change {
             Change::Configure(desired) => self.configure(*desired),
             Change::Admin {
@@ -76,6 +84,7 @@ impl State {
                 state,
             } => self.admin(&service, &instance, state),
             Change::Algorithm { service, algorithm } => self.algorithm(&service, algorithm),
+            Change::Reset => Ok(self.reset()),
             Change::Health { id, health, detail } => Ok(self.health(id, health, detail)),
             Change::Recovery(steps) => Ok(self.recovery(&steps)),
             Change::ForceRecovery { service, instance } => self.force(&service, &instance),
@@ -292,6 +301,35 @@ impl State {
         Ok(vec![Event::AlgorithmChanged(name.clone(), algorithm)])
     }
 
+    fn reset(&mut self) -> Vec<Event> {
+        let mut events = vec![Event::Reset];
+        for service in self.services.values_mut() {
+            let name = &service.spec.name;
+            if service.algorithm != service.spec.algorithm {
+                service.algorithm = service.spec.algorithm;
+                events.push(Event::AlgorithmChanged(name.clone(), service.algorithm));
+            }
+            let mut moved = false;
+            for state in &mut service.instances {
+                moved |= state.status.factor < 1.0;
+                if state.status.admin != AdminState::Enabled {
+                    state.status.admin = AdminState::Enabled;
+                    let instance = state.instance.endpoint.name().to_owned();
+                    events.push(Event::AdminChanged(
+                        name.clone(),
+                        instance,
+                        AdminState::Enabled,
+                    ));
+                }
+            }
+            if moved {
+                events.push(Event::FactorsChanged(name.clone()));
+            }
+            service.forget_factors();
+        }
+        events
+    }
+
     fn health(&mut self, id: InstanceId, health: Health, detail: Arc<str>) -> Vec<Event> {
         for service in self.services.values_mut() {
             for state in &mut service.instances {
@@ -391,6 +429,7 @@ impl State {
             } else {
                 before.configured
             },
+            reset: if self.reset { revision } else { before.reset },
             services,
             routes: Arc::clone(&self.routes),
             vips: Arc::clone(&self.vips),

@@ -325,6 +325,7 @@ async fn a_reload_tells_what_it_did() {
                 revision: 9,
                 changes: vec!["routes changed".to_owned()],
                 needs_restart: vec!["workers".to_owned()],
+                ..Reloaded::default()
             })
         })
     }));
