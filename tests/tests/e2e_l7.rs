@@ -287,6 +287,53 @@ fn no_request_fails_when_an_instance_dies() -> Result<()> {
 
 #[test]
 #[ignore = "needs root"]
+fn an_instance_that_comes_back_has_its_step_under_every_algorithm() -> Result<()> {
+    let mut scene = Scene::new(3, shop(&[10, 10, 10]).text())?;
+    let (path, limit) = ("shop/10.77.0.12:8080", Duration::from_secs(3));
+    let (one, force) = (
+        format!("/instances/{path}"),
+        format!("/recovery/{path}/force"),
+    );
+    let wait = |scene: &Scene, health: &str| {
+        scene
+            .daemon
+            .wait_for(&one, limit, |one| one["health"] == health)
+    };
+    wait(&scene, "healthy")?;
+    scene.kill("i2")?;
+    wait(&scene, "unhealthy")?;
+    scene.revive("i2")?;
+    let back = wait(&scene, "healthy")?;
+    ensure!(back["recovery"].is_object(), "{back}");
+    let algorithms = scene.daemon.get("/algorithms")?;
+    let names = algorithms["algorithms"].as_array().into_iter().flatten();
+    let names: Vec<&str> = names.filter_map(|one| one["name"].as_str()).collect();
+    ensure!(names.len() == 7, "{algorithms}");
+    for algorithm in names {
+        let set = json!({"algorithm": algorithm});
+        scene.daemon.put("/algorithms/shop", &set)?;
+        let tally = requests(&scene, "/shop/{}", 2100)?;
+        let off = tally.share("i2") - 1.0 / 21.0;
+        ensure!(
+            tally.failures().is_empty() && off.abs() < 0.02,
+            "{algorithm}: {tally}"
+        );
+    }
+    let list = scene.daemon.get("/recovery")?;
+    ensure!(list["recoveries"][0]["recovery"]["share"] == 0.1, "{list}");
+    let forced = scene.daemon.post(&force)?;
+    ensure!(forced["recovery"].is_null(), "{forced}");
+    scene.daemon.put(
+        "/algorithms/shop",
+        &json!({"algorithm": "weighted_round_robin"}),
+    )?;
+    let tally = requests(&scene, "/shop/{}", 300)?;
+    ensure!((tally.share("i2") - 1.0 / 3.0).abs() < 0.03, "{tally}");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root"]
 fn an_instance_answers_to_each_of_its_names() -> Result<()> {
     let configuration =
         shop(&[10, 10]).with("[services.named]\ninstances = [\"http://localhost:8080\"]");
