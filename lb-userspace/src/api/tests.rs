@@ -22,6 +22,7 @@ use tower::ServiceExt as _;
 
 use super::*;
 use crate::{
+    health::comeback::Comebacks,
     l4::{self, AttachMode, Attachment, Report, Reporter, VipReport},
     model::{
         Algorithm, ApiSpec, Clock, Endpoint, Forwarding, HashKey, Health, HealthCheckSpec,
@@ -129,6 +130,11 @@ impl World {
             self.clock.advance(Duration::from_millis(ms));
             request.judge(outcome);
         }
+    }
+
+    /// Lets every recovery go as far as it is.
+    pub(crate) fn recover(&self) {
+        Comebacks::default().drive(&self.registry, self.clock.now());
     }
 
     pub(crate) fn health(&self, instance: &Instance, health: Health, detail: &str) {

@@ -545,7 +545,7 @@ fn recoveries_are_listed_and_forced() {
     let b = lb.world.instance("main-backend", 1);
     lb.world.health(&b, Health::Unhealthy, "connection refused");
     lb.world.health(&b, Health::Healthy, "connected");
-    crate::health::comeback::Comebacks::default().drive(&lb.world.registry, lb.world.clock.now());
+    lb.world.recover();
     let list = lb.run("recovery list").ok();
     let expected = [
         "main-backend",

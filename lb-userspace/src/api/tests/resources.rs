@@ -344,7 +344,7 @@ async fn a_reload_tells_what_it_did() {
 
 #[tokio::test]
 async fn recoveries_are_listed_and_forced() {
-    use crate::{health::comeback::Comebacks, model::Health};
+    use crate::model::Health;
 
     let world = World::new();
     assert_eq!(world.get("/recovery").await["recoveries"], json!([]));
@@ -354,7 +354,7 @@ async fn recoveries_are_listed_and_forced() {
     let waiting = &world.get("/recovery").await["recoveries"][0];
     assert_eq!(waiting["recovery"]["state"], "waiting");
     assert_eq!(waiting["effective_weight"], 0.0);
-    Comebacks::default().drive(&world.registry, world.clock.now());
+    world.recover();
     let climbing = &world.get("/recovery/").await["recoveries"][0];
     assert_eq!(
         climbing["recovery"],
