@@ -13,6 +13,7 @@ use lb_common::{
 use crate::{
     Flow, Tables, Verdict,
     parse::{Layout, TCP_RST},
+    recent::{self, Moment},
 };
 
 /// Nanoseconds for which [`FlowEntry::last_seen`] is left alone. Rewriting it for each packet would
@@ -57,6 +58,32 @@ pub fn judge(layout: &Layout, entry: &FlowEntry, instance: &InstanceEntry) -> Ju
 /// Finds the connection of a packet.
 #[inline(always)]
 pub fn find<T: Tables>(tables: &T, key: &FlowKey, layout: &Layout) -> Known<T::Flow> {
+    let place = recent::place(key);
+    let moment = Moment {
+        place,
+        epoch: tables.epoch(place),
+        now: tables.now(),
+    };
+    if layout.is_steady()
+        && let Some(flow) = tables.recent_flow(key, moment)
+    {
+        let entry = flow.entry();
+        if let Some(instance) = tables.instance(entry.instance)
+            && instance.keeps(entry.generation)
+        {
+            return Known::Flow(flow, moment.now);
+        }
+    }
+    find_in_table(tables, key, layout, moment)
+}
+
+#[inline(always)]
+fn find_in_table<T: Tables>(
+    tables: &T,
+    key: &FlowKey,
+    layout: &Layout,
+    moment: Moment,
+) -> Known<T::Flow> {
     let Some(flow) = tables.flow(key) else {
         return Known::No;
     };
@@ -85,9 +112,14 @@ pub fn find<T: Tables>(tables: &T, key: &FlowKey, layout: &Layout) -> Known<T::F
             return Known::No;
         }
     }
-    let now = tables.now();
-    if now.wrapping_sub(entry.last_seen) > TOUCH_AFTER {
+    let now = moment.now;
+    let mut seen = entry.last_seen;
+    if now.wrapping_sub(seen) > TOUCH_AFTER {
         flow.touch(now);
+        seen = now;
+    }
+    if layout.is_steady() {
+        tables.keep_recent(key, moment, &flow, seen + TOUCH_AFTER);
     }
     Known::Flow(flow, now)
 }

@@ -22,6 +22,7 @@ pub mod memory;
 pub mod packet;
 pub mod parse;
 mod process;
+pub mod recent;
 pub mod rewrite;
 mod scratch;
 pub mod select;

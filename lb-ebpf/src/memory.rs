@@ -18,7 +18,11 @@ use lb_common::{
     MAX_INSTANCES, MAX_VIPS, NextHop, SLOTS, Settings, Table, Traffic, Vip, VipKey,
 };
 
-use crate::{Flow, Header, Insert, Packet, Route, Tables, hash, packet::MAX_OFFSET};
+use crate::{
+    Flow, Header, Insert, Packet, Route, Tables, hash,
+    packet::MAX_OFFSET,
+    recent::{self, Moment, RECENT, Recent},
+};
 
 /// A packet in a byte slice.
 #[derive(Debug)]
@@ -29,7 +33,7 @@ impl Packet for Frame<'_> {
         self.0.len()
     }
 
-    fn blur(&self, offset: usize) -> usize {
+    fn blur(&mut self, offset: usize) -> usize {
         debug_assert!(offset <= MAX_OFFSET);
         offset
     }
@@ -96,6 +100,8 @@ pub struct MemoryTables {
     tables: Mutex<HashMap<u32, Arc<Table>>>,
     instances: Mutex<Vec<InstanceEntry>>,
     flows: Mutex<HashMap<FlowKey, Arc<MemoryFlow>>>,
+    recent: Mutex<HashMap<u32, Recent>>,
+    epochs: Mutex<HashMap<u32, u64>>,
     capacity: usize,
     turns: Mutex<HashMap<u32, u32>>,
     random: Mutex<u64>,
@@ -127,6 +133,8 @@ impl MemoryTables {
             tables: Mutex::default(),
             instances: Mutex::new(vec![InstanceEntry::default(); MAX_INSTANCES as usize]),
             flows: Mutex::default(),
+            recent: Mutex::default(),
+            epochs: Mutex::default(),
             capacity,
             turns: Mutex::default(),
             random: Mutex::new(seed),
@@ -286,8 +294,34 @@ impl Tables for MemoryTables {
         }
     }
 
+    fn epoch(&self, place: u32) -> u64 {
+        debug_assert!(place < RECENT);
+        lock(&self.epochs).get(&place).copied().unwrap_or(0)
+    }
+
+    fn recent_flow(&self, key: &FlowKey, moment: Moment) -> Option<Arc<MemoryFlow>> {
+        let recent = lock(&self.recent).get(&moment.place).copied()?;
+        recent
+            .holds(key, moment)
+            .then(|| MemoryFlow::new(&recent.entry))
+    }
+
+    fn keep_recent(&self, key: &FlowKey, moment: Moment, flow: &Arc<MemoryFlow>, until: u64) {
+        let mut places = lock(&self.recent);
+        let recent = places.entry(moment.place).or_default();
+        if recent.is_over(moment) {
+            *recent = Recent {
+                key: *key,
+                entry: flow.entry(),
+                until,
+                epoch: moment.epoch,
+            };
+        }
+    }
+
     fn remove_flow(&self, key: &FlowKey) {
         lock(&self.flows).remove(key);
+        *lock(&self.epochs).entry(recent::place(key)).or_default() += 1;
     }
 
     fn turn(&self, vip: u32) -> u32 {

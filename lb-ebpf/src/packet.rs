@@ -38,8 +38,8 @@ pub trait Packet {
 
     /// Gives `offset` back. The kernel's verifier walks each path to its end, and two paths that
     /// differ in nothing but a known offset are two to it; an implementation for the kernel makes
-    /// it forget what it knows, so they become one. `offset` is at most [`MAX_OFFSET`].
-    fn blur(&self, offset: usize) -> usize;
+    /// it forget what it knows of the offset and of the packet's length, so they become one. `offset` is at most [`MAX_OFFSET`].
+    fn blur(&mut self, offset: usize) -> usize;
 
     /// Copies a header of two bytes at least from `offset`, or `None` when it does not lie in the packet as a whole.
     fn read<H: Header>(&self, offset: usize) -> Option<H>;

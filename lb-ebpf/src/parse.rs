@@ -71,6 +71,13 @@ impl Layout {
         self.tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST) == TCP_SYN
     }
 
+    /// Whether the packet leaves the state of its connection as it is.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_steady(&self) -> bool {
+        self.tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST) == 0 && !self.fragment
+    }
+
     /// Whether any of these TCP flags is set.
     #[inline(always)]
     #[must_use]
@@ -85,7 +92,7 @@ impl Layout {
 ///
 /// The counter that says why the packet is not for the packet path.
 #[inline(always)]
-pub fn parse<P: Packet>(packet: &P, key: &mut FlowKey) -> Result<Layout, Counter> {
+pub fn parse<P: Packet>(packet: &mut P, key: &mut FlowKey) -> Result<Layout, Counter> {
     let ethernet: EthHdr = packet.read(0).ok_or(Counter::PassedMalformed)?;
     let mut ether_type = ethernet.ether_type;
     let mut l3 = EthHdr::LEN;

@@ -8,6 +8,8 @@ use lb_common::{
     Vip, VipKey,
 };
 
+use crate::recent::Moment;
+
 /// An entry of the connection table, in place.
 pub trait Flow {
     /// A copy of the entry.
@@ -63,7 +65,14 @@ pub trait Tables {
     fn flow(&self, key: &FlowKey) -> Option<Self::Flow>;
     /// Inserts a connection that must not be there yet.
     fn insert_flow(&self, key: &FlowKey, entry: &FlowEntry) -> Insert;
-    /// Removes a connection, if it is there.
+    /// The epoch of a place for copies, below [`crate::recent::RECENT`].
+    fn epoch(&self, place: u32) -> u64;
+    /// This processor's copy of the connection with this key, if there is one and it
+    /// [holds](crate::recent::Recent::holds).
+    fn recent_flow(&self, key: &FlowKey, moment: Moment) -> Option<Self::Flow>;
+    /// Keeps a copy of a connection that holds until `until`, unless one is there that holds.
+    fn keep_recent(&self, key: &FlowKey, moment: Moment, flow: &Self::Flow, until: u64);
+    /// Removes a connection, if it is there, and makes all copies at its place void.
     fn remove_flow(&self, key: &FlowKey);
 
     /// The next number of the VIP's turn counter; every processor has its own, each with another

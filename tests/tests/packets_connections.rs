@@ -9,7 +9,7 @@ use lb_common::{
 };
 use lb_ebpf::Verdict;
 use lb_tests::packet::build::tcp;
-use lb_tests::packet::kernel::Sizes;
+use lb_tests::packet::kernel::{Sizes, pin};
 use lb_tests::packet::lab::{FRONT, FRONT_MAC, Lab, at, instance, run, vip, vip_key};
 use lb_tests::packet::{Build, check};
 
@@ -142,6 +142,8 @@ fn an_instance_that_is_down_loses_its_connections_at_once() -> Result<()> {
             serve(lab, forward, &[1])?;
             let port = 5000 + u16::from(forward.forward);
             ensure!(target(&lab.send(&from(port, tcp::SYN).bytes())?.frame) == MAC_1);
+            // This processor has a copy of the entry now.
+            ensure!(target(&lab.send(&from(port, tcp::ACK).bytes())?.frame) == MAC_1);
             serve_table(lab, forward, &[1, 2])?;
             lab.set_instance(1, in_state(first(), INSTANCE_DOWN))?;
             // Whatever slot it hashes to, only the second instance takes it.
@@ -182,6 +184,39 @@ fn an_index_that_is_used_again_does_not_inherit_connections() -> Result<()> {
         let seen = lab.send(&from(5000, tcp::ACK).bytes())?;
         ensure!(seen.verdict == Verdict::Drop(Counter::DropNoInstance));
         ensure!(lab.flows()? == 0);
+        Ok(())
+    })
+}
+
+/// Each processor has its own copies, so this runs in the kernel alone.
+#[test]
+#[expect(clippy::print_stderr, reason = "says why a test was skipped")]
+fn a_connection_that_begins_anew_voids_the_copies_of_other_processors() -> Result<()> {
+    run(SIZES, |lab| {
+        if pin(1).is_err() {
+            eprintln!("skipped: needs two processors");
+            return Ok(());
+        }
+        pin(0)?;
+        serve(lab, l2dsr(1), &[1])?;
+        let sent = |lab: &mut Lab, flags| -> Result<[u8; 6]> {
+            let frame = from(5000, flags).bytes();
+            Ok(target(
+                &lab.kernel().run(names::PROGRAM, &frame, FRONT)?.frame,
+            ))
+        };
+        for flags in [tcp::SYN, tcp::ACK, tcp::ACK] {
+            ensure!(sent(lab, flags)? == MAC_1);
+        }
+        serve_table(lab, l2dsr(1), &[2])?;
+        pin(1)?;
+        ensure!(sent(lab, tcp::FIN | tcp::ACK)? == MAC_1);
+        ensure!(sent(lab, tcp::SYN)? == MAC_2);
+        pin(0)?;
+        ensure!(
+            sent(lab, tcp::ACK)? == MAC_2,
+            "the copy of processor 0 is old"
+        );
         Ok(())
     })
 }

@@ -17,7 +17,7 @@ const PACKETS: usize = 20_000;
 
 /// More than this many steps of the verifier, of the million that it allows, and the program has
 /// grown in a way that should be looked at.
-const VERIFIER_STEPS: u32 = 400_000;
+const VERIFIER_STEPS: u32 = 300_000;
 
 /// Random numbers that are the same in each run.
 struct Random(u64);

@@ -10,7 +10,10 @@ use lb_common::{
     CLIENT_HOPS as CLIENT_HOP_COUNT, ClientHop, Counters, FlowEntry, FlowKey, InstanceEntry,
     MAX_INSTANCES, MAX_VIPS, NextHop, Settings, Table, Traffic, Vip, VipKey,
 };
-use lb_ebpf::Scratch;
+use lb_ebpf::{
+    Scratch,
+    recent::{RECENT as RECENT_COUNT, Recent},
+};
 
 #[map]
 pub(crate) static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
@@ -52,6 +55,15 @@ pub(crate) struct Workplace {
     /// What it said: `CLOCK_MONOTONIC` in nanoseconds.
     pub(crate) now: u64,
 }
+
+/// Copies of entries of [`CONNECTIONS`]. They are this program's alone, as are their epochs: another
+/// program begins with none.
+#[map]
+pub(crate) static RECENT: PerCpuArray<Recent> = PerCpuArray::with_max_entries(RECENT_COUNT, 0);
+
+/// By place; changed atomically.
+#[map]
+pub(crate) static EPOCHS: Array<u64> = Array::with_max_entries(RECENT_COUNT, 0);
 
 #[map]
 pub(crate) static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);

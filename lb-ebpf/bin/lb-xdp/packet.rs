@@ -7,6 +7,7 @@ use lb_ebpf::{Header, Packet, packet::MAX_OFFSET};
 
 /// The packet that an XDP program was called for.
 pub(crate) struct XdpPacket {
+    context: *mut xdp_md,
     start: usize,
     end: usize,
 }
@@ -14,23 +15,13 @@ pub(crate) struct XdpPacket {
 impl XdpPacket {
     #[inline(always)]
     pub(crate) fn new(context: &XdpContext) -> Self {
-        let (start, end);
-        // SAFETY: reads two fields of the context. They are declared as 32 bits wide but the
-        // verifier makes them pointers; a read in Rust would be followed by a conversion from 32
-        // to 64 bits, after which they are none.
-        unsafe {
-            asm!(
-                "{start} = *(u32 *)({context} + {data})",
-                "{end} = *(u32 *)({context} + {data_end})",
-                context = in(reg) context.ctx,
-                data = const offset_of!(xdp_md, data),
-                data_end = const offset_of!(xdp_md, data_end),
-                start = out(reg) start,
-                end = out(reg) end,
-                options(readonly, nostack),
-            );
+        let context = context.ctx;
+        let (start, end) = bounds(context);
+        Self {
+            context,
+            start,
+            end,
         }
-        Self { start, end }
     }
 
     /// The address of `H` at `offset`, if it lies in the packet as a whole.
@@ -51,6 +42,28 @@ impl XdpPacket {
     }
 }
 
+/// The packet's first byte and the one behind its last.
+#[inline(always)]
+fn bounds(context: *mut xdp_md) -> (usize, usize) {
+    let (start, end);
+    // SAFETY: reads two fields of the context. They are declared as 32 bits wide but the verifier
+    // makes them pointers; a read in Rust would be followed by a conversion from 32 to 64 bits,
+    // after which they are none.
+    unsafe {
+        asm!(
+            "{start} = *(u32 *)({context} + {data})",
+            "{end} = *(u32 *)({context} + {data_end})",
+            context = in(reg) context,
+            data = const offset_of!(xdp_md, data),
+            data_end = const offset_of!(xdp_md, data_end),
+            start = out(reg) start,
+            end = out(reg) end,
+            options(readonly, nostack),
+        );
+    }
+    (start, end)
+}
+
 impl Packet for XdpPacket {
     #[inline(always)]
     fn length(&self) -> usize {
@@ -58,7 +71,7 @@ impl Packet for XdpPacket {
     }
 
     #[inline(always)]
-    fn blur(&self, offset: usize) -> usize {
+    fn blur(&mut self, offset: usize) -> usize {
         let mut offset = offset;
         // SAFETY: adds and subtracts the same value. The verifier knows that value as a range only,
         // and the difference of two ranges is another.
@@ -73,6 +86,8 @@ impl Packet for XdpPacket {
                 options(nomem, nostack),
             );
         }
+        // What has been compared with the old end is forgotten with the old pointers.
+        (self.start, self.end) = bounds(self.context);
         offset & MAX_OFFSET
     }
 

@@ -18,13 +18,16 @@ use lb_common::{
     Address, COUNTER_COUNT, ClientHop, Counter, Counters, FlowEntry, FlowKey, HOP_GATEWAY,
     InstanceEntry, NextHop, SLOTS, Settings, Traffic, Vip, VipKey, halves, is_v4,
 };
-use lb_ebpf::{Flow, Insert, Route, Scratch, Tables};
+use lb_ebpf::{
+    Flow, Insert, Route, Scratch, Tables,
+    recent::{self, Moment},
+};
 
 use crate::{
     atomic,
     maps::{
-        CLIENT_HOPS, CONNECTIONS, COUNTERS, EXPIRED, INSTANCE_TRAFFIC, INSTANCES, LIVE, NEXT_HOPS,
-        SETTINGS, TABLES, TURNS, VIP_TRAFFIC, VIPS, WORKPLACE, Workplace,
+        CLIENT_HOPS, CONNECTIONS, COUNTERS, EPOCHS, EXPIRED, INSTANCE_TRAFFIC, INSTANCES, LIVE,
+        NEXT_HOPS, RECENT, SETTINGS, TABLES, TURNS, VIP_TRAFFIC, VIPS, WORKPLACE, Workplace,
     },
 };
 
@@ -137,9 +140,45 @@ impl Tables for Maps<'_> {
     }
 
     #[inline(always)]
+    fn epoch(&self, place: u32) -> u64 {
+        EPOCHS.get(place).copied().unwrap_or(0)
+    }
+
+    #[inline(always)]
+    fn recent_flow(&self, key: &FlowKey, moment: Moment) -> Option<MapFlow> {
+        let recent = RECENT.get_ptr_mut(moment.place)?;
+        // SAFETY: this processor's element, which nothing else writes.
+        unsafe {
+            (*recent)
+                .holds(key, moment)
+                .then(|| MapFlow(&raw mut (*recent).entry))
+        }
+    }
+
+    #[inline(always)]
+    fn keep_recent(&self, key: &FlowKey, moment: Moment, flow: &MapFlow, until: u64) {
+        let Some(recent) = RECENT.get_ptr_mut(moment.place) else {
+            return;
+        };
+        // SAFETY: this processor's element, which nothing else writes.
+        unsafe {
+            if (*recent).is_over(moment) {
+                (*recent).key = *key;
+                (*recent).entry = flow.entry();
+                (*recent).until = until;
+                (*recent).epoch = moment.epoch;
+            }
+        }
+    }
+
+    #[inline(always)]
     fn remove_flow(&self, key: &FlowKey) {
         // An entry that is not there any more is what was wanted.
         let _ = CONNECTIONS.remove(key);
+        if let Some(epoch) = EPOCHS.get_ptr_mut(recent::place(key)) {
+            // SAFETY: a map value of eight aligned bytes; all writers are atomic.
+            unsafe { atomic::add(epoch, 1) }
+        }
     }
 
     #[inline(always)]

@@ -17,7 +17,7 @@ impl Packet for Watched<'_> {
         self.0.length()
     }
 
-    fn blur(&self, offset: usize) -> usize {
+    fn blur(&mut self, offset: usize) -> usize {
         self.0.blur(offset)
     }
 
@@ -52,7 +52,7 @@ proptest! {
     #[test]
     fn any_bytes_are_parsed_or_passed(mut bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let length = bytes.len();
-        if let Ok(layout) = parse::parse(&Watched(Frame(&mut bytes)), &mut Default::default()) {
+        if let Ok(layout) = parse::parse(&mut Watched(Frame(&mut bytes)), &mut Default::default()) {
             prop_assert!(layout.l3 < layout.l4 && layout.l4 + 8 <= length);
             prop_assert!(layout.l3 + layout.ip_length as usize <= length);
         }
@@ -70,7 +70,7 @@ proptest! {
         }
         frame.truncate(cut.index(frame.len() + 1));
         let length = frame.len();
-        if let Ok(layout) = parse::parse(&Watched(Frame(&mut frame)), &mut Default::default()) {
+        if let Ok(layout) = parse::parse(&mut Watched(Frame(&mut frame)), &mut Default::default()) {
             prop_assert!(layout.l3 < layout.l4 && layout.l4 + 8 <= length);
             prop_assert!(layout.l3 + layout.ip_length as usize <= length);
         }

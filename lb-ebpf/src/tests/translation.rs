@@ -22,7 +22,7 @@ fn addresses() -> impl Strategy<Value = [Address; 3]> {
 /// What a frame says of itself.
 fn tuple(frame: &mut [u8]) -> (Address, u16, Address, u16) {
     let mut key = lb_common::FlowKey::default();
-    parse::parse(&Frame(frame), &mut key).unwrap();
+    parse::parse(&mut Frame(frame), &mut key).unwrap();
     (
         key.source,
         u16::from_be_bytes(key.source_port),
@@ -34,7 +34,7 @@ fn tuple(frame: &mut [u8]) -> (Address, u16, Address, u16) {
 /// The sum over the pseudo header and the segment, which is all ones when the checksum is right.
 fn sum(frame: &mut [u8]) -> u16 {
     let mut key = lb_common::FlowKey::default();
-    let layout = parse::parse(&Frame(frame), &mut key).unwrap();
+    let layout = parse::parse(&mut Frame(frame), &mut key).unwrap();
     let end = layout.l3 + layout.ip_length as usize;
     let mut covered = Vec::new();
     covered.extend_from_slice(&key.source);
@@ -61,7 +61,7 @@ fn fold(bytes: &[u8]) -> u16 {
 /// Writes the checksums of a packet that was built without.
 fn seal(frame: &mut [u8]) {
     let mut key = lb_common::FlowKey::default();
-    let layout = parse::parse(&Frame(frame), &mut key).unwrap();
+    let layout = parse::parse(&mut Frame(frame), &mut key).unwrap();
     let at = layout.l4 + if key.protocol == PROTOCOL_TCP { 16 } else { 6 };
     let value = (!sum(frame)).to_be_bytes();
     frame[at..at + 2].copy_from_slice(&value);
@@ -73,7 +73,7 @@ fn seal(frame: &mut [u8]) {
 
 fn is_sealed(frame: &mut [u8]) -> bool {
     let mut key = lb_common::FlowKey::default();
-    let layout = parse::parse(&Frame(frame), &mut key).unwrap();
+    let layout = parse::parse(&mut Frame(frame), &mut key).unwrap();
     let header = !layout.v4 || fold(&frame[layout.l3..layout.l4]) == 0xffff;
     header && sum(frame) == 0xffff
 }
