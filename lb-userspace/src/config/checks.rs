@@ -121,7 +121,9 @@ impl Whole<'_> {
             }
             let family = |address: SocketAddr| address.is_ipv4() == spec.address.is_ipv4();
             let service = self.services.iter().find(|s| s.spec.name == spec.service);
+            // With l2dsr packets keep their addresses; an instance's own only finds its link address.
             if let Some(service) = service
+                && service.spec.forwarding == Forwarding::Nat
                 && !service.endpoints.is_empty()
                 && !service.endpoints.iter().any(|e| family(e.value.address()))
             {

@@ -38,3 +38,11 @@ fn the_first_configuration_of_the_readme_loads() {
     assert_eq!(config.notices, []);
     assert!(!config.desired.services.is_empty());
 }
+
+#[test]
+fn the_demos_configuration_loads() {
+    let demo = include_str!("../../../../tests/src/demo/lb.toml");
+    let config = load_text(&demo.replace("@PINS@", "/sys/fs/bpf/lb-demo")).unwrap();
+    assert!(config.notices.is_empty(), "{:?}", config.notices);
+    assert_eq!(config.desired.vips.len(), 6);
+}
