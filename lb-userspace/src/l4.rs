@@ -1,4 +1,15 @@
 //! The kernel's data plane: snapshots into XDP maps.
+//!
+//! [`open()`] loads and attaches the program, or goes on with what an earlier daemon has left.
+//! [`run`] starts the one task that owns the maps from then on: it plans what a snapshot means for
+//! them, brings them there with the fewest writes, forgets connections that are over and reads what
+//! was counted. Everything between a snapshot and a system call is pure or behind the trait of
+//! `datapath`, so it is tested with packets and without rights; everything that knows aya is below
+//! `datapath/kernel`.
+//!
+//! Nothing here can stop HTTP: what fails is reported, and tried again. And nothing of it ends with
+//! the daemon: the program stays attached, [`detach`] takes it off. `docs/life-of-a-packet.md` tells
+//! the whole story.
 
 mod addresses;
 mod datapath;

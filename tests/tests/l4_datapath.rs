@@ -462,6 +462,15 @@ fn dropped_packets_are_logged_on_demand_and_not_each() -> Result<()> {
                  [[vips]]\naddress = \"{VIP}\"\nport = 53\nprotocol = \"udp\"\nservice = \"dns\"\n"
             ),
         )?;
+        let is_published = || {
+            let report = daemon.get("/datapath");
+            report.is_ok_and(|report| report["reconcile"]["revision"] == 1)
+        };
+        ensure!(
+            cleanup::within(Duration::from_secs(5), is_published),
+            "the VIP is not in the kernel: {}",
+            daemon.log()
+        );
         let client = &place.topology.client.namespace;
         client.enter(|| -> Result<()> {
             let socket = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;

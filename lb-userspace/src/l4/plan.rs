@@ -207,9 +207,15 @@ fn recipe(service: &Service, vip: &VipSpec) -> Recipe {
 }
 
 /// `nat` does not translate between address families. `l2dsr` leaves packets as they are, and the
-/// instance's own address serves only to find its MAC address.
+/// instance's own address serves only to find its MAC address, so there a service that has none of
+/// the VIP's family may take the others. It may not take both: a host with an address of each
+/// family is two instances of the service, and would have two shares.
 fn can_take(service: &Service, endpoint: SocketAddr, vip: &VipSpec) -> bool {
-    service.spec.forwarding == Forwarding::L2Dsr || endpoint.is_ipv4() == vip.address.is_ipv4()
+    let is_same = |endpoint: SocketAddr| endpoint.is_ipv4() == vip.address.is_ipv4();
+    let mut members = service.members.iter();
+    is_same(endpoint)
+        || service.spec.forwarding == Forwarding::L2Dsr
+            && !members.any(|member| is_same(member.instance.endpoint.address()))
 }
 
 fn warn(spec: &VipSpec, service: &Service, vip: &VipPlan, warnings: &mut Vec<String>) {

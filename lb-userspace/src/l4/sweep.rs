@@ -24,6 +24,10 @@ use crate::model::DatapathSpec;
 /// way. A full 2 MSL (RFC 9293, 3.3.2) would fill the table at ten thousand connections a second.
 const LINGER: Duration = Duration::from_secs(10);
 
+/// The same while the table is crowded: an old packet that finds no way costs less than a new
+/// connection that finds no room.
+const CROWDED_LINGER: Duration = Duration::from_secs(1);
+
 /// Clients that are collected at a time, and the age of connections that they are taken from.
 const MOST_CLIENTS: usize = 64;
 const YOUNG: Duration = Duration::from_secs(5);
@@ -37,15 +41,26 @@ pub(crate) struct Limits {
     open: Duration,
     ending: Duration,
     closed: Duration,
+    /// Entries from which on the table is crowded: three quarters of those that fit.
+    crowd: u64,
 }
 
 impl Limits {
     /// As configured.
     pub(crate) fn new(spec: &DatapathSpec) -> Self {
         Self {
+            crowd: u64::from(spec.max_connections) / 4 * 3,
             open: spec.tcp_idle_timeout,
             ending: spec.udp_idle_timeout,
             closed: spec.udp_idle_timeout.min(LINGER),
+        }
+    }
+
+    /// The limits of a crowded table.
+    fn crowded(self) -> Self {
+        Self {
+            closed: self.closed.min(CROWDED_LINGER),
+            ..self
         }
     }
 
@@ -186,6 +201,7 @@ struct Tally {
 #[derive(Debug)]
 pub(crate) struct Sweep {
     limits: Limits,
+    is_crowded: bool,
     cursor: Option<Cursor>,
     is_under_way: bool,
     tallies: BTreeMap<u16, Tally>,
@@ -200,6 +216,7 @@ impl Sweep {
     pub(crate) const fn new(limits: Limits) -> Self {
         Self {
             limits,
+            is_crowded: false,
             cursor: None,
             is_under_way: false,
             tallies: BTreeMap::new(),
@@ -211,6 +228,16 @@ impl Sweep {
             buffer: Vec::new(),
             clients: None,
         }
+    }
+
+    /// Whether the table is short of room, so that the next pass should follow at once.
+    pub(crate) const fn is_crowded(&self) -> bool {
+        self.is_crowded
+    }
+
+    /// Notes that the table had no room for a connection.
+    pub(crate) const fn note_crowd(&mut self) {
+        self.is_crowded = true;
     }
 
     /// Makes steps collect clients of young `nat` connections until [`Sweep::take_clients`].
@@ -274,6 +301,7 @@ impl Sweep {
             self.buffer = entries;
             if self.cursor.is_none() {
                 self.settle(datapath)?;
+                self.is_crowded = self.pass.entries > self.limits.crowd;
                 return Ok(Some(self.pass));
             }
         }
@@ -307,13 +335,18 @@ impl Sweep {
         entry: &FlowEntry,
         now: u64,
     ) -> Result<(), DatapathError> {
-        let judgement = judge(key, entry, ends, &self.limits, now, |key| {
+        let limits = if self.is_crowded {
+            self.limits.crowded()
+        } else {
+            self.limits
+        };
+        let judgement = judge(key, entry, ends, &limits, now, |key| {
             datapath.connection(key)
         })?;
         match judgement {
-            Judgement::Keep => self.pass.entries += 1,
+            Judgement::Keep => self.pass.entries += room(entry),
             Judgement::KeepOpen => {
-                self.pass.entries += 1;
+                self.pass.entries += room(entry);
                 if let Some(tally) = self.tallies.get_mut(&entry.instance) {
                     tally.open += 1;
                 }
@@ -349,6 +382,16 @@ impl Sweep {
             }
         }
         Ok(())
+    }
+}
+
+/// Entries that a connection takes, counted at its forward one: the reply's may have been passed
+/// before the forward one was found to be over.
+const fn room(entry: &FlowEntry) -> u64 {
+    match (entry.direction, entry.forward) {
+        (FLOW_FORWARD, FORWARD_NAT) => 2,
+        (FLOW_FORWARD, _) => 1,
+        _ => 0,
     }
 }
 

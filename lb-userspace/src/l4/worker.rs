@@ -25,8 +25,8 @@ use crate::{
     registry::{Registry, Snapshot},
 };
 
-/// How long to wait for more changes before a snapshot goes to the kernel: a reload or a burst of
-/// failing checks comes as many changes, and each pass may write tables.
+/// Shortest time between two passes. The first change goes to the kernel at once; the rest of a
+/// burst, such as failing checks, is gathered, because each pass may write tables.
 const GATHER: Duration = Duration::from_millis(5);
 /// First and longest wait before a failed pass is tried again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
@@ -36,6 +36,8 @@ const READ: Duration = Duration::from_secs(1);
 const STEP: Duration = Duration::from_millis(20);
 /// Shortest time between the beginnings of two walks.
 const WALK: Duration = Duration::from_secs(5);
+/// Pause between two walks over a table that is short of room.
+const CROWDED_WALK: Duration = Duration::from_secs(1);
 /// How often neighbours are greeted: well below the 15 to 45 seconds for which the kernel takes a
 /// neighbour as reachable.
 const GREET: Duration = Duration::from_secs(10);
@@ -100,7 +102,7 @@ impl Worker {
         let mut shutdown = std::pin::pin!(shutdown);
         let start = Instant::now();
         let (mut again, mut read, mut step, mut greet) = (None, start + READ, start, start);
-        let mut walk = start;
+        let (mut walk, mut passed) = (start, start);
         loop {
             tokio::select! {
                 biased;
@@ -109,37 +111,43 @@ impl Worker {
                     if alive.is_err() {
                         break;
                     }
-                    // The first of a burst sets the time; those that follow do not move it.
-                    let soon = Instant::now() + GATHER;
+                    let soon = passed + GATHER;
                     again = Some(again.map_or(soon, |at: Instant| at.min(soon)));
                 }
                 () = until(again) => {
                     let next = self.reconcile();
+                    passed = Instant::now();
                     again = next.wait.map(|wait| Instant::now() + wait);
                     if next.walk {
                         step = Instant::now();
                     }
                 }
-                () = self.reporter.asked() => self.read(),
+                () = self.reporter.asked() => {
+                    self.read();
+                }
                 () = sleep_until(read) => {
                     self.datapath.log_events();
-                    self.read();
+                    if self.read() {
+                        step = Instant::now();
+                    }
                     read = Instant::now() + READ;
                 }
                 () = sleep_until(step) => {
                     let now = Instant::now();
-                    if self.walk() {
-                        step = (walk + WALK).max(now);
-                        walk = step;
+                    step = if !self.walk() {
+                        now + STEP
+                    } else if self.sweep.is_crowded() {
+                        now + CROWDED_WALK
                     } else {
-                        step = now + STEP;
-                    }
+                        walk = (walk + WALK).max(now);
+                        walk
+                    };
                 }
                 () = sleep_until(greet) => {
                     self.greet(&self.registry.snapshot());
                     greet = Instant::now() + GREET;
                     // The host's own addresses may have changed without any revision.
-                    again = again.or(Some(greet - GREET + GATHER));
+                    again = again.or(Some(Instant::now()));
                 }
             }
         }
@@ -222,9 +230,11 @@ impl Worker {
         self.next.warnings.clone_from(&plan.warnings);
     }
 
-    /// Reads all figures and publishes a report.
-    fn read(&mut self) {
+    /// Reads all figures and publishes a report. Says whether something in them is for a walk over
+    /// the connection table to see to.
+    fn read(&mut self) -> bool {
         let snapshot = self.registry.snapshot();
+        let before = self.next.counters;
         if let Err(error) = self.try_read(&snapshot) {
             tracing::warn!(%error, "cannot read the kernel's figures");
         }
@@ -245,6 +255,24 @@ impl Worker {
         };
         self.next.interfaces = interfaces;
         self.reporter.publish(self.next.clone());
+        self.has_work(&before)
+    }
+
+    /// Whether packets were dropped, since the counters stood at `before`, for reasons that the
+    /// daemon can do something about.
+    fn has_work(&mut self, before: &Counters) -> bool {
+        let is_more = |counter| self.next.counters.get(counter) > before.get(counter);
+        let (unresolved, full) = (
+            is_more(Counter::DropNoNeighbour),
+            is_more(Counter::DropTableFull) || is_more(Counter::ConnectionsUnremembered),
+        );
+        if unresolved {
+            self.sweep.collect_clients();
+        }
+        if full {
+            self.sweep.note_crowd();
+        }
+        unresolved || full
     }
 
     fn try_read(&mut self, snapshot: &Snapshot) -> Result<(), super::datapath::DatapathError> {
@@ -252,10 +280,6 @@ impl Worker {
         stats::instances(snapshot, &self.state, datapath)?;
         self.next.vips = stats::vips(snapshot, &self.state, datapath)?;
         let counters = datapath.counters()?;
-        let unresolved = |counters: &Counters| counters.get(Counter::DropNoNeighbour);
-        if unresolved(&counters) > unresolved(&self.next.counters) {
-            self.sweep.collect_clients();
-        }
         self.next.counters = counters;
         let limits = datapath.limits();
         self.next.connections.max = limits.connections;
@@ -312,6 +336,8 @@ impl Worker {
 
 async fn until(at: Option<Instant>) {
     match at {
+        // A timer would take up to a millisecond to find out.
+        Some(at) if at <= Instant::now() => {}
         Some(at) => sleep_until(at).await,
         None => std::future::pending().await,
     }

@@ -132,7 +132,7 @@ fn instances_that_no_vip_can_use_are_told_of_once() {
 }
 
 #[test]
-fn dsr_serves_either_family() {
+fn dsr_takes_the_other_family_when_there_is_none_of_its_own() {
     let mut spec = service("web", Algorithm::ConsistentHash, &[(A, 1)]);
     spec.forwarding = Forwarding::L2Dsr;
     let vips = [VIP4, VIP6].map(|address| vip(address, Protocol::Tcp, "web"));
@@ -140,6 +140,19 @@ fn dsr_serves_either_family() {
     assert_eq!(plan.vips.len(), 2);
     assert!(plan.vips.values().all(|vip| vip.recipe.shares().len() == 1));
     assert!(plan.warnings.is_empty(), "{:?}", plan.warnings);
+    // Where there are both, a host with two addresses must not get two shares.
+    let mut spec = service(
+        "web",
+        Algorithm::ConsistentHash,
+        &[(A, 1), ("[fd00::1]:80", 0)],
+    );
+    spec.forwarding = Forwarding::L2Dsr;
+    let plan = World::new(vec![spec], vips.to_vec()).plan();
+    let shares = |address| {
+        let key = vip_key(&vip(address, Protocol::Tcp, "web"));
+        plan.vips[&key].recipe.shares().len()
+    };
+    assert_eq!((shares(VIP4), shares(VIP6)), (1, 0));
 }
 
 #[test]

@@ -247,3 +247,26 @@ fn clients_are_collected_on_demand_and_only_young_ones() {
     walk(&memory, &mut sweep);
     assert!(sweep.take_clients().is_empty());
 }
+
+#[test]
+fn a_crowded_table_forgets_closed_connections_sooner() {
+    let memory = Memory::new(2);
+    memory.kernel().set_now(NOW);
+    for port in 0..20 {
+        put(&memory, &nat(port, PROTOCOL_TCP, (5, 5), STATE_CLOSED));
+    }
+    put(&memory, &nat(20, PROTOCOL_TCP, (5, 5), 0));
+    let spec = DatapathSpec {
+        max_connections: 52,
+        ..DatapathSpec::default()
+    };
+    let mut sweep = Sweep::new(Limits::new(&spec));
+    let first = walk(&memory, &mut sweep);
+    assert_eq!((first.entries, first.forgotten), (42, 0));
+    assert!(sweep.is_crowded());
+    let second = walk(&memory, &mut sweep);
+    assert_eq!((second.entries, second.forgotten), (2, 40));
+    assert!(!sweep.is_crowded());
+    sweep.note_crowd();
+    assert!(sweep.is_crowded());
+}
