@@ -51,7 +51,7 @@ fn expect_elsewhere(scene: &Scene, target: SocketAddr) -> Result<()> {
     let new = tcp::connections(&scene.topology.client.namespace, target, NEW)?;
     ensure!(
         new.of("i2") == 0 && new.total() == u64::from(NEW) && new.instances() == 2,
-        "expected {NEW} connections to i1 and i3, found {new}"
+        "{target}: expected {NEW} connections to i1 and i3, found {new}"
     );
     Ok(())
 }
