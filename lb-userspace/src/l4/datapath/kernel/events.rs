@@ -10,7 +10,7 @@ use aya::{Ebpf, EbpfLoader};
 use aya_log::{EbpfLogger, Level};
 use log::{Log, Metadata, Record};
 
-/// Off, and what [`load_level`] sets when logging is wanted.
+/// Off, and what [`set_level`] sets when logging is wanted.
 static LEVELS: [u8; 2] = [0, Level::Warn as u8];
 
 /// Tells the program whether to log.
