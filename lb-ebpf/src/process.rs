@@ -114,7 +114,7 @@ fn forward<P: Packet, T: Tables>(
             entry.forward,
         )?
     };
-    check_mtu(&hop, layout)?;
+    check(&hop, layout, interface)?;
     if nat {
         rewrite::nat::rewrite(packet, key, layout, flow)?;
     }
@@ -134,15 +134,19 @@ fn stateless<P: Packet, T: Tables>(
 ) -> Result<u32, Counter> {
     let now = tables.now();
     let hop = hop::to_instance(tables, interface, index, generation, now, FORWARD_L2DSR)?;
-    check_mtu(&hop, layout)?;
+    check(&hop, layout, interface)?;
     rewrite::l2::rewrite(packet, &hop).ok_or(Counter::DropRewrite)?;
     Ok(hop.interface)
 }
 
+/// Whether a packet may go this way as it is.
 #[inline(always)]
-const fn check_mtu(hop: &NextHop, layout: &Layout) -> Result<(), Counter> {
+const fn check(hop: &NextHop, layout: &Layout, interface: u32) -> Result<(), Counter> {
     if hop.mtu != 0 && layout.ip_length > hop.mtu {
         return Err(Counter::DropTooBig);
+    }
+    if hop.interface != interface && layout.is_tagged() {
+        return Err(Counter::DropTagged);
     }
     Ok(())
 }

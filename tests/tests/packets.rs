@@ -486,6 +486,11 @@ fn every_refusal_has_its_reason() -> Result<()> {
                 Counter::DropTooBig,
             ),
             refuse(
+                "a tagged frame that would leave by another interface",
+                syn(83).with(|packet| packet.tags = vec![(0x8100, 9)]),
+                Counter::DropTagged,
+            ),
+            refuse(
                 "a fragment of a known connection",
                 syn(83).with(|packet| packet.fragments = 0x2000),
                 Counter::DropFragment,
