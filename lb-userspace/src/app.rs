@@ -1,8 +1,8 @@
 //! Wiring: how the parts become a daemon, in the order in which they start and stop.
 //!
 //! Start: configuration, log, kernel path (it knows ids from an earlier run), registry, checks,
-//! management API, and the gateway's listeners last, so that the first request finds everything in
-//! place. Stop: the listeners first. The kernel path is left attached: stopping the daemon is not
+//! gateway, and the management API's own listener last: who gets an answer from it finds everything
+//! in place. Stop: the listeners first. The kernel path is left attached: stopping the daemon is not
 //! a reason to stop traffic.
 
 mod reload;
@@ -85,12 +85,14 @@ async fn serve(sources: Sources, config: Config) -> anyhow::Result<()> {
         Arc::clone(&registry),
         daemon.clone(),
     ));
-    let (for_api, hook) = (Arc::clone(&registry), reloader.hook());
-    let state = ApiState::new(for_api, clock.clone(), &daemon.api, packet_path, hook)?;
+    let (for_state, hook) = (Arc::clone(&registry), reloader.hook());
+    let state = ApiState::new(for_state, clock.clone(), &daemon.api, packet_path, hook)?;
     state.configured(&settings);
-    if let Some(address) = daemon.api.listen {
-        serve_api(address, state.clone(), stopped).await?;
-    }
+    // Whoever asks while the gateway starts waits in the queue: an answer means that it serves.
+    let for_api = match daemon.api.listen {
+        Some(address) => Some(listen_for_api(address).await?),
+        None => None,
+    };
     let management = daemon.api.on_gateway.then(|| Management {
         service: api::service(state.clone()),
         runtime: tokio::runtime::Handle::current(),
@@ -99,6 +101,9 @@ async fn serve(sources: Sources, config: Config) -> anyhow::Result<()> {
     let (access, access_log) = telemetry::access_log::open(&daemon.access_log)?.unzip();
     let proxy = l7::start(registry, clock, daemon.workers, management, access)?;
     state.set_gateway(Arc::clone(proxy.stats()));
+    if let Some(listener) = for_api {
+        tokio::spawn(serve_api(listener, state.clone(), stopped));
+    }
     let version = env!("CARGO_PKG_VERSION");
     tracing::info!(version, environment, "lb is running");
 
@@ -134,18 +139,14 @@ async fn finish(proxy: l7::Proxy, patience: Duration, signals: &mut Signals) {
     }
 }
 
-async fn serve_api(
-    address: SocketAddr,
-    state: ApiState,
-    stopped: watch::Receiver<bool>,
-) -> anyhow::Result<()> {
-    let listener = TcpListener::bind(address).await.with_context(|| {
+async fn listen_for_api(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| {
         format!("cannot listen on {address} for the management API (setting api.listen)")
-    })?;
-    tokio::spawn(async move {
-        if let Err(error) = api::serve(listener, state, stopped).await {
-            tracing::error!(%error, "the management API's own listener has failed");
-        }
-    });
-    Ok(())
+    })
+}
+
+async fn serve_api(listener: TcpListener, state: ApiState, stopped: watch::Receiver<bool>) {
+    if let Err(error) = api::serve(listener, state, stopped).await {
+        tracing::error!(%error, "the management API's own listener has failed");
+    }
 }

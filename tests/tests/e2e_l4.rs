@@ -112,6 +112,12 @@ fn spread(forwarding: Forwarding) -> Result<()> {
     counters(&scene, forwarding, of_each)
 }
 
+/// What the packet path has counted up to now: figures are read anew when they are older than 100 ms.
+fn figures(scene: &Scene) -> Result<Value> {
+    std::thread::sleep(Duration::from_millis(150));
+    scene.daemon.get("/datapath")
+}
+
 /// Exact for TCP. A UDP socket may get a port that another has had less than a minute ago; for the
 /// kernel that is the same flow.
 fn expect_connections(found: u64, expected: u64, is_udp: bool) -> Result<()> {
@@ -125,7 +131,7 @@ fn expect_connections(found: u64, expected: u64, is_udp: bool) -> Result<()> {
 
 /// `of_each`: connections through each VIP so far.
 fn counters(scene: &Scene, forwarding: Forwarding, of_each: u64) -> Result<()> {
-    let datapath = scene.daemon.get("/datapath")?;
+    let datapath = figures(scene)?;
     let packets = &datapath["packets"];
     let count = |name: &str| packets[name].as_u64().unwrap_or_default();
     ensure!(
@@ -176,7 +182,7 @@ fn large_transfers(forwarding: Forwarding) -> Result<()> {
         let target = SocketAddr::new(address(forwarding.number(), family), instance::TCP);
         bulk::echo(&scene.topology.client.namespace, target, LARGE)?;
     }
-    let datapath = scene.daemon.get("/datapath")?;
+    let datapath = figures(&scene)?;
     for vip in datapath["vips"].as_array().into_iter().flatten() {
         let enough = |name: &str| vip[name].as_u64().unwrap_or_default() > LARGE as u64;
         if vip["service"] == "stream" {
