@@ -36,6 +36,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     kernel
         .args([
             "test",
+            "--no-fail-fast",
             "--package",
             "lb-tests",
             "--profile",
