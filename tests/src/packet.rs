@@ -6,6 +6,7 @@ pub mod build;
 pub mod check;
 pub mod kernel;
 pub mod lab;
+pub mod network;
 
 pub use build::Build;
 pub use kernel::Kernel;

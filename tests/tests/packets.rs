@@ -12,9 +12,8 @@ use lb_common::{Counter, FORWARD_L2DSR, PROTOCOL_TCP, PROTOCOL_UDP, Vip};
 use lb_ebpf::Verdict;
 use lb_tests::packet::build::{extension, tcp};
 use lb_tests::packet::kernel::Sizes;
-use lb_tests::packet::lab::{
-    BACK, BACK_MAC, FRONT_MAC, Lab, ROUTER_MAC, at, instance, run, vip, vip_key,
-};
+use lb_tests::packet::lab::{Lab, at, instance, run, vip, vip_key};
+use lb_tests::packet::network::{BACK, BACK_MAC, FRONT_MAC, ROUTER_MAC};
 use lb_tests::packet::{Build, check};
 
 /// What must become of a packet.

@@ -10,7 +10,8 @@ use lb_common::{
 use lb_ebpf::Verdict;
 use lb_tests::packet::build::tcp;
 use lb_tests::packet::kernel::{Sizes, pin};
-use lb_tests::packet::lab::{FRONT, FRONT_MAC, Lab, at, instance, run, vip, vip_key};
+use lb_tests::packet::lab::{Lab, at, instance, run, vip, vip_key};
+use lb_tests::packet::network::{FRONT, FRONT_MAC};
 use lb_tests::packet::{Build, check};
 
 const SIZES: Sizes = Sizes {

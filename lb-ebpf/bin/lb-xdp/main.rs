@@ -9,6 +9,8 @@ mod atomic;
 #[cfg(target_arch = "bpf")]
 mod diagnostics;
 #[cfg(target_arch = "bpf")]
+mod fib;
+#[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]
 mod packet;

@@ -3,20 +3,16 @@
 use core::ptr;
 
 use aya_ebpf::{
-    EbpfContext,
-    bindings::{
-        BPF_FIB_LKUP_RET_FWD_DISABLED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS,
-        BPF_NOEXIST, bpf_fib_lookup,
-    },
+    bindings::BPF_NOEXIST,
     helpers::{
         bpf_get_prandom_u32, bpf_get_smp_processor_id,
-        generated::{bpf_fib_lookup as fib_lookup, bpf_jiffies64, bpf_ktime_get_coarse_ns},
+        generated::{bpf_jiffies64, bpf_ktime_get_coarse_ns},
     },
     programs::XdpContext,
 };
 use lb_common::{
-    Address, COUNTER_COUNT, ClientHop, Counter, Counters, FlowEntry, FlowKey, HOP_GATEWAY,
-    InstanceEntry, NextHop, SLOTS, Settings, Traffic, Vip, VipKey, halves, is_v4,
+    Address, COUNTER_COUNT, ClientHop, Counter, Counters, FlowEntry, FlowKey, InstanceEntry,
+    NextHop, SLOTS, Settings, Traffic, Vip, VipKey,
 };
 use lb_ebpf::{
     Flow, Insert, Route, Scratch, Tables,
@@ -24,15 +20,13 @@ use lb_ebpf::{
 };
 
 use crate::{
-    atomic,
+    atomic, fib,
     maps::{
         CLIENT_HOPS, CONNECTIONS, COUNTERS, EPOCHS, EXPIRED, INSTANCE_TRAFFIC, INSTANCES, LIVE,
         NEXT_HOPS, RECENT, SETTINGS, TABLES, TURNS, VIP_TRAFFIC, VIPS, WORKPLACE, Workplace,
     },
 };
 
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
 const EEXIST: i32 = -17;
 
 /// An element of the connection table.
@@ -250,7 +244,7 @@ impl Tables for Maps<'_> {
 
     #[inline(always)]
     fn route(&self, source: &Address, destination: &Address, interface: u32) -> Route {
-        ask_kernel(self.context, source, destination, interface)
+        fib::ask(self.context, source, destination, interface)
     }
 
     #[inline(always)]
@@ -312,96 +306,4 @@ fn add_live(index: u16, change: u64) {
         // SAFETY: a map value of eight aligned bytes; all writers are atomic.
         unsafe { atomic::add(live, change) }
     }
-}
-
-/// Asks the kernel's FIB. `tot_len` stays zero: the answer is kept for packets of any length, so
-/// the MTU is remembered and compared by the caller.
-#[inline(always)]
-fn ask_kernel(
-    context: &XdpContext,
-    source: &Address,
-    destination: &Address,
-    interface: u32,
-) -> Route {
-    // SAFETY: the struct is integers and unions of integers, for which zero is valid.
-    let mut query: bpf_fib_lookup = unsafe { core::mem::zeroed() };
-    query.ifindex = interface;
-    let v4 = is_v4(destination);
-    if v4 {
-        query.family = AF_INET;
-        query.__bindgen_anon_3.ipv4_src = words(source)[3];
-        query.__bindgen_anon_4.ipv4_dst = words(destination)[3];
-    } else {
-        query.family = AF_INET6;
-        query.__bindgen_anon_3.ipv6_src = words(source);
-        query.__bindgen_anon_4.ipv6_dst = words(destination);
-    }
-    // SAFETY: the context and the query are valid for the call, the length is the query's.
-    let answer = unsafe {
-        fib_lookup(
-            context.as_ptr(),
-            &raw mut query,
-            size_of::<bpf_fib_lookup>() as i32,
-            0,
-        )
-    };
-    match answer as u32 {
-        BPF_FIB_LKUP_RET_SUCCESS => {
-            // SAFETY: the kernel has filled the fields of the answer.
-            let (mtu, next, next_v4) = unsafe {
-                (
-                    query.__bindgen_anon_1.mtu_result,
-                    query.__bindgen_anon_4.ipv6_dst,
-                    query.__bindgen_anon_4.ipv4_dst,
-                )
-            };
-            // The kernel puts the router's address in the place of the destination's.
-            let direct = if v4 {
-                next_v4 == words(destination)[3]
-            } else {
-                next == words(destination)
-            };
-            Route::Found(NextHop {
-                fresh_until: 0,
-                interface: query.ifindex,
-                generation: 0,
-                macs: macs(&query),
-                flags: if direct { 0 } else { HOP_GATEWAY },
-                mtu: mtu as u32,
-            })
-        }
-        BPF_FIB_LKUP_RET_NO_NEIGH => Route::NoNeighbour,
-        BPF_FIB_LKUP_RET_FWD_DISABLED => Route::ForwardingDisabled,
-        _ => Route::NoRoute,
-    }
-}
-
-/// The addresses of an answer, in the order of a frame. The query lies on the stack, where the
-/// verifier allows aligned reads only, and the kernel has the addresses at multiples of two.
-#[inline(always)]
-fn macs(query: &bpf_fib_lookup) -> [u8; 12] {
-    let mut macs = [0; 12];
-    let halves = [(&raw const query.dmac, 0), (&raw const query.smac, 6)];
-    for (mac, start) in halves {
-        for unit in 0..3 {
-            // SAFETY: two bytes at an even offset of a field of six. Volatile, or the compiler
-            // joins the reads.
-            let [a, b] = unsafe { ptr::read_volatile(mac.cast::<u16>().add(unit)) }.to_ne_bytes();
-            macs[start + 2 * unit] = a;
-            macs[start + 2 * unit + 1] = b;
-        }
-    }
-    macs
-}
-
-/// An address as the kernel's query has it: four words in network byte order.
-#[inline(always)]
-const fn words(address: &Address) -> [u32; 4] {
-    let [first, second] = halves(address);
-    [
-        (first as u32).to_le(),
-        ((first >> 32) as u32).to_le(),
-        (second as u32).to_le(),
-        ((second >> 32) as u32).to_le(),
-    ]
 }

@@ -17,11 +17,7 @@ use lb_common::{
 };
 
 use super::report::{Comparison, Series};
-use crate::packet::{
-    Build, Kernel, Lab,
-    kernel::Sizes,
-    lab::{self, FRONT},
-};
+use crate::packet::{Build, Kernel, Lab, kernel::Sizes, lab, network::FRONT};
 
 /// Runs of one measurement that repeats a packet.
 const REPEAT: u32 = 500_000;

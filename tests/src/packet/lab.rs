@@ -1,8 +1,7 @@
 //! A balancer that exists twice: in the kernel, and in the pure library over hash maps.
 //!
 //! Both get the same maps and the same packets and must do the same: verdict, bytes, every counter,
-//! live connections. The namespace around the kernel's half has what routes need: two interfaces,
-//! addresses, and neighbours that never have to be asked.
+//! live connections. The kernel's half is in a namespace with the routes of [`super::network`].
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -10,51 +9,15 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use aya::programs::xdp::XdpMode;
 use lb_common::{
-    Address, Counter, Counters, FORWARD_NAT, HOP_GATEWAY, INSTANCE_ACTIVE, InstanceEntry, NextHop,
-    PROTOCOL_TCP, PROTOCOL_UDP, SELECT_HASH, Settings, Table, Vip, VipKey, from_v4, names,
+    Address, Counter, Counters, FORWARD_NAT, INSTANCE_ACTIVE, InstanceEntry, PROTOCOL_TCP,
+    PROTOCOL_UDP, SELECT_HASH, Settings, Table, Vip, VipKey, from_v4, names,
 };
 use lb_ebpf::memory::{Frame, MemoryTables};
-use lb_ebpf::{Route, Scratch, Tables, Verdict, process};
+use lb_ebpf::{Scratch, Tables, Verdict, process};
 
-use super::build::Mac;
 use super::kernel::{Kernel, Sizes, pin};
+use super::network::{self, BACK, FRONT, NAT_V4, NAT_V6};
 use crate::artifact;
-use crate::netns::Namespace;
-
-/// Index of the interface that packets come in by.
-pub const FRONT: u32 = 101;
-/// Index of the other interface; its MTU is [`SMALL_MTU`].
-pub const BACK: u32 = 102;
-/// MTU of [`BACK`].
-pub const SMALL_MTU: u32 = 1280;
-/// MAC address of [`FRONT`].
-pub const FRONT_MAC: Mac = [2, 0, 0, 0, 1, 1];
-/// MAC address of [`BACK`].
-pub const BACK_MAC: Mac = [2, 0, 0, 0, 2, 1];
-/// MAC address of the router on [`FRONT`], behind which 10.9.0.0/16 and fd00:9::/32 are.
-pub const ROUTER_MAC: Mac = [2, 0, 0, 0, 1, 254];
-
-/// Hosts with neighbour entries: address, interface, MAC address.
-pub const HOSTS: &[(&str, u32, Mac)] = &[
-    ("10.0.1.2", FRONT, [2, 0, 0, 0, 1, 2]),
-    ("10.0.1.11", FRONT, [2, 0, 0, 0, 1, 11]),
-    ("10.0.1.12", FRONT, [2, 0, 0, 0, 1, 12]),
-    ("10.0.1.254", FRONT, ROUTER_MAC),
-    ("10.0.2.21", BACK, [2, 0, 0, 0, 2, 21]),
-    ("fd00:1::2", FRONT, [2, 0, 0, 0, 1, 2]),
-    ("fd00:1::11", FRONT, [2, 0, 0, 0, 1, 11]),
-    ("fd00:1::12", FRONT, [2, 0, 0, 0, 1, 12]),
-    ("fd00:1::254", FRONT, ROUTER_MAC),
-    ("fd00:2::21", BACK, [2, 0, 0, 0, 2, 21]),
-];
-
-/// What is behind the router, for tests that send to a single host there.
-const BEHIND_ROUTER: &[&str] = &["10.9.0.9", "fd00:9::9"];
-
-/// lb's source addresses for `nat`.
-pub const NAT_V4: &str = "10.0.1.1";
-/// As [`NAT_V4`].
-pub const NAT_V6: &str = "fd00:1::1";
 
 /// What both halves have done with a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,62 +58,12 @@ pub fn run(sizes: Sizes, test: impl FnOnce(&mut Lab) -> Result<()> + Send) -> Re
         eprintln!("skipped: {reason}");
         return Ok(());
     }
-    let namespace = network()?;
+    let namespace = network::make()?;
     namespace.enter(|| {
         pin(0)?;
         let mut lab = Lab::new(sizes)?;
         test(&mut lab)
     })?
-}
-
-fn mac(mac: Mac) -> String {
-    mac.map(|byte| format!("{byte:02x}")).join(":")
-}
-
-fn name(interface: u32) -> &'static str {
-    if interface == FRONT { "front" } else { "back" }
-}
-
-/// Makes the namespace.
-fn network() -> Result<Namespace> {
-    let namespace = Namespace::new("packet")?;
-    let mut lines = Vec::new();
-    for (index, own) in [(FRONT, FRONT_MAC), (BACK, BACK_MAC)] {
-        let name = name(index);
-        lines.push(format!(
-            "link add {name} index {index} address {} type veth peer name {name}-peer",
-            mac(own)
-        ));
-        lines.push(format!("link set {name} up"));
-        lines.push(format!("link set {name}-peer up"));
-    }
-    lines.push(format!("link set back mtu {SMALL_MTU}"));
-    for (address, interface) in [
-        ("10.0.1.1/24", "front"),
-        ("fd00:1::1/64", "front"),
-        ("10.0.2.1/24", "back"),
-        ("fd00:2::1/64", "back"),
-    ] {
-        lines.push(format!("address add {address} dev {interface}"));
-    }
-    for (address, interface, own) in HOSTS {
-        let (name, own) = (name(*interface), mac(*own));
-        lines.push(format!(
-            "neighbour replace {address} lladdr {own} dev {name} nud permanent"
-        ));
-    }
-    lines.push("route add 10.9.0.0/16 via 10.0.1.254".to_owned());
-    lines.push("route add fd00:9::/32 via fd00:1::254".to_owned());
-    lines.push("route add blackhole 10.66.0.0/16".to_owned());
-    namespace.ip(&lines)?;
-    forwarding(&namespace, true)?;
-    Ok(namespace)
-}
-
-fn forwarding(namespace: &Namespace, on: bool) -> Result<()> {
-    let value = if on { "1" } else { "0" };
-    namespace.sysctl("ipv4/ip_forward", value)?;
-    namespace.sysctl("ipv6/conf/all/forwarding", value)
 }
 
 /// An address as the maps have it.
@@ -183,19 +96,11 @@ impl Lab {
         for interface in [FRONT, BACK] {
             kernel
                 .program(names::PROGRAM_PASS)?
-                .attach(name(interface), XdpMode::Driver)
-                .with_context(|| format!("cannot attach to {}", name(interface)))?;
+                .attach(network::name(interface), XdpMode::Driver)
+                .with_context(|| format!("cannot attach to {}", network::name(interface)))?;
         }
         let memory = MemoryTables::new(sizes.connections as usize, 1);
-        for (host, interface, mac) in HOSTS {
-            memory.set_route(address(host), Route::Found(hop(*interface, *mac, 0)));
-        }
-        for host in BEHIND_ROUTER {
-            let way = hop(FRONT, ROUTER_MAC, HOP_GATEWAY);
-            memory.set_route(address(host), Route::Found(way));
-        }
-        // On the front link, but without a neighbour entry.
-        memory.set_route(address("10.0.1.99"), Route::NoNeighbour);
+        network::tell(&memory);
         let mut lab = Self {
             kernel,
             memory,
@@ -400,24 +305,6 @@ fn nonzero(counters: &Counters) -> Vec<(&'static str, u64)> {
         .map(|counter| (counter.label(), counters.get(*counter)))
         .filter(|(_, value)| *value != 0)
         .collect()
-}
-
-fn hop(interface: u32, to: Mac, flags: u16) -> NextHop {
-    let (own, mtu) = if interface == FRONT {
-        (FRONT_MAC, 1500)
-    } else {
-        (BACK_MAC, SMALL_MTU)
-    };
-    let mut macs = [0; 12];
-    macs[..6].copy_from_slice(&to);
-    macs[6..].copy_from_slice(&own);
-    NextHop {
-        macs,
-        interface,
-        mtu,
-        flags,
-        ..NextHop::default()
-    }
 }
 
 /// A VIP's key from `address:port`.
