@@ -11,7 +11,7 @@ mod vip;
 pub use counter::{COUNTER_COUNT, Counter, CounterKind, Counters};
 pub use flow::{
     FLOW_FORWARD, FLOW_REPLY, FlowEntry, FlowKey, STATE_CLOSED, STATE_FIN_CLIENT,
-    STATE_FIN_INSTANCE, STATE_OPEN,
+    STATE_FIN_INSTANCE, STATE_OPEN, STATE_REMOVED,
 };
 pub use instance::{
     CLIENT_HOPS, ClientHop, HOP_GATEWAY, INSTANCE_ABSENT, INSTANCE_ACTIVE, INSTANCE_DOWN,

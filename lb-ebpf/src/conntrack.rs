@@ -7,7 +7,7 @@
 use lb_common::{
     Counter, FLOW_FORWARD, FLOW_REPLY, FORWARD_L2DSR, FORWARD_NAT, FlowEntry, FlowKey,
     INSTANCE_ABSENT, InstanceEntry, STATE_CLOSED, STATE_FIN_CLIENT, STATE_FIN_INSTANCE,
-    same_address,
+    STATE_REMOVED, same_address,
 };
 
 use crate::{
@@ -124,10 +124,13 @@ fn find_in_table<T: Tables>(
     Known::Flow(flow, now)
 }
 
-/// Removes both entries of a connection, given its forward one.
+/// Removes both entries of a connection, given its forward one, unless another processor is at it.
 #[inline(never)]
 pub fn forget<T: Tables>(tables: &T, flow: &T::Flow, key: &FlowKey) {
-    let before = flow.set_state(STATE_CLOSED);
+    let before = flow.set_state(STATE_CLOSED | STATE_REMOVED);
+    if before & STATE_REMOVED != 0 {
+        return;
+    }
     let entry = flow.entry();
     // The count of another generation of the instance is not this connection's to change.
     let live = tables

@@ -23,6 +23,9 @@ pub const STATE_FIN_CLIENT: u32 = 1;
 pub const STATE_FIN_INSTANCE: u32 = 2;
 /// [`FlowEntry::state`] bit: over, and no longer counted as live.
 pub const STATE_CLOSED: u32 = 4;
+/// [`FlowEntry::state`] bit: being removed, by the processor that has set it. Removing is by key, so
+/// a second one might remove what has been inserted since.
+pub const STATE_REMOVED: u32 = 8;
 
 /// The tuple of a packet as it arrives.
 #[repr(C, align(8))]

@@ -108,10 +108,14 @@ impl Kernel {
     ///
     /// # Errors
     /// When the kernel cannot.
-    pub fn run(&mut self, name: &str, frame: &[u8], interface: u32) -> Result<Outcome> {
+    pub fn run(&self, name: &str, frame: &[u8], interface: u32) -> Result<Outcome> {
         let mut out = vec![0; frame.len() + 256];
         let context = context(frame.len(), interface);
-        let result = self.program(name)?.test_run(TestRunOptions {
+        let program = self.object.program(name);
+        let program: &Xdp = program
+            .with_context(|| format!("no program {name}"))?
+            .try_into()?;
+        let result = program.test_run(TestRunOptions {
             data_in: Some(frame),
             data_out: Some(&mut out),
             ctx_in: Some(&context),
