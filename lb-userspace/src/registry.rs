@@ -6,6 +6,7 @@
 //! the instances, which every snapshot shares, so that nothing is lost on the way.
 
 mod change;
+mod check;
 mod ids;
 mod snapshot;
 mod state;
