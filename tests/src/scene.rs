@@ -67,6 +67,12 @@ impl Scene {
         Ok(scene)
     }
 
+    /// Waits until whoever asks for figures of the packet path gets those of by now: a report that
+    /// is younger than 100 ms is not read anew.
+    pub fn age_figures() {
+        std::thread::sleep(Duration::from_millis(150));
+    }
+
     /// Waits until the kernel holds what the control plane has decided so far.
     ///
     /// # Errors

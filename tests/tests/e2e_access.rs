@@ -266,6 +266,7 @@ fn metrics_say_what_clients_have_seen() -> Result<()> {
     let connected = tcp::connections(client, vip, 40)?;
     ensure!(connected.total() == 40, "{connected}");
 
+    Scene::age_figures();
     let text = curl(
         &scene.topology.balancer.namespace,
         &["--include", "http://127.0.0.1:7700/metrics"],

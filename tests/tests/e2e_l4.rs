@@ -112,9 +112,9 @@ fn spread(forwarding: Forwarding) -> Result<()> {
     counters(&scene, forwarding, of_each)
 }
 
-/// What the packet path has counted up to now: figures are read anew when they are older than 100 ms.
+/// What the packet path has counted up to now.
 fn figures(scene: &Scene) -> Result<Value> {
-    std::thread::sleep(Duration::from_millis(150));
+    Scene::age_figures();
     scene.daemon.get("/datapath")
 }
 

@@ -47,6 +47,7 @@ fn is_attached(scene: &Scene) -> Result<bool> {
 
 /// Endpoint, id and connections so far of every instance.
 fn instances(scene: &Scene) -> Result<Vec<(Value, Value, u64)>> {
+    Scene::age_figures();
     let answer = scene.daemon.get("/instances")?;
     let all = answer["instances"].as_array().into_iter().flatten();
     Ok(all
@@ -63,6 +64,7 @@ fn instances(scene: &Scene) -> Result<Vec<(Value, Value, u64)>> {
 
 /// The sum of the connections of all VIPs.
 fn connections(scene: &Scene) -> Result<u64> {
+    Scene::age_figures();
     let datapath = scene.daemon.get("/datapath")?;
     let vips = datapath["vips"].as_array().into_iter().flatten();
     Ok(vips.filter_map(|vip| vip["connections"].as_u64()).sum())
