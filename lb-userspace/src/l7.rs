@@ -20,6 +20,7 @@ mod answer;
 mod body;
 mod connection;
 mod exchange;
+mod forward;
 mod head;
 mod headers;
 mod key;

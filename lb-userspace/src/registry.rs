@@ -8,6 +8,7 @@
 mod change;
 mod check;
 mod ids;
+mod service;
 mod snapshot;
 mod state;
 

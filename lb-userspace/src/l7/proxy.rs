@@ -4,35 +4,20 @@
 
 use std::{convert::Infallible, rc::Rc};
 
-use hyper::{
-    Request, Response, StatusCode, Version,
-    body::Incoming,
-    header::{self, HeaderValue},
-    upgrade::OnUpgrade,
-};
+use hyper::{Request, Response, StatusCode, Version, body::Incoming, upgrade::OnUpgrade};
 
 use super::{
     access::{Ending, Entry},
     answer,
     body::{Answer, Passed, Upload},
     connection::Client,
-    exchange::{self, Failure},
+    forward::forward,
     head::{self, Seen},
     headers, key, management,
     pool::{Lease, Pool},
-    pulse::Stop,
-    spare::Spare,
     tunnel,
 };
-use crate::{
-    balance::{Choice, Tried},
-    model::{Algorithm, InFlight, Instance, Outcome, Reason, ServiceStats, Timestamp},
-    registry::Service,
-};
-
-/// Instances that one request may be sent to: the first choice, and one more when that fails
-/// before it has answered.
-const TRIES: usize = 2;
+use crate::model::{Algorithm, InFlight, Reason, ServiceStats};
 
 /// Answers one request of a client. Never fails: what goes wrong becomes an answer.
 pub(super) async fn serve(
@@ -124,84 +109,12 @@ fn prepare(
     (request.map(upload), upgrade)
 }
 
-/// Sends a request to an instance, and to another one when that fails in a way that allows it.
-async fn forward(
-    client: &Client,
-    service: &Service,
-    now: Timestamp,
-    key: u64,
-    request: Request<Upload>,
-    entry: &mut Entry,
-) -> Result<Exchanged, Reason> {
-    let worker = &client.worker;
-    let spare = Spare::new(&request, &worker.buffers);
-    let mut pending = Some(request);
-    let mut tried = Tried::default();
-    let mut failed = Reason::NoInstance;
-    for attempt in 0..TRIES {
-        let choice = Choice {
-            key,
-            worker: worker.index,
-            now,
-            random: &worker.random,
-            tried: &tried,
-        };
-        let Some(position) = service.balancer.pick(&service.members, &choice) else {
-            break;
-        };
-        if attempt > 0 {
-            service.stats.retried();
-        }
-        let instance = &service.members[position].instance;
-        if let Some(request) = &mut pending {
-            name_host(request, instance);
-        }
-        entry.asks(instance);
-        let mut in_flight = instance.begin(service.spec.algorithm, worker.index, &worker.clock);
-        let timeouts = &service.spec.timeouts;
-        match exchange::run(client, instance, timeouts, &mut pending, spare.as_ref()).await {
-            Ok((answer, lease)) => {
-                let failed = answer.status().is_server_error();
-                in_flight.judge(if failed {
-                    Outcome::Failure
-                } else {
-                    Outcome::Success
-                });
-                return Ok(Exchanged {
-                    answer,
-                    lease,
-                    in_flight,
-                });
-            }
-            Err(Failure { reason, blame }) => {
-                if blame {
-                    in_flight.judge(Outcome::Failure);
-                }
-                failed = reason;
-                if pending.is_none() || client.pulse.stop() != Stop::No {
-                    break;
-                }
-                tried.insert(instance.id);
-            }
-        }
-    }
-    Err(failed)
-}
-
-/// HTTP/1.0 clients may name no host; instances that speak HTTP/1.1 must be told one.
-fn name_host(request: &mut Request<Upload>, instance: &Instance) {
-    if !request.headers().contains_key(header::HOST)
-        && let Ok(host) = HeaderValue::from_str(instance.endpoint.authority())
-    {
-        request.headers_mut().insert(header::HOST, host);
-    }
-}
-
 /// An instance's answer with what it holds.
-struct Exchanged {
-    answer: Response<Incoming>,
-    lease: Lease,
-    in_flight: InFlight,
+#[derive(Debug)]
+pub(super) struct Exchanged {
+    pub(super) answer: Response<Incoming>,
+    pub(super) lease: Lease,
+    pub(super) in_flight: InFlight,
 }
 
 impl Exchanged {

@@ -9,15 +9,15 @@ use super::{
     change::{Change, Desired, Event, RecoveryStep, RegistryError},
     check::check,
     ids::{Ids, KnownId, Taken},
-    snapshot::{InstanceStatus, Service, Snapshot},
+    service::{InstanceState, ServiceState, weight},
+    snapshot::{InstanceStatus, Snapshot},
 };
 use crate::{
-    balance,
     model::{
         AdminState, Algorithm, GatewaySpec, Health, Instance, InstanceId, InstanceSpec,
-        ListenerSpec, Member, RouteSpec, ServiceName, ServiceSpec, ServiceStats, VipSpec,
+        ListenerSpec, RouteSpec, ServiceName, ServiceSpec, VipSpec,
     },
-    resilience::{Progress, WHOLE, WeightInputs, effective_weight},
+    resilience::Progress,
 };
 
 /// Everything that the registry knows. Cheap to clone: a change works on a copy.
@@ -36,21 +36,6 @@ pub(super) struct State {
     reconfigured: bool,
     /// Whether it is a reset.
     reset: bool,
-}
-
-#[derive(Clone, Debug)]
-struct ServiceState {
-    spec: Arc<ServiceSpec>,
-    /// The algorithm in force; differs from the spec's when it was set at run time.
-    algorithm: Algorithm,
-    instances: Vec<InstanceState>,
-    stats: Arc<ServiceStats>,
-}
-
-#[derive(Clone, Debug)]
-struct InstanceState {
-    instance: Arc<Instance>,
-    status: InstanceStatus,
 }
 
 impl State {
@@ -438,106 +423,6 @@ impl State {
             gateway: Arc::clone(&self.gateway),
         }
     }
-}
-
-impl ServiceState {
-    fn instance(&mut self, name: &str) -> Result<&mut InstanceState, RegistryError> {
-        let names = || self.instances.iter().map(|s| s.instance.endpoint.name());
-        let matching = |s: &InstanceState| s.instance.endpoint.matches(name);
-        let Some(position) = self.instances.iter().position(matching) else {
-            return Err(RegistryError::NoInstance {
-                service: self.spec.name.clone(),
-                found: name.to_owned(),
-                known: names().collect::<Vec<_>>().join(", "),
-            });
-        };
-        Ok(&mut self.instances[position])
-    }
-
-    /// What instances weigh by. When none would take traffic, those that only wait for their
-    /// recovery do: one that may fail is better than an answer that is sure to be an error.
-    fn weighed(&self) -> Vec<InstanceStatus> {
-        let statuses = || self.instances.iter().map(|state| state.status.clone());
-        if statuses().any(|status| weight(&status, self.algorithm) > 0) {
-            return statuses().collect();
-        }
-        let forced = |status: InstanceStatus| InstanceStatus {
-            recovery: status.recovery.filter(|progress| progress.share > 0),
-            ..status
-        };
-        statuses().map(forced).collect()
-    }
-
-    /// Factors belong to the algorithm that asked for them.
-    fn forget_factors(&mut self) {
-        for state in &mut self.instances {
-            state.status.factor = 1.0;
-        }
-    }
-
-    fn is_same_as(&self, old: &Service) -> bool {
-        old.spec.algorithm == self.algorithm
-            && ServiceSpec {
-                algorithm: self.algorithm,
-                ..(*self.spec).clone()
-            } == *old.spec
-            && old.members.len() == self.instances.len()
-            && self
-                .instances
-                .iter()
-                .zip(old.members.iter())
-                .zip(old.statuses.iter())
-                .all(|((new, member), status)| {
-                    Arc::ptr_eq(&new.instance, &member.instance) && new.status == *status
-                })
-    }
-
-    fn build(&self, workers: usize) -> Service {
-        let members: Arc<[Member]> = self
-            .instances
-            .iter()
-            .zip(self.weighed())
-            .map(|(state, status)| Member {
-                instance: Arc::clone(&state.instance),
-                weight: weight(&status, self.algorithm),
-                recovering: status.recovery.is_some(),
-                base: weight(&unmeasured(&status), self.algorithm),
-            })
-            .collect();
-        let spec = ServiceSpec {
-            algorithm: self.algorithm,
-            ..(*self.spec).clone()
-        };
-        Service {
-            spec: Arc::new(spec),
-            balancer: balance::build(self.algorithm, &members, workers),
-            members,
-            statuses: self
-                .instances
-                .iter()
-                .map(|state| state.status.clone())
-                .collect(),
-            stats: Arc::clone(&self.stats),
-        }
-    }
-}
-
-fn unmeasured(status: &InstanceStatus) -> InstanceStatus {
-    InstanceStatus {
-        factor: 1.0,
-        ..status.clone()
-    }
-}
-
-fn weight(status: &InstanceStatus, algorithm: Algorithm) -> u32 {
-    effective_weight(&WeightInputs {
-        configured: status.weight,
-        algorithm,
-        admin: status.admin,
-        health: status.health,
-        share: status.recovery.map_or(WHOLE, |progress| progress.share),
-        factor: status.factor,
-    })
 }
 
 /// Replaces `place` by `new` and calls `changed`, unless both are equal.

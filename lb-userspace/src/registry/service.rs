@@ -1,0 +1,132 @@
+//! A service in the registry: what is wanted of it, what is known of its instances, and what
+//! they weigh by that.
+
+use std::sync::Arc;
+
+use super::{
+    change::RegistryError,
+    snapshot::{InstanceStatus, Service},
+};
+use crate::{
+    balance,
+    model::{Algorithm, Instance, Member, ServiceSpec, ServiceStats},
+    resilience::{WHOLE, WeightInputs, effective_weight},
+};
+
+/// A service.
+#[derive(Clone, Debug)]
+pub(super) struct ServiceState {
+    pub(super) spec: Arc<ServiceSpec>,
+    /// The algorithm in force; differs from the spec's when it was set at run time.
+    pub(super) algorithm: Algorithm,
+    pub(super) instances: Vec<InstanceState>,
+    pub(super) stats: Arc<ServiceStats>,
+}
+
+/// An instance of a service.
+#[derive(Clone, Debug)]
+pub(super) struct InstanceState {
+    pub(super) instance: Arc<Instance>,
+    pub(super) status: InstanceStatus,
+}
+
+impl ServiceState {
+    pub(super) fn instance(&mut self, name: &str) -> Result<&mut InstanceState, RegistryError> {
+        let names = || self.instances.iter().map(|s| s.instance.endpoint.name());
+        let matching = |s: &InstanceState| s.instance.endpoint.matches(name);
+        let Some(position) = self.instances.iter().position(matching) else {
+            return Err(RegistryError::NoInstance {
+                service: self.spec.name.clone(),
+                found: name.to_owned(),
+                known: names().collect::<Vec<_>>().join(", "),
+            });
+        };
+        Ok(&mut self.instances[position])
+    }
+
+    /// What instances weigh by. When none would take traffic, those that only wait for their
+    /// recovery do: one that may fail is better than an answer that is sure to be an error.
+    fn weighed(&self) -> Vec<InstanceStatus> {
+        let statuses = || self.instances.iter().map(|state| state.status.clone());
+        if statuses().any(|status| weight(&status, self.algorithm) > 0) {
+            return statuses().collect();
+        }
+        let forced = |status: InstanceStatus| InstanceStatus {
+            recovery: status.recovery.filter(|progress| progress.share > 0),
+            ..status
+        };
+        statuses().map(forced).collect()
+    }
+
+    /// Factors belong to the algorithm that asked for them.
+    pub(super) fn forget_factors(&mut self) {
+        for state in &mut self.instances {
+            state.status.factor = 1.0;
+        }
+    }
+
+    pub(super) fn is_same_as(&self, old: &Service) -> bool {
+        old.spec.algorithm == self.algorithm
+            && ServiceSpec {
+                algorithm: self.algorithm,
+                ..(*self.spec).clone()
+            } == *old.spec
+            && old.members.len() == self.instances.len()
+            && self
+                .instances
+                .iter()
+                .zip(old.members.iter())
+                .zip(old.statuses.iter())
+                .all(|((new, member), status)| {
+                    Arc::ptr_eq(&new.instance, &member.instance) && new.status == *status
+                })
+    }
+
+    pub(super) fn build(&self, workers: usize) -> Service {
+        let members: Arc<[Member]> = self
+            .instances
+            .iter()
+            .zip(self.weighed())
+            .map(|(state, status)| Member {
+                instance: Arc::clone(&state.instance),
+                weight: weight(&status, self.algorithm),
+                recovering: status.recovery.is_some(),
+                base: weight(&unmeasured(&status), self.algorithm),
+            })
+            .collect();
+        let spec = ServiceSpec {
+            algorithm: self.algorithm,
+            ..(*self.spec).clone()
+        };
+        Service {
+            spec: Arc::new(spec),
+            balancer: balance::build(self.algorithm, &members, workers),
+            members,
+            statuses: self
+                .instances
+                .iter()
+                .map(|state| state.status.clone())
+                .collect(),
+            stats: Arc::clone(&self.stats),
+        }
+    }
+}
+
+fn unmeasured(status: &InstanceStatus) -> InstanceStatus {
+    InstanceStatus {
+        factor: 1.0,
+        ..status.clone()
+    }
+}
+
+/// What an instance of `status` weighs under `algorithm`.
+pub(super) fn weight(status: &InstanceStatus, algorithm: Algorithm) -> u32 {
+    effective_weight(&WeightInputs {
+        configured: status.weight,
+        algorithm,
+        admin: status.admin,
+        health: status.health,
+        share: status.recovery.map_or(WHOLE, |progress| progress.share),
+        factor: status.factor,
+    })
+}
