@@ -21,8 +21,8 @@ use lb_tests::{
 use lb_userspace::{
     l4::{self, AttachMode, Handle, L4Error, Report},
     model::{
-        AdminState, Algorithm, Clock, DatapathMode, DatapathSpec, Endpoint, Forwarding, HashKey,
-        InstanceSpec, Protocol, ServiceName, ServiceSpec, TimeoutSpec, VipSpec,
+        AdminState, Clock, DatapathMode, DatapathSpec, Endpoint, InstanceSpec, Protocol,
+        ServiceName, ServiceSpec, VipSpec,
     },
     registry::{Change, Desired, Registry},
 };
@@ -184,14 +184,8 @@ fn configuration(weights: [u16; 2]) -> Result<Change> {
             });
         }
         desired.services.push(ServiceSpec {
-            name: name.clone(),
-            algorithm: Algorithm::WeightedRoundRobin,
-            hash_key: HashKey::default(),
-            forwarding: Forwarding::Nat,
-            health_check: None,
-            recovery: None,
-            timeouts: TimeoutSpec::default(),
             instances,
+            ..ServiceSpec::new(name.clone())
         });
         desired.vips.push(VipSpec {
             address: VIP.into(),

@@ -27,7 +27,7 @@ use crate::{
     model::{
         Algorithm, ApiSpec, Clock, Endpoint, Forwarding, HashKey, Health, HealthCheckSpec,
         HostPattern, Instance, InstanceSpec, Outcome, PathPattern, Probe, Protocol, RouteSpec,
-        ServiceName, ServiceSpec, TimeoutSpec, Timestamp, VipSpec,
+        ServiceName, ServiceSpec, Timestamp, VipSpec,
     },
     registry::{Change, Desired, Registry},
 };
@@ -280,10 +280,7 @@ fn name(text: &str) -> ServiceName {
 
 fn spec(service: &str, instances: &[(&str, u16)]) -> ServiceSpec {
     ServiceSpec {
-        name: name(service),
         algorithm: Algorithm::Adaptive,
-        hash_key: HashKey::default(),
-        forwarding: Forwarding::Nat,
         health_check: Some(HealthCheckSpec {
             probe: Probe::Http {
                 path: "/health".to_owned(),
@@ -293,7 +290,6 @@ fn spec(service: &str, instances: &[(&str, u16)]) -> ServiceSpec {
             ..HealthCheckSpec::default()
         }),
         recovery: Some(crate::model::RecoverySpec::default()),
-        timeouts: TimeoutSpec::default(),
         instances: instances
             .iter()
             .map(|(endpoint, weight)| InstanceSpec {
@@ -301,5 +297,6 @@ fn spec(service: &str, instances: &[(&str, u16)]) -> ServiceSpec {
                 weight: *weight,
             })
             .collect(),
+        ..ServiceSpec::new(name(service))
     }
 }

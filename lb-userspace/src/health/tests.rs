@@ -3,10 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    model::{
-        Algorithm, Endpoint, Forwarding, HashKey, HealthCheckSpec, InstanceSpec, ServiceName,
-        ServiceSpec, TimeoutSpec,
-    },
+    model::{Algorithm, Endpoint, HealthCheckSpec, InstanceSpec, ServiceName, ServiceSpec},
     registry::{Change, Desired, InstanceStatus, Registry},
 };
 
@@ -21,13 +18,8 @@ fn service(
     endpoints: &[String],
 ) -> ServiceSpec {
     ServiceSpec {
-        name: ServiceName::new(name).unwrap(),
         algorithm,
-        hash_key: HashKey::default(),
-        forwarding: Forwarding::default(),
         health_check,
-        recovery: None,
-        timeouts: TimeoutSpec::default(),
         instances: endpoints
             .iter()
             .map(|endpoint| InstanceSpec {
@@ -35,6 +27,7 @@ fn service(
                 weight: 10,
             })
             .collect(),
+        ..ServiceSpec::new(ServiceName::new(name).unwrap())
     }
 }
 

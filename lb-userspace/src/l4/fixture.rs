@@ -5,9 +5,8 @@ use std::{net::IpAddr, sync::Arc};
 use super::plan::{Host, Plan, plan};
 use crate::{
     model::{
-        AdminState, Algorithm, DatapathSpec, Endpoint, Forwarding, HashKey, Health,
-        HealthCheckSpec, InstanceId, InstanceSpec, Protocol, ServiceName, ServiceSpec, TimeoutSpec,
-        VipSpec,
+        AdminState, Algorithm, DatapathSpec, Endpoint, Health, HealthCheckSpec, InstanceId,
+        InstanceSpec, Protocol, ServiceName, ServiceSpec, VipSpec,
     },
     registry::{Change, Desired, KnownId, Registry, Snapshot},
 };
@@ -22,13 +21,8 @@ pub(crate) fn name(name: &str) -> ServiceName {
 
 pub(crate) fn service(name: &str, algorithm: Algorithm, members: &[(&str, u16)]) -> ServiceSpec {
     ServiceSpec {
-        name: self::name(name),
         algorithm,
-        hash_key: HashKey::default(),
-        forwarding: Forwarding::Nat,
         health_check: Some(HealthCheckSpec::default()),
-        recovery: None,
-        timeouts: TimeoutSpec::default(),
         instances: members
             .iter()
             .map(|(endpoint, weight)| InstanceSpec {
@@ -36,6 +30,7 @@ pub(crate) fn service(name: &str, algorithm: Algorithm, members: &[(&str, u16)])
                 weight: *weight,
             })
             .collect(),
+        ..ServiceSpec::new(self::name(name))
     }
 }
 

@@ -176,7 +176,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        model::{Algorithm, Forwarding, HashKey, RouteSpec, ServiceName, ServiceSpec, TimeoutSpec},
+        model::{RouteSpec, ServiceName, ServiceSpec},
         registry::{Change, Desired, Registry},
     };
 
@@ -206,16 +206,7 @@ mod tests {
             service: name(at),
         });
         let routes: Vec<_> = routes.collect();
-        let services = (0..routes.len()).map(|at| ServiceSpec {
-            name: name(at),
-            algorithm: Algorithm::default(),
-            hash_key: HashKey::default(),
-            forwarding: Forwarding::default(),
-            health_check: None,
-            recovery: None,
-            timeouts: TimeoutSpec::default(),
-            instances: Vec::new(),
-        });
+        let services = (0..routes.len()).map(|at| ServiceSpec::new(name(at)));
         let desired = Desired {
             services: services.collect(),
             routes,

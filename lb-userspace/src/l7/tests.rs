@@ -26,8 +26,8 @@ use std::{
 use super::{AccessLog, Management, Proxy, start};
 use crate::{
     model::{
-        Algorithm, Clock, Endpoint, Forwarding, HashKey, HostPattern, Instance, InstanceSpec,
-        ListenerSpec, PathPattern, Reason, RouteSpec, ServiceName, ServiceSpec, TimeoutSpec,
+        Algorithm, Clock, Endpoint, HostPattern, Instance, InstanceSpec, ListenerSpec, PathPattern,
+        Reason, RouteSpec, ServiceName, ServiceSpec,
     },
     registry::{Change, Desired, Registry},
 };
@@ -282,14 +282,9 @@ fn service(name: &str, instances: &[SocketAddr]) -> ServiceSpec {
         weight: 1,
     };
     ServiceSpec {
-        name: ServiceName::new(name).unwrap(),
         algorithm: Algorithm::RoundRobin,
-        hash_key: HashKey::default(),
-        forwarding: Forwarding::default(),
-        health_check: None,
-        recovery: None,
-        timeouts: TimeoutSpec::default(),
         instances: instances.iter().map(instance).collect(),
+        ..ServiceSpec::new(ServiceName::new(name).unwrap())
     }
 }
 

@@ -34,6 +34,24 @@ pub struct ServiceSpec {
     pub instances: Vec<InstanceSpec>,
 }
 
+impl ServiceSpec {
+    /// A service without instances and without anything that has to be asked for: no checks, no
+    /// recovery, defaults everywhere else.
+    #[must_use]
+    pub fn new(name: ServiceName) -> Self {
+        Self {
+            name,
+            algorithm: Algorithm::default(),
+            hash_key: HashKey::default(),
+            forwarding: Forwarding::default(),
+            health_check: None,
+            recovery: None,
+            timeouts: TimeoutSpec::default(),
+            instances: Vec::new(),
+        }
+    }
+}
+
 /// What a health check sends and expects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Probe {

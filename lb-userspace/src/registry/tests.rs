@@ -2,19 +2,13 @@
 
 use super::*;
 use crate::model::{
-    AdminState, Algorithm, Endpoint, Forwarding, HashKey, Health, HealthCheckSpec, InstanceId,
-    InstanceSpec, Outcome, PathPattern, RouteSpec, ServiceName, ServiceSpec, TimeoutSpec,
+    AdminState, Algorithm, Endpoint, Health, HealthCheckSpec, InstanceId, InstanceSpec, Outcome,
+    PathPattern, RouteSpec, ServiceName, ServiceSpec,
 };
 
 fn spec(name: &str, endpoints: &[(&str, u16)]) -> ServiceSpec {
     ServiceSpec {
-        name: ServiceName::new(name).unwrap(),
-        algorithm: Algorithm::WeightedRoundRobin,
-        hash_key: HashKey::default(),
-        forwarding: Forwarding::default(),
         health_check: Some(HealthCheckSpec::default()),
-        recovery: None,
-        timeouts: TimeoutSpec::default(),
         instances: endpoints
             .iter()
             .map(|(endpoint, weight)| InstanceSpec {
@@ -22,6 +16,7 @@ fn spec(name: &str, endpoints: &[(&str, u16)]) -> ServiceSpec {
                 weight: *weight,
             })
             .collect(),
+        ..ServiceSpec::new(ServiceName::new(name).unwrap())
     }
 }
 
