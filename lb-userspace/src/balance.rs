@@ -7,7 +7,7 @@
 
 use std::{cell::Cell, fmt, sync::Arc};
 
-use crate::model::{Algorithm, InstanceId, Member, Timestamp};
+use crate::model::{Algorithm, Exclusion, InstanceId, Member, Timestamp};
 
 mod adaptive;
 mod consistent_hash;
@@ -27,8 +27,8 @@ use turns::Turns;
 
 /// An algorithm at work on the members of one snapshot.
 pub trait Balancer: fmt::Debug + Send + Sync {
-    /// The position in `members` of the instance to use; `None` when every member has weight 0 or
-    /// was tried.
+    /// The position in `members` of the instance to use; `None` when there is an [`exclusion`] for
+    /// every member.
     ///
     /// `members` is the same slice that the balancer was built from.
     fn pick(&self, members: &[Member], choice: &Choice<'_>) -> Option<usize>;
@@ -111,13 +111,27 @@ impl Tried {
     }
 }
 
+/// Why `member` may not be picked, if so. What is true for the moment is asked of the instance
+/// itself, so every worker sees it at once.
+#[must_use]
+pub fn exclusion(member: &Member, choice: &Choice<'_>) -> Option<Exclusion> {
+    if member.weight == 0 {
+        return Some(Exclusion::Weightless);
+    }
+    if let Some(why) = member.instance.exclusion(choice.now) {
+        return Some(why);
+    }
+    let tried = !choice.tried.is_empty() && choice.tried.contains(member.instance.id);
+    tried.then_some(Exclusion::Tried)
+}
+
 /// Whether `member` may be picked.
-fn eligible(member: &Member, tried: &Tried) -> bool {
-    member.weight > 0 && (tried.is_empty() || !tried.contains(member.instance.id))
+fn eligible(member: &Member, choice: &Choice<'_>) -> bool {
+    exclusion(member, choice).is_none()
 }
 
 /// Random eligible members beside one that is a candidate already, as likely as their weights.
-/// Ends after a bounded number of draws: members that were tried may own most of the turns.
+/// Ends after a bounded number of draws: excluded members may own most of the turns.
 #[derive(Debug)]
 struct Draw<'a> {
     turns: &'a Turns,
@@ -153,7 +167,7 @@ impl Iterator for Draw<'_> {
         while self.left > 0 {
             self.left -= 1;
             let drawn = self.turns.any(self.choice)?;
-            if drawn != self.beside && eligible(&self.members[drawn], self.choice.tried) {
+            if drawn != self.beside && eligible(&self.members[drawn], self.choice) {
                 return Some(drawn);
             }
         }

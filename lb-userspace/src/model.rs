@@ -9,6 +9,8 @@ pub mod algorithm;
 pub mod clock;
 pub mod daemon;
 pub mod endpoint;
+pub mod exclusion;
+pub mod gate;
 pub mod history;
 pub mod id;
 pub mod instance;
@@ -27,6 +29,8 @@ pub use daemon::{
     AccessLogSpec, ApiSpec, DaemonSpec, DatapathMode, DatapathSpec, LogFormat, LogSpec,
 };
 pub use endpoint::{Endpoint, EndpointError};
+pub use exclusion::Exclusion;
+pub use gate::{BreakerState, Gate, GateState};
 pub use id::{InstanceId, NameError, ServiceName, identity};
 pub use instance::{AdminState, Health, InFlight, Instance, Member, Outcome};
 pub use listener::{GatewaySpec, ListenerSpec};

@@ -12,8 +12,8 @@ use super::{
 };
 use crate::model::Member;
 
-/// Hashes that are tried before the eligible members are gone through one by one. At most
-/// [`super::Tried::MOST`] members can be in the way, but they may own most of the table.
+/// Hashes that are tried before the members are gone through one by one: those that are excluded
+/// may own most of the table.
 const REHASHES: usize = 16;
 
 #[derive(Debug)]
@@ -41,13 +41,13 @@ impl Balancer for ConsistentHash {
             hash = mix(hash);
             let slot = (u128::from(hash) * self.table.len() as u128) >> 64;
             let position = usize::from(*self.table.get(slot as usize)?);
-            if eligible(&members[position], choice.tried) {
+            if eligible(&members[position], choice) {
                 return Some(position);
             }
         }
         let start = (hash % members.len().max(1) as u64) as usize;
         (start..members.len())
             .chain(0..start)
-            .find(|position| eligible(&members[*position], choice.tried))
+            .find(|position| eligible(&members[*position], choice))
     }
 }

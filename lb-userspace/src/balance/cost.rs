@@ -42,7 +42,7 @@ impl Candidates {
         }
         if members.len() <= DRAWS {
             for position in (first + 1..members.len()).chain(0..first) {
-                if eligible(&members[position], choice.tried) {
+                if eligible(&members[position], choice) {
                     drawn.push(position);
                 }
             }

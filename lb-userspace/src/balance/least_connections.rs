@@ -41,7 +41,7 @@ impl Balancer for LeastConnections {
         let others = (first + 1..members.len()).chain(0..first);
         Some(
             others
-                .filter(|position| eligible(&members[*position], choice.tried))
+                .filter(|position| eligible(&members[*position], choice))
                 .fold(first, |best, other| lighter(members, best, other)),
         )
     }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{Clock, Endpoint, Instance, Outcome, ServiceName};
+use crate::model::{Clock, Endpoint, GateState, Instance, Outcome, ServiceName};
 
 mod simulation;
 
@@ -53,14 +53,17 @@ impl Asker {
         members: &[Member],
         key: u64,
     ) -> Option<usize> {
-        let choice = Choice {
+        balancer.pick(members, &self.choice(key))
+    }
+
+    pub(super) const fn choice(&self, key: u64) -> Choice<'_> {
+        Choice {
             key,
             worker: 0,
             now: self.now,
             random: &self.random,
             tried: &self.tried,
-        };
-        balancer.pick(members, &choice)
+        }
     }
 
     /// How often each member is picked, by keys 0, 1, 2, …
@@ -94,17 +97,38 @@ pub(super) fn answer(member: &Member, latency: Duration, outcome: Outcome) {
     request.judge(outcome);
 }
 
+/// What a breaker may say around the time that askers start with.
+fn gate_state() -> impl Strategy<Value = GateState> {
+    let since = Timestamp(0);
+    let around = (59_000u64..61_000).prop_map(|ms| Timestamp(ms * 1000));
+    prop_oneof![
+        4 => (0u16..9).prop_map(move |run| GateState::Closed { run, since }),
+        2 => around.prop_map(|until| GateState::Open { until, trips: 1 }),
+        2 => (0u8..2).prop_map(move |free| GateState::HalfOpen {
+            free, passed: 0, trips: 1, since,
+        }),
+        1 => Just(GateState::HeldOpen),
+        1 => Just(GateState::HeldClosed),
+    ]
+}
+
 proptest! {
     #[test]
     fn only_eligible_members_and_always_one_when_there_is_one(
-        loads in prop::collection::vec((0u32..4, 0u32..6, 0u64..50), 0..40),
+        loads in prop::collection::vec((0u32..4, 0u32..6, 0u64..50, gate_state()), 0..40),
+        recovering in any::<u64>(),
         tried in prop::collection::vec(any::<prop::sample::Index>(), 0..4),
         keys in prop::collection::vec(any::<u64>(), 1..20),
         seed in any::<u64>(),
     ) {
-        let members = members(&loads.iter().map(|(weight, ..)| *weight).collect::<Vec<_>>());
+        let mut members = members(&loads.iter().map(|(weight, ..)| *weight).collect::<Vec<_>>());
+        for (position, member) in members.iter_mut().enumerate() {
+            // One time in four there is one, so that the bare algorithms are asked as well.
+            member.recovering = recovering % 4 == 0 && recovering >> (position + 2) & 1 == 1;
+        }
         let mut guards = Vec::new();
-        for (member, (_, busy, latency)) in members.iter().zip(&loads) {
+        for (member, (_, busy, latency, state)) in members.iter().zip(&loads) {
+            member.instance.gate.update(|_| Some(*state));
             answer(member, Duration::from_millis(*latency), Outcome::Success);
             guards.extend(occupy(member, *busy));
         }
@@ -112,14 +136,14 @@ proptest! {
         for index in tried.iter().filter(|_| !members.is_empty()) {
             asker.tried.insert(members[index.index(members.len())].instance.id);
         }
-        let any = members.iter().any(|member| eligible(member, &asker.tried));
+        let any = members.iter().any(|member| eligible(member, &asker.choice(0)));
         for algorithm in Algorithm::ALL {
             let balancer = build(algorithm, &members, 2);
             for key in &keys {
                 let picked = asker.pick(&*balancer, &members, *key);
                 prop_assert_eq!(picked.is_some(), any, "{}", algorithm);
                 if let Some(position) = picked {
-                    prop_assert!(eligible(&members[position], &asker.tried), "{}", algorithm);
+                    prop_assert!(eligible(&members[position], &asker.choice(*key)), "{}", algorithm);
                 }
             }
         }
@@ -220,6 +244,55 @@ fn a_tried_member_with_nearly_all_turns_is_passed_over() {
             "{algorithm}: {counts:?}"
         );
     }
+}
+
+#[test]
+fn an_open_breaker_is_seen_at_once_and_until_its_time_is_over() {
+    let members = members(&[8000, 1, 1]);
+    for algorithm in Algorithm::ALL {
+        let balancer = build(algorithm, &members, 1);
+        let mut asker = Asker::new(5);
+        let until = asker.now + Duration::from_millis(100);
+        let gate = &members[0].instance.gate;
+        gate.update(|_| Some(GateState::Open { until, trips: 1 }));
+        let counts = asker.counts(&*balancer, &members, 1000);
+        assert_eq!(counts[0], 0, "{algorithm}");
+        asker.now = until;
+        assert!(
+            asker.counts(&*balancer, &members, 1000)[0] > 0,
+            "{algorithm}"
+        );
+    }
+}
+
+#[test]
+fn every_exclusion_of_a_pick_has_its_name() {
+    let members = members(&[0, 1, 1, 1, 1]);
+    let mut asker = Asker::new(1);
+    let (until, since) = (asker.now + Duration::from_secs(1), Timestamp(0));
+    let open = GateState::Open { until, trips: 1 };
+    members[1].instance.gate.update(|_| Some(open));
+    let (free, passed, trips) = (0, 0, 1);
+    let busy = GateState::HalfOpen {
+        free,
+        passed,
+        trips,
+        since,
+    };
+    members[2].instance.gate.update(|_| Some(busy));
+    asker.tried.insert(members[3].instance.id);
+    let found: Vec<_> = members
+        .iter()
+        .map(|member| exclusion(member, &asker.choice(0)))
+        .collect();
+    let expected = [
+        Some(Exclusion::Weightless),
+        Some(Exclusion::BreakerOpen),
+        Some(Exclusion::ProbeBusy),
+        Some(Exclusion::Tried),
+        None,
+    ];
+    assert_eq!(found, expected);
 }
 
 #[test]

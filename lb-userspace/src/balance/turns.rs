@@ -16,7 +16,7 @@ use crate::model::Member;
 /// are followed to one part in as many.
 const LONGEST: u32 = 8192;
 
-/// Turns that are passed over one by one for members that were tried, before the next eligible
+/// Turns that are passed over one by one for excluded members, before the next eligible
 /// member is taken whatever its turn: a heavy member may own thousands of turns.
 const SKIPS: usize = 64;
 
@@ -71,7 +71,7 @@ impl Turns {
         for _ in 0..SKIPS.min(len) {
             let position = usize::from(self.cycle[turn]);
             turn = if turn + 1 < len { turn + 1 } else { 0 };
-            if eligible(&members[position], choice.tried) {
+            if eligible(&members[position], choice) {
                 found = Some(position);
                 break;
             }
@@ -81,7 +81,7 @@ impl Turns {
             let start = choice.random.below(members.len());
             (start..members.len())
                 .chain(0..start)
-                .find(|position| eligible(&members[*position], choice.tried))
+                .find(|position| eligible(&members[*position], choice))
         })
     }
 

@@ -9,8 +9,8 @@ use std::{
 };
 
 use super::{
-    Algorithm, CheckCounts, Clock, Endpoint, InstanceId, KernelTraffic, Measured, PeakEwma,
-    ServiceName, Timestamp,
+    Algorithm, CheckCounts, Clock, Endpoint, Exclusion, Gate, InstanceId, KernelTraffic, Measured,
+    PeakEwma, ServiceName, Timestamp,
     history::{Distribution, History, Span},
     identity,
     measure::{LATENCY_BOUNDS_US, LatencyHistogram},
@@ -142,6 +142,8 @@ pub struct Instance {
     pub probe_latency: PeakEwma,
     /// How many health checks there were.
     pub checks: CheckCounts,
+    /// Its circuit breaker's state.
+    pub gate: Gate,
     in_flight: AtomicU32,
     /// When the last request began, in microseconds; 0 is never.
     asked: AtomicU64,
@@ -162,10 +164,17 @@ impl Instance {
             latency: PeakEwma::default(),
             probe_latency: PeakEwma::default(),
             checks: CheckCounts::default(),
+            gate: Gate::default(),
             in_flight: AtomicU32::new(0),
             asked: AtomicU64::new(0),
             shards: (0..workers.max(1)).map(|_| Shard::default()).collect(),
         }
+    }
+
+    /// Why it takes no request at this moment, whatever its weight, if so.
+    #[must_use]
+    pub fn exclusion(&self, now: Timestamp) -> Option<Exclusion> {
+        self.gate.exclusion(now)
     }
 
     /// Requests in flight, all workers.
