@@ -4,6 +4,7 @@
 //! figure is taken in several rounds, the candidates alternate within each round, and what is
 //! reported is the median with its spread, and the ratio to a yardstick of the same round.
 
+pub mod balance;
 pub mod cpu;
 pub mod l4;
 pub mod l7;

@@ -19,5 +19,6 @@ pub mod packet;
 pub mod pass;
 pub mod process;
 pub mod scene;
+pub mod simulator;
 pub mod tally;
 pub mod topology;

@@ -1,4 +1,5 @@
-//! `cargo xtask bench`: the packet path against its floor, the proxy against its peers.
+//! `cargo xtask bench`: the packet path against its floor, the proxy against its peers, the
+//! balancing algorithms against each other.
 
 use std::process::Command;
 
@@ -29,26 +30,49 @@ enum Plane {
         #[arg(long, default_value_t = 6)]
         rounds: u32,
     },
+    /// Balancing algorithms against modelled instances in virtual time
+    Balance {
+        /// Run only scenarios whose name contains this
+        #[arg(long, default_value = "")]
+        scenario: String,
+        /// Runs of each scenario, each with a seed of its own
+        #[arg(long, default_value_t = 3)]
+        seeds: u64,
+    },
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    build::object()?;
-    build::daemon(Profile::Release)?;
-    build::package(Profile::Release, "lb-tests")?;
-    let (plane, rounds) = match arguments.plane {
+    match &arguments.plane {
         Plane::L4 { rounds } => {
+            build_all()?;
             if let Err(reason) = system::can_use_kernel() {
                 bail!("expected to be allowed to load programs: {reason}; run it as root");
             }
-            ("l4", rounds)
+            bench("l4", &["--rounds", &rounds.to_string()])
         }
         Plane::L7 { rounds } => {
+            build_all()?;
             system::require(system::BENCH_TOOLS)?;
-            ("l7", rounds)
+            bench("l7", &["--rounds", &rounds.to_string()])
         }
-    };
+        Plane::Balance { scenario, seeds } => {
+            build::package(Profile::Release, "lb-tests")?;
+            let seeds = seeds.to_string();
+            bench("balance", &["--scenario", scenario, "--seeds", &seeds])
+        }
+    }
+}
+
+fn build_all() -> Result<()> {
+    build::object()?;
+    build::daemon(Profile::Release)?;
+    build::package(Profile::Release, "lb-tests")
+}
+
+fn bench(plane: &str, options: &[&str]) -> Result<()> {
     let status = Command::new(workspace::target().join("release/lb-bench"))
-        .args([plane, "--rounds", &rounds.to_string()])
+        .arg(plane)
+        .args(options)
         .current_dir(workspace::root())
         .status()?;
     if !status.success() {

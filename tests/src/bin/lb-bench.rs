@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
-use lb_tests::bench::{l4, l7, report::Comparison};
+use lb_tests::bench::{balance, l4, l7, report::Comparison};
 
 /// Measures lb against its peers.
 #[derive(Debug, Parser)]
@@ -41,6 +41,18 @@ enum Plane {
         #[arg(long)]
         json: bool,
     },
+    /// Algorithms against modelled instances in virtual time
+    Balance {
+        /// Run only scenarios whose name contains this
+        #[arg(long, default_value = "")]
+        scenario: String,
+        /// Runs of each scenario, each with a seed of its own
+        #[arg(long, default_value_t = 3)]
+        seeds: u64,
+        /// Print one JSON object a scenario instead of tables
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 fn main() -> Result<()> {
@@ -53,6 +65,19 @@ fn main() -> Result<()> {
                 None => beside("lb")?,
             };
             (l7::run(&lb, rounds.max(1), &mut progress)?, json)
+        }
+        Plane::Balance {
+            scenario,
+            seeds,
+            json,
+        } => {
+            return balance::run(
+                &balance::Plan {
+                    scenario,
+                    seeds: seeds.max(1),
+                },
+                json,
+            );
         }
     };
     print(&comparisons, json);

@@ -1,0 +1,188 @@
+//! The daemon's part: what chooses instances, and what learns about them, as the daemon has it.
+//!
+//! Services come out of the configuration reader, so that defaults are the daemon's. Once a second
+//! the control plane has its turn: checks (an instance that refuses connections fails them), scores
+//! and recoveries, in the daemon's order.
+
+use std::{fmt::Write as _, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, Result, anyhow};
+use lb_userspace::{
+    balance::{Choice, Random, Tried},
+    config::{self, Overrides, Sources},
+    health::{comeback::Comebacks, scorer::Scorer},
+    model::{Algorithm, Clock, Endpoint, Health, InFlight, InstanceId},
+    registry::{Change, Desired, Registry, Service},
+    resilience::ScoreWeights,
+};
+
+use super::{machine::Manner, scenario::Scenario};
+
+/// Checks that an instance must fail in a row to be out, and pass to be back.
+const FALL: u32 = 3;
+const RISE: u32 = 2;
+
+/// A proxy of one worker.
+#[derive(Debug)]
+pub struct Proxy {
+    registry: Registry,
+    service: Option<Arc<Service>>,
+    /// The machine of each member.
+    machines: Vec<usize>,
+    scorer: Scorer,
+    comebacks: Comebacks,
+    /// What the last checks of each machine said, and how often in a row.
+    checks: Vec<(bool, u32)>,
+    desired: Desired,
+    random: Random,
+    clock: Clock,
+}
+
+impl Proxy {
+    /// One that balances over the instances that are there from the start.
+    ///
+    /// # Errors
+    /// When the scenario's settings are not what a configuration may hold.
+    pub fn new(scenario: &Scenario, algorithm: Algorithm, seed: u64, clock: Clock) -> Result<Self> {
+        let desired = configuration(scenario, algorithm)?;
+        let mut proxy = Self {
+            registry: Registry::new(1, []),
+            service: None,
+            machines: Vec::new(),
+            scorer: Scorer::new(ScoreWeights::default()),
+            comebacks: Comebacks::default(),
+            checks: vec![(true, 0); scenario.instances.len()],
+            desired,
+            random: Random::new(seed),
+            clock,
+        };
+        let present: Vec<bool> = scenario.instances.iter().map(|s| s.present).collect();
+        proxy.configure(&present)?;
+        Ok(proxy)
+    }
+
+    /// Makes the service consist of these machines.
+    ///
+    /// # Errors
+    /// When the registry refuses.
+    pub fn configure(&mut self, present: &[bool]) -> Result<()> {
+        let mut desired = self.desired.clone();
+        let service = desired.services.first_mut().context("no service")?;
+        service
+            .instances
+            .retain(|spec| present[machine(&spec.endpoint)]);
+        self.apply(Change::Configure(Box::new(desired)))
+    }
+
+    /// Picks an instance: its machine, and the guard of the request.
+    pub fn pick(&self, key: u64, tried: &Tried) -> Option<(usize, InFlight)> {
+        let choice = Choice {
+            key,
+            worker: 0,
+            now: self.clock.now(),
+            random: &self.random,
+            tried,
+        };
+        let service = self.service.as_ref()?;
+        let position = service.balancer.pick(&service.members, &choice)?;
+        let instance = &service.members[position].instance;
+        let guard = instance.begin(service.spec.algorithm, 0, &self.clock);
+        Some((self.machines[position], guard))
+    }
+
+    /// What the control plane does once a second, when machines answer in these manners.
+    ///
+    /// # Errors
+    /// When the registry refuses.
+    pub fn tick(&mut self, manners: &[Manner]) -> Result<()> {
+        let now = self.clock.now();
+        let members = self.service.iter().flat_map(|s| s.members.iter());
+        let instances: Vec<_> = members.map(|m| Arc::clone(&m.instance)).collect();
+        for instance in instances {
+            let machine = machine(&instance.endpoint);
+            let passed = manners[machine] != Manner::Refuses;
+            instance.checks.count(passed);
+            if passed {
+                instance.probe_latency.add(now, Duration::from_micros(500));
+            }
+            self.check(machine, instance.id, passed)?;
+        }
+        self.scorer.score(&self.registry, now);
+        self.comebacks.drive(&self.registry, now);
+        self.refresh();
+        Ok(())
+    }
+
+    fn check(&mut self, machine: usize, id: InstanceId, passed: bool) -> Result<()> {
+        let (last, times) = &mut self.checks[machine];
+        *times = if *last == passed { *times + 1 } else { 1 };
+        *last = passed;
+        let health = match (passed, *times) {
+            (true, RISE) => Health::Healthy,
+            (false, FALL) => Health::Unhealthy,
+            _ => return Ok(()),
+        };
+        let detail = "modelled check".into();
+        self.apply(Change::Health { id, health, detail })
+    }
+
+    fn apply(&mut self, change: Change) -> Result<()> {
+        self.registry.apply(change)?;
+        self.refresh();
+        Ok(())
+    }
+
+    /// Takes what the registry has published, as a worker does.
+    fn refresh(&mut self) {
+        let snapshot = self.registry.snapshot();
+        if let Some(service) = snapshot.services.first()
+            && self
+                .service
+                .as_ref()
+                .is_none_or(|old| !Arc::ptr_eq(service, old))
+        {
+            self.service = Some(Arc::clone(service));
+            let endpoints = service.members.iter().map(|m| &m.instance.endpoint);
+            self.machines = endpoints.map(machine).collect();
+        }
+    }
+}
+
+/// The service of a scenario with all its instances, as the configuration reader makes it.
+fn configuration(scenario: &Scenario, algorithm: Algorithm) -> Result<Desired> {
+    let mut text = format!(
+        "[services.simulated]\nalgorithm = \"{}\"\nhealth_check = {{ enabled = false }}\n{}\n\
+         instances = [\n",
+        algorithm.as_str(),
+        scenario.settings
+    );
+    for (position, spec) in scenario.instances.iter().enumerate() {
+        let [high, low] = u16::try_from(position)?.to_be_bytes();
+        writeln!(
+            text,
+            "{{ endpoint = \"10.0.{high}.{low}:80\", weight = {} }},",
+            spec.weight
+        )?;
+    }
+    text.push_str("]\n");
+    let file = tempfile::NamedTempFile::with_suffix(".toml")?;
+    std::fs::write(file.path(), text)?;
+    let sources = Sources {
+        file: Some(file.path().to_owned()),
+        env: std::collections::BTreeMap::new(),
+        flags: Overrides::default(),
+    };
+    let config = config::load(&sources).map_err(|faults| anyhow!("{faults}"))?;
+    Ok(config.desired)
+}
+
+/// The machine that an address made by [`configuration`] stands for.
+fn machine(endpoint: &Endpoint) -> usize {
+    match endpoint.address().ip() {
+        std::net::IpAddr::V4(address) => {
+            let [.., high, low] = address.octets();
+            usize::from(u16::from_be_bytes([high, low]))
+        }
+        std::net::IpAddr::V6(_) => 0,
+    }
+}
