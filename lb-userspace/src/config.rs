@@ -23,6 +23,7 @@ mod reader;
 mod recovery;
 mod resolve;
 mod restart;
+mod retry;
 mod services;
 mod summary;
 mod traffic;

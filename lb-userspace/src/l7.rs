@@ -7,18 +7,19 @@
 //!
 //! One request passes the modules in this order: [`connection`] (limits of a client's connection),
 //! [`proxy`] (the way of a request), [`head`] (what a request must look like), [`management`] or
-//! [`router`], [`headers`] (what is forwarded), [`exchange`] with [`pool`] and [`spare`] (one
-//! try on one instance), [`body`] and [`tunnel`] (what follows the heads), [`answer`] (answers of lb's own).
+//! [`router`], [`headers`] (what is forwarded), [`forward`] and [`course`] (which instances it is
+//! sent to), [`exchange`] with [`pool`] and [`spare`] (one try on one instance), [`body`] and [`tunnel`] (what follows the heads), [`answer`] (answers of lb's own).
 //! [`access`] accompanies it for the access log.
 //!
 //! Deliberately absent: TLS, HTTP/2 and HTTP/3, caching, compression, rewriting of paths or
-//! bodies. A request is retried once at most, and never when an instance may have acted upon it
-//! unless repeating it is harmless by the definition of its method.
+//! bodies. A request is never retried when an instance may have acted upon it, unless repeating it is
+//! harmless by the definition of its method.
 
 mod access;
 mod answer;
 mod body;
 mod connection;
+mod course;
 mod exchange;
 mod forward;
 mod head;

@@ -1,11 +1,14 @@
 //! What keeps traffic away from instances that do not serve it well: pure state machines and
 //! functions, with the clock as an argument.
 
+pub mod budget;
 pub mod factor;
 pub mod recovery;
+pub mod retry;
 pub mod score;
 pub mod weight;
 
+pub use budget::Budget;
 pub use factor::{Measurement, factors};
 pub use recovery::{Progress, Recovery};
 pub use score::{Evidence, ScoreWeights, recent_success, scores};

@@ -83,7 +83,7 @@ fn stats(service: &Service, now: Timestamp) -> (ServiceStats, Sum) {
         instances: measure::counts(service),
         requests: sum.requests(now),
         kernel,
-        retries: service.stats.retries(),
+        retries: service.stats.retries.total(),
         answers: answers(&service.stats),
         shares: shares(service, &sums, &sum, &kernel),
     };

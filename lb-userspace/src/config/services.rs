@@ -9,6 +9,7 @@ use super::{
     reader::Section,
     recovery::RecoverySettings,
     resolve::Resolved,
+    retry::RetrySettings,
     values::{HASH_KEY, SERVICE},
 };
 use crate::model::{
@@ -51,6 +52,7 @@ pub(super) struct ServiceSettings {
     connect: Sourced<Duration>,
     request: Sourced<Duration>,
     idle: Sourced<Duration>,
+    retry: RetrySettings,
 }
 
 /// A service, and where its parts were found.
@@ -75,6 +77,7 @@ impl ServiceSettings {
             connect: Sourced::unset(timeouts.connect),
             request: Sourced::unset(timeouts.request),
             idle: Sourced::unset(timeouts.idle),
+            retry: RetrySettings::unset(),
         }
     }
 
@@ -92,6 +95,7 @@ impl ServiceSettings {
                 t.value("idle", &TIMEOUT, &self.idle),
             )
         });
+        let retry = t.table("retry", |t| self.retry.read(t));
         Self {
             algorithm,
             hash_key,
@@ -101,6 +105,7 @@ impl ServiceSettings {
             connect,
             request,
             idle,
+            retry,
         }
     }
 }
@@ -134,6 +139,7 @@ pub(super) fn read(
                     request: settings.request.value,
                     idle: settings.idle.value,
                 },
+                retry: settings.retry.build(),
                 instances: endpoints
                     .iter()
                     .map(|(endpoint, weight)| InstanceSpec {

@@ -3,7 +3,8 @@
 //! A connection from the pool may have been closed by the instance a moment ago. When nothing of
 //! the request was sent, hyper gives it back and it goes to a fresh connection, whatever its
 //! method. When it was sent and the connection ended before a byte of an answer, it may have been
-//! acted upon, so only a request that may be repeated is sent again ([`Spare`]).
+//! acted upon, so only a request that may be repeated is sent again ([`Spare`]), and the retry budget
+//! pays for it.
 
 use std::{io, sync::Arc, task::Poll, time::Duration};
 
@@ -14,12 +15,13 @@ use tokio::net::TcpStream;
 use super::{
     body::Upload,
     connection::Client,
+    course::Course,
     pool::Lease,
     pulse::{Pulse, Stop, Upload as Uploaded},
     socket::Socket,
     spare::Spare,
 };
-use crate::model::{Instance, Reason, TimeoutSpec};
+use crate::model::{Instance, Reason, RetryCause, TimeoutSpec};
 
 /// Largest buffer for what an instance sends, in bytes: also the largest head of an answer.
 const BUFFER: usize = 128 * 1024;
@@ -47,6 +49,16 @@ impl Failure {
         let (reason, blame) = pulse.stopped();
         Self { reason, blame }
     }
+
+    /// The cause of a retry, if there is to be one.
+    pub(super) const fn cause(&self) -> Option<RetryCause> {
+        match self.reason {
+            Reason::ConnectFailed => Some(RetryCause::ConnectFailed),
+            Reason::ConnectTimeout => Some(RetryCause::ConnectTimeout),
+            Reason::ConnectionLost => Some(RetryCause::ConnectionLost),
+            _ => None,
+        }
+    }
 }
 
 /// A request on its way: there until it is sent, and there again when it may be sent once more.
@@ -55,32 +67,45 @@ pub(super) type Pending = Option<Request<Upload>>;
 /// Sends `pending` to `instance` and waits for the head of the answer. After a failure the request
 /// is there again if it may be sent to another instance.
 pub(super) async fn run(
-    client: &Client,
+    course: &Course<'_>,
     instance: &Arc<Instance>,
-    timeouts: &TimeoutSpec,
     pending: &mut Pending,
-    spare: Option<&Spare>,
 ) -> Result<(Response<Incoming>, Lease), Failure> {
+    let (client, spare) = (course.client, course.spare.as_ref());
     if let Some(mut lease) = client.worker.pool.take(instance.id) {
-        match send(client, &mut lease, pending, spare).await {
+        match send(client, &mut lease, pending).await {
             Ok(answer) => return Ok((answer, lease)),
             // The connection was dead, not the instance: that is to be seen on a new one.
             Err(_) if pending.is_some() => {}
-            Err(failure) => return Err(failure),
+            Err(failure) if failure.reason != Reason::ConnectionLost => return Err(failure),
+            Err(failure) => {
+                *pending = spare.and_then(Spare::request);
+                if pending.is_none() || !course.replaces_kept_connection() {
+                    return Err(failure);
+                }
+            }
         }
     }
     // Rare beside requests on connections that exist, so it does not count against the size of
     // every request's future.
+    let timeouts = &course.service.spec.timeouts;
     let mut lease = Box::pin(connect(client, instance, timeouts)).await?;
-    let answer = send(client, &mut lease, pending, spare).await?;
-    Ok((answer, lease))
+    match send(client, &mut lease, pending).await {
+        Ok(answer) => Ok((answer, lease)),
+        Err(failure) => {
+            if failure.reason == Reason::ConnectionLost && pending.is_none() {
+                *pending = spare.and_then(Spare::request);
+            }
+            Err(failure)
+        }
+    }
 }
 
+/// Sends `pending` on a connection; it is there again when nothing of it was sent.
 async fn send(
     client: &Client,
     lease: &mut Lease,
     pending: &mut Pending,
-    spare: Option<&Spare>,
 ) -> Result<Response<Incoming>, Failure> {
     let Some(request) = pending.take() else {
         return Err(Failure::of_instance(Reason::ConnectionLost));
@@ -101,9 +126,6 @@ async fn send(
     }
     if pending.is_none() && error.error().is_parse() {
         return Err(Failure::of_instance(Reason::BadAnswer));
-    }
-    if pending.is_none() {
-        *pending = spare.and_then(Spare::request);
     }
     Err(Failure::of_instance(Reason::ConnectionLost))
 }

@@ -1,7 +1,8 @@
-//! Picking an instance for a request and sending it there, and to another one when that fails.
+//! Sending a request to an instance, and to another one when that fails.
 //!
-//! A request that was not acted upon, or may be acted upon twice, is sent once more to an instance
-//! that it has not been sent to. Everything else is for the client to decide.
+//! The loop is: pick, try, and after a failure ask [`Course`] whether and where there is another
+//! try. Nearly every request leaves it after one turn, so everything that belongs to a second one
+//! is in a box of its own and costs the first one nothing.
 
 use hyper::{Request, header, header::HeaderValue};
 
@@ -9,22 +10,16 @@ use super::{
     access::Entry,
     body::Upload,
     connection::Client,
-    exchange::{self, Failure},
+    course::Course,
+    exchange::{self, Pending},
     proxy::Exchanged,
-    pulse::Stop,
-    spare::Spare,
 };
 use crate::{
-    balance::{Choice, Tried},
     model::{Instance, Outcome, Reason, Timestamp},
     registry::Service,
 };
 
-/// Instances that one request may be sent to: the first choice, and one more when that fails
-/// before it has answered.
-const TRIES: usize = 2;
-
-/// Sends a request to an instance, and to another one when that fails in a way that allows it.
+/// Sends a request to an instance, and to others when that fails in a way that allows it.
 pub(super) async fn forward(
     client: &Client,
     service: &Service,
@@ -33,59 +28,66 @@ pub(super) async fn forward(
     request: Request<Upload>,
     entry: &mut Entry,
 ) -> Result<Exchanged, Reason> {
-    let worker = &client.worker;
-    let spare = Spare::new(&request, &worker.buffers);
+    let mut course = Course::new(client, service, now, key, &request);
     let mut pending = Some(request);
-    let mut tried = Tried::default();
-    let mut failed = Reason::NoInstance;
-    for attempt in 0..TRIES {
-        let choice = Choice {
-            key,
-            worker: worker.index,
-            now,
-            random: &worker.random,
-            tried: &tried,
-        };
-        let Some(position) = service.balancer.pick(&service.members, &choice) else {
-            break;
-        };
-        if attempt > 0 {
-            service.stats.retried();
-        }
-        let instance = &service.members[position].instance;
-        if let Some(request) = &mut pending {
-            name_host(request, instance);
-        }
-        entry.asks(instance);
-        let mut in_flight = instance.begin(service.spec.algorithm, worker.index, &worker.clock);
-        let timeouts = &service.spec.timeouts;
-        match exchange::run(client, instance, timeouts, &mut pending, spare.as_ref()).await {
-            Ok((answer, lease)) => {
-                let failed = answer.status().is_server_error();
-                in_flight.judge(if failed {
-                    Outcome::Failure
-                } else {
-                    Outcome::Success
-                });
-                return Ok(Exchanged {
-                    answer,
-                    lease,
-                    in_flight,
-                });
+    let mut next = course.pick(now).ok_or(Reason::NoInstance)?;
+    loop {
+        let instance = &service.members[next].instance;
+        let tried = attempt(&course, next, &mut pending, entry).await;
+        next = match tried {
+            Ok(exchanged) if !course.is_worth_a_look(exchanged.answer.status()) => {
+                return Ok(exchanged);
             }
-            Err(Failure { reason, blame }) => {
-                if blame {
-                    in_flight.judge(Outcome::Failure);
+            Ok(exchanged) => {
+                let again = course.after_answer(instance, exchanged, &mut pending);
+                match Box::pin(again).await? {
+                    Ok(next) => next,
+                    Err(exchanged) => return Ok(*exchanged),
                 }
-                failed = reason;
-                if pending.is_none() || client.pulse.stop() != Stop::No {
-                    break;
-                }
-                tried.insert(instance.id);
             }
+            Err(failure) => Box::pin(course.after_failure(instance, failure, &mut pending)).await?,
+        };
+    }
+}
+
+/// One try on one instance.
+async fn attempt(
+    course: &Course<'_>,
+    position: usize,
+    pending: &mut Pending,
+    entry: &mut Entry,
+) -> Result<Exchanged, exchange::Failure> {
+    let Course {
+        client, service, ..
+    } = course;
+    let instance = &service.members[position].instance;
+    if let Some(request) = pending {
+        name_host(request, instance);
+    }
+    entry.asks(instance);
+    let worker = &client.worker;
+    let mut in_flight = instance.begin(service.spec.algorithm, worker.index, &worker.clock);
+    match exchange::run(course, instance, pending).await {
+        Ok((answer, lease)) => {
+            let failed = answer.status().is_server_error();
+            in_flight.judge(if failed {
+                Outcome::Failure
+            } else {
+                Outcome::Success
+            });
+            Ok(Exchanged {
+                answer,
+                lease,
+                in_flight,
+            })
+        }
+        Err(failure) => {
+            if failure.blame {
+                in_flight.judge(Outcome::Failure);
+            }
+            Err(failure)
         }
     }
-    Err(failed)
 }
 
 /// HTTP/1.0 clients may name no host; instances that speak HTTP/1.1 must be told one.

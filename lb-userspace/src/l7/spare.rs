@@ -13,6 +13,7 @@ use hyper::{
 };
 
 use super::body::Upload;
+use crate::model::MethodSet;
 
 /// Most buffers that a worker keeps for later, and the most bytes that one may have.
 const KEPT: usize = 256;
@@ -30,10 +31,14 @@ pub(super) struct Spare {
 }
 
 impl Spare {
-    /// Keeps the head of `request` when it may be repeated: it is idempotent (RFC 9110, 9.2.2) and
+    /// Keeps the head of `request` when it may be repeated: its method is one of `methods` and it
     /// has no body, which would be gone by then.
-    pub(super) fn new(request: &Request<Upload>, buffers: &Rc<Buffers>) -> Option<Self> {
-        if !request.method().is_idempotent() || !request.body().is_none() {
+    pub(super) fn new(
+        request: &Request<Upload>,
+        methods: MethodSet,
+        buffers: &Rc<Buffers>,
+    ) -> Option<Self> {
+        if !methods.contains(request.method().as_str()) || !request.body().is_none() {
             return None;
         }
         let mut head = buffers.0.borrow_mut().pop().unwrap_or_default();
@@ -109,7 +114,7 @@ mod tests {
             }
             let obscure = HeaderValue::from_bytes(b"caf\xe9\t").unwrap();
             request.headers_mut().append("x-obscure", obscure);
-            let spare = Spare::new(&request, &buffers).unwrap();
+            let spare = Spare::new(&request, MethodSet::IDEMPOTENT, &buffers).unwrap();
             let again = spare.request().unwrap();
             assert_eq!(again.method(), request.method());
             assert_eq!(again.uri(), request.uri());
@@ -122,8 +127,9 @@ mod tests {
     fn what_may_not_be_repeated_is_not_kept() {
         let mut request = Request::new(Upload::NONE);
         for method in [Method::POST, Method::PATCH, Method::CONNECT] {
-            *request.method_mut() = method;
-            assert!(Spare::new(&request, &Rc::default()).is_none());
+            *request.method_mut() = method.clone();
+            let spare = Spare::new(&request, MethodSet::IDEMPOTENT, &Rc::default());
+            assert!(spare.is_none(), "{method}");
         }
     }
 }

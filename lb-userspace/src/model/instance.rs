@@ -147,6 +147,8 @@ pub struct Instance {
     in_flight: AtomicU32,
     /// When the last request began, in microseconds; 0 is never.
     asked: AtomicU64,
+    /// Until when it has asked to be left alone, in microseconds.
+    rests: AtomicU64,
     shards: Box<[Shard]>,
 }
 
@@ -167,6 +169,7 @@ impl Instance {
             gate: Gate::default(),
             in_flight: AtomicU32::new(0),
             asked: AtomicU64::new(0),
+            rests: AtomicU64::new(0),
             shards: (0..workers.max(1)).map(|_| Shard::default()).collect(),
         }
     }
@@ -187,6 +190,17 @@ impl Instance {
     #[must_use]
     pub fn asked(&self) -> Option<Timestamp> {
         Some(Timestamp(self.asked.load(Ordering::Relaxed))).filter(|asked| asked.0 > 0)
+    }
+
+    /// Notes that it has asked to be left alone (`Retry-After`) until then.
+    pub fn rest(&self, until: Timestamp) {
+        self.rests.fetch_max(until.0, Ordering::Relaxed);
+    }
+
+    /// Whether it has asked to be left alone at this time. Retries respect that.
+    #[must_use]
+    pub fn rests(&self, now: Timestamp) -> bool {
+        now.0 < self.rests.load(Ordering::Relaxed)
     }
 
     /// Notes that a request goes to this instance; the guard's end notes that it is over.
@@ -284,6 +298,7 @@ impl Instance {
         self.measured.set_score(1.0);
         self.measured.set_success(1.0);
         self.asked.store(0, Ordering::Relaxed);
+        self.rests.store(0, Ordering::Relaxed);
     }
 
     fn record(&self, algorithm: Algorithm, worker: usize, now: Timestamp, o: Outcome, us: u64) {

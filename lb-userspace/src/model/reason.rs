@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::RetryStats;
+
 macro_rules! reasons {
     ($($(#[doc = $doc:literal])+ $name:ident: $status:literal, $label:literal, $error:literal;)+) => {
         /// Why lb answered a request itself instead of passing on an instance's answer.
@@ -62,7 +64,8 @@ reasons! {
 #[derive(Debug, Default)]
 pub struct ServiceStats {
     answers: [AtomicU64; Reason::ALL.len()],
-    retries: AtomicU64,
+    /// Retries.
+    pub retries: RetryStats,
 }
 
 impl ServiceStats {
@@ -71,27 +74,17 @@ impl ServiceStats {
         self.answers[reason as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts a request that was sent to a second instance.
-    pub fn retried(&self) {
-        self.retries.fetch_add(1, Ordering::Relaxed);
-    }
-
     /// Forgets everything.
     pub fn reset(&self) {
-        for counter in self.answers.iter().chain([&self.retries]) {
+        for counter in &self.answers {
             counter.store(0, Ordering::Relaxed);
         }
+        self.retries.reset();
     }
 
     /// Answers that lb made for `reason`.
     #[must_use]
     pub fn answers(&self, reason: Reason) -> u64 {
         self.answers[reason as usize].load(Ordering::Relaxed)
-    }
-
-    /// Requests that were sent to a second instance.
-    #[must_use]
-    pub fn retries(&self) -> u64 {
-        self.retries.load(Ordering::Relaxed)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Algorithm, Endpoint, Forwarding, HashKey, ServiceName};
+use super::{Algorithm, Endpoint, Forwarding, HashKey, RetrySpec, ServiceName};
 
 /// One member of a service as configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +30,8 @@ pub struct ServiceSpec {
     pub recovery: Option<RecoverySpec>,
     /// Limits of an HTTP exchange.
     pub timeouts: TimeoutSpec,
+    /// When a request is sent once more.
+    pub retry: RetrySpec,
     /// Members, unique by endpoint.
     pub instances: Vec<InstanceSpec>,
 }
@@ -47,6 +49,7 @@ impl ServiceSpec {
             health_check: None,
             recovery: None,
             timeouts: TimeoutSpec::default(),
+            retry: RetrySpec::default(),
             instances: Vec::new(),
         }
     }

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     balance,
     model::{Algorithm, Instance, Member, ServiceSpec, ServiceStats},
-    resilience::{WHOLE, WeightInputs, effective_weight},
+    resilience::{Budget, WHOLE, WeightInputs, effective_weight},
 };
 
 /// A service.
@@ -21,6 +21,7 @@ pub(super) struct ServiceState {
     pub(super) algorithm: Algorithm,
     pub(super) instances: Vec<InstanceState>,
     pub(super) stats: Arc<ServiceStats>,
+    pub(super) budget: Arc<Budget>,
 }
 
 /// An instance of a service.
@@ -108,6 +109,7 @@ impl ServiceState {
                 .map(|state| state.status.clone())
                 .collect(),
             stats: Arc::clone(&self.stats),
+            budget: Arc::clone(&self.budget),
         }
     }
 }

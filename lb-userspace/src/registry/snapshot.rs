@@ -8,7 +8,7 @@ use crate::{
         AdminState, GatewaySpec, Health, InstanceId, ListenerSpec, Member, RouteSpec, ServiceName,
         ServiceSpec, ServiceStats, VipSpec,
     },
-    resilience::Progress,
+    resilience::{Budget, Progress},
 };
 
 /// One consistent picture of everything, immutable.
@@ -46,6 +46,8 @@ pub struct Service {
     pub balancer: Arc<dyn Balancer>,
     /// Counters that belong to no instance.
     pub stats: Arc<ServiceStats>,
+    /// What retries may cost.
+    pub budget: Arc<Budget>,
 }
 
 /// What the control plane knows of an instance.

@@ -17,7 +17,7 @@ use crate::{
         AdminState, Algorithm, GatewaySpec, Health, Instance, InstanceId, InstanceSpec,
         ListenerSpec, RouteSpec, ServiceName, ServiceSpec, VipSpec,
     },
-    resilience::Progress,
+    resilience::{Budget, Progress},
 };
 
 /// Everything that the registry knows. Cheap to clone: a change works on a copy.
@@ -141,6 +141,7 @@ impl State {
                 spec: Arc::new(spec),
                 instances,
                 stats: Arc::default(),
+                budget: Arc::new(Budget::new(self.workers)),
             });
         };
         let algorithm = if before.spec.algorithm == spec.algorithm {
@@ -168,6 +169,7 @@ impl State {
             algorithm,
             instances,
             stats: before.stats,
+            budget: before.budget,
         };
         if algorithm != before.algorithm {
             after.forget_factors();

@@ -80,7 +80,7 @@ impl Collector for TrafficCollector {
                 let count = service.stats.answers(*reason);
                 answers.add(&[name, reason.label()], count as f64);
             }
-            retries.add(&[name], service.stats.retries() as f64);
+            retries.add(&[name], service.stats.retries.total() as f64);
             instances.add_service(service, now);
             if snapshot
                 .vips

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use super::*;
 use crate::{
     l7::GatewayStats,
-    model::{AdminState, Reason},
+    model::{AdminState, Reason, RetryCause},
     telemetry::names::{self, Kind},
 };
 
@@ -24,7 +24,7 @@ fn busy() -> World {
     world.serve(&a, Outcome::Failure, 1, 400);
     let service = Arc::clone(world.registry.snapshot().service("main-backend").unwrap());
     service.stats.answered(Reason::RequestTimeout);
-    service.stats.retried();
+    service.stats.retries.made(RetryCause::Status);
     let gateway = Arc::new(GatewayStats::default());
     gateway.answers.answered(Reason::NoRoute);
     world.state.set_gateway(gateway);

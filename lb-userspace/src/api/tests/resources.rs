@@ -3,7 +3,10 @@
 use serde_json::json;
 
 use super::*;
-use crate::{l7::GatewayStats, model::Reason};
+use crate::{
+    l7::GatewayStats,
+    model::{Reason, RetryCause},
+};
 
 #[tokio::test]
 async fn figures_are_those_of_the_counters() {
@@ -19,7 +22,7 @@ async fn figures_are_those_of_the_counters() {
     let service = Arc::clone(world.registry.snapshot().service("main-backend").unwrap());
     service.stats.answered(Reason::ConnectFailed);
     service.stats.answered(Reason::ConnectFailed);
-    service.stats.retried();
+    service.stats.retries.made(RetryCause::Status);
     let relaxed = std::sync::atomic::Ordering::Relaxed;
     b.kernel.connections.store(4, relaxed);
     b.kernel.bytes_in.store(4_000, relaxed);

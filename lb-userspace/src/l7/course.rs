@@ -1,0 +1,314 @@
+//! The course of a request over instances: what it has tried, and whether it may try again.
+//!
+//! Every retry is asked for here, so that the rules hold for all of them: never an instance that
+//! was tried already, never a request that an instance may have acted upon unless its method
+//! allows that, never beyond the request's limit of time, never beyond the service's budget. What
+//! is asked of time and chance is in [`crate::resilience::retry`]; this is the part that knows
+//! requests and instances.
+//!
+//! The next instance is picked, and the budget asked, while the answer that is to be replaced is
+//! still at hand: when there is no retry, the client gets that answer.
+
+use std::{
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use hyper::{
+    HeaderMap, Request, StatusCode,
+    body::Body as _,
+    header::{self, HeaderValue},
+};
+
+use super::{
+    body::Upload,
+    connection::Client,
+    exchange::{Failure, Pending, unless_stopped},
+    pool::Pool,
+    proxy::Exchanged,
+    pulse::Stop,
+    spare::Spare,
+};
+use crate::{
+    balance::{Choice, Tried},
+    model::{Instance, Reason, RetryCause, RetryRefusal, Timestamp},
+    registry::Service,
+    resilience::retry::{self, Failed},
+};
+
+/// How much of the body of an answer that nobody will get is read, and for how long, to keep its
+/// connection: closing one for each retry would make an outage dearer.
+const DISCARD_BYTES: u64 = 16 * 1024;
+const DISCARD_TIME: Duration = Duration::from_secs(1);
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Course<'a> {
+    pub(super) client: &'a Client,
+    pub(super) service: &'a Service,
+    pub(super) spare: Option<Spare>,
+    key: u64,
+    tried: Tried,
+    retries: u8,
+}
+
+impl<'a> Course<'a> {
+    /// The course of a request that has been sent nowhere.
+    pub(super) fn new(
+        client: &'a Client,
+        service: &'a Service,
+        now: Timestamp,
+        key: u64,
+        request: &Request<Upload>,
+    ) -> Self {
+        let (worker, retry) = (&client.worker, &service.spec.retry);
+        service.budget.request(now, worker.index);
+        Self {
+            client,
+            service,
+            spare: Spare::new(request, retry.methods, &worker.buffers),
+            key,
+            tried: Tried::default(),
+            retries: 0,
+        }
+    }
+
+    /// The position of an instance that the request has not been sent to.
+    pub(super) fn pick(&self, now: Timestamp) -> Option<usize> {
+        let worker = &self.client.worker;
+        let choice = Choice {
+            key: self.key,
+            worker: worker.index,
+            now,
+            random: &worker.random,
+            tried: &self.tried,
+        };
+        self.service.balancer.pick(&self.service.members, &choice)
+    }
+
+    /// Whether an answer may be one that is not for the client, or says something about the
+    /// instance's next ones.
+    pub(super) fn is_worth_a_look(&self, status: StatusCode) -> bool {
+        status.as_u16() >= 400
+            && (self.service.spec.retry.statuses.contains(&status.as_u16()) || rests(status))
+    }
+
+    /// Where the request goes after an answer of `instance`, or the answer, when that is for the
+    /// client after all.
+    pub(super) async fn after_answer(
+        &mut self,
+        instance: &Arc<Instance>,
+        exchanged: Exchanged,
+        pending: &mut Pending,
+    ) -> Result<Result<usize, Box<Exchanged>>, Reason> {
+        let now = self.client.worker.clock.now();
+        let (status, spec) = (exchanged.answer.status(), &self.service.spec.retry);
+        if rests(status)
+            && let Some(asked) = retry_after(exchanged.answer.headers())
+        {
+            instance.rest(now + retry::rest(spec, asked));
+        }
+        if !spec.statuses.contains(&status.as_u16()) || spec.max == 0 {
+            return Ok(Err(Box::new(exchanged)));
+        }
+        *pending = self.spare.as_ref().and_then(Spare::request);
+        match self.again(instance, RetryCause::Status, pending, now) {
+            Ok((next, wait)) => {
+                self.discard(exchanged, now);
+                self.wait(next, wait).await.map(Ok)
+            }
+            Err(_) => Ok(Err(Box::new(exchanged))),
+        }
+    }
+
+    /// Where the request goes after a try on `instance` that has come to nothing, or what the
+    /// client is told.
+    pub(super) async fn after_failure(
+        &mut self,
+        instance: &Arc<Instance>,
+        failure: Failure,
+        pending: &mut Pending,
+    ) -> Result<usize, Reason> {
+        let retries = self.service.spec.retry.max > 0;
+        let (Some(cause), true, Stop::No) = (failure.cause(), retries, self.client.pulse.stop())
+        else {
+            return Err(failure.reason);
+        };
+        let now = self.client.worker.clock.now();
+        let next = self.again(instance, cause, pending, now);
+        let (next, wait) = next.map_err(|_| failure.reason)?;
+        self.wait(next, wait).await
+    }
+
+    /// Allows a retry on another connection to the instance that has closed one: no instance is
+    /// at fault, but what was sent may have been work.
+    pub(super) fn replaces_kept_connection(&self) -> bool {
+        let allowed = self.pays(self.client.worker.clock.now());
+        self.note(if allowed {
+            Ok(RetryCause::KeptConnection)
+        } else {
+            Err(RetryRefusal::Budget)
+        });
+        allowed
+    }
+
+    /// Decides about a retry and pays for it: where it goes, and after what wait.
+    fn again(
+        &mut self,
+        instance: &Arc<Instance>,
+        cause: RetryCause,
+        pending: &Pending,
+        now: Timestamp,
+    ) -> Result<(usize, Duration), RetryRefusal> {
+        self.tried.insert(instance.id);
+        let decided = self.decide(cause, pending, now);
+        self.note(decided.map(|_| cause));
+        if decided.is_ok() {
+            self.retries += 1;
+        }
+        decided
+    }
+
+    fn decide(
+        &mut self,
+        cause: RetryCause,
+        pending: &Pending,
+        now: Timestamp,
+    ) -> Result<(usize, Duration), RetryRefusal> {
+        let spec = &self.service.spec.retry;
+        let chance = self.client.worker.random.bits();
+        let failed = Failed {
+            cause,
+            retries: self.retries,
+            again: pending.as_ref().map(|_| ()).ok_or(RetryRefusal::Unsafe),
+            deadline: self.client.pulse.due(),
+        };
+        let mut wait = retry::wait(spec, &failed, now, chance)?;
+        let next = match self.pick_rested(now) {
+            Some(next) => next,
+            None if spec.same_instance && cause.nothing_sent() => {
+                wait = retry::wait_for_same(spec, self.retries, chance);
+                self.tried = Tried::default();
+                let next = self.pick(now).ok_or(RetryRefusal::NoInstance)?;
+                if now + wait >= failed.deadline {
+                    return Err(RetryRefusal::Deadline);
+                }
+                next
+            }
+            None => return Err(RetryRefusal::NoInstance),
+        };
+        self.pays(now)
+            .then_some((next, wait))
+            .ok_or(RetryRefusal::Budget)
+    }
+
+    /// Picks an instance that was not tried and has not asked to be left alone.
+    fn pick_rested(&mut self, now: Timestamp) -> Option<usize> {
+        for _ in 0..=Tried::MOST {
+            let position = self.pick(now)?;
+            let instance = &self.service.members[position].instance;
+            if !instance.rests(now) {
+                return Some(position);
+            }
+            self.tried.insert(instance.id);
+        }
+        None
+    }
+
+    fn pays(&self, now: Timestamp) -> bool {
+        let (spec, worker) = (&self.service.spec.retry, self.client.worker.index);
+        let budget = &self.service.budget;
+        budget.retry(now, worker, spec.budget, spec.floor)
+    }
+
+    fn note(&self, decided: Result<RetryCause, RetryRefusal>) {
+        let stats = &self.service.stats.retries;
+        match decided {
+            Ok(cause) => stats.made(cause),
+            Err(refusal) => stats.refused(refusal),
+        }
+    }
+
+    /// Waits, and picks anew when that took time: the instance of before may be gone by then.
+    async fn wait(&self, next: usize, wait: Duration) -> Result<usize, Reason> {
+        if wait.is_zero() {
+            return Ok(next);
+        }
+        let pulse = &self.client.pulse;
+        if unless_stopped(pulse, tokio::time::sleep(wait))
+            .await
+            .is_none()
+        {
+            return Err(pulse.stopped().0);
+        }
+        Ok(self.pick(self.client.worker.clock.now()).unwrap_or(next))
+    }
+
+    /// Reads what is left of an answer, if that is little, so that its connection can be kept.
+    fn discard(&self, exchanged: Exchanged, now: Timestamp) {
+        let Exchanged { answer, lease, .. } = exchanged;
+        let mut body = answer.into_body();
+        let pool = Rc::clone(&self.client.worker.pool);
+        if body.is_end_stream() {
+            Pool::give_back(&pool, lease, now);
+        } else if body
+            .size_hint()
+            .upper()
+            .is_some_and(|most| most <= DISCARD_BYTES)
+        {
+            tokio::task::spawn_local(async move {
+                let read = async {
+                    use http_body_util::BodyExt as _;
+                    while let Some(Ok(_)) = body.frame().await {}
+                    body.is_end_stream()
+                };
+                if matches!(tokio::time::timeout(DISCARD_TIME, read).await, Ok(true)) {
+                    Pool::give_back(&pool, lease, now);
+                }
+            });
+        }
+    }
+}
+
+/// Whether `Retry-After` of an answer of this status is about the instance's load
+/// (RFC 9110, 10.2.3 and 15.6.4; RFC 6585, 4).
+fn rests(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS
+    )
+}
+
+/// The time in `Retry-After`: seconds, or a date that has not passed.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get(header::RETRY_AFTER).map(HeaderValue::to_str)?;
+    let value = value.ok()?.trim();
+    if let Ok(seconds) = value.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = httpdate::parse_http_date(value).ok()?;
+    date.duration_since(SystemTime::now()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_a_number_or_a_date() {
+        let read = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::RETRY_AFTER, text.parse().unwrap());
+            retry_after(&headers)
+        };
+        assert_eq!(read("7"), Some(Duration::from_secs(7)));
+        let soon = SystemTime::now() + Duration::from_secs(60);
+        let rest = read(&httpdate::fmt_http_date(soon)).unwrap();
+        assert!(rest > Duration::from_secs(50) && rest <= Duration::from_secs(60));
+        for nothing in ["", "-1", "soon", "Sun, 06 Nov 1994 08:49:37 GMT"] {
+            assert_eq!(read(nothing), None, "{nothing}");
+        }
+        assert_eq!(retry_after(&HeaderMap::new()), None);
+    }
+}
