@@ -43,7 +43,7 @@ pub(super) async fn serve(
         entry.forget();
         return Ok(Box::pin(management::answer(&client, management, request)).await);
     }
-    let Some(position) = view.router.route(host, path) else {
+    let Some(target) = view.router.route(host, path) else {
         return Ok(refuse(
             &client,
             Reason::NoRoute,
@@ -51,7 +51,7 @@ pub(super) async fn serve(
             entry,
         ));
     };
-    let service = &view.snapshot.services[position];
+    let service = &view.snapshot.services[target.service];
     entry.routed(service.name());
     let timeouts = &service.spec.timeouts;
     let stats = &service.stats;

@@ -1,4 +1,4 @@
-//! From host and path to the position of a service.
+//! From host and path to the positions of a route and its service.
 //!
 //! Compiled once for each configuration, then asked once a request by every worker, without
 //! allocating. Of the routes that match both host and path, the exact host wins over the longest
@@ -29,16 +29,25 @@ pub(super) struct Router {
 #[derive(Debug, Default)]
 struct Paths {
     /// In order of the path.
-    exact: Vec<(Box<[u8]>, usize)>,
+    exact: Vec<(Box<[u8]>, Target)>,
     /// In order of the prefix.
     prefixes: Vec<Prefix>,
+}
+
+/// Where a request goes: positions in the snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Target {
+    /// The service.
+    pub(super) service: usize,
+    /// The route that leads there.
+    pub(super) route: usize,
 }
 
 #[derive(Debug)]
 struct Prefix {
     /// Without its last slash, so the root is empty.
     path: Box<[u8]>,
-    service: usize,
+    target: Target,
     /// The longest other prefix that this one begins with, byte by byte.
     parent: Option<usize>,
 }
@@ -47,10 +56,14 @@ impl Router {
     /// Compiles the routes of `snapshot`. Positions are those of its services.
     pub(super) fn new(snapshot: &Snapshot) -> Self {
         let mut router = Self::default();
-        for route in snapshot.routes.iter() {
+        for (position, route) in snapshot.routes.iter().enumerate() {
             // The registry has refused routes to services that are not defined.
             let Some(service) = snapshot.position(route.service.as_str()) else {
                 continue;
+            };
+            let target = Target {
+                service,
+                route: position,
             };
             let paths = match &route.host {
                 HostPattern::Any => &mut router.any,
@@ -58,10 +71,10 @@ impl Router {
                 HostPattern::Suffix(host) => entry(&mut router.suffixes, host),
             };
             match &route.path {
-                PathPattern::Exact(path) => paths.exact.push((path.as_bytes().into(), service)),
+                PathPattern::Exact(path) => paths.exact.push((path.as_bytes().into(), target)),
                 PathPattern::Prefix(path) => paths.prefixes.push(Prefix {
                     path: path.trim_end_matches('/').as_bytes().into(),
-                    service,
+                    target,
                     parent: None,
                 }),
             }
@@ -74,9 +87,9 @@ impl Router {
         router
     }
 
-    /// The position of the service for `host` (no port, any case; empty when there is none) and
-    /// `path` (no query).
-    pub(super) fn route(&self, host: &str, path: &str) -> Option<usize> {
+    /// Where a request for `host` (no port, any case; empty when there is none) and `path` (no
+    /// query) goes.
+    pub(super) fn route(&self, host: &str, path: &str) -> Option<Target> {
         // The asterisk of `OPTIONS *` asks about everything, which is what the root stands for.
         let path = if path == "*" { b"/" } else { path.as_bytes() };
         if self.exact.is_empty() && self.suffixes.is_empty() {
@@ -95,7 +108,7 @@ impl Router {
         self.named(host, path).or_else(|| self.any.find(path))
     }
 
-    fn named(&self, host: &[u8], path: &[u8]) -> Option<usize> {
+    fn named(&self, host: &[u8], path: &[u8]) -> Option<Target> {
         let find = |hosts: &[(Box<[u8]>, Paths)], host: &[u8]| {
             let at = hosts.binary_search_by(|entry| (*entry.0).cmp(host)).ok()?;
             hosts[at].1.find(path)
@@ -129,7 +142,7 @@ impl Paths {
         }
     }
 
-    fn find(&self, path: &[u8]) -> Option<usize> {
+    fn find(&self, path: &[u8]) -> Option<Target> {
         if let Ok(at) = self
             .exact
             .binary_search_by(|(exact, _)| (**exact).cmp(path))
@@ -144,7 +157,7 @@ impl Paths {
             .checked_sub(1);
         while let Some(prefix) = at.map(|at| &self.prefixes[at]) {
             if covers(&prefix.path, path) {
-                return Some(prefix.service);
+                return Some(prefix.target);
             }
             at = prefix.parent;
         }
@@ -221,8 +234,10 @@ mod tests {
     /// The position in `routes` that the router chooses.
     fn chosen(routes: &[(&str, &str)], host: &str, path: &str) -> Option<usize> {
         let snapshot = snapshot(routes);
-        let service = Router::new(&snapshot).route(host, path)?;
-        snapshot.services[service].name().as_str()[1..].parse().ok()
+        let target = Router::new(&snapshot).route(host, path)?;
+        let service = snapshot.services[target.service].name();
+        assert_eq!(snapshot.routes[target.route].service, *service);
+        service.as_str()[1..].parse().ok()
     }
 
     #[test]
