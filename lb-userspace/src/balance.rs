@@ -175,17 +175,34 @@ impl Iterator for Draw<'_> {
     }
 }
 
-/// Builds the balancer of a service for `workers` threads.
+/// Builds the balancer of a service for `workers` threads, without a bound on hashed load.
 #[must_use]
 pub fn build(algorithm: Algorithm, members: &[Member], workers: usize) -> Arc<dyn Balancer> {
+    build_bounded(algorithm, members, workers, None)
+}
+
+/// Builds the balancer of a service for `workers` threads. `hash_bound` is what an instance may
+/// have in flight under consistent hashing, in percent of its share.
+#[must_use]
+pub fn build_bounded(
+    algorithm: Algorithm,
+    members: &[Member],
+    workers: usize,
+    hash_bound: Option<u16>,
+) -> Arc<dyn Balancer> {
     if gate::is_needed(algorithm, members) {
         return Arc::new(gate::Gate::new(algorithm, members, workers));
     }
-    plain(algorithm, members, workers)
+    plain(algorithm, members, workers, hash_bound)
 }
 
 /// The bare algorithm.
-fn plain(algorithm: Algorithm, members: &[Member], workers: usize) -> Arc<dyn Balancer> {
+fn plain(
+    algorithm: Algorithm,
+    members: &[Member],
+    workers: usize,
+    hash_bound: Option<u16>,
+) -> Arc<dyn Balancer> {
     match algorithm {
         Algorithm::RoundRobin => Arc::new(round_robin::RoundRobin::new(members, workers)),
         Algorithm::WeightedRoundRobin => Arc::new(weighted_round_robin::WeightedRoundRobin::new(
@@ -198,7 +215,9 @@ fn plain(algorithm: Algorithm, members: &[Member], workers: usize) -> Arc<dyn Ba
             members, workers,
         )),
         Algorithm::HealthAware => Arc::new(health_aware::HealthAware::new(members, workers)),
-        Algorithm::ConsistentHash => Arc::new(consistent_hash::ConsistentHash::new(members)),
+        Algorithm::ConsistentHash => {
+            Arc::new(consistent_hash::ConsistentHash::new(members, hash_bound))
+        }
         Algorithm::Adaptive => Arc::new(adaptive::Adaptive::new(members, workers)),
     }
 }

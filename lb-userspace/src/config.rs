@@ -16,6 +16,7 @@ mod fault;
 mod file;
 mod flags;
 mod forms;
+mod hashing;
 mod health;
 mod origin;
 mod path;

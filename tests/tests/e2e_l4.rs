@@ -55,7 +55,7 @@ fn scene(forwarding: Forwarding) -> Result<Scene> {
     let (number, name) = (forwarding.number(), forwarding.name());
     let weights = [20, 10, 10];
     // Packets have no path; but with the default key all flows of a client go to one instance.
-    let setting = &format!("forwarding = \"{name}\"\nhash_key = \"path\"");
+    let setting = &format!("forwarding = \"{name}\"\nhash_key = \"flow\"");
     let configuration = Configuration::new("[]")
         .packets()
         .service("stream", instance::TCP, &weights, setting)

@@ -28,7 +28,7 @@ fn configuration() -> Configuration {
                  timeout = \"150ms\", rise = 1, fall = 2 }";
     let mut configuration = Configuration::new("[]").packets();
     for (name, number) in [("nat", NAT), ("l2dsr", DSR)] {
-        let settings = format!("forwarding = \"{name}\"\nhash_key = \"path\"\n{check}");
+        let settings = format!("forwarding = \"{name}\"\nhash_key = \"flow\"\n{check}");
         configuration = configuration
             .service(name, instance::TCP, &[10, 10, 10], &settings)
             .vips(number, instance::TCP, "tcp", name);

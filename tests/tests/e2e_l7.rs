@@ -28,7 +28,7 @@ const SERVICES: [(&str, &[u16], &str); 6] = [
 ];
 
 fn shop(weights: &[u16]) -> Configuration {
-    let settings = "hash_key = \"path\"\nhealth_check = { enabled = true, path = \"/health\", \
+    let settings = "hash_key = \"path\"\nhash_bound = 0\nhealth_check = { enabled = true, path = \"/health\", \
                     interval = \"200ms\", timeout = \"150ms\", rise = 1, fall = 2 }";
     Configuration::new("[\"0.0.0.0:80\", \"[::]:80\"]")
         .service_over(&[Family::V4], "shop", instance::HTTP, weights, settings)

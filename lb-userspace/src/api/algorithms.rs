@@ -11,7 +11,7 @@ use super::{
     types::{AlgorithmInfo, Algorithms, ServiceAlgorithm, ServiceAlgorithmDetail, SetAlgorithm},
 };
 use crate::{
-    model::{Algorithm, HashKey},
+    model::Algorithm,
     registry::{Change, Service},
 };
 
@@ -86,13 +86,11 @@ fn detail(service: &Service, previous: Option<Algorithm>) -> ServiceAlgorithmDet
         service: service.name().to_string(),
         algorithm: algorithm.to_string(),
         description: algorithm.description().to_owned(),
-        hash_key: match &service.spec.hash_key {
-            HashKey::Source => "source".to_owned(),
-            HashKey::Header(name) => format!("header {name}"),
-            HashKey::Cookie(name) => format!("cookie {name}"),
-            HashKey::Path => "path".to_owned(),
-            HashKey::Query(name) => format!("query {name}"),
-        },
+        hash_key: service.spec.hash_key.to_string(),
+        hash_bound: service
+            .spec
+            .hash_bound
+            .map(|percent| f64::from(percent) / 100.0),
         previous: previous.map(|algorithm| algorithm.to_string()),
         available: names().map(str::to_owned).to_vec(),
     }

@@ -54,7 +54,7 @@ impl Gate {
             .collect();
         Self {
             turns: Turns::new(members, workers, |member| member.base),
-            inner: plain(algorithm, &settled, workers),
+            inner: plain(algorithm, &settled, workers, None),
             settled,
         }
     }

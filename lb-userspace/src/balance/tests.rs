@@ -5,13 +5,14 @@ use std::{sync::Arc, time::Duration};
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{Clock, Endpoint, GateState, Instance, Outcome, ServiceName};
+use crate::model::{Clock, Endpoint, GateState, Instance, Outcome, ServiceLoad, ServiceName};
 
 mod simulation;
 
 /// Members without history, with weights in units of one.
 pub(super) fn members(weights: &[u32]) -> Vec<Member> {
     let service = ServiceName::new("test").unwrap();
+    let load = Arc::new(ServiceLoad::new(2));
     (1u16..)
         .zip(weights)
         .map(|(index, &weight)| {
@@ -22,7 +23,12 @@ pub(super) fn members(weights: &[u32]) -> Vec<Member> {
             let address = ([10, 0, (index >> 8) as u8, index as u8], 80).into();
             let endpoint = Endpoint::from_address(address);
             Member {
-                instance: Arc::new(Instance::new(id, service.clone(), endpoint, 2)),
+                instance: Arc::new(Instance::new(
+                    id,
+                    service.clone(),
+                    endpoint,
+                    Arc::clone(&load),
+                )),
                 weight,
                 recovering: false,
                 base: weight,

@@ -27,6 +27,12 @@ pub(super) async fn run(
                     ("algorithm", detail.algorithm.clone()),
                     ("chooses", detail.description.clone()),
                     ("hash key", detail.hash_key.clone()),
+                    (
+                        "hash bound",
+                        detail
+                            .hash_bound
+                            .map_or_else(|| "off".to_owned(), |bound| bound.to_string()),
+                    ),
                 ])
             })
         }

@@ -247,7 +247,7 @@ fn algorithms_are_shown_and_set() {
         );
     }
     let text = lb.run("algorithm get main-backend").ok();
-    assert!(text.contains("algorithm  round_robin\n"), "{text}");
+    assert!(text.contains("algorithm   round_robin\n"), "{text}");
     let text = lb.run("algorithm set main-backend round_robin").ok();
     assert!(text.contains("already"), "{text}");
     let errors = lb.run("algorithm set main-backend fastest").failed(FAILED);

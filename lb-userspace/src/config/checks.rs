@@ -17,7 +17,7 @@ use super::{
     traffic::Leads,
 };
 use crate::model::{
-    DatapathMode, Forwarding, PathPattern, Protocol, RouteSpec, ServiceName, VipSpec,
+    Algorithm, DatapathMode, Forwarding, PathPattern, Protocol, RouteSpec, ServiceName, VipSpec,
 };
 
 /// Paths that the management API serves where it shares the gateway's listeners; each stands for
@@ -257,6 +257,21 @@ impl Whole<'_> {
                 .services
                 .iter()
                 .find(|s| s.spec.name == vip.spec.service);
+            if let Some(service) = service
+                && service.spec.algorithm == Algorithm::ConsistentHash
+                && !service.spec.hash_key.is_of_packets()
+                && !self
+                    .routes
+                    .iter()
+                    .any(|route| route.spec.service == vip.spec.service)
+            {
+                let text = format!(
+                    "{}: packets have no {}, so connections are hashed by their flow, and no \
+                     route leads to the service",
+                    vip.place.path, service.spec.hash_key
+                );
+                notices.push(Notice::new(vip.place.origin.clone(), text));
+            }
             let Some(service) = service.filter(|s| s.spec.forwarding == Forwarding::L2Dsr) else {
                 continue;
             };

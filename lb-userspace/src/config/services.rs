@@ -4,16 +4,17 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     forms::{Choice, Form as _, Number, Period},
+    hashing::HashSettings,
     health::HealthSettings,
     origin::Sourced,
     reader::Section,
     recovery::RecoverySettings,
     resolve::Resolved,
     retry::RetrySettings,
-    values::{HASH_KEY, SERVICE},
+    values::SERVICE,
 };
 use crate::model::{
-    Algorithm, Endpoint, Forwarding, HashKey, InstanceSpec, ServiceName, ServiceSpec, TimeoutSpec,
+    Algorithm, Endpoint, Forwarding, InstanceSpec, ServiceName, ServiceSpec, TimeoutSpec,
 };
 
 const ALGORITHM: Choice<Algorithm> = Choice {
@@ -45,7 +46,7 @@ const DEFAULT_WEIGHT: u16 = 1;
 #[derive(Clone, Debug)]
 pub(super) struct ServiceSettings {
     algorithm: Sourced<Algorithm>,
-    hash_key: Sourced<HashKey>,
+    hash: HashSettings,
     forwarding: Sourced<Forwarding>,
     health_check: HealthSettings,
     recovery: RecoverySettings,
@@ -70,7 +71,7 @@ impl ServiceSettings {
         let timeouts = TimeoutSpec::default();
         Self {
             algorithm: Sourced::unset(Algorithm::default()),
-            hash_key: Sourced::unset(HashKey::default()),
+            hash: HashSettings::unset(),
             forwarding: Sourced::unset(Forwarding::default()),
             health_check: HealthSettings::unset(),
             recovery: RecoverySettings::unset(),
@@ -84,7 +85,7 @@ impl ServiceSettings {
     /// Reads a table; `self` holds for what it does not say.
     pub(super) fn read(&self, t: &mut Section<'_, '_>, udp_only: bool) -> Self {
         let algorithm = t.value("algorithm", &ALGORITHM, &self.algorithm);
-        let hash_key = t.value("hash_key", &HASH_KEY, &self.hash_key);
+        let hash = self.hash.read(t);
         let forwarding = t.value("forwarding", &FORWARDING, &self.forwarding);
         let health_check = t.table("health_check", |t| self.health_check.read(t, udp_only));
         let recovery = t.table("recovery", |t| self.recovery.read(t));
@@ -98,7 +99,7 @@ impl ServiceSettings {
         let retry = t.table("retry", |t| self.retry.read(t));
         Self {
             algorithm,
-            hash_key,
+            hash,
             forwarding,
             health_check,
             recovery,
@@ -130,7 +131,8 @@ pub(super) fn read(
             spec: ServiceSpec {
                 name: parsed?,
                 algorithm: settings.algorithm.value,
-                hash_key: settings.hash_key.value,
+                hash_key: settings.hash.key.value,
+                hash_bound: settings.hash.bound.value,
                 forwarding: settings.forwarding.value,
                 health_check: settings.health_check.build(),
                 recovery: settings.recovery.build(),

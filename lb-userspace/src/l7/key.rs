@@ -1,6 +1,6 @@
 //! What consistent hashing hashes of a request.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use hyper::{
     Request,
@@ -9,10 +9,20 @@ use hyper::{
 
 use crate::model::HashKey;
 
-/// Hash of what `key` names in `request`; of `client`, where the request does not have it.
-pub(super) fn hash<B>(key: &HashKey, request: &Request<B>, client: impl FnOnce() -> IpAddr) -> u64 {
+/// Hash of what `key` names in `request`; of `client`, where the request does not have it. `peer` is
+/// the other end of the connection that the request came by.
+pub(super) fn hash<B>(
+    key: &HashKey,
+    request: &Request<B>,
+    peer: SocketAddr,
+    client: impl FnOnce() -> IpAddr,
+) -> u64 {
     let value = match key {
         HashKey::Source => None,
+        // Behind another proxy this is that proxy's connection, which is the only one there is.
+        HashKey::Flow => {
+            return address(peer.ip()).rotate_left(1) ^ mix(&peer.port().to_be_bytes());
+        }
         HashKey::Header(name) => request.headers().get(name).map(HeaderValue::as_bytes),
         HashKey::Cookie(name) => cookie(request, name.as_bytes()),
         HashKey::Path => Some(request.uri().path().as_bytes()),
@@ -20,10 +30,14 @@ pub(super) fn hash<B>(key: &HashKey, request: &Request<B>, client: impl FnOnce()
     };
     match value {
         Some(value) => mix(value),
-        None => match client() {
-            IpAddr::V4(address) => mix(&address.octets()),
-            IpAddr::V6(address) => mix(&address.octets()),
-        },
+        None => address(client()),
+    }
+}
+
+fn address(address: IpAddr) -> u64 {
+    match address {
+        IpAddr::V4(address) => mix(&address.octets()),
+        IpAddr::V6(address) => mix(&address.octets()),
     }
 }
 
@@ -58,7 +72,11 @@ fn value_of<'a>(pair: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
+
+    const PEER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 9)), 40_000);
 
     fn key(key: &HashKey, target: &str, fields: &[(&str, &str)], client: &str) -> u64 {
         let mut request = Request::builder().uri(target);
@@ -66,7 +84,7 @@ mod tests {
             request = request.header(*name, *value);
         }
         let client: IpAddr = client.parse().unwrap();
-        hash(key, &request.body(()).unwrap(), || client)
+        hash(key, &request.body(()).unwrap(), PEER, || client)
     }
 
     #[test]
@@ -96,6 +114,17 @@ mod tests {
             assert_eq!(one, key(kind, "/z", &[same], "10.0.0.2"), "{kind:?}");
             assert_ne!(one, key(kind, "/", &[other], "10.0.0.1"), "{kind:?}");
         }
+    }
+
+    #[test]
+    fn a_flow_is_a_connection() {
+        let request = Request::builder().uri("/").body(()).unwrap();
+        let client: IpAddr = "10.0.0.1".parse().unwrap();
+        let flow = |peer: SocketAddr| hash(&HashKey::Flow, &request, peer, || client);
+        let one = flow(PEER);
+        assert_eq!(one, flow(PEER));
+        assert_ne!(one, flow(SocketAddr::new(PEER.ip(), 40_001)));
+        assert_ne!(one, flow(SocketAddr::new(client, 40_000)));
     }
 
     #[test]

@@ -63,7 +63,7 @@ pub(super) async fn serve(
         Algorithm::ConsistentHash => {
             let proxies = &view.snapshot.gateway.trusted_proxies;
             let address = || client.peer.client(request.headers(), proxies);
-            key::hash(&service.spec.hash_key, &request, address)
+            key::hash(&service.spec.hash_key, &request, client.address, address)
         }
         _ => 0,
     };

@@ -89,13 +89,16 @@ impl FromStr for Algorithm {
     }
 }
 
-/// What consistent hashing hashes of an HTTP request. Packets hash their flow, or their source
-/// address alone when the key is [`HashKey::Source`].
+/// What consistent hashing hashes of an HTTP request. Packets have none of what HTTP keys name:
+/// they hash their flow, or their source address alone when the key is [`HashKey::Source`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub enum HashKey {
     /// The client's address.
     #[default]
     Source,
+    /// The client's connection: its address and port, and of packets the rest of their flow
+    /// (destination, port and protocol). Requests of one connection stay together.
+    Flow,
     /// The value of a header; requests without it hash the client's address.
     Header(String),
     /// The value of a cookie; requests without it hash the client's address.
@@ -104,6 +107,28 @@ pub enum HashKey {
     Path,
     /// The value of a query parameter; requests without it hash the client's address.
     Query(String),
+}
+
+impl fmt::Display for HashKey {
+    /// What it is, for people.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Source => f.write_str("source"),
+            Self::Flow => f.write_str("flow"),
+            Self::Header(name) => write!(f, "header {name}"),
+            Self::Cookie(name) => write!(f, "cookie {name}"),
+            Self::Path => f.write_str("path"),
+            Self::Query(name) => write!(f, "query {name}"),
+        }
+    }
+}
+
+impl HashKey {
+    /// Whether packets have it, too.
+    #[must_use]
+    pub const fn is_of_packets(&self) -> bool {
+        matches!(self, Self::Source | Self::Flow)
+    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     Algorithm, CheckCounts, Clock, Endpoint, Exclusion, Gate, InstanceId, KernelTraffic, Measured,
-    PeakEwma, ServiceName, Timestamp,
+    PeakEwma, ServiceLoad, ServiceName, Timestamp,
     history::{Distribution, History, Span},
     identity,
     measure::{LATENCY_BOUNDS_US, LatencyHistogram},
@@ -144,6 +144,8 @@ pub struct Instance {
     pub checks: CheckCounts,
     /// Its circuit breaker's state.
     pub gate: Gate,
+    /// What its service has in flight, this instance's requests among it.
+    pub load: Arc<ServiceLoad>,
     in_flight: AtomicU32,
     /// When the last request began, in microseconds; 0 is never.
     asked: AtomicU64,
@@ -153,9 +155,14 @@ pub struct Instance {
 }
 
 impl Instance {
-    /// An instance without history; `workers` is the number of threads that will count for it.
+    /// An instance without history; `load` is its service's, and says how many threads will count.
     #[must_use]
-    pub fn new(id: InstanceId, service: ServiceName, endpoint: Endpoint, workers: usize) -> Self {
+    pub fn new(
+        id: InstanceId,
+        service: ServiceName,
+        endpoint: Endpoint,
+        load: Arc<ServiceLoad>,
+    ) -> Self {
         Self {
             id,
             identity: identity(&service, &endpoint),
@@ -170,7 +177,8 @@ impl Instance {
             in_flight: AtomicU32::new(0),
             asked: AtomicU64::new(0),
             rests: AtomicU64::new(0),
-            shards: (0..workers.max(1)).map(|_| Shard::default()).collect(),
+            shards: (0..load.workers()).map(|_| Shard::default()).collect(),
+            load,
         }
     }
 
@@ -208,6 +216,7 @@ impl Instance {
     pub fn begin(self: &Arc<Self>, algorithm: Algorithm, worker: usize, clock: &Clock) -> InFlight {
         let started = clock.now();
         self.in_flight.fetch_add(1, Ordering::Relaxed);
+        self.load.begin(worker);
         self.asked.store(started.0, Ordering::Relaxed);
         InFlight {
             instance: Arc::clone(self),
@@ -362,6 +371,7 @@ impl Drop for InFlight {
     /// or an instance that hangs would look idle.
     fn drop(&mut self) {
         self.instance.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.instance.load.end(self.worker);
         if !self.judged {
             let now = self.clock.now();
             self.instance.latency.add_at_least(now, now - self.started);
@@ -383,7 +393,7 @@ mod tests {
             id,
             ServiceName::new("a").unwrap(),
             endpoint,
-            2,
+            Arc::new(ServiceLoad::new(2)),
         ))
     }
 
@@ -392,13 +402,13 @@ mod tests {
         let (instance, clock) = (instance(), Clock::manual(Timestamp(1)));
         let mut served = instance.begin(Algorithm::RoundRobin, 0, &clock);
         let given_up = instance.begin(Algorithm::RoundRobin, 1, &clock);
-        assert_eq!(instance.in_flight(), 2);
+        assert_eq!((instance.in_flight(), instance.load.total()), (2, 2));
         clock.advance(Duration::from_millis(3));
         assert_eq!(served.judge(Outcome::Success), Duration::from_millis(3));
         assert_eq!(instance.in_flight(), 2);
         drop(served);
         drop(given_up);
-        assert_eq!(instance.in_flight(), 0);
+        assert_eq!((instance.in_flight(), instance.load.total()), (0, 0));
         let totals = instance.totals(Algorithm::RoundRobin).unwrap();
         assert_eq!((totals.successes, totals.failures), (1, 0));
         assert_eq!(instance.totals(Algorithm::Adaptive), None);

@@ -4,6 +4,10 @@ use std::time::Duration;
 
 use super::{Algorithm, Endpoint, Forwarding, HashKey, RetrySpec, ServiceName};
 
+/// The bound of consistent hashing when nobody says anything, in percent: with a quarter more than
+/// its share for each instance, keys stay where they are unless some of them are hot.
+pub const DEFAULT_HASH_BOUND: u16 = 125;
+
 /// One member of a service as configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InstanceSpec {
@@ -22,6 +26,10 @@ pub struct ServiceSpec {
     pub algorithm: Algorithm,
     /// What [`Algorithm::ConsistentHash`] hashes.
     pub hash_key: HashKey,
+    /// The most that an instance may have in flight under [`Algorithm::ConsistentHash`] before its
+    /// keys go elsewhere, in percent of its share of the service's requests in flight, 101 to 1000;
+    /// `None` when there is no such bound.
+    pub hash_bound: Option<u16>,
     /// How the kernel forwards packets of the service's VIPs.
     pub forwarding: Forwarding,
     /// Active checks; `None` when they are off, and then every instance counts as healthy.
@@ -45,6 +53,7 @@ impl ServiceSpec {
             name,
             algorithm: Algorithm::default(),
             hash_key: HashKey::default(),
+            hash_bound: Some(DEFAULT_HASH_BOUND),
             forwarding: Forwarding::default(),
             health_check: None,
             recovery: None,

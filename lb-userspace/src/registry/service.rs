@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     balance,
-    model::{Algorithm, Instance, Member, ServiceSpec, ServiceStats},
+    model::{Algorithm, Instance, Member, ServiceLoad, ServiceSpec, ServiceStats},
     resilience::{Budget, WHOLE, WeightInputs, effective_weight},
 };
 
@@ -22,6 +22,8 @@ pub(super) struct ServiceState {
     pub(super) instances: Vec<InstanceState>,
     pub(super) stats: Arc<ServiceStats>,
     pub(super) budget: Arc<Budget>,
+    /// Requests in flight.
+    pub(super) load: Arc<ServiceLoad>,
 }
 
 /// An instance of a service.
@@ -101,7 +103,12 @@ impl ServiceState {
         };
         Service {
             spec: Arc::new(spec),
-            balancer: balance::build(self.algorithm, &members, workers),
+            balancer: balance::build_bounded(
+                self.algorithm,
+                &members,
+                workers,
+                self.spec.hash_bound,
+            ),
             members,
             statuses: self
                 .instances

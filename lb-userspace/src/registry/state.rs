@@ -15,7 +15,7 @@ use super::{
 use crate::{
     model::{
         AdminState, Algorithm, GatewaySpec, Health, Instance, InstanceId, InstanceSpec,
-        ListenerSpec, RouteSpec, ServiceName, ServiceSpec, VipSpec,
+        ListenerSpec, RouteSpec, ServiceLoad, ServiceName, ServiceSpec, VipSpec,
     },
     resilience::{Budget, Progress},
 };
@@ -135,13 +135,15 @@ impl State {
         let name = spec.name.clone();
         let Some(before) = before else {
             events.push(Event::ServiceAdded(name));
-            let instances = self.configure_instances(&spec, Vec::new(), &mut Vec::new())?;
+            let load = Arc::new(ServiceLoad::new(self.workers));
+            let instances = self.configure_instances(&spec, &load, Vec::new(), &mut Vec::new())?;
             return Ok(ServiceState {
                 algorithm: spec.algorithm,
                 spec: Arc::new(spec),
                 instances,
                 stats: Arc::default(),
                 budget: Arc::new(Budget::new(self.workers)),
+                load,
             });
         };
         let algorithm = if before.spec.algorithm == spec.algorithm {
@@ -163,13 +165,14 @@ impl State {
         if !same(&before.spec, &spec) {
             events.push(Event::ServiceChanged(name));
         }
-        let instances = self.configure_instances(&spec, before.instances, events)?;
+        let instances = self.configure_instances(&spec, &before.load, before.instances, events)?;
         let mut after = ServiceState {
             spec: Arc::new(spec),
             algorithm,
             instances,
             stats: before.stats,
             budget: before.budget,
+            load: before.load,
         };
         if algorithm != before.algorithm {
             after.forget_factors();
@@ -180,6 +183,7 @@ impl State {
     fn configure_instances(
         &mut self,
         spec: &ServiceSpec,
+        load: &Arc<ServiceLoad>,
         mut before: Vec<InstanceState>,
         events: &mut Vec<Event>,
     ) -> Result<Vec<InstanceState>, RegistryError> {
@@ -206,7 +210,8 @@ impl State {
             } else {
                 let Taken { id, is_down } = self.ids.take(&spec.name, endpoint)?;
                 let service = spec.name.clone();
-                let instance = Instance::new(id, service.clone(), endpoint.clone(), self.workers);
+                let instance =
+                    Instance::new(id, service.clone(), endpoint.clone(), Arc::clone(load));
                 events.push(Event::InstanceAdded(service, endpoint.name().to_owned()));
                 InstanceState {
                     instance: Arc::new(instance),

@@ -30,7 +30,7 @@ pub struct ServiceAlgorithm {
 }
 
 /// `GET` and `PUT /algorithms/{service}`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ServiceAlgorithmDetail {
     /// The service.
     pub service: String,
@@ -40,6 +40,10 @@ pub struct ServiceAlgorithmDetail {
     pub description: String,
     /// What consistent hashing hashes, whether or not it is in force.
     pub hash_key: String,
+    /// The most that an instance may have in flight under consistent hashing, as a factor of its
+    /// share; absent when there is no bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash_bound: Option<f64>,
     /// In the answer to `PUT`: the algorithm before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<String>,

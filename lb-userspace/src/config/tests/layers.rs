@@ -107,6 +107,7 @@ hash_key = "path"
 forwarding = "l2dsr"
 health_check = { interval = "1s", rise = 5 }
 timeouts.connect = "1s"
+hash_bound = 1.5
 
 [services.plain]
 instances = ["10.0.0.1:1"]
@@ -118,6 +119,7 @@ forwarding = "nat"
 instances = [{ endpoint = "http://localhost:81/", weight = 0 }, "[fd00::1]:2"]
 health_check = { path = "/up?deep=1", status = 204, host = "h:1", fall = 1, port = 9 }
 timeouts = { request = "1h30m", idle = "250ms" }
+hash_bound = "off"
 
 [[routes]]
 path = "/*"
@@ -142,7 +144,10 @@ service = "own"
         ..HealthCheckSpec::default()
     };
     assert_eq!(plain.algorithm, Algorithm::Adaptive);
-    assert_eq!(plain.hash_key, HashKey::Path);
+    assert_eq!(
+        (&plain.hash_key, plain.hash_bound),
+        (&HashKey::Path, Some(150))
+    );
     assert_eq!(plain.forwarding, Forwarding::L2Dsr);
     assert_eq!(plain.health_check, Some(check.clone()));
     assert_eq!(plain.instances[0].weight, 1);
@@ -154,6 +159,7 @@ service = "own"
 
     assert_eq!(own.algorithm, Algorithm::ConsistentHash);
     assert_eq!(own.hash_key, HashKey::Header("x-user".to_owned()));
+    assert_eq!(own.hash_bound, None);
     assert_eq!(own.forwarding, Forwarding::Nat);
     assert_eq!(own.instances[0].weight, 0);
     assert_eq!(own.instances[0].endpoint.name(), "http://localhost:81");
@@ -192,10 +198,26 @@ service = "own"
         ("services.plain.health_check.rise", "5 # lb.toml:6:42"),
         ("services.plain.health_check.timeout", "\"1s\" # default"),
         ("services.own.health_check.type", "\"http\" # default"),
-        ("services.own.instances[0].weight", "0 # lb.toml:16:60"),
+        ("services.own.instances[0].weight", "0 # lb.toml:17:60"),
     ] {
         assert_eq!(setting(&config, path), expected, "{path}");
     }
+}
+
+#[test]
+fn a_key_that_packets_do_not_have_is_noticed_where_there_are_only_packets() {
+    let notices = |key: &str, more: &str| {
+        let text = format!(
+            "datapath.interfaces = [\"eth0\"]\n[services.web]\ninstances = [\"10.0.0.1:80\"]\n\
+             algorithm = \"consistent_hash\"\nhash_key = \"{key}\"\n[[vips]]\n\
+             address = \"10.0.0.9\"\nport = 80\nservice = \"web\"\n{more}"
+        );
+        load_text(&text).unwrap().notices.len()
+    };
+    let route = "[[routes]]\npath = \"/*\"\nservice = \"web\"\n";
+    assert_eq!(notices("cookie:sid", ""), 1);
+    assert_eq!(notices("cookie:sid", route), 0);
+    assert_eq!((notices("source", ""), notices("flow", "")), (0, 0));
 }
 
 #[test]

@@ -152,7 +152,12 @@ fn each_fault_is_said_in_its_own_words() {
         (
             "defaults.hash_key = \"header:\"",
             "",
-            "defaults.hash_key: expected \"source\", \"path\", \"header:NAME\", \"cookie:NAME\" or \"query:NAME\", such as \"header:x-user\"; found \"header:\"",
+            "defaults.hash_key: expected \"source\", \"flow\", \"path\", \"header:NAME\", \"cookie:NAME\" or \"query:NAME\", such as \"header:x-user\"; found \"header:\"",
+        ),
+        (
+            "defaults.hash_bound = 1",
+            "",
+            "defaults.hash_bound: expected a factor from 1.01 to 10 in hundredths, or 0 or \"off\" for no bound, such as 1.25; found 1 (with 1 there is no room to move to)",
         ),
         (
             "defaults.health_check = { interval = \"1s\", timeout = \"2s\" }",
@@ -182,7 +187,7 @@ fn each_fault_is_said_in_its_own_words() {
         (
             "defaults.instances = []",
             "",
-            "defaults.instances: expected one of the keys of defaults: algorithm, forwarding, hash_key, health_check, recovery, retry, timeouts; found \"instances\"",
+            "defaults.instances: expected one of the keys of defaults: algorithm, forwarding, hash_bound, hash_key, health_check, recovery, retry, timeouts; found \"instances\"",
         ),
         (
             "services.Web.instances = [\"10.0.0.1:80\"]",

@@ -85,6 +85,7 @@ fn document() -> impl Strategy<Value = String> {
         "max_tables",
         "algorithm",
         "hash_key",
+        "hash_bound",
         "forwarding",
         "instances",
         "enabled",

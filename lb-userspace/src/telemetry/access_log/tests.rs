@@ -7,7 +7,7 @@ use hyper::Method;
 use super::*;
 use crate::{
     l7::{Asked, Trace, WHOLE},
-    model::{Endpoint, Instance, InstanceId, Reason},
+    model::{Endpoint, Instance, InstanceId, Reason, ServiceLoad},
 };
 
 fn record(ending: Ending) -> Record {
@@ -17,7 +17,8 @@ fn record(ending: Ending) -> Record {
         index: 1,
         generation: 0,
     };
-    let instance = Arc::new(Instance::new(id, service.clone(), endpoint, 1));
+    let load = Arc::new(ServiceLoad::new(1));
+    let instance = Arc::new(Instance::new(id, service.clone(), endpoint, load));
     Record {
         ended: SystemTime::UNIX_EPOCH + Duration::from_secs(1_705_314_600),
         duration: Duration::from_millis(120),
