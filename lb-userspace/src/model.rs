@@ -6,6 +6,7 @@
 //! changes of algorithm.
 
 pub mod algorithm;
+pub mod breaker;
 pub mod clock;
 pub mod daemon;
 pub mod endpoint;
@@ -26,6 +27,7 @@ pub mod vip;
 pub mod window;
 
 pub use algorithm::{Algorithm, HashKey};
+pub use breaker::{AllOpen, BreakerSpec, BreakersSpec};
 pub use clock::{Clock, Timestamp};
 pub use daemon::{
     AccessLogSpec, ApiSpec, DaemonSpec, DatapathMode, DatapathSpec, LogFormat, LogSpec,
@@ -44,3 +46,4 @@ pub use retry::{MethodSet, RetryCause, RetryRefusal, RetrySpec, RetryStats};
 pub use route::{HostPattern, PathPattern, RouteSpec};
 pub use service::{HealthCheckSpec, InstanceSpec, Probe, RecoverySpec, ServiceSpec, TimeoutSpec};
 pub use vip::{Forwarding, Protocol, VipSpec};
+pub use window::WindowSum;

@@ -36,6 +36,11 @@ pub(super) const VARIABLES: &[(&str, &[&str], bool)] = &[
         &["defaults", "health_check", "enabled"],
         false,
     ),
+    (
+        "LB_CIRCUIT_BREAKER_ENABLED",
+        &["defaults", "breaker", "enabled"],
+        false,
+    ),
 ];
 
 /// The variable that names the file.
@@ -48,10 +53,6 @@ const OTHERS: [&str; 2] = [CONFIG_VARIABLE, "LB_API"];
 pub(super) const WITHOUT_EFFECT: &[(&str, &str)] = &[
     ("LB_METRICS_ENABLED", "/metrics is always served"),
     (
-        "LB_CIRCUIT_BREAKER_ENABLED",
-        "there are no circuit breakers",
-    ),
-    (
         "LB_SESSION_AFFINITY_ENABLED",
         "there is no session affinity; see consistent_hash",
     ),
@@ -59,8 +60,8 @@ pub(super) const WITHOUT_EFFECT: &[(&str, &str)] = &[
         "LB_SESSION_AFFINITY_TTL",
         "there is no session affinity; see consistent_hash",
     ),
-    ("CB_BACKEND_URL", "there are no circuit breakers"),
-    ("CB_CHECK_INTERVAL", "there are no circuit breakers"),
+    ("CB_BACKEND_URL", "breakers go by what lb sees itself"),
+    ("CB_CHECK_INTERVAL", "breakers go by what lb sees itself"),
     (
         "METRICS_BACKEND_URL",
         "metrics are not pushed; scrape /metrics",

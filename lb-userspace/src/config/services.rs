@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{
+    breaker::BreakerSettings,
     forms::{Choice, Form as _, Number, Period},
     hashing::HashSettings,
     health::HealthSettings,
@@ -50,6 +51,7 @@ pub(super) struct ServiceSettings {
     forwarding: Sourced<Forwarding>,
     health_check: HealthSettings,
     recovery: RecoverySettings,
+    breaker: BreakerSettings,
     connect: Sourced<Duration>,
     request: Sourced<Duration>,
     idle: Sourced<Duration>,
@@ -75,6 +77,7 @@ impl ServiceSettings {
             forwarding: Sourced::unset(Forwarding::default()),
             health_check: HealthSettings::unset(),
             recovery: RecoverySettings::unset(),
+            breaker: BreakerSettings::unset(),
             connect: Sourced::unset(timeouts.connect),
             request: Sourced::unset(timeouts.request),
             idle: Sourced::unset(timeouts.idle),
@@ -89,6 +92,7 @@ impl ServiceSettings {
         let forwarding = t.value("forwarding", &FORWARDING, &self.forwarding);
         let health_check = t.table("health_check", |t| self.health_check.read(t, udp_only));
         let recovery = t.table("recovery", |t| self.recovery.read(t));
+        let breaker = t.table("breaker", |t| self.breaker.read(t));
         let (connect, request, idle) = t.table("timeouts", |t| {
             (
                 t.value("connect", &TIMEOUT, &self.connect),
@@ -103,6 +107,7 @@ impl ServiceSettings {
             forwarding,
             health_check,
             recovery,
+            breaker,
             connect,
             request,
             idle,
@@ -136,6 +141,7 @@ pub(super) fn read(
                 forwarding: settings.forwarding.value,
                 health_check: settings.health_check.build(),
                 recovery: settings.recovery.build(),
+                breakers: settings.breaker.build(),
                 timeouts: TimeoutSpec {
                     connect: settings.connect.value,
                     request: settings.request.value,

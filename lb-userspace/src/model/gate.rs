@@ -212,6 +212,12 @@ impl Default for Gate {
     }
 }
 
+impl AsRef<Self> for Gate {
+    fn as_ref(&self) -> &Self {
+        self
+    }
+}
+
 impl Gate {
     /// The state.
     #[must_use]
@@ -242,7 +248,7 @@ impl Gate {
     }
 
     /// Replaces the state by what `next` makes of it, unless that is `None`. Returns the states
-    /// before and after when this call has changed it, and counts the transition.
+    /// before and after, as others see them, when this call has changed it; counts the transition.
     ///
     /// `next` may be called several times, when other threads change the state meanwhile.
     pub fn update(
@@ -262,6 +268,7 @@ impl Gate {
             );
             match swapped {
                 Ok(_) => {
+                    let after = GateState::unpack(after.pack());
                     self.count(before, after);
                     return Some((before, after));
                 }
@@ -293,10 +300,9 @@ impl Gate {
         .load(Ordering::Relaxed)
     }
 
-    /// Closed as of `now`, and no transition ever happened.
-    pub fn reset(&self, now: Timestamp) {
-        let closed = GateState::closed(now).pack();
-        self.word.store(closed, Ordering::Relaxed);
+    /// As if nothing had ever happened.
+    pub fn reset(&self) {
+        self.word.store(GateState::NEW.pack(), Ordering::Relaxed);
         for counter in [&self.opened, &self.half_opened, &self.closed] {
             counter.store(0, Ordering::Relaxed);
         }
@@ -357,7 +363,7 @@ mod tests {
         assert_eq!(gate.exclusion(until), Some(Exclusion::BreakerOpen));
         assert_eq!(gate.exclusion(Timestamp(1_001_000)), None);
         assert_eq!(gate.transitions(BreakerState::Open), 1);
-        gate.reset(until);
+        gate.reset();
         assert!(gate.is_quiet());
         assert_eq!(gate.transitions(BreakerState::Open), 0);
     }

@@ -105,6 +105,8 @@ struct Shard {
     by_algorithm: [OnceLock<Box<AlgorithmCounters>>; Algorithm::ALL.len()],
     window: Window,
     history: OnceLock<Box<History>>,
+    /// What its circuit breaker holds against the instance; there once there was anything.
+    blame: OnceLock<Box<Window>>,
 }
 
 /// Requests of an instance under one algorithm.
@@ -238,6 +240,30 @@ impl Instance {
         sum
     }
 
+    /// Notes for the circuit breaker how one of the requests in [`Instance::window`] is to count
+    /// that was no plain success: as a failure, or not at all.
+    pub fn blame(&self, worker: usize, now: Timestamp, counts: bool) {
+        let shard = &self.shards[worker % self.shards.len()];
+        shard.blame.get_or_init(Box::default).record(now, counts, 0);
+    }
+
+    /// The requests of the last `seconds` as they count for the circuit breaker, see
+    /// [`Instance::blame`]; without latencies.
+    #[must_use]
+    pub fn blamed(&self, now: Timestamp, seconds: u64) -> WindowSum {
+        let mut blamed = WindowSum::default();
+        for window in self.shards.iter().filter_map(|shard| shard.blame.get()) {
+            blamed += window.sum(now, 0, seconds);
+        }
+        let without_count = blamed.requests - blamed.failures;
+        let requests = self.window(now, 0, seconds).requests;
+        WindowSum {
+            requests: requests.saturating_sub(without_count),
+            failures: blamed.failures,
+            latency_us: 0,
+        }
+    }
+
     /// The requests of `span` and how long they took.
     #[must_use]
     pub fn history(&self, span: Span) -> Distribution {
@@ -300,7 +326,11 @@ impl Instance {
             if let Some(history) = shard.history.get() {
                 history.reset();
             }
+            if let Some(blame) = shard.blame.get() {
+                blame.reset();
+            }
         }
+        self.gate.reset();
         self.latency.reset();
         self.probe_latency.reset();
         self.checks.reset();
@@ -325,6 +355,12 @@ impl Instance {
     }
 }
 
+impl AsRef<Gate> for Instance {
+    fn as_ref(&self) -> &Gate {
+        &self.gate
+    }
+}
+
 /// A request that an instance is busy with. Dropping it ends the request, whatever the way.
 #[derive(Debug)]
 pub struct InFlight {
@@ -341,6 +377,12 @@ impl InFlight {
     #[must_use]
     pub const fn instance(&self) -> &Arc<Instance> {
         &self.instance
+    }
+
+    /// When the request began.
+    #[must_use]
+    pub const fn began(&self) -> Timestamp {
+        self.started
     }
 
     /// Records the outcome, once: at the head of the answer, or when it is clear that none comes.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Algorithm, Endpoint, Forwarding, HashKey, RetrySpec, ServiceName};
+use super::{Algorithm, BreakersSpec, Endpoint, Forwarding, HashKey, RetrySpec, ServiceName};
 
 /// The bound of consistent hashing when nobody says anything, in percent: with a quarter more than
 /// its share for each instance, keys stay where they are unless some of them are hot.
@@ -36,6 +36,8 @@ pub struct ServiceSpec {
     pub health_check: Option<HealthCheckSpec>,
     /// How instances that come back get their share; `None` when they get all of it at once.
     pub recovery: Option<RecoverySpec>,
+    /// Circuit breakers.
+    pub breakers: BreakersSpec,
     /// Limits of an HTTP exchange.
     pub timeouts: TimeoutSpec,
     /// When a request is sent once more.
@@ -57,6 +59,7 @@ impl ServiceSpec {
             forwarding: Forwarding::default(),
             health_check: None,
             recovery: None,
+            breakers: BreakersSpec::default(),
             timeouts: TimeoutSpec::default(),
             retry: RetrySpec::default(),
             instances: Vec::new(),

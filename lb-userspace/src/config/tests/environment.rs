@@ -105,7 +105,7 @@ fn the_guides_environment_makes_its_five_services_and_their_routes() {
             .desired
             .services
             .iter()
-            .all(|spec| spec.health_check.is_some())
+            .all(|spec| spec.health_check.is_some() && spec.breakers.instance.is_some())
     );
     assert_eq!(config.environment.as_deref(), Some("production"));
     assert_eq!(
@@ -121,12 +121,10 @@ fn variables_without_effect_are_said_to_have_none() {
     assert_eq!(
         notices,
         [
-            "environment variable CB_BACKEND_URL: has no effect in this version: there are no \
-             circuit breakers",
-            "environment variable CB_CHECK_INTERVAL: has no effect in this version: there are no \
-             circuit breakers",
-            "environment variable LB_CIRCUIT_BREAKER_ENABLED: has no effect in this version: \
-             there are no circuit breakers",
+            "environment variable CB_BACKEND_URL: has no effect in this version: breakers go by \
+             what lb sees itself",
+            "environment variable CB_CHECK_INTERVAL: has no effect in this version: breakers go \
+             by what lb sees itself",
             "environment variable LB_METRICS_ENABLED: has no effect in this version: /metrics is \
              always served",
             "environment variable LB_SESSION_AFFINITY_ENABLED: has no effect in this version: \

@@ -1,0 +1,75 @@
+//! Circuit breakers as they were asked for.
+
+use std::time::Duration;
+
+/// When a breaker opens, for how long, and what closes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BreakerSpec {
+    /// Failures in a row that open it, at least 1; 0 leaves the run out of account.
+    pub failures: u16,
+    /// Share of failures in the window that opens it, in percent, 1 to 100.
+    pub ratio: u8,
+    /// The window, in whole seconds, 1 s to 60 s.
+    pub window: Duration,
+    /// Requests in the window below which the share says nothing, at least 1.
+    pub min_requests: u32,
+    /// How long it stays open the first time.
+    pub open: Duration,
+    /// The longest that it stays open, however often its probes fail.
+    pub max_open: Duration,
+    /// Probes under way at one time while it is half-open, 1 to 255.
+    pub probes: u8,
+    /// Probes that must succeed to close it, 1 to 255.
+    pub successes: u8,
+}
+
+impl Default for BreakerSpec {
+    /// An instance's. Seven in a row are linkerd's default. The open time is short because a probe
+    /// costs one request: who is down for long is for health checks and ejection to say, the
+    /// breaker is there for the seconds until they do.
+    fn default() -> Self {
+        Self {
+            failures: 7,
+            ratio: 50,
+            window: Duration::from_secs(10),
+            min_requests: 20,
+            open: Duration::from_secs(2),
+            max_open: Duration::from_secs(60),
+            probes: 1,
+            successes: 2,
+        }
+    }
+}
+
+/// What becomes of a request when the breakers of all instances that could take it are open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum AllOpen {
+    /// It is refused, and told when the first probe is due.
+    #[default]
+    Refuse,
+    /// It goes to one of them, by weight.
+    Pass,
+}
+
+impl AllOpen {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Refuse, Self::Pass];
+
+    /// The name in configuration and API.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Refuse => "refuse",
+            Self::Pass => "pass",
+        }
+    }
+}
+
+/// The breakers of a service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BreakersSpec {
+    /// The breaker of each instance; `None` when they are off.
+    pub instance: Option<BreakerSpec>,
+    /// When those of all instances are open.
+    pub all_open: AllOpen,
+}
