@@ -5,10 +5,12 @@
 //! [`verdict`]), and a change of health goes to the registry, which takes the instance out of both
 //! data planes or back in. Beside that, once a second, what instances have measured of real
 //! traffic becomes scores and weights (see [`scorer`]), and instances that have come back go on with
-//! their recovery (see [`comeback`]).
+//! their recovery (see [`comeback`]). Circuit breakers work without any of this; what becomes of
+//! them reaches the registry by [`breakers`].
 //!
 //! Nothing here is on the path of a request or a packet, and a check that hangs delays no other.
 
+pub mod breakers;
 pub mod checker;
 pub mod comeback;
 mod probe;
@@ -25,11 +27,13 @@ use crate::{model::Clock, registry::Registry, resilience::ScoreWeights};
 pub async fn run(registry: Arc<Registry>, clock: Clock, mut stopped: watch::Receiver<bool>) {
     let checks = checker::run(Arc::clone(&registry), clock.clone());
     let comebacks = comeback::run(Arc::clone(&registry), clock.clone());
+    let breakers = breakers::run(Arc::clone(&registry), clock.clone());
     let scores = scorer::run(registry, clock, ScoreWeights::default());
     tokio::select! {
         () = checks => {}
         () = scores => {}
         () = comebacks => {}
+        () = breakers => {}
         _ = stopped.wait_for(|stopped| *stopped) => {}
     }
 }

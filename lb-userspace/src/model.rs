@@ -34,7 +34,7 @@ pub use daemon::{
 };
 pub use endpoint::{Endpoint, EndpointError};
 pub use exclusion::Exclusion;
-pub use gate::{BreakerState, Gate, GateState};
+pub use gate::{BreakerState, Gate, GateState, Step};
 pub use id::{InstanceId, NameError, ServiceName, identity};
 pub use instance::{AdminState, Health, InFlight, Instance, Member, Outcome};
 pub use listener::{GatewaySpec, ListenerSpec};

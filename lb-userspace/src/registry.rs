@@ -15,7 +15,7 @@ mod state;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 pub use crate::model::identity;
 pub use change::{Applied, Change, Desired, Event, RecoveryStep, RegistryError};
@@ -28,6 +28,7 @@ pub struct Registry {
     state: Mutex<state::State>,
     published: ArcSwap<Snapshot>,
     revision: watch::Sender<u64>,
+    breakers: Arc<Notify>,
 }
 
 impl Registry {
@@ -39,6 +40,7 @@ impl Registry {
             state: Mutex::new(state::State::new(workers, known)),
             published: ArcSwap::from_pointee(Snapshot::default()),
             revision: watch::Sender::new(0),
+            breakers: Arc::default(),
         }
     }
 
@@ -66,6 +68,13 @@ impl Registry {
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.revision.subscribe()
+    }
+
+    /// Whom to notify of a transition of an instance's circuit breaker, so that what the registry
+    /// knows of it follows.
+    #[must_use]
+    pub fn breakers(&self) -> Arc<Notify> {
+        Arc::clone(&self.breakers)
     }
 
     /// Applies `change` whole, or not at all. A change that changes nothing publishes nothing.

@@ -99,6 +99,7 @@ pub(super) async fn reset(
             instances += 1;
         }
     }
+    state.registry().breakers().notify_one();
     if let Some(gateway) = state.gateway() {
         gateway.answers.reset();
     }

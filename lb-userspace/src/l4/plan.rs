@@ -126,7 +126,9 @@ pub(crate) fn plan(snapshot: &Snapshot, host: &Host) -> Plan {
 }
 
 fn add_instances(service: &Service, into: &mut BTreeMap<u16, InstanceEntry>) {
-    for (member, status) in service.members.iter().zip(service.statuses.iter()) {
+    let weights = service.packet_weights();
+    let members = service.members.iter().zip(service.statuses.iter());
+    for ((member, status), weight) in members.zip(weights) {
         let endpoint = &member.instance.endpoint;
         let id = member.instance.id;
         let entry = InstanceEntry {
@@ -135,7 +137,7 @@ fn add_instances(service: &Service, into: &mut BTreeMap<u16, InstanceEntry>) {
             port: endpoint.address().port().to_be_bytes(),
             generation: id.generation,
             weight: status.weight,
-            state: state(status, member.weight),
+            state: state(status, weight),
             pad: 0,
         };
         into.insert(id.index, entry);
@@ -193,15 +195,14 @@ fn recipe(service: &Service, vip: &VipSpec) -> Recipe {
     } else {
         Order::Maglev
     };
-    let shares = service
-        .members
-        .iter()
-        .filter(|member| can_take(service, member.instance.endpoint.address(), vip))
-        .map(|member| Share {
+    let members = service.members.iter().zip(service.packet_weights());
+    let shares = members
+        .filter(|(member, _)| can_take(service, member.instance.endpoint.address(), vip))
+        .map(|(member, weight)| Share {
             identity: identity(service.name(), &member.instance.endpoint),
             generation: member.instance.id.generation,
             index: member.instance.id.index,
-            weight: member.weight,
+            weight,
         });
     Recipe::new(order, shares)
 }

@@ -4,6 +4,8 @@
 //! (RFC 9209) for whoever debugs the client, the reason's label in the body, and one more in the
 //! counter of that reason. The message names no addresses: it leaves the house.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use hyper::{
     HeaderMap, Response, StatusCode,
@@ -27,6 +29,14 @@ pub(super) fn local(reason: Reason, stats: &ServiceStats) -> Response<Answer> {
     *response.status_mut() = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     fields(response.headers_mut(), reason);
     response
+}
+
+/// Says in `response` when to ask again: in whole seconds, at least one.
+pub(super) fn again_in(response: &mut Response<Answer>, wait: Duration) {
+    let seconds = wait.as_micros().div_ceil(1_000_000).max(1);
+    if let Ok(value) = HeaderValue::try_from(seconds.to_string()) {
+        response.headers_mut().insert(header::RETRY_AFTER, value);
+    }
 }
 
 fn fields(headers: &mut HeaderMap, reason: Reason) {

@@ -76,15 +76,22 @@ impl<'a> Course<'a> {
 
     /// The position of an instance that the request has not been sent to.
     pub(super) fn pick(&self, now: Timestamp) -> Option<usize> {
+        let Service {
+            balancer, members, ..
+        } = self.service;
+        balancer.pick(members, &self.choice(now))
+    }
+
+    /// What a pick goes by.
+    pub(super) fn choice(&self, now: Timestamp) -> Choice<'_> {
         let worker = &self.client.worker;
-        let choice = Choice {
+        Choice {
             key: self.key,
             worker: worker.index,
             now,
             random: &worker.random,
             tried: &self.tried,
-        };
-        self.service.balancer.pick(&self.service.members, &choice)
+        }
     }
 
     /// Whether an answer may be one that is not for the client, or says something about the

@@ -4,11 +4,14 @@
 //! try. Nearly every request leaves it after one turn, so everything that belongs to a second one
 //! is in a box of its own and costs the first one nothing.
 
+use std::sync::Arc;
+
 use hyper::{Request, header, header::HeaderValue};
 
 use super::{
     access::Entry,
     body::Upload,
+    breaker,
     connection::Client,
     course::Course,
     exchange::{self, Pending},
@@ -17,6 +20,7 @@ use super::{
 use crate::{
     model::{Instance, Outcome, Reason, Timestamp},
     registry::Service,
+    resilience::{Permit, Verdict},
 };
 
 /// Sends a request to an instance, and to others when that fails in a way that allows it.
@@ -30,11 +34,12 @@ pub(super) async fn forward(
 ) -> Result<Exchanged, Reason> {
     let mut course = Course::new(client, service, now, key, &request);
     let mut pending = Some(request);
-    let mut next = course.pick(now).ok_or(Reason::NoInstance)?;
+    let mut next = course.pick(now);
     loop {
-        let instance = &service.members[next].instance;
-        let tried = attempt(&course, next, &mut pending, entry).await;
-        next = match tried {
+        let (position, permit) = breaker::enter(&course, next, now)?;
+        let instance = &service.members[position].instance;
+        let tried = attempt(&course, instance, permit, &mut pending, entry).await;
+        let again = match tried {
             Ok(exchanged) if !course.is_worth_a_look(exchanged.answer.status()) => {
                 return Ok(exchanged);
             }
@@ -47,20 +52,21 @@ pub(super) async fn forward(
             }
             Err(failure) => Box::pin(course.after_failure(instance, failure, &mut pending)).await?,
         };
+        next = Some(again);
     }
 }
 
 /// One try on one instance.
 async fn attempt(
     course: &Course<'_>,
-    position: usize,
+    instance: &Arc<Instance>,
+    permit: Option<Permit<Instance>>,
     pending: &mut Pending,
     entry: &mut Entry,
 ) -> Result<Exchanged, exchange::Failure> {
     let Course {
         client, service, ..
     } = course;
-    let instance = &service.members[position].instance;
     if let Some(request) = pending {
         name_host(request, instance);
     }
@@ -75,6 +81,8 @@ async fn attempt(
             } else {
                 Outcome::Success
             });
+            let verdict = breaker::verdict(answer.status());
+            breaker::settle(worker, service, &in_flight, permit, verdict);
             Ok(Exchanged {
                 answer,
                 lease,
@@ -84,6 +92,7 @@ async fn attempt(
         Err(failure) => {
             if failure.blame {
                 in_flight.judge(Outcome::Failure);
+                breaker::settle(worker, service, &in_flight, permit, Verdict::Failure);
             }
             Err(failure)
         }

@@ -10,6 +10,7 @@ use super::{
     access::{Ending, Entry},
     answer,
     body::{Answer, Passed, Upload},
+    breaker,
     connection::Client,
     forward::forward,
     head::{self, Seen},
@@ -71,7 +72,13 @@ pub(super) async fn serve(
     let exchanged = forward(&client, service, now, key, request, &mut entry).await;
     let answer =
         exchanged.and_then(|done| done.into_answer(&client, upgrade, timeouts.idle, &mut entry));
-    Ok(answer.unwrap_or_else(|reason| refuse(&client, reason, stats, entry)))
+    Ok(answer.unwrap_or_else(|reason| {
+        let mut response = refuse(&client, reason, stats, entry);
+        if reason == Reason::BreakerOpen {
+            answer::again_in(&mut response, breaker::retry_after(service, now));
+        }
+        response
+    }))
 }
 
 /// An answer of lb's own.

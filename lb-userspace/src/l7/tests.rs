@@ -5,6 +5,7 @@
 //! other test and no ephemeral port can meet.
 
 mod access;
+mod breakers;
 mod failures;
 mod forwarding;
 mod framing;

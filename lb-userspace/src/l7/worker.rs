@@ -19,7 +19,7 @@ use arc_swap::{ArcSwap, Cache};
 use hyper::server::conn::http1;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::mpsc,
+    sync::{Notify, mpsc},
     task::JoinHandle,
     time::Instant,
 };
@@ -139,6 +139,8 @@ pub(super) struct Worker {
     pub(super) stats: Arc<GatewayStats>,
     pub(super) management: Option<Management>,
     pub(super) access: Option<Arc<AccessLog>>,
+    /// To be told of every transition of a circuit breaker.
+    pub(super) breakers: Arc<Notify>,
     cache: RefCell<Cache<Published, Arc<Snapshot>>>,
     view: RefCell<Rc<View>>,
 }
@@ -166,6 +168,7 @@ impl Worker {
             stats,
             management,
             access,
+            breakers: registry.breakers(),
             cache: Cache::new(Published(registry)).into(),
             view: Rc::new(View {
                 router: Rc::new(Router::new(&snapshot)),

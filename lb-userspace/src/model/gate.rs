@@ -190,6 +190,23 @@ impl GateState {
     }
 }
 
+/// A change of state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// What it was.
+    pub before: GateState,
+    /// What it is.
+    pub after: GateState,
+}
+
+impl Step {
+    /// Whether it is another state, not only another number that belongs to it.
+    #[must_use]
+    pub fn is_transition(&self) -> bool {
+        std::mem::discriminant(&self.before) != std::mem::discriminant(&self.after)
+    }
+}
+
 /// A breaker's state where every thread finds it. On a cache line of its own: it is read at each
 /// pick and hardly ever written, unlike the counters around it.
 #[derive(Debug)]
@@ -247,14 +264,11 @@ impl Gate {
         self.word.load(Ordering::Relaxed) & TAG_AND_RUN == 0
     }
 
-    /// Replaces the state by what `next` makes of it, unless that is `None`. Returns the states
-    /// before and after, as others see them, when this call has changed it; counts the transition.
+    /// Replaces the state by what `next` makes of it, unless that is `None`. Returns what this call
+    /// has changed, as others see it, and counts transitions.
     ///
     /// `next` may be called several times, when other threads change the state meanwhile.
-    pub fn update(
-        &self,
-        mut next: impl FnMut(GateState) -> Option<GateState>,
-    ) -> Option<(GateState, GateState)> {
+    pub fn update(&self, mut next: impl FnMut(GateState) -> Option<GateState>) -> Option<Step> {
         let mut word = self.word.load(Ordering::Relaxed);
         loop {
             let before = GateState::unpack(word);
@@ -269,19 +283,20 @@ impl Gate {
             match swapped {
                 Ok(_) => {
                     let after = GateState::unpack(after.pack());
-                    self.count(before, after);
-                    return Some((before, after));
+                    let step = Step { before, after };
+                    self.count(&step);
+                    return Some(step);
                 }
                 Err(current) => word = current,
             }
         }
     }
 
-    fn count(&self, before: GateState, after: GateState) {
-        if std::mem::discriminant(&before) == std::mem::discriminant(&after) {
+    fn count(&self, step: &Step) {
+        if !step.is_transition() {
             return;
         }
-        match after {
+        match step.after {
             GateState::Open { .. } | GateState::HeldOpen => &self.opened,
             GateState::HalfOpen { .. } => &self.half_opened,
             GateState::Closed { .. } | GateState::HeldClosed => &self.closed,
@@ -343,7 +358,7 @@ mod tests {
             let gate = Gate::default();
             gate.update(|_| Some(other));
             let changed = gate.update(|_| Some(state));
-            prop_assert_eq!(changed, Some((other, state)));
+            prop_assert_eq!(changed, Some(Step { before: other, after: state }));
             prop_assert_eq!(gate.state(), state);
             prop_assert_eq!(gate.exclusion(now), state.exclusion(now));
             let closed = matches!(state, GateState::Closed { .. });

@@ -46,6 +46,8 @@ reasons! {
     ClientTimeout: 408, "client_timeout", "http_request_error";
     /// The service has no instance that may be chosen.
     NoInstance: 503, "no_instance", "destination_unavailable";
+    /// The circuit breaker of every instance that may be chosen is open.
+    BreakerOpen: 503, "breaker_open", "destination_unavailable";
     /// No connection: refused, unreachable or reset while connecting.
     ConnectFailed: 502, "connect_failed", "connection_refused";
     /// No connection within the connect timeout.

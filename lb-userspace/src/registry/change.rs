@@ -5,8 +5,8 @@ use std::{fmt, sync::Arc};
 use super::ids::IdError;
 use crate::{
     model::{
-        AdminState, Algorithm, GatewaySpec, Health, InstanceId, ListenerSpec, RouteSpec,
-        ServiceName, ServiceSpec, VipSpec,
+        AdminState, Algorithm, BreakerState, GatewaySpec, Health, InstanceId, ListenerSpec,
+        RouteSpec, ServiceName, ServiceSpec, VipSpec,
     },
     resilience::Progress,
 };
@@ -70,6 +70,8 @@ pub enum Change {
         /// The instance by any of its names.
         instance: String,
     },
+    /// Reports what circuit breakers do; those of instances that are gone are ignored.
+    Breakers(Vec<(InstanceId, BreakerState)>),
     /// Reports factors from measurements, 0 to 1; those of instances that are gone are ignored.
     Factors(Vec<(InstanceId, f32)>),
 }
@@ -123,6 +125,8 @@ pub enum Event {
     ListenersChanged,
     /// An instance's recovery went on; `None` when it is over.
     RecoveryChanged(ServiceName, String, Option<Progress>),
+    /// An instance's circuit breaker has opened, half-opened or closed.
+    BreakerChanged(ServiceName, String, BreakerState),
     /// What was learned is forgotten.
     Reset,
     /// Measured factors moved weights of a service.
@@ -187,6 +191,13 @@ impl fmt::Display for Event {
                     )
                 }
             },
+            Self::BreakerChanged(service, i, state) => {
+                let state = state.as_str();
+                write!(
+                    f,
+                    "circuit breaker of instance {i} of {service} is now {state}"
+                )
+            }
             Self::Reset => f.write_str("learned state forgotten"),
             Self::FactorsChanged(service) => write!(f, "measured weights of {service} changed"),
         }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use crate::{
     balance::Balancer,
     model::{
-        AdminState, GatewaySpec, Health, InstanceId, ListenerSpec, Member, RouteSpec, ServiceName,
-        ServiceSpec, ServiceStats, VipSpec,
+        AdminState, BreakerState, GatewaySpec, Health, InstanceId, ListenerSpec, Member, RouteSpec,
+        ServiceName, ServiceSpec, ServiceStats, VipSpec,
     },
     resilience::{Budget, Progress},
 };
@@ -63,6 +63,8 @@ pub struct InstanceStatus {
     pub detail: Arc<str>,
     /// How far it is on its way back after it was down; `None` when it has its whole weight.
     pub recovery: Option<Progress>,
+    /// What its circuit breaker does, as last heard; the instance's gate knows better.
+    pub breaker: BreakerState,
     /// Factor from measurements, 0 to 1.
     pub factor: f32,
 }
@@ -95,6 +97,23 @@ impl Service {
     #[must_use]
     pub fn name(&self) -> &ServiceName {
         &self.spec.name
+    }
+
+    /// The weights that packets go by, in the order of the members. The kernel sees no answers and
+    /// cannot probe, so it sends nothing to an instance whose breaker is not closed. When that
+    /// leaves nobody, it sends to all as before: who only sees packets may find them well.
+    #[must_use]
+    pub fn packet_weights(&self) -> Vec<u32> {
+        let all = || self.members.iter().zip(self.statuses.iter());
+        let weight = |(member, status): (&Member, &InstanceStatus)| match status.breaker {
+            BreakerState::Closed => member.weight,
+            BreakerState::Open | BreakerState::HalfOpen => 0,
+        };
+        let weights: Vec<u32> = all().map(weight).collect();
+        match weights.iter().any(|weight| *weight > 0) {
+            true => weights,
+            false => all().map(|(member, _)| member.weight).collect(),
+        }
     }
 
     /// The position of the instance that `text` names. See [`crate::model::Endpoint::matches`].

@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{
     model::{
-        AdminState, Algorithm, GatewaySpec, Health, Instance, InstanceId, InstanceSpec,
-        ListenerSpec, RouteSpec, ServiceLoad, ServiceName, ServiceSpec, VipSpec,
+        AdminState, Algorithm, BreakerState, GatewaySpec, Health, Instance, InstanceId,
+        InstanceSpec, ListenerSpec, RouteSpec, ServiceLoad, ServiceName, ServiceSpec, VipSpec,
     },
     resilience::{Budget, Progress},
 };
@@ -74,6 +74,7 @@ impl State {
             Change::Health { id, health, detail } => Ok(self.health(id, health, detail)),
             Change::Recovery(steps) => Ok(self.recovery(&steps)),
             Change::ForceRecovery { service, instance } => self.force(&service, &instance),
+            Change::Breakers(states) => Ok(self.breakers(&states)),
             Change::Factors(factors) => Ok(self.factors(&factors)),
         }
     }
@@ -229,6 +230,7 @@ impl State {
                             "not checked".into()
                         },
                         recovery: is_down.then(Progress::default),
+                        breaker: BreakerState::default(),
                         factor: 1.0,
                     },
                 }
@@ -373,6 +375,24 @@ impl State {
         }
         let instance = state.instance.endpoint.name().to_owned();
         Ok(vec![Event::RecoveryChanged(name.clone(), instance, None)])
+    }
+
+    fn breakers(&mut self, states: &[(InstanceId, BreakerState)]) -> Vec<Event> {
+        let mut events = Vec::new();
+        for service in self.services.values_mut() {
+            for state in &mut service.instances {
+                let new = states.iter().find(|(id, _)| *id == state.instance.id);
+                if let Some((_, breaker)) = new
+                    && state.status.breaker != *breaker
+                {
+                    state.status.breaker = *breaker;
+                    let name = service.spec.name.clone();
+                    let instance = state.instance.endpoint.name().to_owned();
+                    events.push(Event::BreakerChanged(name, instance, *breaker));
+                }
+            }
+        }
+        events
     }
 
     fn factors(&mut self, factors: &[(InstanceId, f32)]) -> Vec<Event> {

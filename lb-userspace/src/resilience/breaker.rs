@@ -29,7 +29,7 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::model::{
-    BreakerSpec, Exclusion, Gate, GateState, Timestamp, WindowSum, gate::MOST_TRIPS,
+    BreakerSpec, Exclusion, Gate, GateState, Step, Timestamp, WindowSum, gate::MOST_TRIPS,
 };
 
 /// What the end of a request says about whoever it was sent to.
@@ -77,7 +77,7 @@ pub struct Permit<T: AsRef<Gate>> {
 
 impl<T: AsRef<Gate>> Permit<T> {
     /// Uses the permit up: `next` makes the new state, if the phase has not ended meanwhile.
-    fn settle(&mut self, next: impl Fn(HalfOpen) -> GateState) -> Option<(GateState, GateState)> {
+    fn settle(&mut self, next: impl Fn(HalfOpen) -> GateState) -> Option<Step> {
         let phase = self.phase.take()?;
         let gate: &Gate = (*self.owner).as_ref();
         gate.update(|state| HalfOpen::of(state, phase).map(&next))
@@ -173,7 +173,10 @@ pub fn admit<T: AsRef<Gate>>(
         return Err(why);
     }
     Ok(match changed {
-        Some((_, GateState::HalfOpen { since, .. })) => Some(Permit {
+        Some(Step {
+            after: GateState::HalfOpen { since, .. },
+            ..
+        }) => Some(Permit {
             owner: Arc::clone(owner),
             phase: Some(since),
         }),
@@ -181,12 +184,12 @@ pub fn admit<T: AsRef<Gate>>(
     })
 }
 
-/// Takes a probe's end into account. Returns the states before and after if it has changed any.
+/// Takes a probe's end into account. Returns what it has changed.
 pub fn probed<T: AsRef<Gate>>(
     mut permit: Permit<T>,
     spec: &BreakerSpec,
     report: &Report,
-) -> Option<(GateState, GateState)> {
+) -> Option<Step> {
     permit.settle(|at| match report.verdict {
         Verdict::Success => {
             let passed = at.passed.saturating_add(1);
@@ -201,14 +204,14 @@ pub fn probed<T: AsRef<Gate>>(
 }
 
 /// Takes the end of a request that was no probe into account. `window` sums the given number of
-/// seconds up to then, the request at hand included. Returns the states before and after if it has
-/// changed any.
+/// seconds up to then, the request at hand included. Returns what it has
+/// changed.
 pub fn ended(
     gate: &Gate,
     spec: &BreakerSpec,
     report: &Report,
     window: impl Fn(u64) -> WindowSum,
-) -> Option<(GateState, GateState)> {
+) -> Option<Step> {
     if gate.is_quiet() && report.verdict == Verdict::Success {
         return None;
     }
@@ -284,7 +287,7 @@ pub fn expiry(state: GateState, spec: &BreakerSpec) -> Option<Timestamp> {
 }
 
 /// Closes a breaker that has waited too long for a request to probe with.
-pub fn expire(gate: &Gate, spec: &BreakerSpec, now: Timestamp) -> Option<(GateState, GateState)> {
+pub fn expire(gate: &Gate, spec: &BreakerSpec, now: Timestamp) -> Option<Step> {
     gate.update(|state| {
         let due = expiry(state, spec)?;
         (now >= due).then(|| GateState::closed(now))
@@ -292,7 +295,7 @@ pub fn expire(gate: &Gate, spec: &BreakerSpec, now: Timestamp) -> Option<(GateSt
 }
 
 /// Carries out an operator's order.
-pub fn hold(gate: &Gate, order: Hold, now: Timestamp) -> Option<(GateState, GateState)> {
+pub fn hold(gate: &Gate, order: Hold, now: Timestamp) -> Option<Step> {
     gate.update(|state| {
         let wanted = match order {
             Hold::Open => GateState::HeldOpen,

@@ -289,7 +289,7 @@ fn many_threads_get_as_many_permits_as_there_are() {
 
 /// One thing that may happen to a breaker.
 #[derive(Clone, Copy, Debug)]
-enum Step {
+enum Act {
     Ask,
     End(Verdict),
     Leave,
@@ -298,7 +298,7 @@ enum Step {
     Hold(Hold),
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn act() -> impl Strategy<Value = Act> {
     let verdict = prop::sample::select(vec![
         Verdict::Success,
         Verdict::Failure,
@@ -307,19 +307,19 @@ fn step() -> impl Strategy<Value = Step> {
     ]);
     let hold = prop::sample::select(vec![Hold::Open, Hold::Closed, Hold::Release]);
     prop_oneof![
-        8 => Just(Step::Ask),
-        8 => verdict.prop_map(Step::End),
-        2 => Just(Step::Leave),
-        3 => (1u64..30_000).prop_map(Step::Wait),
-        1 => Just(Step::Expire),
-        1 => hold.prop_map(Step::Hold),
+        8 => Just(Act::Ask),
+        8 => verdict.prop_map(Act::End),
+        2 => Just(Act::Leave),
+        3 => (1u64..30_000).prop_map(Act::Wait),
+        1 => Just(Act::Expire),
+        1 => hold.prop_map(Act::Hold),
     ]
 }
 
 proptest! {
     #[test]
     fn it_is_never_out_of_bounds_whatever_happens(
-        steps in prop::collection::vec(step(), 1..300),
+        steps in prop::collection::vec(act(), 1..300),
         probes in 1u8..4,
         successes in 1u8..4,
         failures in 1u16..4,
@@ -331,7 +331,7 @@ proptest! {
         for step in steps {
             let before = run.gate.state();
             match step {
-                Step::Ask => match run.admit() {
+                Act::Ask => match run.admit() {
                     Ok(permit) => {
                         prop_assert_eq!(before.exclusion(run.now), None);
                         let closed = before.kind(run.now) == BreakerState::Closed;
@@ -340,7 +340,7 @@ proptest! {
                     }
                     Err(why) => prop_assert_eq!(before.exclusion(run.now), Some(why)),
                 },
-                Step::End(verdict) => {
+                Act::End(verdict) => {
                     let report = Report { chance, ..run.report(verdict) };
                     match under_way.pop() {
                         Some(Some(permit)) => drop(probed(permit, &spec, &report)),
@@ -348,10 +348,10 @@ proptest! {
                         None => {}
                     }
                 }
-                Step::Leave => drop(under_way.pop()),
-                Step::Wait(millis) => run.pass(Duration::from_millis(millis)),
-                Step::Expire => drop(expire(&run.gate, &spec, run.now)),
-                Step::Hold(order) => drop(hold(&run.gate, order, run.now)),
+                Act::Leave => drop(under_way.pop()),
+                Act::Wait(millis) => run.pass(Duration::from_millis(millis)),
+                Act::Expire => drop(expire(&run.gate, &spec, run.now)),
+                Act::Hold(order) => drop(hold(&run.gate, order, run.now)),
             }
             match run.gate.state() {
                 GateState::Closed { run, .. } => prop_assert!(run < failures),

@@ -1,0 +1,177 @@
+//! Circuit breakers on the way of a request: who may be picked, and what the end of it means.
+//!
+//! A pick sees open breakers by itself (see [`balance::exclusion`]). What is left to do here is
+//! the rare part: to get a permit from a breaker that is half-open, where several workers may want
+//! the same one, and to say why when nobody is left.
+
+use std::time::Duration;
+
+use hyper::StatusCode;
+
+use super::{course::Course, worker::Worker};
+use crate::{
+    balance::{self, Choice},
+    model::{AllOpen, BreakerSpec, Exclusion, GateState, InFlight, Instance, Reason, Timestamp},
+    registry::Service,
+    resilience::{Permit, Report, Verdict, breaker},
+};
+
+/// An instance to send a request to: its position, and the permit if the request is a probe.
+pub(super) type Chosen = (usize, Option<Permit<Instance>>);
+
+/// Goes from an instance that was picked to one that may be asked: the same, as long as its breaker
+/// is closed or grants a permit.
+///
+/// # Errors
+/// Why there is none.
+pub(super) fn enter(
+    course: &Course<'_>,
+    picked: Option<usize>,
+    now: Timestamp,
+) -> Result<Chosen, Reason> {
+    match picked {
+        Some(position) if course.service.members[position].instance.gate.is_closed() => {
+            Ok((position, None))
+        }
+        _ => ask(course, picked, now.max(course.client.worker.clock.now())),
+    }
+}
+
+#[cold]
+fn ask(course: &Course<'_>, mut picked: Option<usize>, now: Timestamp) -> Result<Chosen, Reason> {
+    let service = course.service;
+    // Whoever gets no permit has lost it to another worker and sees that at the next pick, so
+    // nearly every round is another instance's.
+    for _ in 0..=service.members.len() {
+        let Some(position) = picked else {
+            break;
+        };
+        let instance = &service.members[position].instance;
+        if let Ok(permit) = breaker::admit(instance, &rules(service), now) {
+            course.client.worker.breakers.notify_one();
+            return Ok((position, permit));
+        }
+        picked = course.pick(now);
+    }
+    nobody(service, &course.choice(now))
+}
+
+/// What instances' breakers go by. Without any they are all closed, but for those that an operator
+/// holds or that a reload has just switched off.
+fn rules(service: &Service) -> BreakerSpec {
+    service.spec.breakers.instance.unwrap_or_default()
+}
+
+/// What remains when every member is excluded.
+#[cold]
+fn nobody(service: &Service, choice: &Choice<'_>) -> Result<Chosen, Reason> {
+    let is_shut = |position: &usize| {
+        matches!(
+            balance::exclusion(&service.members[*position], choice),
+            Some(Exclusion::BreakerOpen | Exclusion::ProbeBusy)
+        )
+    };
+    let shut: Vec<usize> = (0..service.members.len()).filter(is_shut).collect();
+    if shut.is_empty() {
+        return Err(Reason::NoInstance);
+    }
+    if service.spec.breakers.all_open == AllOpen::Pass {
+        // An operator's order is not for lb to weigh against anything.
+        let free = |position: &&usize| !service.members[**position].instance.gate.state().is_held();
+        let weight = |position: &usize| u64::from(service.members[*position].weight);
+        let sum = shut.iter().filter(free).map(weight).sum::<u64>();
+        let mut drawn = choice
+            .random
+            .below(usize::try_from(sum).unwrap_or(usize::MAX)) as u64;
+        for position in shut.iter().filter(free) {
+            match drawn.checked_sub(weight(position)) {
+                Some(left) => drawn = left,
+                None => return Ok((*position, None)),
+            }
+        }
+    }
+    Err(Reason::BreakerOpen)
+}
+
+/// When to come again after [`Reason::BreakerOpen`]: in whole seconds, when the first breaker of the
+/// service will want a probe.
+#[cold]
+pub(super) fn retry_after(service: &Service, now: Timestamp) -> Duration {
+    let members = service.members.iter().filter(|member| member.weight > 0);
+    members
+        .filter_map(|member| match member.instance.gate.state() {
+            GateState::Open { until, .. } => Some(until - now),
+            GateState::HalfOpen { .. } => Some(Duration::ZERO),
+            GateState::HeldOpen | GateState::Closed { .. } | GateState::HeldClosed => None,
+        })
+        .min()
+        .unwrap_or_default()
+}
+
+/// What an answer says about its instance.
+pub(super) fn verdict(status: StatusCode) -> Verdict {
+    if status.is_server_error() {
+        Verdict::Failure
+    } else if status == StatusCode::TOO_MANY_REQUESTS {
+        Verdict::Throttled
+    } else {
+        Verdict::Success
+    }
+}
+
+/// Tells the breaker of an instance how a request to it ended. To be called once the request was
+/// judged; for one that is not judged, dropping the permit is all.
+pub(super) fn settle(
+    worker: &Worker,
+    service: &Service,
+    in_flight: &InFlight,
+    permit: Option<Permit<Instance>>,
+    verdict: Verdict,
+) {
+    let gate = &in_flight.instance().gate;
+    if permit.is_none() && verdict == Verdict::Success && gate.is_quiet() {
+        return;
+    }
+    if let Some(spec) = &service.spec.breakers.instance {
+        weigh(worker, spec, in_flight, permit, verdict);
+    }
+}
+
+#[cold]
+fn weigh(
+    worker: &Worker,
+    spec: &BreakerSpec,
+    in_flight: &InFlight,
+    permit: Option<Permit<Instance>>,
+    verdict: Verdict,
+) {
+    let instance = in_flight.instance();
+    let report = Report {
+        verdict,
+        began: in_flight.began(),
+        now: worker.clock.now(),
+        chance: worker.random.bits(),
+    };
+    let changed = match permit {
+        Some(permit) => breaker::probed(permit, spec, &report),
+        None => {
+            blame(worker, instance, &report);
+            breaker::ended(&instance.gate, spec, &report, |seconds| {
+                instance.blamed(report.now, seconds)
+            })
+        }
+    };
+    if changed.is_some_and(|step| step.is_transition()) {
+        worker.breakers.notify_one();
+    }
+}
+
+/// Keeps what counts against the instance, and what is not to count at all.
+fn blame(worker: &Worker, instance: &Instance, report: &Report) {
+    if let GateState::Closed { since, .. } = instance.gate.state() {
+        let stale = breaker::is_stale(report.began, since);
+        if stale || report.verdict != Verdict::Success {
+            instance.blame(worker.index, report.now, !stale);
+        }
+    }
+}
