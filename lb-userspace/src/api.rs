@@ -17,6 +17,7 @@
 
 mod access;
 mod admin;
+mod admission;
 mod algorithms;
 mod answer;
 mod body;

@@ -121,6 +121,9 @@ pub fn exclusion(member: &Member, choice: &Choice<'_>) -> Option<Exclusion> {
     if let Some(why) = member.instance.exclusion(choice.now) {
         return Some(why);
     }
+    if member.is_full() {
+        return Some(Exclusion::Full);
+    }
     let tried = !choice.tried.is_empty() && choice.tried.contains(member.instance.id);
     tried.then_some(Exclusion::Tried)
 }

@@ -9,6 +9,7 @@
 //! Nothing here changes state: what comes out is a [`Desired`] for the registry and a
 //! [`DaemonSpec`] for the process, or faults and nothing at all.
 
+mod admission;
 mod breaker;
 mod checks;
 mod daemon;

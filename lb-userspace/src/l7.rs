@@ -8,9 +8,9 @@
 //! One request passes the modules in this order: [`connection`] (limits of a client's connection),
 //! [`proxy`] (the way of a request), [`head`] (what a request must look like), [`management`] or
 //! [`router`], [`headers`] (what is forwarded), [`forward`] and [`course`] (which instances it is
-//! sent to), [`breaker`] (who of them may be asked), [`exchange`] with [`pool`] and [`spare`] (one
-//! try on one instance), [`body`] and [`tunnel`] (what follows the heads), [`answer`] (answers of
-//! lb's own).
+//! sent to), [`admission`] (whether there is room) and [`breaker`] (who of them may be asked),
+//! [`exchange`] with [`pool`] and [`spare`] (one try on one instance), [`body`] and [`tunnel`]
+//! (what follows the heads), [`answer`] (answers of lb's own).
 //! [`access`] accompanies it for the access log.
 //!
 //! Deliberately absent: TLS, HTTP/2 and HTTP/3, caching, compression, rewriting of paths or
@@ -18,6 +18,7 @@
 //! harmless by the definition of its method.
 
 mod access;
+mod admission;
 mod answer;
 mod body;
 mod breaker;

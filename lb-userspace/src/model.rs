@@ -5,6 +5,7 @@
 //! shared by every snapshot that names the instance, which is how counters survive reloads and
 //! changes of algorithm.
 
+pub mod admission;
 pub mod algorithm;
 pub mod breaker;
 pub mod clock;
@@ -26,6 +27,7 @@ pub mod service;
 pub mod vip;
 pub mod window;
 
+pub use admission::{LimitSpec, UNLIMITED, claim};
 pub use algorithm::{Algorithm, HashKey};
 pub use breaker::{AllOpen, BreakerSpec, BreakersSpec};
 pub use clock::{Clock, Timestamp};

@@ -1,6 +1,7 @@
 //! What keeps traffic away from instances that do not serve it well: pure state machines and
 //! functions, with the clock as an argument.
 
+pub mod admission;
 pub mod breaker;
 pub mod budget;
 pub mod factor;
@@ -9,6 +10,7 @@ pub mod retry;
 pub mod score;
 pub mod weight;
 
+pub use admission::{Admission, Seat};
 pub use breaker::{Hold, Permit, Report, Verdict};
 pub use budget::Budget;
 pub use factor::{Measurement, factors};

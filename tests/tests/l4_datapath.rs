@@ -178,10 +178,10 @@ fn configuration(weights: [u16; 2]) -> Result<Change> {
         let name = ServiceName::new(name)?;
         let mut instances = Vec::new();
         for (weight, host) in weights.into_iter().zip(11..) {
-            instances.push(InstanceSpec {
-                endpoint: Endpoint::parse(&format!("10.77.0.{host}:{port}"))?,
+            instances.push(InstanceSpec::new(
+                Endpoint::parse(&format!("10.77.0.{host}:{port}"))?,
                 weight,
-            });
+            ));
         }
         desired.services.push(ServiceSpec {
             instances,

@@ -3,7 +3,7 @@
 use crate::{
     api::types,
     model::{
-        AdminState, Health, Instance, KernelTraffic, Member, RecoverySpec, Timestamp,
+        AdminState, Health, Instance, KernelTraffic, Member, RecoverySpec, Timestamp, UNLIMITED,
         instance::AlgorithmTotals, window::WindowSum,
     },
     registry::{InstanceStatus, Service},
@@ -168,6 +168,7 @@ pub(super) fn instance(
         score: instance.measured.score(),
         drained: (status.admin != AdminState::Enabled)
             .then_some(requests.in_flight == 0 && kernel.live_connections == 0),
+        max_requests: (member.most != UNLIMITED).then_some(member.most),
         requests,
         probe_latency_ms: ms(instance.probe_latency.at_last_sample()),
         kernel,

@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::extract::State;
 
 use super::{
+    admission,
     answer::Answer,
     measure,
     state::ApiState,
@@ -53,6 +54,7 @@ fn service(service: &Service, snapshot: &Snapshot) -> types::Service {
             request_ms: ms(timeouts.request),
             idle_ms: ms(timeouts.idle),
         },
+        admission: admission::of(service),
         routes: snapshot
             .routes
             .iter()

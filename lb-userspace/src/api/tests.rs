@@ -292,9 +292,8 @@ fn spec(service: &str, instances: &[(&str, u16)]) -> ServiceSpec {
         recovery: Some(crate::model::RecoverySpec::default()),
         instances: instances
             .iter()
-            .map(|(endpoint, weight)| InstanceSpec {
-                endpoint: Endpoint::parse(endpoint).unwrap(),
-                weight: *weight,
+            .map(|(endpoint, weight)| {
+                InstanceSpec::new(Endpoint::parse(endpoint).unwrap(), *weight)
             })
             .collect(),
         ..ServiceSpec::new(name(service))

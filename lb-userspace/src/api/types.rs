@@ -5,6 +5,7 @@
 //! `_seconds` in seconds; times of day are RFC 3339 in UTC. What was not measured is absent, never
 //! zero.
 
+mod admission;
 mod algorithm;
 mod config;
 mod datapath;
@@ -18,6 +19,7 @@ mod stats;
 
 use serde::{Deserialize, Serialize};
 
+pub use admission::Admission;
 pub use algorithm::{
     AlgorithmInfo, Algorithms, ServiceAlgorithm, ServiceAlgorithmDetail, SetAlgorithm,
 };

@@ -32,6 +32,7 @@ pub(super) fn members(weights: &[u32]) -> Vec<Member> {
                 weight,
                 recovering: false,
                 base: weight,
+                most: crate::model::UNLIMITED,
             }
         })
         .collect()

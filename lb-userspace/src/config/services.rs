@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{
+    admission::{self, LimitSettings},
     breaker::BreakerSettings,
     forms::{Choice, Form as _, Number, Period},
     hashing::HashSettings,
@@ -52,6 +53,7 @@ pub(super) struct ServiceSettings {
     health_check: HealthSettings,
     recovery: RecoverySettings,
     breaker: BreakerSettings,
+    limits: LimitSettings,
     connect: Sourced<Duration>,
     request: Sourced<Duration>,
     idle: Sourced<Duration>,
@@ -78,6 +80,7 @@ impl ServiceSettings {
             health_check: HealthSettings::unset(),
             recovery: RecoverySettings::unset(),
             breaker: BreakerSettings::unset(),
+            limits: LimitSettings::unset(),
             connect: Sourced::unset(timeouts.connect),
             request: Sourced::unset(timeouts.request),
             idle: Sourced::unset(timeouts.idle),
@@ -93,6 +96,7 @@ impl ServiceSettings {
         let health_check = t.table("health_check", |t| self.health_check.read(t, udp_only));
         let recovery = t.table("recovery", |t| self.recovery.read(t));
         let breaker = t.table("breaker", |t| self.breaker.read(t));
+        let limits = t.table("limits", |t| self.limits.read(t));
         let (connect, request, idle) = t.table("timeouts", |t| {
             (
                 t.value("connect", &TIMEOUT, &self.connect),
@@ -108,6 +112,7 @@ impl ServiceSettings {
             health_check,
             recovery,
             breaker,
+            limits,
             connect,
             request,
             idle,
@@ -148,24 +153,35 @@ pub(super) fn read(
                     idle: settings.idle.value,
                 },
                 retry: settings.retry.build(),
-                instances: endpoints
-                    .iter()
-                    .map(|(endpoint, weight)| InstanceSpec {
-                        endpoint: endpoint.value.clone(),
-                        weight: *weight,
-                    })
-                    .collect(),
+                limits: settings.limits.build(),
+                instances: endpoints.iter().map(ReadInstance::spec).collect(),
             },
             name: name.clone(),
             endpoints: endpoints
                 .into_iter()
-                .map(|(endpoint, _)| endpoint)
+                .map(|instance| instance.endpoint)
                 .collect(),
         })
     })
 }
 
-fn read_instances(t: &mut Section<'_, '_>, resolved: &Resolved) -> Vec<(Sourced<Endpoint>, u16)> {
+/// An instance, and where its endpoint was found.
+struct ReadInstance {
+    endpoint: Sourced<Endpoint>,
+    weight: u16,
+    max_requests: Option<u32>,
+}
+
+impl ReadInstance {
+    fn spec(&self) -> InstanceSpec {
+        InstanceSpec {
+            max_requests: self.max_requests,
+            ..InstanceSpec::new(self.endpoint.value.clone(), self.weight)
+        }
+    }
+}
+
+fn read_instances(t: &mut Section<'_, '_>, resolved: &Resolved) -> Vec<ReadInstance> {
     if !t.has("instances") {
         let path = t.path().key("instances");
         let example =
@@ -175,10 +191,15 @@ fn read_instances(t: &mut Section<'_, '_>, resolved: &Resolved) -> Vec<(Sourced<
     let instances = t.tables("instances", Some("endpoint"), |t| {
         let endpoint = t.required("endpoint", resolved);
         let weight = t.value("weight", &WEIGHT, &Sourced::unset(DEFAULT_WEIGHT));
-        Some((endpoint?, weight.value))
+        let max_requests = admission::read_own(t);
+        Some(ReadInstance {
+            endpoint: endpoint?,
+            weight: weight.value,
+            max_requests,
+        })
     });
     let mut seen: BTreeMap<_, Sourced<Endpoint>> = BTreeMap::new();
-    for (endpoint, _) in &instances {
+    for ReadInstance { endpoint, .. } in &instances {
         if let Some(first) = seen.get(&endpoint.value.address()) {
             t.reader().contradiction(
                 endpoint,

@@ -22,10 +22,7 @@ fn service(
         health_check,
         instances: endpoints
             .iter()
-            .map(|endpoint| InstanceSpec {
-                endpoint: Endpoint::parse(endpoint).unwrap(),
-                weight: 10,
-            })
+            .map(|endpoint| InstanceSpec::new(Endpoint::parse(endpoint).unwrap(), 10))
             .collect(),
         ..ServiceSpec::new(ServiceName::new(name).unwrap())
     }

@@ -25,9 +25,8 @@ pub(crate) fn service(name: &str, algorithm: Algorithm, members: &[(&str, u16)])
         health_check: Some(HealthCheckSpec::default()),
         instances: members
             .iter()
-            .map(|(endpoint, weight)| InstanceSpec {
-                endpoint: Endpoint::parse(endpoint).unwrap(),
-                weight: *weight,
+            .map(|(endpoint, weight)| {
+                InstanceSpec::new(Endpoint::parse(endpoint).unwrap(), *weight)
             })
             .collect(),
         ..ServiceSpec::new(self::name(name))

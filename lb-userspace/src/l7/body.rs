@@ -13,11 +13,11 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use super::{
     access::Entry,
+    admission::Stay,
     pool::{Lease, Pool},
     pulse::{self, Pulse},
     worker::Worker,
 };
-use crate::model::InFlight;
 
 /// Why a body ended before its end. The connection that it was for is then closed, which is how
 /// HTTP/1.1 tells that a message is incomplete.
@@ -139,7 +139,7 @@ pub(super) struct Passed {
     /// Its end has been seen.
     pub(super) ended: bool,
     /// The request is in flight until its answer is passed on.
-    pub(super) _in_flight: InFlight,
+    pub(super) _stay: Stay,
     /// The record of the request, which ends with the answer.
     pub(super) entry: Entry,
 }

@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use hyper::StatusCode;
 
-use super::{course::Course, worker::Worker};
+use super::{connection::Client, worker::Worker};
 use crate::{
     balance::{self, Choice},
-    model::{AllOpen, BreakerSpec, Exclusion, GateState, InFlight, Instance, Reason, Timestamp},
+    model::{
+        AllOpen, BreakerSpec, Exclusion, GateState, InFlight, Instance, Member, Reason, Timestamp,
+    },
     registry::Service,
     resilience::{Permit, Report, Verdict, breaker},
 };
@@ -25,21 +27,28 @@ pub(super) type Chosen = (usize, Option<Permit<Instance>>);
 /// # Errors
 /// Why there is none.
 pub(super) fn enter(
-    course: &Course<'_>,
+    client: &Client,
+    service: &Service,
+    choice: &Choice<'_>,
     picked: Option<usize>,
-    now: Timestamp,
 ) -> Result<Chosen, Reason> {
     match picked {
-        Some(position) if course.service.members[position].instance.gate.is_closed() => {
+        Some(position) if service.members[position].instance.gate.is_closed() => {
             Ok((position, None))
         }
-        _ => ask(course, picked, now.max(course.client.worker.clock.now())),
+        _ => ask(client, service, choice, picked),
     }
 }
 
 #[cold]
-fn ask(course: &Course<'_>, mut picked: Option<usize>, now: Timestamp) -> Result<Chosen, Reason> {
-    let service = course.service;
+fn ask(
+    client: &Client,
+    service: &Service,
+    choice: &Choice<'_>,
+    mut picked: Option<usize>,
+) -> Result<Chosen, Reason> {
+    let now = choice.now.max(client.worker.clock.now());
+    let choice = &Choice { now, ..*choice };
     // Whoever gets no permit has lost it to another worker and sees that at the next pick, so
     // nearly every round is another instance's.
     for _ in 0..=service.members.len() {
@@ -48,12 +57,12 @@ fn ask(course: &Course<'_>, mut picked: Option<usize>, now: Timestamp) -> Result
         };
         let instance = &service.members[position].instance;
         if let Ok(permit) = breaker::admit(instance, &rules(service), now) {
-            course.client.worker.breakers.notify_one();
+            client.worker.breakers.notify_one();
             return Ok((position, permit));
         }
-        picked = course.pick(now);
+        picked = service.balancer.pick(&service.members, choice);
     }
-    nobody(service, &course.choice(now))
+    nobody(service, choice)
 }
 
 /// What instances' breakers go by. Without any they are all closed, but for those that an operator
@@ -65,6 +74,14 @@ fn rules(service: &Service) -> BreakerSpec {
 /// What remains when every member is excluded.
 #[cold]
 fn nobody(service: &Service, choice: &Choice<'_>) -> Result<Chosen, Reason> {
+    // Whoever is full will have room again: to wait is better than to ask one that fails.
+    let is_full = |member: &Member| {
+        balance::exclusion(member, choice) == Some(Exclusion::Full)
+            && !choice.tried.contains(member.instance.id)
+    };
+    if service.members.iter().any(is_full) {
+        return Err(Reason::AtCapacity);
+    }
     let is_shut = |position: &usize| {
         matches!(
             balance::exclusion(&service.members[*position], choice),

@@ -22,6 +22,7 @@ use hyper::{
 };
 
 use super::{
+    admission::{self, Place, Stay},
     body::Upload,
     connection::Client,
     exchange::{Failure, Pending, unless_stopped},
@@ -32,9 +33,12 @@ use super::{
 };
 use crate::{
     balance::{Choice, Tried},
-    model::{Instance, Reason, RetryCause, RetryRefusal, Timestamp},
+    model::{InFlight, Instance, Reason, RetryCause, RetryRefusal, Timestamp},
     registry::Service,
-    resilience::retry::{self, Failed},
+    resilience::{
+        Seat,
+        retry::{self, Failed},
+    },
 };
 
 /// How much of the body of an answer that nobody will get is read, and for how long, to keep its
@@ -51,6 +55,8 @@ pub(super) struct Course<'a> {
     key: u64,
     tried: Tried,
     retries: u8,
+    /// The request's seat in the service, whichever instance it is sent to.
+    seat: Option<Seat>,
 }
 
 impl<'a> Course<'a> {
@@ -71,11 +77,34 @@ impl<'a> Course<'a> {
             key,
             tried: Tried::default(),
             retries: 0,
+            seat: None,
+        }
+    }
+
+    /// Chooses an instance for the first try, and takes a place there.
+    pub(super) fn enter(&mut self, now: Timestamp) -> Result<Place, Reason> {
+        let (place, seat) = admission::enter(self.client, self.service, &self.choice(now))?;
+        self.seat = seat;
+        Ok(place)
+    }
+
+    /// Takes a place at the instance of a retry, or at another one if it has filled up since it
+    /// was chosen.
+    pub(super) fn enter_at(&self, position: usize) -> Result<Place, Reason> {
+        let choice = self.choice(self.client.worker.clock.now());
+        admission::choose(self.client, self.service, &choice, Some(position))
+    }
+
+    /// What a request holds to the end of its answer.
+    pub(super) fn stay(&mut self, in_flight: InFlight) -> Stay {
+        Stay {
+            in_flight,
+            seat: self.seat.take(),
         }
     }
 
     /// The position of an instance that the request has not been sent to.
-    pub(super) fn pick(&self, now: Timestamp) -> Option<usize> {
+    fn pick(&self, now: Timestamp) -> Option<usize> {
         let Service {
             balancer, members, ..
         } = self.service;
@@ -83,7 +112,7 @@ impl<'a> Course<'a> {
     }
 
     /// What a pick goes by.
-    pub(super) fn choice(&self, now: Timestamp) -> Choice<'_> {
+    fn choice(&self, now: Timestamp) -> Choice<'_> {
         let worker = &self.client.worker;
         Choice {
             key: self.key,
@@ -105,11 +134,11 @@ impl<'a> Course<'a> {
     /// client after all.
     pub(super) async fn after_answer(
         &mut self,
-        instance: &Arc<Instance>,
         exchanged: Exchanged,
         pending: &mut Pending,
     ) -> Result<Result<usize, Box<Exchanged>>, Reason> {
         let now = self.client.worker.clock.now();
+        let instance = &Arc::clone(exchanged.stay.in_flight.instance());
         let (status, spec) = (exchanged.answer.status(), &self.service.spec.retry);
         if rests(status)
             && let Some(asked) = retry_after(exchanged.answer.headers())
@@ -253,8 +282,13 @@ impl<'a> Course<'a> {
     }
 
     /// Reads what is left of an answer, if that is little, so that its connection can be kept.
-    fn discard(&self, exchanged: Exchanged, now: Timestamp) {
-        let Exchanged { answer, lease, .. } = exchanged;
+    fn discard(&mut self, exchanged: Exchanged, now: Timestamp) {
+        let Exchanged {
+            answer,
+            lease,
+            stay,
+        } = exchanged;
+        self.seat = stay.seat;
         let mut body = answer.into_body();
         let pool = Rc::clone(&self.client.worker.pool);
         if body.is_end_stream() {

@@ -10,6 +10,7 @@ use hyper::{Request, header, header::HeaderValue};
 
 use super::{
     access::Entry,
+    admission::Place,
     body::Upload,
     breaker,
     connection::Client,
@@ -20,7 +21,7 @@ use super::{
 use crate::{
     model::{Instance, Outcome, Reason, Timestamp},
     registry::Service,
-    resilience::{Permit, Verdict},
+    resilience::Verdict,
 };
 
 /// Sends a request to an instance, and to others when that fails in a way that allows it.
@@ -34,45 +35,45 @@ pub(super) async fn forward(
 ) -> Result<Exchanged, Reason> {
     let mut course = Course::new(client, service, now, key, &request);
     let mut pending = Some(request);
-    let mut next = course.pick(now);
+    let mut place = course.enter(now)?;
     loop {
-        let (position, permit) = breaker::enter(&course, next, now)?;
-        let instance = &service.members[position].instance;
-        let tried = attempt(&course, instance, permit, &mut pending, entry).await;
+        let tried = attempt(&mut course, place, &mut pending, entry).await;
         let again = match tried {
             Ok(exchanged) if !course.is_worth_a_look(exchanged.answer.status()) => {
                 return Ok(exchanged);
             }
             Ok(exchanged) => {
-                let again = course.after_answer(instance, exchanged, &mut pending);
+                let again = course.after_answer(exchanged, &mut pending);
                 match Box::pin(again).await? {
                     Ok(next) => next,
                     Err(exchanged) => return Ok(*exchanged),
                 }
             }
-            Err(failure) => Box::pin(course.after_failure(instance, failure, &mut pending)).await?,
+            Err((failure, instance)) => {
+                Box::pin(course.after_failure(&instance, failure, &mut pending)).await?
+            }
         };
-        next = Some(again);
+        place = course.enter_at(again)?;
     }
 }
 
 /// One try on one instance.
 async fn attempt(
-    course: &Course<'_>,
-    instance: &Arc<Instance>,
-    permit: Option<Permit<Instance>>,
+    course: &mut Course<'_>,
+    place: Place,
     pending: &mut Pending,
     entry: &mut Entry,
-) -> Result<Exchanged, exchange::Failure> {
-    let Course {
-        client, service, ..
-    } = course;
+) -> Result<Exchanged, (exchange::Failure, Arc<Instance>)> {
+    let Place {
+        mut in_flight,
+        probe,
+    } = place;
+    let (worker, service) = (&course.client.worker, course.service);
+    let instance = in_flight.instance();
     if let Some(request) = pending {
         name_host(request, instance);
     }
     entry.asks(instance);
-    let worker = &client.worker;
-    let mut in_flight = instance.begin(service.spec.algorithm, worker.index, &worker.clock);
     match exchange::run(course, instance, pending).await {
         Ok((answer, lease)) => {
             let failed = answer.status().is_server_error();
@@ -82,19 +83,19 @@ async fn attempt(
                 Outcome::Success
             });
             let verdict = breaker::verdict(answer.status());
-            breaker::settle(worker, service, &in_flight, permit, verdict);
+            breaker::settle(worker, service, &in_flight, probe, verdict);
             Ok(Exchanged {
                 answer,
                 lease,
-                in_flight,
+                stay: course.stay(in_flight),
             })
         }
         Err(failure) => {
             if failure.blame {
                 in_flight.judge(Outcome::Failure);
-                breaker::settle(worker, service, &in_flight, permit, Verdict::Failure);
+                breaker::settle(worker, service, &in_flight, probe, Verdict::Failure);
             }
-            Err(failure)
+            Err((failure, Arc::clone(in_flight.instance())))
         }
     }
 }

@@ -8,6 +8,7 @@ use hyper::{Request, Response, StatusCode, Version, body::Incoming, upgrade::OnU
 
 use super::{
     access::{Ending, Entry},
+    admission::Stay,
     answer,
     body::{Answer, Passed, Upload},
     breaker,
@@ -18,7 +19,7 @@ use super::{
     pool::{Lease, Pool},
     tunnel,
 };
-use crate::model::{Algorithm, InFlight, Reason, ServiceStats};
+use crate::model::{Algorithm, Reason, ServiceStats};
 
 /// Answers one request of a client. Never fails: what goes wrong becomes an answer.
 pub(super) async fn serve(
@@ -121,7 +122,7 @@ fn prepare(
 pub(super) struct Exchanged {
     pub(super) answer: Response<Incoming>,
     pub(super) lease: Lease,
-    pub(super) in_flight: InFlight,
+    pub(super) stay: Stay,
 }
 
 impl Exchanged {
@@ -136,7 +137,7 @@ impl Exchanged {
         let Self {
             mut answer,
             lease,
-            in_flight,
+            stay,
         } = self;
         let worker = &client.worker;
         let tunnels = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
@@ -148,7 +149,7 @@ impl Exchanged {
             // that does not listen.
             let upgrade = upgrade.ok_or(Reason::BadAnswer)?;
             entry.ends(Ending::Answered(answer.status().as_u16()));
-            tunnel::open(client, upgrade, hyper::upgrade::on(&mut answer), in_flight);
+            tunnel::open(client, upgrade, hyper::upgrade::on(&mut answer), stay);
             return Ok(answer.map(|_| Answer::Empty));
         }
         entry.ends(Ending::Answered(answer.status().as_u16()));
@@ -165,7 +166,7 @@ impl Exchanged {
                 pulse: std::sync::Arc::clone(&client.pulse),
                 lease: Some(lease),
                 ended: false,
-                _in_flight: in_flight,
+                _stay: stay,
                 entry: entry.take(),
             })
         }))

@@ -5,6 +5,7 @@
 //! other test and no ephemeral port can meet.
 
 mod access;
+mod admission;
 mod breakers;
 mod failures;
 mod forwarding;
@@ -278,10 +279,7 @@ struct Gateway {
 
 /// A service of `instances` without checks.
 fn service(name: &str, instances: &[SocketAddr]) -> ServiceSpec {
-    let instance = |address: &SocketAddr| InstanceSpec {
-        endpoint: Endpoint::from_address(*address),
-        weight: 1,
-    };
+    let instance = |address: &SocketAddr| InstanceSpec::new(Endpoint::from_address(*address), 1);
     ServiceSpec {
         algorithm: Algorithm::RoundRobin,
         instances: instances.iter().map(instance).collect(),

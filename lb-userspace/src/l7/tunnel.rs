@@ -19,11 +19,11 @@ use tokio::{
 };
 
 use super::{
+    admission::Stay,
     connection::{Client, Watched},
     head::{self, Seen},
     socket::Socket,
 };
-use crate::model::InFlight;
 
 /// Whether a request asks for a tunnel that lb opens. HTTP/2 in clear text is a protocol of its
 /// own rules that lb does not enforce, so that is not asked for on the client's behalf.
@@ -41,7 +41,7 @@ pub(super) fn is_wanted(request: &Request<Incoming>, seen: Seen) -> bool {
 
 /// Joins the client's connection and the instance's as soon as both are free. The request stays in
 /// flight until one of them closes.
-pub(super) fn open(client: &Client, to_client: OnUpgrade, to_instance: OnUpgrade, busy: InFlight) {
+pub(super) fn open(client: &Client, to_client: OnUpgrade, to_instance: OnUpgrade, busy: Stay) {
     let worker = Rc::clone(&client.worker);
     tokio::task::spawn_local(async move {
         let _busy = busy;

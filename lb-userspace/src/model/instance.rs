@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     Algorithm, CheckCounts, Clock, Endpoint, Exclusion, Gate, InstanceId, KernelTraffic, Measured,
-    PeakEwma, ServiceLoad, ServiceName, Timestamp,
+    PeakEwma, ServiceLoad, ServiceName, Timestamp, UNLIMITED, claim,
     history::{Distribution, History, Span},
     identity,
     measure::{LATENCY_BOUNDS_US, LatencyHistogram},
@@ -88,6 +88,16 @@ pub struct Member {
     /// 0 exactly when the effective weight is. For algorithms that measure at each pick and would
     /// otherwise count the same latency twice.
     pub base: u32,
+    /// The most requests that it may have in flight; [`UNLIMITED`] when there is no limit.
+    pub most: u32,
+}
+
+impl Member {
+    /// Whether it has as many requests in flight as it may have. A branch when there is no limit.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.most != UNLIMITED && self.instance.in_flight() >= self.most
+    }
 }
 
 /// Counters of one algorithm in one shard.
@@ -216,8 +226,27 @@ impl Instance {
     /// Notes that a request goes to this instance; the guard's end notes that it is over.
     #[must_use]
     pub fn begin(self: &Arc<Self>, algorithm: Algorithm, worker: usize, clock: &Clock) -> InFlight {
-        let started = clock.now();
         self.in_flight.fetch_add(1, Ordering::Relaxed);
+        self.begun(algorithm, worker, clock)
+    }
+
+    /// The same, unless `most` requests are in flight already; exact across all workers.
+    #[must_use]
+    pub fn try_begin(
+        self: &Arc<Self>,
+        most: u32,
+        algorithm: Algorithm,
+        worker: usize,
+        clock: &Clock,
+    ) -> Option<InFlight> {
+        if most == UNLIMITED {
+            return Some(self.begin(algorithm, worker, clock));
+        }
+        claim(&self.in_flight, most).then(|| self.begun(algorithm, worker, clock))
+    }
+
+    fn begun(self: &Arc<Self>, algorithm: Algorithm, worker: usize, clock: &Clock) -> InFlight {
+        let started = clock.now();
         self.load.begin(worker);
         self.asked.store(started.0, Ordering::Relaxed);
         InFlight {
@@ -455,6 +484,31 @@ mod tests {
         assert_eq!((totals.successes, totals.failures), (1, 0));
         assert_eq!(instance.totals(Algorithm::Adaptive), None);
         assert_eq!(instance.window(clock.now(), 0, 10).requests, 1);
+    }
+
+    #[test]
+    fn a_limit_holds_exactly_with_all_workers_at_once() {
+        const MOST: u32 = 5;
+        let (instance, clock) = (instance(), Clock::real());
+        let highest = AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            for worker in 0..4 {
+                let (instance, clock, highest) = (&instance, &clock, &highest);
+                scope.spawn(move || {
+                    let mut held = Vec::new();
+                    for round in 0..20_000_u32 {
+                        let algorithm = Algorithm::RoundRobin;
+                        held.extend(instance.try_begin(MOST, algorithm, worker, clock));
+                        highest.fetch_max(instance.in_flight(), Ordering::Relaxed);
+                        if round % 3 == 0 {
+                            held.pop();
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(highest.into_inner(), MOST);
+        assert_eq!(instance.in_flight(), 0);
     }
 
     #[test]

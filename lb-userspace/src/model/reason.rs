@@ -48,6 +48,9 @@ reasons! {
     NoInstance: 503, "no_instance", "destination_unavailable";
     /// The circuit breaker of every instance that may be chosen is open.
     BreakerOpen: 503, "breaker_open", "destination_unavailable";
+    /// Every instance that may be chosen, or the service as a whole, has as many requests in flight
+    /// as it may have, and nothing may wait.
+    AtCapacity: 503, "at_capacity", "connection_limit_reached";
     /// No connection: refused, unreachable or reset while connecting.
     ConnectFailed: 502, "connect_failed", "connection_refused";
     /// No connection within the connect timeout.

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::{Algorithm, BreakersSpec, Endpoint, Forwarding, HashKey, RetrySpec, ServiceName};
+use super::{
+    Algorithm, BreakersSpec, Endpoint, Forwarding, HashKey, LimitSpec, RetrySpec, ServiceName,
+};
 
 /// The bound of consistent hashing when nobody says anything, in percent: with a quarter more than
 /// its share for each instance, keys stay where they are unless some of them are hot.
@@ -15,6 +17,20 @@ pub struct InstanceSpec {
     pub endpoint: Endpoint,
     /// Share of the traffic relative to the others, 0 to 65535; 0 gets none.
     pub weight: u16,
+    /// The most requests at once, 0 for no limit; as the service says when `None`.
+    pub max_requests: Option<u32>,
+}
+
+impl InstanceSpec {
+    /// An instance of which nothing is asked for but its weight.
+    #[must_use]
+    pub const fn new(endpoint: Endpoint, weight: u16) -> Self {
+        Self {
+            endpoint,
+            weight,
+            max_requests: None,
+        }
+    }
 }
 
 /// A service as configured.
@@ -42,6 +58,8 @@ pub struct ServiceSpec {
     pub timeouts: TimeoutSpec,
     /// When a request is sent once more.
     pub retry: RetrySpec,
+    /// The most requests at once.
+    pub limits: LimitSpec,
     /// Members, unique by endpoint.
     pub instances: Vec<InstanceSpec>,
 }
@@ -62,6 +80,7 @@ impl ServiceSpec {
             breakers: BreakersSpec::default(),
             timeouts: TimeoutSpec::default(),
             retry: RetrySpec::default(),
+            limits: LimitSpec::default(),
             instances: Vec::new(),
         }
     }

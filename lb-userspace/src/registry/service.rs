@@ -9,8 +9,8 @@ use super::{
 };
 use crate::{
     balance,
-    model::{Algorithm, Instance, Member, ServiceLoad, ServiceSpec, ServiceStats},
-    resilience::{Budget, WHOLE, WeightInputs, effective_weight},
+    model::{Algorithm, Instance, Member, ServiceLoad, ServiceSpec, ServiceStats, UNLIMITED},
+    resilience::{Admission, Budget, WHOLE, WeightInputs, effective_weight},
 };
 
 /// A service.
@@ -24,6 +24,7 @@ pub(super) struct ServiceState {
     pub(super) budget: Arc<Budget>,
     /// Requests in flight.
     pub(super) load: Arc<ServiceLoad>,
+    pub(super) admission: Arc<Admission>,
 }
 
 /// An instance of a service.
@@ -90,11 +91,16 @@ impl ServiceState {
             .instances
             .iter()
             .zip(self.weighed())
-            .map(|(state, status)| Member {
+            .zip(&self.spec.instances)
+            .map(|((state, status), spec)| Member {
                 instance: Arc::clone(&state.instance),
                 weight: weight(&status, self.algorithm),
                 recovering: status.recovery.is_some(),
                 base: weight(&unmeasured(&status), self.algorithm),
+                most: self
+                    .spec
+                    .limits
+                    .of_instance(spec.max_requests, share(&status)),
             })
             .collect();
         let spec = ServiceSpec {
@@ -102,6 +108,8 @@ impl ServiceState {
             ..(*self.spec).clone()
         };
         Service {
+            limited: spec.limits.service.is_some()
+                || members.iter().any(|member| member.most != UNLIMITED),
             spec: Arc::new(spec),
             balancer: balance::build_bounded(
                 self.algorithm,
@@ -117,6 +125,7 @@ impl ServiceState {
                 .collect(),
             stats: Arc::clone(&self.stats),
             budget: Arc::clone(&self.budget),
+            admission: Arc::clone(&self.admission),
         }
     }
 }
@@ -135,7 +144,12 @@ pub(super) fn weight(status: &InstanceStatus, algorithm: Algorithm) -> u32 {
         algorithm,
         admin: status.admin,
         health: status.health,
-        share: status.recovery.map_or(WHOLE, |progress| progress.share),
+        share: share(status),
         factor: status.factor,
     })
+}
+
+/// The share of its weight that an instance has, in percent.
+fn share(status: &InstanceStatus) -> u8 {
+    status.recovery.map_or(WHOLE, |progress| progress.share)
 }

@@ -8,7 +8,7 @@ use crate::{
         AdminState, BreakerState, GatewaySpec, Health, InstanceId, ListenerSpec, Member, RouteSpec,
         ServiceName, ServiceSpec, ServiceStats, VipSpec,
     },
-    resilience::{Budget, Progress},
+    resilience::{Admission, Budget, Progress},
 };
 
 /// One consistent picture of everything, immutable.
@@ -48,6 +48,10 @@ pub struct Service {
     pub stats: Arc<ServiceStats>,
     /// What retries may cost.
     pub budget: Arc<Budget>,
+    /// Who is inside, and who waits.
+    pub admission: Arc<Admission>,
+    /// Whether anything limits how many requests are in flight: without it nobody asks `admission`.
+    pub limited: bool,
 }
 
 /// What the control plane knows of an instance.

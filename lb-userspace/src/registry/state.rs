@@ -145,6 +145,7 @@ impl State {
                 stats: Arc::default(),
                 budget: Arc::new(Budget::new(self.workers)),
                 load,
+                admission: Arc::default(),
             });
         };
         let algorithm = if before.spec.algorithm == spec.algorithm {
@@ -174,6 +175,7 @@ impl State {
             stats: before.stats,
             budget: before.budget,
             load: before.load,
+            admission: before.admission,
         };
         if algorithm != before.algorithm {
             after.forget_factors();
@@ -202,7 +204,10 @@ impl State {
             stays
         });
         let mut instances = Vec::with_capacity(spec.instances.len());
-        for InstanceSpec { endpoint, weight } in &spec.instances {
+        for InstanceSpec {
+            endpoint, weight, ..
+        } in &spec.instances
+        {
             let found = before
                 .iter()
                 .position(|state| state.instance.endpoint == *endpoint);

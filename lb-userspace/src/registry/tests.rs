@@ -11,9 +11,8 @@ fn spec(name: &str, endpoints: &[(&str, u16)]) -> ServiceSpec {
         health_check: Some(HealthCheckSpec::default()),
         instances: endpoints
             .iter()
-            .map(|(endpoint, weight)| InstanceSpec {
-                endpoint: Endpoint::parse(endpoint).unwrap(),
-                weight: *weight,
+            .map(|(endpoint, weight)| {
+                InstanceSpec::new(Endpoint::parse(endpoint).unwrap(), *weight)
             })
             .collect(),
         ..ServiceSpec::new(ServiceName::new(name).unwrap())

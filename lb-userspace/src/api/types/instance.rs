@@ -44,6 +44,10 @@ pub struct Instance {
     /// Only while it is draining or disabled: whether no request and no connection is left.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drained: Option<bool>,
+    /// The most requests at once that hold now, less than configured while it recovers; absent
+    /// without a limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_requests: Option<u32>,
     /// HTTP requests.
     pub requests: Requests,
     /// Moving average of the time that health checks take.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::InstanceCounts;
+use super::{Admission, InstanceCounts};
 
 /// `GET /services`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -27,6 +27,8 @@ pub struct Service {
     pub health_check: Option<HealthCheck>,
     /// Limits of an HTTP exchange.
     pub timeouts: Timeouts,
+    /// What may be in flight, and what is.
+    pub admission: Admission,
     /// Host and path of the routes that lead to it.
     pub routes: Vec<String>,
     /// The VIPs that lead to it.

@@ -1,0 +1,84 @@
+//! What may enter a service, and what must wait, as it was asked for.
+
+use std::{
+    num::NonZeroU32,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+/// The most requests at once.
+///
+/// A request counts from the moment that an instance is chosen for it to the end of its answer; a
+/// tunnel counts until it is closed. All workers count together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LimitSpec {
+    /// Of all instances of the service together; `None` when there is no limit.
+    pub service: Option<NonZeroU32>,
+    /// Of each instance that has no limit of its own; `None` when there is no limit.
+    pub instance: Option<NonZeroU32>,
+}
+
+/// No limit of requests at once. See [`super::Member::most`].
+pub const UNLIMITED: u32 = u32::MAX;
+
+/// Counts one more in `counter`, unless that would be more than `most`; exact, however many threads
+/// do so at once. Whether the caller may go on.
+///
+/// Adding first and taking it back when it was too much would let a request that is refused keep
+/// another one out for a moment, although there is room for it.
+#[must_use]
+pub fn claim(counter: &AtomicU32, most: u32) -> bool {
+    let more = |count| (count < most).then_some(count + 1);
+    // The counter guards no other memory. Whoever waits for it to fall orders that with a fence.
+    let claimed = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+    claimed.is_ok()
+}
+
+impl LimitSpec {
+    /// The most requests at once of an instance whose own limit is `own` (0 for none) and that has `share`
+    /// percent of its weight; [`UNLIMITED`] when there is none. An instance that recovers, or
+    /// warms up, may be asked as much less at once as it is asked less: its limit is the share of
+    /// it, rounded up.
+    #[must_use]
+    pub fn of_instance(&self, own: Option<u32>, share: u8) -> u32 {
+        let Some(limit) = own.map_or(self.instance, NonZeroU32::new) else {
+            return UNLIMITED;
+        };
+        let scaled = (u64::from(limit.get()) * u64::from(share)).div_ceil(100);
+        // At most the limit itself, which is a u32.
+        u32::try_from(scaled).unwrap_or(UNLIMITED).max(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_instance_has_its_own_limit_or_that_of_all() {
+        let of = |limit: Option<u32>, own: Option<u32>, share| {
+            let spec = LimitSpec {
+                instance: limit.and_then(NonZeroU32::new),
+                ..LimitSpec::default()
+            };
+            spec.of_instance(own, share)
+        };
+        assert_eq!(of(None, None, 100), UNLIMITED);
+        assert_eq!(of(None, None, 10), UNLIMITED);
+        assert_eq!(of(Some(8), None, 100), 8);
+        assert_eq!(of(Some(8), Some(50), 100), 50);
+        assert_eq!(of(Some(8), Some(0), 100), UNLIMITED);
+        assert_eq!(of(Some(u32::MAX - 1), None, 100), u32::MAX - 1);
+    }
+
+    #[test]
+    fn an_instance_that_recovers_has_its_share_of_the_limit_and_never_nothing() {
+        let spec = LimitSpec {
+            instance: NonZeroU32::new(25),
+            ..LimitSpec::default()
+        };
+        assert_eq!(spec.of_instance(None, 10), 3);
+        assert_eq!(spec.of_instance(None, 50), 13);
+        assert_eq!(spec.of_instance(None, 0), 1);
+        assert_eq!(spec.of_instance(Some(1), 10), 1);
+    }
+}
