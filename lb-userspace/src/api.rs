@@ -25,12 +25,14 @@ mod config;
 pub(crate) mod datapath;
 mod debug;
 mod error;
+mod explain;
 mod health;
 mod instances;
 mod measure;
 mod metrics;
 mod path;
 mod performance;
+mod query;
 mod recovery;
 mod server;
 mod services;
@@ -110,6 +112,7 @@ pub fn router(state: ApiState) -> Router {
         .at("/api/v1/loadbalancer/services", get(services::services))
         .at("/api/v1/loadbalancer/routes", get(services::routes))
         .at("/api/v1/loadbalancer/vips", get(services::vips))
+        .at("/api/v1/loadbalancer/explain", get(explain::explain))
         .at("/api/v1/loadbalancer/config", get(config::config))
         .at("/api/v1/loadbalancer/datapath", get(datapath::datapath))
         .at("/api/v1/admin/loadbalancer/debug", get(debug::debug))

@@ -17,12 +17,14 @@ mod health_aware;
 mod least_connections;
 mod least_response_time;
 pub mod maglev;
+mod odds;
 pub mod order;
 mod quota;
 mod round_robin;
 mod turns;
 mod weighted_round_robin;
 
+pub use odds::odds;
 use turns::Turns;
 
 /// An algorithm at work on the members of one snapshot.

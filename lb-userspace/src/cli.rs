@@ -14,6 +14,7 @@ mod client;
 mod config;
 mod datapath;
 mod error;
+mod explain;
 mod format;
 mod instances;
 mod local;
@@ -98,7 +99,7 @@ pub fn run(
 ) -> u8 {
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
-        Err(error) => return explain(&error, out, errors),
+        Err(error) => return misused(&error, out, errors),
     };
     match dispatch(cli, daemon, out) {
         Ok(()) => OK,
@@ -113,7 +114,7 @@ pub fn run(
 }
 
 /// Help and version are answers, anything else is a mistake in the command line.
-fn explain(error: &clap::Error, out: &mut (dyn Write + Send), errors: &mut dyn Write) -> u8 {
+fn misused(error: &clap::Error, out: &mut (dyn Write + Send), errors: &mut dyn Write) -> u8 {
     let text = error.render();
     if error.use_stderr() {
         drop(write!(errors, "{text}"));
@@ -157,6 +158,7 @@ async fn ask(mut context: Context<'_>, command: Question) -> Result<(), CliError
         Question::Performance { service, window } => {
             performance::performance(&mut context, service.as_deref(), window).await
         }
+        Question::Explain(asked) => explain::explain(&mut context, &asked).await,
         Question::Services => services::services(&mut context).await,
         Question::Routes => services::routes(&mut context).await,
         Question::Vips => services::vips(&mut context).await,

@@ -25,6 +25,7 @@ mod breaker;
 mod connection;
 mod course;
 mod exchange;
+pub mod explain;
 mod forward;
 mod head;
 mod headers;

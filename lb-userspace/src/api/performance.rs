@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use axum::extract::{Query, State};
+use axum::extract::State;
 
 use super::{
     answer::Answer,
-    error::{ApiError, Fault},
+    error::ApiError,
     instances::find_service,
     measure::{round, share},
+    query::{Parameters, unexpected},
     state::ApiState,
     types::{Figures, InstancePerformance, Performance, ServicePerformance},
 };
@@ -26,15 +27,8 @@ const USUAL: Duration = Duration::from_secs(60);
 /// `GET /performance`.
 pub(super) async fn performance(
     State(state): State<ApiState>,
-    query: Result<Query<Vec<(String, String)>>, axum::extract::rejection::QueryRejection>,
+    parameters: Parameters,
 ) -> Result<Answer<Performance>, ApiError> {
-    let Query(parameters) = query.map_err(|_| {
-        unexpected(
-            "",
-            "parameters in the form name=value&…",
-            "something else".to_owned(),
-        )
-    })?;
     let Asked { window, service } = Asked::read(parameters)?;
     let (snapshot, now) = (state.snapshot(), state.now());
     let span = Span::new(now, window.as_secs());
@@ -70,18 +64,10 @@ struct Asked {
 }
 
 impl Asked {
-    fn read(parameters: Vec<(String, String)>) -> Result<Self, ApiError> {
-        let (mut window, mut service) = (None, None);
-        for (name, value) in parameters {
-            let place = match name.as_str() {
-                "window" => &mut window,
-                "service" => &mut service,
-                _ => return Err(unexpected("", "the parameters window and service", name)),
-            };
-            if place.replace(value).is_some() {
-                return Err(unexpected(&name, "it once", "it twice".to_owned()));
-            }
-        }
+    fn read(mut parameters: Parameters) -> Result<Self, ApiError> {
+        let window = parameters.one("window")?;
+        let service = parameters.one("service")?;
+        parameters.end("window and service")?;
         Ok(Self {
             window: window.map_or(Ok(USUAL), |text| parse_window(&text))?,
             service,
@@ -97,17 +83,8 @@ fn parse_window(text: &str) -> Result<Duration, ApiError> {
         .filter(|window| window.subsec_nanos() == 0)
         .ok_or_else(|| {
             let expected = "a duration from 1s to 1h in whole seconds, such as 30s, 5m or 1h";
-            unexpected("window", expected, text.to_owned())
+            unexpected("window", expected, text)
         })
-}
-
-fn unexpected(parameter: &str, expected: &str, found: String) -> ApiError {
-    ApiError::Query(Fault {
-        pointer: parameter.to_owned(),
-        origin: None,
-        expected: expected.to_owned(),
-        found,
-    })
 }
 
 /// A service's figures; what they are made of is added to `total`.

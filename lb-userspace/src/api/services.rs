@@ -93,7 +93,7 @@ fn health_check(check: &HealthCheckSpec) -> types::HealthCheck {
     }
 }
 
-fn route(spec: &RouteSpec) -> types::Route {
+pub(super) fn route(spec: &RouteSpec) -> types::Route {
     types::Route {
         host: host(&spec.host),
         path: path(&spec.path),

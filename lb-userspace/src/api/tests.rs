@@ -2,6 +2,7 @@
 //! counters were moved by real guards.
 
 mod admin;
+mod explain;
 mod forms;
 mod metrics;
 mod performance;

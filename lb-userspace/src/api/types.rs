@@ -10,6 +10,7 @@ mod algorithm;
 mod config;
 mod datapath;
 mod debug;
+mod explain;
 mod health;
 mod instance;
 mod performance;
@@ -28,6 +29,7 @@ pub use datapath::{
     ConnectionTable, CounterValue, Datapath, Interface, Packets, Reconcile, Usage, VipTraffic,
 };
 pub use debug::{BalancedMember, Balancing, Debug, Reset};
+pub use explain::{AskedRequest, Candidate, Explanation, Key, Refusal};
 pub use health::{
     GatewayHealth, InstanceCounts, LastReload, ServiceHealth, ServicesHealth, Status,
 };

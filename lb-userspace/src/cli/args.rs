@@ -89,6 +89,8 @@ pub(super) enum Question {
         #[arg(long, value_name = "DURATION", default_value = "1m")]
         window: humantime::Duration,
     },
+    /// What would become of a request, and why: route, candidates, exclusions, choice
+    Explain(Explain),
     /// The services and what leads to them
     Services,
     /// The routes: which requests go to which service
@@ -130,6 +132,22 @@ pub(super) enum Question {
     Reload,
     /// The metrics, in the Prometheus text format
     Metrics,
+}
+
+/// A request to ask about.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Explain {
+    /// A path, or a URL for the sake of its host
+    pub(super) url: String,
+    /// Method; GET when nothing is said
+    #[arg(short = 'X', long, value_name = "METHOD")]
+    pub(super) method: Option<String>,
+    /// A header field, as often as needed
+    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
+    pub(super) headers: Vec<String>,
+    /// Address of the client, with a port or without; the one that asks when nothing is said
+    #[arg(long, value_name = "ADDRESS")]
+    pub(super) client: Option<String>,
 }
 
 /// What to do with the configuration.

@@ -156,6 +156,24 @@ fn performance_is_shown_for_a_window() {
 }
 
 #[test]
+fn a_request_is_explained() {
+    let lb = Lb::new();
+    let b = lb.world.instance("main-backend", 1);
+    lb.world.health(&b, Health::Unhealthy, "connection refused");
+    let text = lb.run("explain /api/v1/auth/login -X POST").ok();
+    assert!(text.contains("/api/v1/auth/*"), "{text}");
+    let row = cells(&text, B);
+    assert_eq!(row[1], "0 %", "{text}");
+    assert!(text.contains("unhealthy: connection refused"), "{text}");
+    assert!(text.contains(&format!("Instance   {A}\n")), "{text}");
+    let json = lb.json("explain http://x.example.org/exact --client 10.0.0.9");
+    assert_eq!(json["request"]["client"], "10.0.0.9");
+    assert_eq!(json["service"], "main-backend");
+    let error = lb.run("explain nothing").failed(FAILED);
+    assert!(error.contains("a path such as"), "{error}");
+}
+
+#[test]
 fn instances_are_listed_drained_and_enabled() {
     let lb = Lb::new();
     let b = lb.world.instance("main-backend", 1);

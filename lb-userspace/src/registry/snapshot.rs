@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use crate::{
-    balance::Balancer,
+    balance::{self, Balancer},
     model::{
-        AdminState, BreakerState, GatewaySpec, Health, InstanceId, ListenerSpec, Member, RouteSpec,
-        ServiceName, ServiceSpec, ServiceStats, VipSpec,
+        AdminState, BreakerState, Exclusion, GatewaySpec, Health, InstanceId, ListenerSpec, Member,
+        RouteSpec, ServiceName, ServiceSpec, ServiceStats, Timestamp, VipSpec,
     },
     resilience::{Admission, Budget, Progress},
 };
@@ -134,5 +134,36 @@ impl Service {
         self.members
             .iter()
             .position(|member| member.instance.id == id)
+    }
+
+    /// A balancer like the service's own that serves nobody, to try picks on. For one thread.
+    #[must_use]
+    pub fn rehearsal(&self) -> Arc<dyn Balancer> {
+        balance::build_bounded(self.spec.algorithm, &self.members, 1, self.spec.hash_bound)
+    }
+
+    /// Why the member at `position` gets no new traffic; `None` when it does.
+    #[must_use]
+    pub fn exclusion(&self, position: usize, now: Timestamp) -> Option<Exclusion> {
+        let member = &self.members[position];
+        if member.weight == 0 {
+            return Some(self.statuses[position].exclusion());
+        }
+        member.instance.exclusion(now)
+    }
+}
+
+impl InstanceStatus {
+    /// Why an instance of this status, if it has no weight, has none.
+    #[must_use]
+    pub fn exclusion(&self) -> Exclusion {
+        match self.admin {
+            AdminState::Disabled => Exclusion::Disabled,
+            AdminState::Draining => Exclusion::Draining,
+            AdminState::Enabled if self.weight == 0 => Exclusion::NoWeight,
+            AdminState::Enabled if self.health == Health::Unhealthy => Exclusion::Unhealthy,
+            AdminState::Enabled if self.recovery.is_some() => Exclusion::Recovering,
+            AdminState::Enabled => Exclusion::Weightless,
+        }
     }
 }

@@ -1,0 +1,157 @@
+//! `/explain`: it tells what the gateway would do, and does nothing.
+
+use super::*;
+
+const PATH: &str = "/explain";
+
+async fn explain(world: &World, query: &str) -> Value {
+    world.get(&format!("{PATH}?{query}")).await
+}
+
+#[tokio::test]
+async fn it_names_route_candidates_and_choice() {
+    let world = World::new();
+    let (a, b) = (
+        world.instance("main-backend", 0),
+        world.instance("main-backend", 1),
+    );
+    // Both are known, and nobody waits to be explored; A is ten times as quick.
+    world.serve(&b, Outcome::Success, 1, 100);
+    world.serve(&a, Outcome::Success, 1, 10);
+    let told = explain(&world, "url=/api/v1/auth/login%3Fid=7&method=POST").await;
+    assert_eq!(told["request"]["method"], "POST");
+    assert_eq!(told["request"]["path"], "/api/v1/auth/login");
+    assert_eq!(told["request"]["client"], "127.0.0.1");
+    assert_eq!(told["route"]["path"], "/api/v1/auth/*");
+    assert_eq!(told["service"], "main-backend");
+    assert_eq!(told["algorithm"], "adaptive");
+    assert!(told.get("key").is_none() && told.get("refused").is_none());
+    assert_eq!(told["instance"], A);
+    assert_eq!(told["candidates"][0]["chance"], 1.0);
+    assert_eq!(told["candidates"][0]["latency_ms"], 10.0);
+    assert_eq!(told["candidates"][1]["chance"], 0.0);
+    assert!(told["candidates"][1].get("excluded").is_none());
+
+    let other = explain(&world, "url=http://x.example.org/exact").await;
+    assert_eq!(other["route"]["host"], "*.example.org");
+    assert_eq!(other["request"]["host"], "x.example.org");
+}
+
+#[tokio::test]
+async fn exclusions_have_their_reasons() {
+    let world = World::new();
+    let (a, b) = (
+        world.instance("main-backend", 0),
+        world.instance("main-backend", 1),
+    );
+    world.health(&a, Health::Unhealthy, "connection refused");
+    let told = explain(&world, "url=/api/v1/auth").await;
+    let first = &told["candidates"][0];
+    assert_eq!(
+        (&first["excluded"], &first["detail"], &first["chance"]),
+        (
+            &"unhealthy".into(),
+            &"connection refused".into(),
+            &0.0.into()
+        )
+    );
+    assert_eq!(told["instance"], B);
+    let reason = told["reason"].as_str().unwrap();
+    assert!(reason.contains("only candidate of 2"), "{reason}");
+
+    let drain = format!("/instances/main-backend/{B}/drain");
+    assert_eq!(world.post(&drain).await.status, 200);
+    let told = explain(&world, "url=/api/v1/auth").await;
+    assert_eq!(told["candidates"][1]["excluded"], "draining");
+    assert_eq!(told["refused"]["status"], 503);
+    assert_eq!(told["refused"]["reason"], "no_instance");
+    assert!(told.get("instance").is_none());
+    assert_eq!(b.in_flight(), 0);
+}
+
+#[tokio::test]
+async fn a_key_decides_alike_each_time_and_without_one_the_client_does() {
+    let world = World::new();
+    let mut desired = desired();
+    desired.services[0].algorithm = Algorithm::ConsistentHash;
+    desired.services[0].hash_key = HashKey::Header("x-user".to_owned());
+    let change = Change::Configure(Box::new(desired));
+    world.registry.apply(change).unwrap();
+    let ask = async |user: u32, client: u32| {
+        let told = explain(
+            &world,
+            &format!("url=/api/v1/auth&header=X-User:%20{user}&client=10.0.0.{client}"),
+        )
+        .await;
+        assert_eq!(told["key"]["source"], "header x-user");
+        assert_eq!(told["request"]["client"], format!("10.0.0.{client}"));
+        told["instance"].as_str().unwrap().to_owned()
+    };
+    let mut seen = std::collections::HashSet::new();
+    for user in 0..20 {
+        let chosen = ask(user, 1).await;
+        assert_eq!(chosen, ask(user, 2).await);
+        seen.insert(chosen);
+    }
+    assert_eq!(seen.len(), 2);
+    // The port is a part of a flow, and no part of an address.
+    let told = explain(&world, "url=/api/v1/auth&client=10.0.0.1:5").await;
+    assert_eq!(told["request"]["client"], "10.0.0.1");
+}
+
+#[tokio::test]
+async fn what_lb_would_refuse_is_told_as_such() {
+    let world = World::new();
+    for (query, status, reason) in [
+        ("url=/nowhere", 404, "no_route"),
+        ("url=/api/v1/auth/../x", 400, "bad_request"),
+        ("url=/api/v1/auth&method=TRACE", 501, "unsupported"),
+    ] {
+        let told = explain(&world, query).await;
+        assert_eq!(told["refused"]["status"], status, "{query}");
+        assert_eq!(told["refused"]["reason"], reason, "{query}");
+        assert_eq!(told["candidates"].as_array().unwrap().len(), 0);
+    }
+}
+
+#[tokio::test]
+async fn it_takes_no_turn_and_counts_nothing() {
+    let world = World::new();
+    let before = world.instance("main-backend", 0).asked();
+    for _ in 0..3 {
+        explain(&world, "url=/api/v1/auth").await;
+    }
+    for position in 0..2 {
+        let instance = world.instance("main-backend", position);
+        assert_eq!(instance.asked(), before);
+        assert_eq!(instance.totals_of_all().successes, 0);
+    }
+    let stats = world.registry.snapshot();
+    let stats = &stats.service("main-backend").unwrap().stats;
+    assert!(
+        crate::model::Reason::ALL
+            .iter()
+            .all(|r| stats.answers(*r) == 0)
+    );
+}
+
+#[tokio::test]
+async fn queries_are_read_or_refused() {
+    let world = World::new();
+    for (query, pointer) in [
+        ("", "url"),
+        ("url=", "url"),
+        ("url=relative", "url"),
+        ("url=example.org:80", "url"),
+        ("url=/&url=/", "url"),
+        ("url=/&method=G%20T", "method"),
+        ("url=/&client=me", "client"),
+        ("url=/&header=none", "header"),
+        ("url=/&header=a%0Ab:%201", "header"),
+        ("url=/&path=/", ""),
+    ] {
+        let path = format!("/api/v1/loadbalancer{PATH}?{query}");
+        let problem = world.ask(Method::GET, &path).await.problem(400);
+        assert_eq!(problem["errors"][0]["pointer"], pointer, "{query}");
+    }
+}
