@@ -2,6 +2,9 @@
 
 /// The balancing program, attached to every configured interface.
 pub const PROGRAM: &str = "lb_xdp";
+/// Programs that the balancing program hands packets on to, in the order of their places in
+/// [`MAP_STAGES`].
+pub const STAGES: [&str; 2] = ["lb_encapsulate", "lb_too_big"];
 /// A program that passes every packet: the floor of benchmarks, and the peer that a veth needs.
 pub const PROGRAM_PASS: &str = "lb_pass";
 
@@ -35,6 +38,10 @@ pub const MAP_LIVE: &str = "LIVE";
 pub const MAP_EXPIRED: &str = "EXPIRED";
 /// Per-CPU array of `u32` by [`crate::Vip::id`]: the turn counter of [`crate::SELECT_TURN`].
 pub const MAP_TURNS: &str = "TURNS";
+/// Program array of [`STAGES`]. It belongs to one load of the programs, because what is handed over
+/// lies in a map that only those share; pinned beside the maps that outlive the daemon, since the
+/// kernel empties a program array that no process and no pin holds.
+pub const MAP_STAGES: &str = "STAGES";
 
 /// Every map that outlives the daemon, in the order in which they are pinned.
 pub const PINNED_MAPS: [&str; 13] = [

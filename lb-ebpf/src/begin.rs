@@ -6,8 +6,8 @@
 //! and half of another.
 
 use lb_common::{
-    Counter, FLOW_FORWARD, FLOW_REPLY, FORWARD_L2DSR, FORWARD_NAT, FlowEntry, FlowKey,
-    InstanceEntry, SELECT_HASH, STATE_OPEN, Settings, Vip, is_v4, same_address,
+    Counter, FLOW_FORWARD, FLOW_REPLY, FlowEntry, FlowKey, InstanceEntry, SELECT_HASH, STATE_OPEN,
+    Settings, Vip, is_v4, same_address, translates,
 };
 
 use crate::{Insert, Scratch, Tables, Verdict, hash, parse::TCP_RST, select};
@@ -21,15 +21,9 @@ pub const MAX_PORT_TRIES: u32 = 16;
 pub enum Begun {
     /// It is in the table, by this processor or by another.
     Remembered,
-    /// The table is full, but the connection works without an entry.
-    Unremembered {
-        /// [`Vip::id`].
-        vip: u16,
-        /// Index of the instance.
-        index: u16,
-        /// Its generation.
-        generation: u16,
-    },
+    /// The table is full, but the connection works without an entry. What it would have been is in
+    /// [`Scratch::entry`].
+    Unremembered,
     /// The packet's way ends here.
     Decided(Verdict),
 }
@@ -78,7 +72,7 @@ fn begin_at<T: Tables>(tables: &T, scratch: &mut Scratch, vip: &Vip) -> Result<B
         forward: vip.forward,
         ..FlowEntry::default()
     };
-    let inserted = if vip.forward == FORWARD_NAT {
+    let inserted = if translates(vip.forward) {
         insert_pair(tables, scratch, hash, &instance)?
     } else {
         tables.insert_flow(&scratch.key, &scratch.entry)
@@ -93,16 +87,12 @@ fn begin_at<T: Tables>(tables: &T, scratch: &mut Scratch, vip: &Vip) -> Result<B
         }
         // Another processor was first; its choice counts.
         Insert::Exists => Ok(Begun::Remembered),
-        // An `l2dsr` connection whose instance follows from its hash works without an entry for as
-        // long as the VIP's table stays the same. One that was chosen by turn or by load does not,
-        // and one by `nat` has nowhere else to keep its source port.
-        Insert::Full if vip.forward == FORWARD_L2DSR && vip.select == SELECT_HASH => {
+        // A connection whose packets keep their addresses and whose instance follows from its hash
+        // works without an entry for as long as the VIP's table stays the same. One that was chosen
+        // by turn or by load does not, and one by `nat` has nowhere else to keep its source port.
+        Insert::Full if !translates(vip.forward) && vip.select == SELECT_HASH => {
             tables.count(Counter::ConnectionsUnremembered);
-            Ok(Begun::Unremembered {
-                vip: vip.id as u16,
-                index,
-                generation: instance.generation,
-            })
+            Ok(Begun::Unremembered)
         }
         Insert::Full => Err(Counter::DropTableFull),
     }

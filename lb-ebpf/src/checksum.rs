@@ -59,6 +59,74 @@ impl Difference {
     }
 }
 
+/// The one's complement sum of what is checksummed, not folded yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sum(u64);
+
+impl Sum {
+    /// Of nothing.
+    #[inline(always)]
+    #[must_use]
+    pub const fn none() -> Self {
+        Self(0)
+    }
+
+    /// A pair of bytes at an even offset.
+    #[inline(always)]
+    #[must_use]
+    pub const fn word(self, word: [u8; 2]) -> Self {
+        Self(self.0 + u16::from_ne_bytes(word) as u64)
+    }
+
+    /// Two pairs of bytes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn words(self, words: [u8; 4]) -> Self {
+        Self(self.0 + u32::from_ne_bytes(words) as u64)
+    }
+
+    /// Takes away a pair of bytes: the other way to say that its complement is added.
+    #[inline(always)]
+    #[must_use]
+    pub const fn less(self, word: [u8; 2]) -> Self {
+        Self(self.0 + (!u16::from_ne_bytes(word)) as u64)
+    }
+
+    /// An address. The prefix of a mapped IPv4 address, which is not in the packet, sums up to
+    /// 0xffff, and that is zero in one's complement.
+    #[inline(always)]
+    #[must_use]
+    pub const fn address(self, address: &Address) -> Self {
+        let [a, b] = halves(address);
+        Self(self.0 + sum(a.to_le()) + sum(b.to_le()))
+    }
+
+    /// Takes away an address.
+    #[inline(always)]
+    #[must_use]
+    pub const fn less_address(self, address: &Address) -> Self {
+        let [a, b] = halves(address);
+        Self(self.0 + sum(!a.to_le()) + sum(!b.to_le()))
+    }
+
+    /// The checksum.
+    #[inline(always)]
+    #[must_use]
+    pub const fn checksum(self) -> [u8; 2] {
+        (!fold(self.0)).to_ne_bytes()
+    }
+
+    /// The checksum of UDP, where zero would mean that there is none (RFC 768).
+    #[inline(always)]
+    #[must_use]
+    pub const fn checksum_udp(self) -> [u8; 2] {
+        match u16::from_ne_bytes(self.checksum()) {
+            0 => [0xff; 2],
+            sum => sum.to_ne_bytes(),
+        }
+    }
+}
+
 /// The sum of two words of 32 bits.
 #[inline(always)]
 const fn sum(words: u64) -> u64 {
@@ -124,6 +192,25 @@ mod tests {
                 .address(&old_destination, &destination)
                 .word(old_word, word);
             prop_assert_eq!(difference.apply(before), whole(&bytes));
+        }
+
+        #[test]
+        fn what_is_taken_away_leaves_no_trace(
+            address: [u8; 16],
+            four: [u8; 4],
+            words: [u8; 4],
+            word: [u8; 2],
+        ) {
+            let mut plain = words.to_vec();
+            plain.extend_from_slice(&word);
+            plain.push(1);
+            plain.push(0);
+            let of = Sum::none().words(words).word(word).word([1, 0]);
+            prop_assert_eq!(of.checksum(), whole(&plain));
+            let there_and_back = of.address(&address).less_address(&address).word(word).less(word);
+            prop_assert_eq!(there_and_back.checksum(), whole(&plain));
+            plain.extend_from_slice(&four);
+            prop_assert_eq!(of.address(&lb_common::from_v4(four)).checksum(), whole(&plain));
         }
 
         #[test]

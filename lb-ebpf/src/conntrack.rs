@@ -5,9 +5,8 @@
 //! whoever sets [`STATE_CLOSED`] first.
 
 use lb_common::{
-    Counter, FLOW_FORWARD, FLOW_REPLY, FORWARD_L2DSR, FORWARD_NAT, FlowEntry, FlowKey,
-    INSTANCE_ABSENT, InstanceEntry, STATE_CLOSED, STATE_FIN_CLIENT, STATE_FIN_INSTANCE,
-    STATE_REMOVED, same_address,
+    Counter, FLOW_FORWARD, FLOW_REPLY, FlowEntry, FlowKey, INSTANCE_ABSENT, InstanceEntry,
+    STATE_CLOSED, STATE_FIN_CLIENT, STATE_FIN_INSTANCE, STATE_REMOVED, same_address, translates,
 };
 
 use crate::{
@@ -140,7 +139,7 @@ pub fn forget<T: Tables>(tables: &T, flow: &T::Flow, key: &FlowKey) {
         tables.live_end(entry.instance);
     }
     tables.remove_flow(key);
-    if entry.forward == FORWARD_NAT {
+    if translates(entry.forward) {
         let partner = key.partner(&entry);
         if paired(tables, &partner, key).is_some() {
             tables.remove_flow(&partner);
@@ -178,8 +177,8 @@ fn paired<T: Tables>(tables: &T, key: &FlowKey, partner: &FlowKey) -> Option<T::
 /// Notes the end of a connection, when the packet that has just been forwarded has the FIN or RST
 /// flag. `key` is the packet's, `flow` its entry.
 ///
-/// An RST from either side ends a connection, as do FINs from both. `l2dsr` sees the client only,
-/// whose FIN must do; its entry stays, so what follows the FIN still finds its instance.
+/// An RST from either side ends a connection, as do FINs from both. Where replies go straight to the
+/// client lb sees the client only, whose FIN must do; its entry stays, so what follows the FIN still finds its instance.
 #[inline(never)]
 pub fn note_end<T: Tables>(tables: &T, key: &FlowKey, tcp_flags: u8, flow: &T::Flow) {
     let entry = flow.entry();
@@ -200,7 +199,7 @@ pub fn note_end<T: Tables>(tables: &T, key: &FlowKey, tcp_flags: u8, flow: &T::F
 fn note_end_forward<T: Tables>(tables: &T, flow: &T::Flow, tcp_flags: u8, forward: u8, fin: u32) {
     let reset = tcp_flags & TCP_RST != 0;
     let both = STATE_FIN_CLIENT | STATE_FIN_INSTANCE;
-    let over = reset || (flow.set_state(fin) | fin) & both == both || forward == FORWARD_L2DSR;
+    let over = reset || (flow.set_state(fin) | fin) & both == both || !translates(forward);
     if over && flow.set_state(STATE_CLOSED) & STATE_CLOSED == 0 {
         tables.live_end(flow.entry().instance);
         tables.count(Counter::ConnectionsClosed);

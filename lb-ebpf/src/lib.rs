@@ -1,7 +1,8 @@
 //! The packet path, as a pure library.
 //!
-//! [`process()`] is the whole program: it parses a packet, finds its connection or its VIP, selects
-//! an instance, rewrites the packet and returns a [`Verdict`]. Everything outside of it, the packet
+//! [`process()`] is everything that happens to a packet: it is parsed, its connection or its VIP is
+//! found, an instance selected, the packet rewritten; what comes out is a [`Verdict`]. In the kernel
+//! that is one program for what is frequent ([`enter()`]) and one for each [`Stage`] of the rest. Everything outside of it, the packet
 //! memory ([`Packet`]) and the maps ([`Tables`]), is a trait, so the same code runs in the kernel
 //! (`bin/lb-xdp`, over XDP memory and BPF maps) and on the host (feature `memory`, over a byte
 //! slice and hash maps), and a test of one is a test of the other.
@@ -13,8 +14,10 @@
 #![cfg_attr(not(any(test, feature = "memory")), no_std)]
 
 pub mod begin;
+pub mod budget;
 pub mod checksum;
 pub mod conntrack;
+pub mod encapsulate;
 pub mod hash;
 pub mod hop;
 #[cfg(any(test, feature = "memory"))]
@@ -26,13 +29,18 @@ pub mod recent;
 pub mod rewrite;
 mod scratch;
 pub mod select;
+mod stages;
+pub mod step;
 pub mod tables;
 #[cfg(test)]
 mod tests;
+pub mod too_big;
 mod verdict;
+mod way;
 
 pub use packet::{Header, Packet};
-pub use process::process;
 pub use scratch::Scratch;
+pub use stages::{enter, process, resume};
+pub use step::{Stage, Step};
 pub use tables::{Flow, Insert, Route, Tables};
 pub use verdict::Verdict;

@@ -23,7 +23,9 @@ use lb_common::{
 };
 
 use crate::{
-    Flow, Insert, Route, Tables, hash,
+    Flow, Insert, Route, Tables,
+    budget::Budget,
+    hash,
     recent::{self, Moment, RECENT, Recent},
 };
 
@@ -85,6 +87,7 @@ pub struct MemoryTables {
     routes: Mutex<HashMap<Address, Route>>,
     default_route: Mutex<Route>,
     now: AtomicU64,
+    budget: Mutex<Budget>,
     counters: Mutex<Counters>,
     vip_traffic: Mutex<HashMap<u32, Traffic>>,
     instance_traffic: Mutex<HashMap<u16, Traffic>>,
@@ -118,6 +121,7 @@ impl MemoryTables {
             routes: Mutex::default(),
             default_route: Mutex::new(Route::NoRoute),
             now: AtomicU64::new(1),
+            budget: Mutex::default(),
             counters: Mutex::default(),
             vip_traffic: Mutex::default(),
             instance_traffic: Mutex::default(),
@@ -359,6 +363,10 @@ impl Tables for MemoryTables {
 
     fn now(&self) -> u64 {
         self.now.load(Relaxed)
+    }
+
+    fn may_answer(&self, now: u64, per_second: u32) -> bool {
+        lock(&self.budget).spend(now, per_second)
     }
 
     fn count(&self, counter: Counter) {

@@ -28,8 +28,9 @@ headers!(EthHdr, VlanHdr, Ipv4Hdr, Ipv6Hdr, TcpHdr, UdpHdr);
 unsafe impl<const N: usize> Header for [u8; N] {}
 
 /// No header lies at a higher offset: Ethernet, two tags, IPv6 and the extension headers that are
-/// walked are less. All ones in binary, so that it is also a mask.
-pub const MAX_OFFSET: usize = 0x3ff;
+/// walked are less, as is what an ICMP message quotes of a packet. All ones in binary, so that it is
+/// also a mask.
+pub const MAX_OFFSET: usize = 0x7ff;
 
 /// A packet from its Ethernet header on.
 pub trait Packet {
@@ -47,4 +48,12 @@ pub trait Packet {
     /// Copies a header to `offset`, or `None`, having written nothing, when it does not lie in the
     /// packet as a whole.
     fn write<H: Header>(&mut self, offset: usize, header: H) -> Option<()>;
+
+    /// Makes room for so many bytes in front, whose contents are anything; `None`, having changed
+    /// nothing, when there is no room.
+    fn grow(&mut self, bytes: usize) -> Option<()>;
+
+    /// Cuts off what is behind the first `length` bytes, of which there must be more; `None`, having
+    /// changed nothing, when the packet cannot be cut.
+    fn cut(&mut self, length: usize) -> Option<()>;
 }

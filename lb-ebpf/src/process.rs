@@ -7,81 +7,132 @@
 //! too, which the daemon does.
 
 use lb_common::{
-    Counter, FLOW_FORWARD, FLOW_REPLY, FORWARD_L2DSR, FORWARD_NAT, FlowKey, NextHop, Traffic,
+    Counter, FLOW_FORWARD, FLOW_REPLY, FORWARD_L2DSR, FlowEntry, FlowKey, NextHop, encapsulates,
+    translates,
 };
 
 use crate::{
-    Flow, Packet, Scratch, Tables, Verdict,
+    Flow, Packet, Scratch, Stage, Step, Tables, Verdict,
     begin::{self, Begun},
     conntrack::{self, Known},
     hop,
     parse::{self, Layout},
     rewrite,
+    step::Handover,
+    way::Way,
 };
 
-/// Decides over a packet, rewrites it where it is to be forwarded, and counts it: once under
-/// [`Counter::Received`] and once under the verdict's counter.
-///
-/// `interface` is the index of the interface that the packet came in by; what is in `scratch` does
-/// not matter.
+/// Decides over a packet, or says who else is to.
 #[inline(always)]
-pub fn process<P: Packet, T: Tables>(
+pub(crate) fn decide<P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,
     scratch: &mut Scratch,
     interface: u32,
-) -> Verdict {
-    tables.count(Counter::Received);
-    let verdict = decide(packet, tables, scratch, interface);
-    tables.count(verdict.counter());
-    verdict
-}
-
-#[inline(always)]
-fn decide<P: Packet, T: Tables>(
-    packet: &mut P,
-    tables: &T,
-    scratch: &mut Scratch,
-    interface: u32,
-) -> Verdict {
+) -> Step {
     scratch.key = FlowKey::default();
     let layout = match parse::parse(packet, &mut scratch.key) {
         Ok(layout) => layout,
-        Err(reason) => return Verdict::Pass(reason),
+        Err(reason) => return Step::Done(Verdict::Pass(reason)),
     };
     let (flow, now) = match conntrack::find(tables, &scratch.key, &layout) {
         Known::Flow(flow, now) => (flow, now),
-        Known::Decided(verdict) => return verdict,
+        Known::Decided(verdict) => return Step::Done(verdict),
         Known::No => match begin::begin(tables, scratch, layout.tcp_flags, layout.fragment) {
-            Begun::Decided(verdict) => return verdict,
-            Begun::Unremembered {
-                vip,
-                index,
-                generation,
-            } => {
-                let way = Way::new(packet, vip, index, FLOW_FORWARD);
-                return match stateless(packet, tables, interface, &layout, index, generation) {
-                    Ok(out) => way.forwarded(tables, out, interface),
-                    Err(reason) => way.refused(tables, reason),
-                };
+            Begun::Decided(verdict) => return Step::Done(verdict),
+            Begun::Unremembered => {
+                return unremembered(packet, tables, scratch, interface, &layout);
             }
             Begun::Remembered => match tables.flow(&scratch.key) {
                 Some(flow) => (flow, tables.now()),
                 // Removed again by another processor.
-                None => return Verdict::Drop(Counter::DropTableFull),
+                None => return Step::Done(Verdict::Drop(Counter::DropTableFull)),
             },
         },
     };
     let entry = flow.entry();
+    if encapsulates(entry.forward) {
+        return hand_over(scratch, &layout, &entry, 0, Stage::Encapsulate);
+    }
     let way = Way::new(packet, entry.vip, entry.instance, entry.direction);
     match forward(packet, tables, interface, now, &scratch.key, &layout, &flow) {
         Ok(out) => {
             if layout.has(parse::TCP_FIN | parse::TCP_RST) {
                 conntrack::note_end(tables, &scratch.key, layout.tcp_flags, &flow);
             }
-            way.forwarded(tables, out, interface)
+            Step::Done(way.forwarded(tables, out, interface))
         }
-        Err(reason) => way.refused(tables, reason),
+        Err(Refusal::TooBig(mtu)) => hand_over(scratch, &layout, &entry, mtu, Stage::TooBig),
+        Err(Refusal::Other(reason)) => Step::Done(way.refused(tables, reason)),
+    }
+}
+
+/// A packet of a connection for which the table has no room; only one that needs no entry gets here.
+#[inline(always)]
+fn unremembered<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    scratch: &mut Scratch,
+    interface: u32,
+    layout: &Layout,
+) -> Step {
+    let entry = scratch.entry;
+    if encapsulates(entry.forward) {
+        return hand_over(scratch, layout, &entry, 0, Stage::Encapsulate);
+    }
+    let way = Way::new(packet, entry.vip, entry.instance, FLOW_FORWARD);
+    match stateless(
+        packet,
+        tables,
+        interface,
+        layout,
+        entry.instance,
+        entry.generation,
+    ) {
+        Ok(out) => Step::Done(way.forwarded(tables, out, interface)),
+        Err(Refusal::TooBig(mtu)) => hand_over(scratch, layout, &entry, mtu, Stage::TooBig),
+        Err(Refusal::Other(reason)) => Step::Done(way.refused(tables, reason)),
+    }
+}
+
+/// Tells the next stage what is known.
+#[inline(always)]
+fn hand_over(
+    scratch: &mut Scratch,
+    layout: &Layout,
+    entry: &FlowEntry,
+    mtu: u32,
+    stage: Stage,
+) -> Step {
+    scratch.handover = Handover {
+        l3: layout.l3 as u32,
+        l4: layout.l4 as u32,
+        ip_length: layout.ip_length,
+        mtu,
+        vip: entry.vip,
+        index: entry.instance,
+        generation: entry.generation,
+        forward: entry.forward,
+        v4: u8::from(layout.v4),
+        tcp_flags: layout.tcp_flags,
+        direction: entry.direction,
+        pad: [0; 6],
+    };
+    Step::Next(stage)
+}
+
+/// Why a packet does not go its way.
+enum Refusal {
+    /// It is larger than this.
+    TooBig(u32),
+    /// This.
+    Other(Counter),
+}
+
+impl From<Counter> for Refusal {
+    #[inline(always)]
+    fn from(reason: Counter) -> Self {
+        Self::Other(reason)
     }
 }
 
@@ -99,9 +150,9 @@ fn forward<P: Packet, T: Tables>(
     key: &FlowKey,
     layout: &Layout,
     flow: &T::Flow,
-) -> Result<u32, Counter> {
+) -> Result<u32, Refusal> {
     let entry = flow.entry();
-    let nat = entry.forward == FORWARD_NAT;
+    let translated = translates(entry.forward);
     let hop = if entry.direction == FLOW_REPLY {
         hop::to_client(tables, interface, now, flow)?
     } else {
@@ -115,7 +166,7 @@ fn forward<P: Packet, T: Tables>(
         )?
     };
     check(&hop, layout, interface)?;
-    if nat {
+    if translated {
         rewrite::nat::rewrite(packet, key, layout, flow)?;
     }
     rewrite::l2::rewrite(packet, &hop).ok_or(Counter::DropRewrite)?;
@@ -131,7 +182,7 @@ fn stateless<P: Packet, T: Tables>(
     layout: &Layout,
     index: u16,
     generation: u16,
-) -> Result<u32, Counter> {
+) -> Result<u32, Refusal> {
     let now = tables.now();
     let hop = hop::to_instance(tables, interface, index, generation, now, FORWARD_L2DSR)?;
     check(&hop, layout, interface)?;
@@ -141,62 +192,12 @@ fn stateless<P: Packet, T: Tables>(
 
 /// Whether a packet may go this way as it is.
 #[inline(always)]
-const fn check(hop: &NextHop, layout: &Layout, interface: u32) -> Result<(), Counter> {
+const fn check(hop: &NextHop, layout: &Layout, interface: u32) -> Result<(), Refusal> {
     if hop.mtu != 0 && layout.ip_length > hop.mtu {
-        return Err(Counter::DropTooBig);
+        return Err(Refusal::TooBig(hop.mtu));
     }
     if hop.interface != interface && layout.is_tagged() {
-        return Err(Counter::DropTagged);
+        return Err(Refusal::Other(Counter::DropTagged));
     }
     Ok(())
-}
-
-/// Whose traffic a packet is.
-#[derive(Clone, Copy)]
-struct Way {
-    vip: u16,
-    index: u16,
-    bytes: u64,
-    reply: bool,
-}
-
-impl Way {
-    #[inline(always)]
-    fn new<P: Packet>(packet: &P, vip: u16, index: u16, direction: u8) -> Self {
-        Self {
-            vip,
-            index,
-            bytes: packet.length() as u64,
-            reply: direction == FLOW_REPLY,
-        }
-    }
-
-    /// Counts a packet that leaves by `out`, having come in by `interface`.
-    #[inline(always)]
-    fn forwarded<T: Tables>(self, tables: &T, out: u32, interface: u32) -> Verdict {
-        let add = |traffic: &mut Traffic| {
-            if self.reply {
-                traffic.packets_out += 1;
-                traffic.bytes_out += self.bytes;
-            } else {
-                traffic.packets_in += 1;
-                traffic.bytes_in += self.bytes;
-            }
-        };
-        tables.vip_traffic(u32::from(self.vip), add);
-        tables.instance_traffic(self.index, add);
-        if out == interface {
-            Verdict::Transmit
-        } else {
-            Verdict::Redirect(out)
-        }
-    }
-
-    /// Counts a packet that is refused.
-    #[inline(always)]
-    fn refused<T: Tables>(self, tables: &T, reason: Counter) -> Verdict {
-        tables.vip_traffic(u32::from(self.vip), |traffic| traffic.dropped += 1);
-        tables.instance_traffic(self.index, |traffic| traffic.dropped += 1);
-        Verdict::Drop(reason)
-    }
 }

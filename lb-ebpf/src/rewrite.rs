@@ -1,4 +1,6 @@
 //! Changing packets.
 
 pub mod l2;
+pub mod link;
 pub mod nat;
+pub mod outer;

@@ -2,6 +2,8 @@
 
 use lb_common::{FlowEntry, FlowKey, VipKey};
 
+use crate::step::Handover;
+
 /// The values of a packet that must have an address: keys and entries for the maps. They would take
 /// nearly half of the 512 bytes of stack that the kernel gives a program and everything it calls,
 /// so the kernel's half of the adapters keeps one of these for each processor.
@@ -16,4 +18,6 @@ pub struct Scratch {
     pub partner: FlowKey,
     /// An entry to be inserted.
     pub entry: FlowEntry,
+    /// What the next stage is told.
+    pub handover: Handover,
 }

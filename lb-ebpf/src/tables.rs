@@ -102,6 +102,9 @@ pub trait Tables {
 
     /// `CLOCK_MONOTONIC` in nanoseconds; a few milliseconds late is good enough.
     fn now(&self) -> u64;
+    /// Whether lb may send a message of its own at `now`, which is then counted as sent; see
+    /// [`crate::budget::Budget`].
+    fn may_answer(&self, now: u64, per_second: u32) -> bool;
     /// Counts a packet or an event.
     fn count(&self, counter: Counter);
     /// Changes the traffic counters of a VIP.

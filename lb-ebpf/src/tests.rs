@@ -77,7 +77,7 @@ fn table(instances: &[u16]) -> Arc<Table> {
     })
 }
 
-fn send(tables: &MemoryTables, frame: &mut [u8]) -> Verdict {
+fn send(tables: &MemoryTables, frame: &mut Vec<u8>) -> Verdict {
     process(
         &mut Frame(frame),
         tables,

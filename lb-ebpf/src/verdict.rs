@@ -9,6 +9,8 @@ pub enum Verdict {
     Pass(Counter),
     /// Refused.
     Drop(Counter),
+    /// Answered: what was made of it goes back out of the interface it came in by.
+    Answer(Counter),
     /// Rewritten; back out of the interface it came in by.
     Transmit,
     /// Rewritten; out of the interface with this index.
@@ -22,7 +24,7 @@ impl Verdict {
     #[must_use]
     pub const fn counter(self) -> Counter {
         match self {
-            Self::Pass(counter) | Self::Drop(counter) => counter,
+            Self::Pass(counter) | Self::Drop(counter) | Self::Answer(counter) => counter,
             Self::Transmit => Counter::Transmitted,
             Self::Redirect(_) => Counter::Redirected,
         }

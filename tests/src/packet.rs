@@ -7,6 +7,7 @@ pub mod check;
 pub mod kernel;
 pub mod lab;
 pub mod network;
+pub mod tunnel;
 
 pub use build::Build;
 pub use kernel::Kernel;

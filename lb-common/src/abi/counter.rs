@@ -37,7 +37,7 @@ macro_rules! counters {
 pub enum CounterKind {
     /// Arrived.
     Received,
-    /// Left by the program, changed.
+    /// Left by the program, changed or answered.
     Forwarded,
     /// Went to the host's network stack, untouched.
     Passed,
@@ -125,6 +125,8 @@ counters! {
     PassedNoConnection = 8, "no_connection", Passed;
     /// More IPv6 extension headers than are walked.
     PassedExtensionHeaders = 9, "extension_headers", Passed;
+    /// Too large for the way to its instance: its sender was told the size that fits.
+    AnsweredTooBig = 10, "answered_too_big", Forwarded;
 
     /// For a VIP whose service has no instance to take it.
     DropNoInstance = 16, "no_instance", Dropped;
@@ -140,7 +142,8 @@ counters! {
     DropNoNeighbour = 21, "neighbour_unresolved", Dropped;
     /// TTL or hop limit would reach zero.
     DropTtl = 22, "ttl_expired", Dropped;
-    /// Larger than the MTU of the outgoing interface.
+    /// Larger than what the way takes, and its sender could not be told: too many were told in this
+    /// second, or the packet does not allow an answer.
     DropTooBig = 23, "too_big", Dropped;
     /// Client and instance are of different families.
     DropFamily = 24, "family_mismatch", Dropped;
@@ -158,6 +161,12 @@ counters! {
     /// The packet came in with a VLAN tag and would leave by another interface, where the tag means
     /// something else.
     DropTagged = 30, "tagged_to_other_interface", Dropped;
+    /// A later stage of the program is not there: it was loaded incompletely.
+    DropNoStage = 31, "stage_missing", Dropped;
+    /// There is no room in front of the packet for an outer header.
+    DropHeadroom = 32, "no_headroom", Dropped;
+    /// lb has no source address of the instance's family for a tunnel.
+    DropNoTunnelSource = 33, "no_tunnel_source", Dropped;
 
     /// Connections begun.
     ConnectionsOpened = 48, "connections_opened", Event;

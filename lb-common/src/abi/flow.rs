@@ -2,8 +2,8 @@
 //!
 //! One map holds both directions. An entry says what the packet's addresses and ports become, so
 //! translating a request and translating its reply are the same operation. A `nat` connection has
-//! two entries: the forward one (client → VIP) and the reply one (instance → lb). An `l2dsr`
-//! connection has the forward one only, and its packets keep their addresses.
+//! two entries: the forward one (client → VIP) and the reply one (instance → lb). A connection whose
+//! replies go straight to the client has the forward one only, and its packets keep their addresses.
 //!
 //! The packet path never evicts: the daemon sweeps idle entries, both of a pair at once. A pair is
 //! as young as the younger of its two entries, since traffic may flow in one direction only.
@@ -72,7 +72,7 @@ pub struct FlowEntry {
     pub vip: u16,
     /// [`FLOW_FORWARD`] or [`FLOW_REPLY`].
     pub direction: u8,
-    /// [`super::FORWARD_NAT`] or [`super::FORWARD_L2DSR`].
+    /// One of the `FORWARD_*` numbers.
     pub forward: u8,
 }
 

@@ -6,9 +6,10 @@ use super::{Address, from_halves, halves};
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
-    /// Source address of translated IPv4 packets (IPv4-mapped), or zero: no `nat` for IPv4.
+    /// Source address of translated IPv4 packets and of IPv4 tunnels (IPv4-mapped), or zero: neither
+    /// is to be had.
     pub nat_source_v4: Address,
-    /// Source address of translated IPv6 packets, or zero: no `nat` for IPv6.
+    /// The same for IPv6.
     pub nat_source_v6: Address,
     /// First source port for `nat`, native byte order.
     pub nat_port_first: u16,
@@ -16,8 +17,12 @@ pub struct Settings {
     pub nat_port_last: u16,
     /// How long a looked-up next hop is used before it is looked up again, in milliseconds.
     pub next_hop_ttl_ms: u32,
+    /// ICMP messages of lb's own that each processor may send in a second.
+    pub icmp_rate: u32,
+    /// UDP port that `gue` sends to, network byte order.
+    pub gue_port: [u8; 2],
     /// Always zero.
-    pub pad: [u32; 2],
+    pub pad: [u8; 2],
 }
 
 impl Settings {

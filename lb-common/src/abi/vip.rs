@@ -14,6 +14,24 @@ pub const PROTOCOL_UDP: u8 = 17;
 pub const FORWARD_NAT: u8 = 1;
 /// [`Vip::forward`]: only the MAC addresses are rewritten, replies go straight to the client.
 pub const FORWARD_L2DSR: u8 = 2;
+/// [`Vip::forward`]: the packet travels whole in another IP packet, replies go straight to the client.
+pub const FORWARD_IPIP: u8 = 4;
+/// [`Vip::forward`]: as [`FORWARD_IPIP`], with a UDP header in between.
+pub const FORWARD_GUE: u8 = 6;
+
+/// Whether packets get other addresses: bit 0 of the `FORWARD_*` numbers.
+#[inline(always)]
+#[must_use]
+pub const fn translates(forward: u8) -> bool {
+    forward & 1 != 0
+}
+
+/// Whether packets get an outer header: bit 2 of the `FORWARD_*` numbers.
+#[inline(always)]
+#[must_use]
+pub const fn encapsulates(forward: u8) -> bool {
+    forward & 4 != 0
+}
 
 /// [`Vip::select`]: the slot is the hash of the flow (the table is a Maglev table).
 pub const SELECT_HASH: u8 = 1;
@@ -68,7 +86,7 @@ pub struct Vip {
     pub table: u32,
     /// Grows by one with each flip.
     pub generation: u32,
-    /// [`FORWARD_NAT`] or [`FORWARD_L2DSR`].
+    /// One of the `FORWARD_*` numbers.
     pub forward: u8,
     /// [`SELECT_HASH`], [`SELECT_TURN`] or [`SELECT_LEAST_CONNECTIONS`].
     pub select: u8,

@@ -4,14 +4,15 @@
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     macros::map,
-    maps::{Array, HashMap, PerCpuArray},
+    maps::{Array, HashMap, PerCpuArray, ProgramArray},
 };
 use lb_common::{
     CLIENT_HOPS as CLIENT_HOP_COUNT, ClientHop, Counters, FlowEntry, FlowKey, InstanceEntry,
-    MAX_INSTANCES, MAX_VIPS, NextHop, Settings, Table, Traffic, Vip, VipKey,
+    MAX_INSTANCES, MAX_VIPS, NextHop, Settings, Table, Traffic, Vip, VipKey, names,
 };
 use lb_ebpf::{
     Scratch,
+    budget::Budget,
     recent::{RECENT as RECENT_COUNT, Recent},
 };
 
@@ -54,7 +55,14 @@ pub(crate) struct Workplace {
     pub(crate) ticks: u64,
     /// What it said: `CLOCK_MONOTONIC` in nanoseconds.
     pub(crate) now: u64,
+    /// Messages of lb's own.
+    pub(crate) budget: Budget,
 }
+
+/// The later stages, by [`lb_ebpf::Stage`].
+#[map]
+pub(crate) static STAGES: ProgramArray =
+    ProgramArray::with_max_entries(names::STAGES.len() as u32, 0);
 
 /// Copies of entries of [`CONNECTIONS`]. They are this program's alone, as are their epochs: another
 /// program begins with none.

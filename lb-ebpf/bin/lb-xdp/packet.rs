@@ -2,7 +2,11 @@
 
 use core::{arch::asm, mem::offset_of, ptr};
 
-use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
+use aya_ebpf::{
+    bindings::xdp_md,
+    helpers::generated::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
+    programs::XdpContext,
+};
 use lb_ebpf::{Header, Packet, packet::MAX_OFFSET};
 
 /// The packet that an XDP program was called for.
@@ -103,5 +107,26 @@ impl Packet for XdpPacket {
         // SAFETY: `at` has compared with the packet's end; `H` is plain bytes.
         self.at(offset)
             .map(|place| unsafe { ptr::write_unaligned(place, header) })
+    }
+
+    #[inline(always)]
+    fn grow(&mut self, bytes: usize) -> Option<()> {
+        // SAFETY: the context is the program's; the pointers into the packet are read anew.
+        let result = unsafe { bpf_xdp_adjust_head(self.context, -(bytes as i32)) };
+        (self.start, self.end) = bounds(self.context);
+        (result == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn cut(&mut self, length: usize) -> Option<()> {
+        let change = length as i32 - self.length() as i32;
+        // The helper can also make a packet longer.
+        if change >= 0 {
+            return None;
+        }
+        // SAFETY: as above.
+        let result = unsafe { bpf_xdp_adjust_tail(self.context, change) };
+        (self.start, self.end) = bounds(self.context);
+        (result == 0).then_some(())
     }
 }

@@ -267,6 +267,12 @@ impl Tables for Maps<'_> {
     }
 
     #[inline(always)]
+    fn may_answer(&self, now: u64, per_second: u32) -> bool {
+        // SAFETY: this processor's element, which nothing else writes.
+        unsafe { (*self.workplace).budget.spend(now, per_second) }
+    }
+
+    #[inline(always)]
     fn count(&self, counter: Counter) {
         let index = opaque(counter as u64) as usize & (COUNTER_COUNT - 1);
         // SAFETY: this processor's element; the index is below the length of the array.

@@ -2,9 +2,13 @@
 
 use crate::{Header, Packet, packet::MAX_OFFSET};
 
-/// A packet in a byte slice.
+/// A packet in a byte vector.
 #[derive(Debug)]
-pub struct Frame<'a>(pub &'a mut [u8]);
+pub struct Frame<'a>(pub &'a mut Vec<u8>);
+
+/// What new bytes in front hold: not zero, as in the kernel's test runs, so that a test which
+/// compares the two finds a byte that nobody has written.
+const FRESH: u8 = 0xff;
 
 impl Packet for Frame<'_> {
     fn length(&self) -> usize {
@@ -29,5 +33,14 @@ impl Packet for Frame<'_> {
         // SAFETY: the slice has the size of `H`, which is plain bytes.
         unsafe { bytes.as_mut_ptr().cast::<H>().write_unaligned(header) };
         Some(())
+    }
+
+    fn grow(&mut self, bytes: usize) -> Option<()> {
+        self.0.splice(..0, std::iter::repeat_n(FRESH, bytes));
+        Some(())
+    }
+
+    fn cut(&mut self, length: usize) -> Option<()> {
+        (length < self.0.len()).then(|| self.0.truncate(length))
     }
 }

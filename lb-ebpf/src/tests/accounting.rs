@@ -99,7 +99,7 @@ impl World {
         }
     }
 
-    fn send(&mut self, frame: &mut [u8]) {
+    fn send(&mut self, frame: &mut Vec<u8>) {
         let verdict = send(&self.tables, frame);
         self.received += 1;
         assert_ne!(verdict, Verdict::Drop(Counter::DropRewrite));

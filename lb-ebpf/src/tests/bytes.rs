@@ -30,6 +30,14 @@ impl Packet for Watched<'_> {
     fn write<H: Header>(&mut self, _offset: usize, _header: H) -> Option<()> {
         panic!("parsing writes nothing")
     }
+
+    fn grow(&mut self, _bytes: usize) -> Option<()> {
+        panic!("parsing makes no room")
+    }
+
+    fn cut(&mut self, _length: usize) -> Option<()> {
+        panic!("parsing cuts nothing off")
+    }
 }
 
 fn valid() -> impl Strategy<Value = Vec<u8>> {

@@ -20,7 +20,7 @@ fn addresses() -> impl Strategy<Value = [Address; 3]> {
 }
 
 /// What a frame says of itself.
-fn tuple(frame: &mut [u8]) -> (Address, u16, Address, u16) {
+fn tuple(frame: &mut Vec<u8>) -> (Address, u16, Address, u16) {
     let mut key = lb_common::FlowKey::default();
     parse::parse(&mut Frame(frame), &mut key).unwrap();
     (
@@ -32,7 +32,7 @@ fn tuple(frame: &mut [u8]) -> (Address, u16, Address, u16) {
 }
 
 /// The sum over the pseudo header and the segment, which is all ones when the checksum is right.
-fn sum(frame: &mut [u8]) -> u16 {
+fn sum(frame: &mut Vec<u8>) -> u16 {
     let mut key = lb_common::FlowKey::default();
     let layout = parse::parse(&mut Frame(frame), &mut key).unwrap();
     let end = layout.l3 + layout.ip_length as usize;
@@ -59,7 +59,7 @@ fn fold(bytes: &[u8]) -> u16 {
 }
 
 /// Writes the checksums of a packet that was built without.
-fn seal(frame: &mut [u8]) {
+fn seal(frame: &mut Vec<u8>) {
     let mut key = lb_common::FlowKey::default();
     let layout = parse::parse(&mut Frame(frame), &mut key).unwrap();
     let at = layout.l4 + if key.protocol == PROTOCOL_TCP { 16 } else { 6 };
@@ -71,7 +71,7 @@ fn seal(frame: &mut [u8]) {
     }
 }
 
-fn is_sealed(frame: &mut [u8]) -> bool {
+fn is_sealed(frame: &mut Vec<u8>) -> bool {
     let mut key = lb_common::FlowKey::default();
     let layout = parse::parse(&mut Frame(frame), &mut key).unwrap();
     let header = !layout.v4 || fold(&frame[layout.l3..layout.l4]) == 0xffff;

@@ -17,7 +17,7 @@ use super::{
     traffic::Leads,
 };
 use crate::model::{
-    Algorithm, DatapathMode, Forwarding, PathPattern, Protocol, RouteSpec, ServiceName, VipSpec,
+    Algorithm, DatapathMode, PathPattern, Protocol, RouteSpec, ServiceName, VipSpec,
 };
 
 /// Paths that the management API serves where it shares the gateway's listeners; each stands for
@@ -121,9 +121,9 @@ impl Whole<'_> {
             }
             let family = |address: SocketAddr| address.is_ipv4() == spec.address.is_ipv4();
             let service = self.services.iter().find(|s| s.spec.name == spec.service);
-            // With l2dsr packets keep their addresses; an instance's own only finds its link address.
+            // Where packets keep their addresses, an instance's own only says where they go.
             if let Some(service) = service
-                && service.spec.forwarding == Forwarding::Nat
+                && service.spec.forwarding.translates()
                 && !service.endpoints.is_empty()
                 && !service.endpoints.iter().any(|e| family(e.value.address()))
             {
@@ -272,7 +272,7 @@ impl Whole<'_> {
                 );
                 notices.push(Notice::new(vip.place.origin.clone(), text));
             }
-            let Some(service) = service.filter(|s| s.spec.forwarding == Forwarding::L2Dsr) else {
+            let Some(service) = service.filter(|s| !s.spec.forwarding.translates()) else {
                 continue;
             };
             let other = |e: &&Sourced<crate::model::Endpoint>| {
@@ -281,8 +281,11 @@ impl Whole<'_> {
             };
             if let Some(endpoint) = service.endpoints.iter().find(other) {
                 let text = format!(
-                    "{}: l2dsr keeps the port {}, but {} names another",
-                    vip.place.path, vip.spec.port, endpoint.path
+                    "{}: {} keeps the port {}, but {} names another",
+                    vip.place.path,
+                    service.spec.forwarding.as_str(),
+                    vip.spec.port,
+                    endpoint.path
                 );
                 notices.push(Notice::new(vip.place.origin.clone(), text));
             }

@@ -224,7 +224,10 @@ pub(super) fn read_datapath(root: &mut Section<'_, '_>) -> ReadDatapath {
         let interfaces = t.list("interfaces", &INTERFACE, &unset.interfaces);
         let nat_sources = t.list("nat_sources", &NAT_SOURCE, &unset.nat_sources);
         let nat_ports = t.value("nat_ports", &PORTS, &Sourced::unset(unset.nat_ports));
+        let gue_port = number(1, u16::MAX, 6080);
+        let gue_port = t.value("gue_port", &gue_port, &Sourced::unset(unset.gue_port));
         let mut count = |key, form: Number<u32>, unset| t.value(key, &form, &Sourced::unset(unset));
+        let icmp_rate = count("icmp_rate", number(0, 1_000_000, 100), unset.icmp_rate);
         let max_connections = count(
             "max_connections",
             number(1024, 1 << 26, 1 << 20),
@@ -245,6 +248,8 @@ pub(super) fn read_datapath(root: &mut Section<'_, '_>) -> ReadDatapath {
                 interfaces: values(&interfaces),
                 nat_sources: nat_sources.iter().map(|source| source.value).collect(),
                 nat_ports: nat_ports.value,
+                gue_port: gue_port.value,
+                icmp_rate: icmp_rate.value,
                 max_connections: max_connections.value,
                 max_tables: max_tables.value,
                 tcp_idle_timeout,

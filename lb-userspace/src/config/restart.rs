@@ -51,6 +51,8 @@ pub fn needs_restart(running: &DaemonSpec, wanted: &DaemonSpec) -> Vec<&'static 
         tcp_idle_timeout,
         udp_idle_timeout,
         next_hop_ttl,
+        gue_port,
+        icmp_rate,
         pin_path,
         log,
     } = datapath;
@@ -72,6 +74,8 @@ pub fn needs_restart(running: &DaemonSpec, wanted: &DaemonSpec) -> Vec<&'static 
         *udp_idle_timeout != other.udp_idle_timeout,
         "datapath.udp_idle_timeout",
     );
+    compare(*gue_port != other.gue_port, "datapath.gue_port");
+    compare(*icmp_rate != other.icmp_rate, "datapath.icmp_rate");
     compare(*next_hop_ttl != other.next_hop_ttl, "datapath.next_hop_ttl");
     compare(*pin_path != other.pin_path, "datapath.pin_path");
     compare(*log != other.log, "datapath.log");

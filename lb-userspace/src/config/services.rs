@@ -25,7 +25,12 @@ const ALGORITHM: Choice<Algorithm> = Choice {
 };
 
 const FORWARDING: Choice<Forwarding> = Choice {
-    choices: &[Forwarding::Nat, Forwarding::L2Dsr],
+    choices: &[
+        Forwarding::Nat,
+        Forwarding::L2Dsr,
+        Forwarding::Ipip,
+        Forwarding::Gue,
+    ],
     name: Forwarding::as_str,
 };
 

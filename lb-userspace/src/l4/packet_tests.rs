@@ -74,7 +74,7 @@ impl Balancer {
                 Ok(format!("{ip}:{port}"))
             }
             Verdict::Pass(reason) | Verdict::Drop(reason) => Err(reason),
-            Verdict::Redirect(interface) => panic!("left by interface {interface}"),
+            left => panic!("left otherwise: {left:?}"),
         }
     }
 

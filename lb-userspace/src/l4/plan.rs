@@ -11,9 +11,9 @@ use std::{
 };
 
 use lb_common::{
-    Address, FORWARD_L2DSR, FORWARD_NAT, HASH_FLOW, HASH_SOURCE, INSTANCE_ACTIVE, INSTANCE_DOWN,
-    INSTANCE_DRAINING, InstanceEntry, MAX_VIPS, PROTOCOL_TCP, PROTOCOL_UDP, SELECT_HASH,
-    SELECT_LEAST_CONNECTIONS, SELECT_TURN, Settings, VipKey, from_v4,
+    Address, FORWARD_GUE, FORWARD_IPIP, FORWARD_L2DSR, FORWARD_NAT, HASH_FLOW, HASH_SOURCE,
+    INSTANCE_ACTIVE, INSTANCE_DOWN, INSTANCE_DRAINING, InstanceEntry, MAX_VIPS, PROTOCOL_TCP,
+    PROTOCOL_UDP, SELECT_HASH, SELECT_LEAST_CONNECTIONS, SELECT_TURN, Settings, VipKey, from_v4,
 };
 
 use super::recipe::{Order, Recipe, Share};
@@ -51,14 +51,37 @@ pub(crate) struct Plan {
 pub(crate) struct VipPlan {
     /// As configured.
     pub(crate) spec: VipSpec,
-    /// One of `FORWARD_*`.
-    pub(crate) forward: u8,
+    /// How packets are forwarded.
+    pub(crate) forwarding: Forwarding,
+    /// Address family of the instances that get its packets (true: IPv4); `None` without any.
+    pub(crate) outer: Option<bool>,
     /// One of `SELECT_*`.
     pub(crate) select: u8,
     /// One of `HASH_*`.
     pub(crate) hash_of: u8,
     /// Its table. VIPs of the same service share it.
     pub(crate) recipe: Arc<Recipe>,
+}
+
+impl VipPlan {
+    /// One of `FORWARD_*`.
+    pub(crate) const fn forward(&self) -> u8 {
+        match self.forwarding {
+            Forwarding::Nat => FORWARD_NAT,
+            Forwarding::L2Dsr => FORWARD_L2DSR,
+            Forwarding::Ipip => FORWARD_IPIP,
+            Forwarding::Gue => FORWARD_GUE,
+        }
+    }
+
+    /// Whether its packets leave from an address of lb's own, of this family.
+    fn needs_source(&self, v4: bool) -> bool {
+        match self.forwarding {
+            Forwarding::Nat => self.spec.address.is_ipv4() == v4,
+            Forwarding::L2Dsr => false,
+            Forwarding::Ipip | Forwarding::Gue => self.outer == Some(v4),
+        }
+    }
 }
 
 /// An address in the form of the maps.
@@ -102,10 +125,8 @@ pub(crate) fn plan(snapshot: &Snapshot, host: &Host) -> Plan {
         add_instances(service, &mut instances);
         let vip = VipPlan {
             spec: spec.clone(),
-            forward: match service.spec.forwarding {
-                Forwarding::Nat => FORWARD_NAT,
-                Forwarding::L2Dsr => FORWARD_L2DSR,
-            },
+            forwarding: service.spec.forwarding,
+            outer: outer(service, spec),
             select: select_now(service),
             hash_of: hash_of(service),
             recipe: Arc::new(recipe(service, spec)),
@@ -207,15 +228,25 @@ fn recipe(service: &Service, vip: &VipSpec) -> Recipe {
     Recipe::new(order, shares)
 }
 
-/// `nat` does not translate between address families. `l2dsr` leaves packets as they are, and the
-/// instance's own address serves only to find its MAC address, so there a service that has none of
-/// the VIP's family may take the others. It may not take both: a host with an address of each
+/// The address family of the instances that take a VIP's packets; they are all of one.
+fn outer(service: &Service, vip: &VipSpec) -> Option<bool> {
+    let mut endpoints = service
+        .members
+        .iter()
+        .map(|m| m.instance.endpoint.address());
+    let endpoint = endpoints.find(|endpoint| can_take(service, *endpoint, vip))?;
+    Some(endpoint.is_ipv4())
+}
+
+/// `nat` does not translate between address families. The others leave packets as they are, and the
+/// instance's own address only says where they go, so there a service that has none of the VIP's
+/// family may take the others. It may not take both: a host with an address of each
 /// family is two instances of the service, and would have two shares.
 fn can_take(service: &Service, endpoint: SocketAddr, vip: &VipSpec) -> bool {
     let is_same = |endpoint: SocketAddr| endpoint.is_ipv4() == vip.address.is_ipv4();
     let mut members = service.members.iter();
     is_same(endpoint)
-        || service.spec.forwarding == Forwarding::L2Dsr
+        || !service.spec.forwarding.translates()
             && !members.any(|member| is_same(member.instance.endpoint.address()))
 }
 
@@ -227,13 +258,15 @@ fn warn(spec: &VipSpec, service: &Service, vip: &VipPlan, warnings: &mut Vec<Str
              dropped"
         ));
     }
-    if vip.forward == FORWARD_L2DSR {
+    let forwarding = service.spec.forwarding;
+    if !forwarding.translates() {
         for member in service.members.iter() {
             let endpoint = member.instance.endpoint.address();
             if endpoint.port() != spec.port {
                 warnings.push(format!(
-                    "VIP {spec}: l2dsr keeps the port, but instance {endpoint} of service {name} \
-                     listens on another one"
+                    "VIP {spec}: {} keeps the port, but instance {endpoint} of service {name} \
+                     listens on another one",
+                    forwarding.as_str()
                 ));
             }
         }
@@ -279,6 +312,8 @@ fn settings(snapshot: &Snapshot, host: &Host) -> Settings {
         nat_port_first: spec.nat_ports.0,
         nat_port_last: spec.nat_ports.1,
         next_hop_ttl_ms: u32::try_from(spec.next_hop_ttl.as_millis()).unwrap_or(u32::MAX),
+        icmp_rate: spec.icmp_rate,
+        gue_port: spec.gue_port.to_be_bytes(),
         pad: [0; 2],
     }
 }
@@ -315,16 +350,17 @@ fn warn_of_missing_sources(
         (true, settings.nat_source_v4, "IPv4"),
         (false, settings.nat_source_v6, "IPv6"),
     ] {
-        let needed = vips
-            .values()
-            .find(|vip| vip.forward == FORWARD_NAT && vip.spec.address.is_ipv4() == v4);
-        if let (Some(vip), [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]) = (needed, source) {
+        if source != [0; 16] {
+            continue;
+        }
+        if let Some(vip) = vips.values().find(|vip| vip.needs_source(v4)) {
             let interface = host.spec.interfaces.first().map_or("", String::as_str);
             warnings.push(format!(
-                "VIP {}: nat needs an {family} address of lb's own that is no VIP, and interface \
+                "VIP {}: {} needs an {family} address of lb's own that is no VIP, and interface \
                  {interface:?} has none; its packets are dropped until it gets one or nat_sources \
                  names one",
-                vip.spec
+                vip.spec,
+                vip.forwarding.as_str()
             ));
         }
     }

@@ -270,7 +270,7 @@ impl Pass<'_> {
             id,
             table,
             generation: flips,
-            forward: plan.forward,
+            forward: plan.forward(),
             select: plan.select,
             hash_of: plan.hash_of,
             pad: 0,

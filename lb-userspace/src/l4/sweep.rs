@@ -13,8 +13,8 @@ use std::{
 };
 
 use lb_common::{
-    Address, FLOW_FORWARD, FORWARD_NAT, FlowEntry, FlowKey, INSTANCE_ABSENT, InstanceEntry,
-    PROTOCOL_TCP, STATE_CLOSED, STATE_FIN_CLIENT, STATE_FIN_INSTANCE, Vip, VipKey,
+    Address, FLOW_FORWARD, FlowEntry, FlowKey, INSTANCE_ABSENT, InstanceEntry, PROTOCOL_TCP,
+    STATE_CLOSED, STATE_FIN_CLIENT, STATE_FIN_INSTANCE, Vip, VipKey, translates,
 };
 
 use super::datapath::{Cursor, Datapath, DatapathError};
@@ -165,7 +165,7 @@ pub(crate) fn judge<E>(
     let limit = limits.of(key, entry);
     let mut silence = idle(entry.last_seen);
     if silence > limit
-        && entry.forward == FORWARD_NAT
+        && translates(entry.forward)
         && let Some(reply) = partner(&key.partner(entry))?
     {
         silence = silence.min(idle(reply.last_seen));
@@ -354,7 +354,7 @@ impl Sweep {
             Judgement::Forget | Judgement::ForgetOpen => {
                 let was_there = datapath.remove_connection(key)?;
                 self.pass.forgotten += u64::from(was_there);
-                if entry.direction == FLOW_FORWARD && entry.forward == FORWARD_NAT {
+                if entry.direction == FLOW_FORWARD && translates(entry.forward) {
                     let partner = datapath.remove_connection(&key.partner(entry))?;
                     self.pass.forgotten += u64::from(partner);
                 }
@@ -388,9 +388,9 @@ impl Sweep {
 /// Entries that a connection takes, counted at its forward one: the reply's may have been passed
 /// before the forward one was found to be over.
 const fn room(entry: &FlowEntry) -> u64 {
-    match (entry.direction, entry.forward) {
-        (FLOW_FORWARD, FORWARD_NAT) => 2,
-        (FLOW_FORWARD, _) => 1,
+    match (entry.direction, translates(entry.forward)) {
+        (FLOW_FORWARD, true) => 2,
+        (FLOW_FORWARD, false) => 1,
         _ => 0,
     }
 }

@@ -109,12 +109,16 @@ pub struct DatapathSpec {
     pub mode: DatapathMode,
     /// Interfaces to attach to.
     pub interfaces: Vec<String>,
-    /// Source addresses for `nat`, at most one of each family; where one is missing the first
-    /// address of the first interface that is no VIP is taken.
+    /// Source addresses for `nat` and tunnels, at most one of each family; where one is missing the
+    /// first address of the first interface that is no VIP is taken.
     pub nat_sources: Vec<IpAddr>,
     /// First and last source port for `nat`. Outside of the host's ephemeral ports, so that no
     /// connection of the host itself can meet one of a client.
     pub nat_ports: (u16, u16),
+    /// UDP port that `gue` sends to.
+    pub gue_port: u16,
+    /// ICMP messages of lb's own that each processor may send in a second.
+    pub icmp_rate: u32,
     /// Entries of the connection table; a `nat` connection takes two.
     pub max_connections: u32,
     /// Tables in the kernel, 131 KB each; every VIP's service needs one, and a change a spare one.
@@ -138,6 +142,8 @@ impl Default for DatapathSpec {
             interfaces: Vec::new(),
             nat_sources: Vec::new(),
             nat_ports: (10_240, 32_767),
+            gue_port: 6080,
+            icmp_rate: 100,
             max_connections: 262_144,
             max_tables: 64,
             tcp_idle_timeout: Duration::from_secs(3600),

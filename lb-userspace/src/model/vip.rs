@@ -33,6 +33,12 @@ pub enum Forwarding {
     /// Only the destination MAC address is rewritten; replies go straight to the client. The
     /// instances hold the VIP themselves and share a link with lb.
     L2Dsr,
+    /// The packet travels whole in another IP packet; replies go straight to the client. The
+    /// instances hold the VIP themselves and unpack, but may be anywhere.
+    Ipip,
+    /// As [`Self::Ipip`], with a UDP header in between, by which routers and network cards spread
+    /// the flows.
+    Gue,
 }
 
 impl Forwarding {
@@ -42,7 +48,21 @@ impl Forwarding {
         match self {
             Self::Nat => "nat",
             Self::L2Dsr => "l2dsr",
+            Self::Ipip => "ipip",
+            Self::Gue => "gue",
         }
+    }
+
+    /// Whether packets get other addresses, which must be of the VIP's family.
+    #[must_use]
+    pub const fn translates(self) -> bool {
+        matches!(self, Self::Nat)
+    }
+
+    /// Whether packets get an outer header.
+    #[must_use]
+    pub const fn encapsulates(self) -> bool {
+        matches!(self, Self::Ipip | Self::Gue)
     }
 }
 

@@ -205,7 +205,7 @@ impl Build {
 }
 
 /// The Internet checksum (RFC 1071), two bytes at a time.
-fn checksum(bytes: &[u8]) -> [u8; 2] {
+pub(super) fn checksum(bytes: &[u8]) -> [u8; 2] {
     let mut sum = 0_u32;
     for pair in bytes.chunks(2) {
         sum += u32::from(u16::from_be_bytes([

@@ -5,7 +5,7 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use aya::maps::{Array, HashMap, MapData, PerCpuArray};
+use aya::maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray};
 use aya::programs::{TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use lb_common::{
@@ -47,6 +47,8 @@ impl Default for Sizes {
 /// The loaded program.
 pub struct Kernel {
     object: Ebpf,
+    /// Empty as soon as nobody holds it.
+    _stages: ProgramArray<MapData>,
 }
 
 impl fmt::Debug for Kernel {
@@ -67,7 +69,7 @@ pub fn pin(processor: usize) -> Result<()> {
 }
 
 impl Kernel {
-    /// Loads both programs from the object that `cargo xtask build` makes.
+    /// Loads all programs from the object that `cargo xtask build` makes.
     ///
     /// # Errors
     /// When there is no object, or the kernel refuses it.
@@ -80,7 +82,10 @@ impl Kernel {
             .map_max_entries(names::MAP_TABLES, sizes.tables)
             .load(&bytes)
             .context("cannot load the XDP object")?;
-        for name in [names::PROGRAM, names::PROGRAM_PASS] {
+        for name in [names::PROGRAM, names::PROGRAM_PASS]
+            .iter()
+            .chain(&names::STAGES)
+        {
             let program: &mut Xdp = object
                 .program_mut(name)
                 .with_context(|| format!("no program {name}"))?
@@ -89,10 +94,19 @@ impl Kernel {
                 .load()
                 .with_context(|| format!("the kernel refuses {name}"))?;
         }
-        Ok(Self { object })
+        let stages = object.take_map(names::MAP_STAGES);
+        let mut stages = ProgramArray::try_from(stages.context("no map of stages")?)?;
+        for (place, name) in (0..).zip(names::STAGES) {
+            let program = object.program(name).context("no program")?;
+            stages.set(place, <&Xdp>::try_from(program)?.fd()?, 0)?;
+        }
+        Ok(Self {
+            object,
+            _stages: stages,
+        })
     }
 
-    /// One of the two programs.
+    /// One of the programs.
     ///
     /// # Errors
     /// When there is none of that name.

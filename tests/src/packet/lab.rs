@@ -112,6 +112,7 @@ impl Lab {
             nat_port_first: 40_000,
             nat_port_last: 40_000,
             next_hop_ttl_ms: 60_000,
+            gue_port: 6080_u16.to_be_bytes(),
             ..Settings::default()
         })?;
         Ok(lab)
@@ -195,7 +196,7 @@ impl Lab {
         let action = match verdict {
             Verdict::Drop(_) => 1,
             Verdict::Pass(_) => 2,
-            Verdict::Transmit => 3,
+            Verdict::Transmit | Verdict::Answer(_) => 3,
             Verdict::Redirect(_) => 4,
         };
         ensure!(

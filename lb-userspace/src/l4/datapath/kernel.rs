@@ -33,6 +33,7 @@ mod links;
 mod load;
 mod maps;
 pub(crate) mod pins;
+mod stages;
 mod status;
 mod syscall;
 mod takeover;
@@ -47,6 +48,8 @@ pub(crate) struct Kernel {
     maps: Maps,
     links: Links,
     events: Events,
+    /// Our set of maps, and the name of our stages' pin in it.
+    ours: (MapSet, String),
     /// The set of maps that earlier daemons' links work on, when it is not ours.
     former: Option<MapSet>,
     /// Sets that nobody will need once all links are ours.
@@ -89,6 +92,10 @@ impl Datapath for Kernel {
                 interface: link.interface.clone(),
                 why,
             })?;
+        }
+        let (set, stages) = &self.ours;
+        if let Err(error) = set.remove_stages_but(stages) {
+            tracing::warn!(%error, "stages of an old program stay behind");
         }
         for set in self.leftover.drain(..) {
             if let Err(error) = set.remove() {

@@ -64,7 +64,7 @@ impl Memory {
     }
 
     /// Puts a packet through the program.
-    pub(crate) fn send(&self, packet: &mut [u8]) -> Verdict {
+    pub(crate) fn send(&self, packet: &mut Vec<u8>) -> Verdict {
         process(
             &mut Frame(packet),
             &*self.kernel,

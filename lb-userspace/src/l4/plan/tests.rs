@@ -212,7 +212,7 @@ fn dsr_to_another_port_is_warned_of() {
     spec.forwarding = Forwarding::L2Dsr;
     let world = World::new(vec![spec], vec![vip(VIP4, Protocol::Tcp, "web")]);
     let plan = world.plan();
-    assert_eq!(only(&plan).forward, FORWARD_L2DSR);
+    assert_eq!(only(&plan).forward(), FORWARD_L2DSR);
     assert!(
         plan.warnings[0].contains("keeps the port"),
         "{:?}",

@@ -90,7 +90,7 @@ impl Kernel {
             let wanted = &plan.vips[key];
             assert_eq!(
                 (found.forward, found.select),
-                (wanted.forward, wanted.select)
+                (wanted.forward(), wanted.select)
             );
             assert!(
                 *self.memory.table(found.table) == *wanted.recipe.table(),

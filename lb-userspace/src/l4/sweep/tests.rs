@@ -1,4 +1,4 @@
-use lb_common::{FLOW_REPLY, FORWARD_L2DSR, INSTANCE_ACTIVE, PROTOCOL_UDP, from_v4};
+use lb_common::{FLOW_REPLY, FORWARD_L2DSR, FORWARD_NAT, INSTANCE_ACTIVE, PROTOCOL_UDP, from_v4};
 use lb_ebpf::{Insert, Tables as _};
 
 use super::*;

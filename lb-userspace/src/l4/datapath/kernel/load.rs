@@ -13,7 +13,7 @@ use super::{
     links::{self, Links},
     maps::{self, Maps},
     pins::{MapSet, Pins},
-    takeover, xdp,
+    stages, takeover, xdp,
 };
 use crate::{
     l4::{L4Error, host},
@@ -64,7 +64,7 @@ pub(crate) fn open(spec: &DatapathSpec) -> Result<(Kernel, String), L4Error> {
     if result.is_err() && is_new {
         ours.remove()?;
     }
-    let (mut program, maps, links) = result?;
+    let (mut program, maps, links, stages) = result?;
     let events = Events::of(&mut program, spec.log);
     let reason = links.reasons.join("; ");
     let former = in_use.filter(|set| *set != ours);
@@ -74,6 +74,7 @@ pub(crate) fn open(spec: &DatapathSpec) -> Result<(Kernel, String), L4Error> {
         maps,
         links,
         events,
+        ours: (ours, stages),
         former,
         leftover,
         _lock: lock,
@@ -88,7 +89,7 @@ fn build(
     ours: &MapSet,
     in_use: Option<&MapSet>,
     is_new: bool,
-) -> Result<(Ebpf, Maps, Links), L4Error> {
+) -> Result<(Ebpf, Maps, Links, String), L4Error> {
     let refused = |error: &dyn std::error::Error| L4Error::Load { why: chain(error) };
     let mut loader = EbpfLoader::new();
     for name in names::PINNED_MAPS {
@@ -102,17 +103,18 @@ fn build(
     if is_new && let Some(former) = in_use {
         takeover::state(former, &mut maps, spec)?;
     }
-    let xdp = xdp(&mut program)?;
-    xdp.load().map_err(|error| L4Error::Load {
+    let balancer = xdp(&mut program)?;
+    balancer.load().map_err(|error| L4Error::Load {
         why: refusal(&error),
     })?;
-    let links = links::attach(xdp, pins, &spec.interfaces, spec.mode)?;
-    Ok((program, maps, links))
+    let stages = stages::load(&mut program, ours)?;
+    let links = links::attach(xdp(&mut program)?, pins, &spec.interfaces, spec.mode)?;
+    Ok((program, maps, links, stages))
 }
 
 /// Why the kernel refused the program. The verifier's log can have thousands of lines, of which the
 /// last say what it did not like.
-fn refusal(error: &ProgramError) -> String {
+pub(super) fn refusal(error: &ProgramError) -> String {
     let ProgramError::LoadError {
         io_error,
         verifier_log,

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! <pin path>/links/native-3-eth0    the link of eth0, the interface with index 3
-//! <pin path>/maps-1-1/VIPS …        the first set of maps of ABI 1
+//! <pin path>/maps-2-1/VIPS …        the first set of maps of ABI 2
+//! <pin path>/maps-2-1/STAGES-77     the stages of the program with the id 77
 //! ```
 //!
 //! The index is in the name because it is never given to another interface of the same network
@@ -16,6 +17,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use lb_common::names;
 use rustix::fs::{FlockOperation, flock};
 
 use super::syscall;
@@ -76,7 +78,7 @@ impl Pins {
 
     /// The links that are there.
     pub(crate) fn links(&self) -> Result<Vec<PinnedLink>, L4Error> {
-        let names = names(&self.links_folder())?;
+        let names = names_in(&self.links_folder())?;
         Ok(names
             .iter()
             .filter_map(|name| {
@@ -88,7 +90,7 @@ impl Pins {
 
     /// The sets of maps that are there, the latest last.
     pub(crate) fn map_sets(&self) -> Result<Vec<MapSet>, L4Error> {
-        let mut sets: Vec<MapSet> = names(&self.root)?
+        let mut sets: Vec<MapSet> = names_in(&self.root)?
             .iter()
             .filter_map(|name| {
                 let (abi, number) = parse_set(name)?;
@@ -168,6 +170,17 @@ impl PinnedLink {
 }
 
 impl MapSet {
+    /// Removes the pinned stages of all programs but the one whose pin is named so.
+    pub(crate) fn remove_stages_but(&self, keep: &str) -> Result<(), L4Error> {
+        let is_stages = |name: &str| name.split('-').next() == Some(names::MAP_STAGES);
+        for name in names_in(&self.path)? {
+            if is_stages(&name) && name != keep {
+                remove_file(&self.path.join(&name))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Removes the pins of the set.
     pub(crate) fn remove(&self) -> Result<(), L4Error> {
         remove_folder(&self.path)
@@ -198,7 +211,7 @@ fn failure(what: &'static str, path: &Path, error: &io::Error) -> L4Error {
 }
 
 /// The names in a folder; none when it is not there.
-fn names(folder: &Path) -> Result<Vec<String>, L4Error> {
+fn names_in(folder: &Path) -> Result<Vec<String>, L4Error> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -211,7 +224,7 @@ fn names(folder: &Path) -> Result<Vec<String>, L4Error> {
 }
 
 fn remove_folder(folder: &Path) -> Result<(), L4Error> {
-    for name in names(folder)? {
+    for name in names_in(folder)? {
         remove_file(&folder.join(name))?;
     }
     match fs::remove_dir(folder) {
@@ -263,7 +276,13 @@ mod tests {
         );
         fs::write(&link.path, "").unwrap();
         fs::write(pins.links_folder().join("stranger"), "").unwrap();
-        fs::write(first.path.join("VIPS"), "").unwrap();
+        for name in ["VIPS", "STAGES-7", "STAGES-8"] {
+            fs::write(first.path.join(name), "").unwrap();
+        }
+        first.remove_stages_but("STAGES-8").unwrap();
+        let mut left = names_in(&first.path).unwrap();
+        left.sort_unstable();
+        assert_eq!(left, ["STAGES-8", "VIPS"]);
         assert_eq!(pins.links().unwrap(), [link]);
         let sets = pins.map_sets().unwrap();
         assert_eq!(

@@ -1,0 +1,63 @@
+//! The stages, counted and strung together.
+
+use lb_common::Counter;
+
+use crate::{Packet, Scratch, Stage, Step, Tables, Verdict, encapsulate, process::decide, too_big};
+
+/// The first stage: what every packet goes through, and most go no further. Counts the packet under
+/// [`Counter::Received`], and under its verdict's counter if it has one then.
+///
+/// `interface` is the index of the interface that the packet came in by; what is in `scratch` does
+/// not matter.
+#[inline(always)]
+pub fn enter<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    scratch: &mut Scratch,
+    interface: u32,
+) -> Step {
+    tables.count(Counter::Received);
+    counted(tables, decide(packet, tables, scratch, interface))
+}
+
+/// A later stage, for a packet that was handed on to it with what is in `scratch`.
+#[inline(always)]
+pub fn resume<P: Packet, T: Tables>(
+    stage: Stage,
+    packet: &mut P,
+    tables: &T,
+    scratch: &mut Scratch,
+    interface: u32,
+) -> Step {
+    let step = match stage {
+        Stage::Encapsulate => encapsulate::encapsulate(packet, tables, scratch, interface),
+        Stage::TooBig => Step::Done(too_big::answer(packet, tables, scratch)),
+    };
+    counted(tables, step)
+}
+
+/// All stages: decides over a packet, rewrites it where it is to be forwarded, and counts it once
+/// under [`Counter::Received`] and once under the verdict's counter.
+pub fn process<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    scratch: &mut Scratch,
+    interface: u32,
+) -> Verdict {
+    let mut step = enter(packet, tables, scratch, interface);
+    loop {
+        match step {
+            Step::Done(verdict) => return verdict,
+            // No stage hands a packet on to one before it, so this ends.
+            Step::Next(stage) => step = resume(stage, packet, tables, scratch, interface),
+        }
+    }
+}
+
+#[inline(always)]
+fn counted<T: Tables>(tables: &T, step: Step) -> Step {
+    if let Step::Done(verdict) = step {
+        tables.count(verdict.counter());
+    }
+    step
+}

@@ -1,0 +1,154 @@
+//! Packets that are too large for their way.
+//!
+//! lb does not fragment. It says what fits, in an ICMP "fragmentation needed" (RFC 1191) or an
+//! ICMPv6 "packet too big" (RFC 4443, 3.2), which goes back where the packet came from; a sender
+//! that discovers its path's MTU sends smaller packets from then on. The message comes from the
+//! address that the packet was for: that is who the sender talks to, and whose word a firewall on
+//! the way lets through.
+//!
+//! The message is made of the packet itself: its end is cut off and headers are put in front.
+
+use lb_common::{Address, Counter, is_v4};
+use network_types::ip::{IpProto, Ipv4Hdr, Ipv6Hdr};
+
+use crate::{
+    Packet, Scratch, Tables, Verdict,
+    checksum::Sum,
+    rewrite::{link::Link, outer::Outer},
+    way::Way,
+};
+
+/// Bytes of the header of an ICMP message.
+const ICMP: usize = 8;
+/// What a message quotes of an IPv4 packet: as much as fits into 576 bytes (RFC 1812, 4.3.2.3).
+pub const QUOTE_V4: usize = 576 - Ipv4Hdr::LEN - ICMP;
+/// What a message quotes of an IPv6 packet: as much as fits into 1280 bytes (RFC 4443, 2.4 c).
+pub const QUOTE_V6: usize = 1280 - Ipv6Hdr::LEN - ICMP;
+
+/// No link of IPv6 takes less (RFC 8200, 5).
+const MIN_MTU_V6: u32 = 1280;
+/// DSCP of network control (RFC 1812, 4.3.2.5, in today's words class selector 6).
+const CLASS: u8 = 0xc0;
+
+const _: () = assert!(QUOTE_V4.is_multiple_of(4) && QUOTE_V6.is_multiple_of(4));
+const _: () = assert!(22 + QUOTE_V6 <= crate::packet::MAX_OFFSET);
+
+/// Turns a packet into the message that it is too large, unless too many were told so in this
+/// second or the packet is one that nobody may answer.
+#[inline(always)]
+pub fn answer<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &Scratch) -> Verdict {
+    let handover = &scratch.handover;
+    Way::of(packet, handover).lost(tables);
+    let v4 = handover.v4 != 0;
+    let (source, destination) = (&scratch.key.destination, &scratch.key.source);
+    let quote = if v4 { QUOTE_V4 } else { QUOTE_V6 };
+    // A packet that is shorter than what is quoted is too large for a link that is hardly one.
+    let allowed = is_one_host(destination) && handover.ip_length as usize >= quote && {
+        let rate = tables.settings().map_or(0, |settings| settings.icmp_rate);
+        tables.may_answer(tables.now(), rate)
+    };
+    if !allowed {
+        return Verdict::Drop(Counter::DropTooBig);
+    }
+    let mtu = if v4 {
+        handover.mtu
+    } else {
+        handover.mtu.max(MIN_MTU_V6)
+    };
+    let message = Message {
+        v4,
+        source: *source,
+        destination: *destination,
+        mtu,
+        quote,
+    };
+    // What comes from memory has no limit that the verifier would know.
+    let l3 = packet.blur(handover.l3 as usize);
+    match message.write(packet, l3) {
+        Some(()) => Verdict::Answer(Counter::AnsweredTooBig),
+        None => Verdict::Drop(Counter::DropRewrite),
+    }
+}
+
+/// Whether an address is one that a message may go to (RFC 1122, 3.2.2): not multicast, broadcast or
+/// loopback, not nobody's.
+#[inline(always)]
+const fn is_one_host(address: &Address) -> bool {
+    if is_v4(address) {
+        address[12] != 0 && address[12] != 127 && address[12] < 224
+    } else {
+        // Multicast is ff00::/8; the unspecified address and the loopback begin with zero, as
+        // nobody's does.
+        address[0] != 0xff && address[0] != 0
+    }
+}
+
+struct Message {
+    v4: bool,
+    source: Address,
+    destination: Address,
+    mtu: u32,
+    quote: usize,
+}
+
+impl Message {
+    #[inline(always)]
+    fn write<P: Packet>(&self, packet: &mut P, l3: usize) -> Option<()> {
+        let link = Link::read(packet, l3)?;
+        let macs: [u8; 12] = packet.read(0)?;
+        let [a, b, c, d, e, f, g, h, i, j, k, l] = macs;
+        let quoted = self.sum(packet, l3)?;
+        packet.cut(l3 + self.quote)?;
+        packet.grow(Outer::length(self.v4) + ICMP)?;
+        link.write(packet, [g, h, i, j, k, l, a, b, c, d, e, f], self.v4)?;
+        let payload = (ICMP + self.quote) as u16;
+        let outer = Outer {
+            source: self.source,
+            destination: self.destination,
+            protocol: if self.v4 {
+                IpProto::Icmp as u8
+            } else {
+                IpProto::Ipv6Icmp as u8
+            },
+            class: CLASS,
+            label: 0,
+            payload,
+        };
+        if self.v4 {
+            outer.write_v4(packet, l3)?;
+        } else {
+            outer.write_v6(packet, l3)?;
+        }
+        let [m0, m1, m2, m3] = self.mtu.to_be_bytes();
+        // Type and code: destination unreachable, fragmentation needed; packet too big.
+        let head = if self.v4 { [3, 4] } else { [2, 0] };
+        let sum = quoted.word(head).words([m0, m1, m2, m3]);
+        let check = if self.v4 {
+            sum
+        } else {
+            // Only ICMPv6 has a pseudo-header.
+            sum.address(&self.source)
+                .address(&self.destination)
+                .word([0, IpProto::Ipv6Icmp as u8])
+                .word(payload.to_be_bytes())
+        };
+        let [c0, c1] = check.checksum();
+        packet.write(
+            l3 + Outer::length(self.v4),
+            [head[0], head[1], c0, c1, m0, m1, m2, m3],
+        )
+    }
+
+    /// The sum of what is quoted.
+    #[inline(always)]
+    fn sum<P: Packet>(&self, packet: &P, l3: usize) -> Option<Sum> {
+        let mut sum = Sum::none();
+        for word in 0..QUOTE_V6 / 4 {
+            if 4 * word >= self.quote {
+                break;
+            }
+            sum = sum.words(packet.read(l3 + 4 * word)?);
+        }
+        Some(sum)
+    }
+}

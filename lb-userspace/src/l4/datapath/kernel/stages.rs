@@ -1,0 +1,56 @@
+//! The programs that the balancing program hands packets on to.
+//!
+//! They belong to one load of it: what is handed over lies in a map that only the programs of one
+//! load share. So each load has a program array of its own, pinned beside the maps that outlive the
+//! daemon under a name of its own, because the kernel empties a program array that no process and
+//! no pin holds, and because the program of an earlier daemon needs its array until the last link
+//! has moved.
+
+use aya::{Ebpf, maps::ProgramArray, programs::Xdp};
+use lb_common::names;
+
+use super::{chain, load::refusal, pins::MapSet, xdp};
+use crate::l4::L4Error;
+
+/// Loads the stages, enters them into the program array of `program`, and pins that in `set`. Returns
+/// the name of its pin.
+///
+/// # Errors
+/// When the kernel refuses any of it.
+pub(super) fn load(program: &mut Ebpf, set: &MapSet) -> Result<String, L4Error> {
+    let failed = |error: &dyn std::error::Error| L4Error::Load { why: chain(error) };
+    for name in names::STAGES {
+        stage(program, name)?
+            .load()
+            .map_err(|error| L4Error::Load {
+                why: format!("{name}: {}", refusal(&error)),
+            })?;
+    }
+    let map = program
+        .take_map(names::MAP_STAGES)
+        .ok_or_else(|| L4Error::Load {
+            why: format!("the object holds no map named {}", names::MAP_STAGES),
+        })?;
+    let mut stages = ProgramArray::try_from(map).map_err(|error| failed(&error))?;
+    for (place, name) in (0..).zip(names::STAGES) {
+        let stage = stage(program, name)?.fd().map_err(|error| failed(&error))?;
+        stages
+            .set(place, stage, 0)
+            .map_err(|error| failed(&error))?;
+    }
+    let info = xdp(program)?.info().map_err(|error| failed(&error))?;
+    let pin = format!("{}-{}", names::MAP_STAGES, info.id());
+    stages
+        .pin(set.path.join(&pin))
+        .map_err(|error| failed(&error))?;
+    Ok(pin)
+}
+
+fn stage<'a>(program: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp, L4Error> {
+    program
+        .program_mut(name)
+        .and_then(|program| program.try_into().ok())
+        .ok_or_else(|| L4Error::Load {
+            why: format!("the object holds no XDP program named {name}"),
+        })
+}
