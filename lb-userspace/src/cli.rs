@@ -136,6 +136,7 @@ fn dispatch(cli: Cli, daemon: Run, out: &mut (dyn Write + Send)) -> Result<(), C
             overrides,
             effective,
         } => return local::check(overrides, effective, out),
+        Command::Completions { shell } => return local::completions(shell, out),
         Command::Ask(command) => command,
     };
     let context = Context {

@@ -67,6 +67,11 @@ pub(super) enum Command {
         #[command(flatten)]
         overrides: Overrides,
     },
+    /// Print a script that completes lb's command line in a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
     #[command(flatten)]
     Ask(Question),
 }

@@ -2,7 +2,10 @@
 
 use std::io::Write;
 
-use super::error::CliError;
+use clap::CommandFactory as _;
+use clap_complete::Shell;
+
+use super::{args::Cli, error::CliError};
 use crate::config::{self, Overrides, Sources};
 
 /// `lb check`: the summary of a good configuration, or every fault of a bad one.
@@ -17,5 +20,14 @@ pub(super) fn check(
     } else {
         writeln!(out, "The configuration is good: {}", config.summary())?;
     }
+    Ok(())
+}
+
+/// `lb completions`: a script for `shell`, from the same grammar as `--help`.
+pub(super) fn completions(shell: Shell, out: &mut dyn Write) -> Result<(), CliError> {
+    // Written to memory first: clap_complete panics when it cannot write.
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "lb", &mut script);
+    out.write_all(&script)?;
     Ok(())
 }

@@ -156,6 +156,19 @@ fn performance_is_shown_for_a_window() {
 }
 
 #[test]
+fn completions_know_the_grammar() {
+    let lb = Lb::new();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = lb.run(&format!("completions {shell}")).ok();
+        for word in ["instances", "explain", "--json"] {
+            let word = word.trim_start_matches('-');
+            assert!(script.contains(word), "{shell}: {word}");
+        }
+    }
+    lb.run("completions tcsh").failed(USAGE);
+}
+
+#[test]
 fn a_request_is_explained() {
     let lb = Lb::new();
     let b = lb.world.instance("main-backend", 1);
