@@ -39,6 +39,7 @@ mod router;
 mod socket;
 mod spare;
 mod tunnel;
+mod upload;
 mod worker;
 
 use std::{

@@ -8,11 +8,11 @@ use super::{
     instances::find_service,
     measure::{self, Sum, share},
     state::ApiState,
-    types::{AnswerCount, Gateway, InstanceCounts, Kernel, ServiceStats, Share, Stats},
+    types::{AnswerCount, Count, Gateway, InstanceCounts, Kernel, ServiceStats, Share, Stats},
 };
 use crate::{
     l7::GatewayStats,
-    model::{Reason, Timestamp, reason as counters},
+    model::{Reason, RetryCause, RetryRefusal, Timestamp, reason as counters},
     registry::Service,
 };
 
@@ -77,17 +77,36 @@ fn stats(service: &Service, now: Timestamp) -> (ServiceStats, Sum) {
     for member in service.members.iter() {
         kernel += measure::kernel(&member.instance.kernel);
     }
+    let retries = &service.stats.retries;
     let stats = ServiceStats {
         service: service.name().to_string(),
         algorithm: service.spec.algorithm.to_string(),
         instances: measure::counts(service),
         requests: sum.requests(now),
         kernel,
-        retries: service.stats.retries.total(),
+        retries: retries.total(),
+        retry_causes: counts(RetryCause::ALL, |cause| {
+            (cause.label(), retries.count(cause))
+        }),
+        retry_refusals: counts(RetryRefusal::ALL, |refusal| {
+            (refusal.label(), retries.refusals(refusal))
+        }),
         answers: answers(&service.stats),
         shares: shares(service, &sums, &sum, &kernel),
     };
     (stats, sum)
+}
+
+/// What has occurred of `all`.
+fn counts<T: Copy>(all: &[T], count: impl Fn(T) -> (&'static str, u64)) -> Vec<Count> {
+    let counts = all.iter().map(|reason| count(*reason));
+    counts
+        .filter(|(_, count)| *count > 0)
+        .map(|(reason, count)| Count {
+            reason: reason.to_owned(),
+            count,
+        })
+        .collect()
 }
 
 fn answers(stats: &counters::ServiceStats) -> Vec<AnswerCount> {

@@ -37,7 +37,7 @@ pub use instance::{Instance, Instances, Kernel};
 pub use performance::{Figures, InstancePerformance, Performance, ServicePerformance};
 pub use recovery::{Recoveries, RecoveringInstance, Recovery, RecoverySettings};
 pub use service::{HealthCheck, Route, Routes, Service, Services, Timeouts, Vip, Vips};
-pub use stats::{AnswerCount, Gateway, Requests, ServiceStats, Share, Stats, Window};
+pub use stats::{AnswerCount, Count, Gateway, Requests, ServiceStats, Share, Stats, Window};
 
 /// What every successful answer is wrapped in.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -56,7 +56,9 @@ impl Turns {
         self.cycle.len()
     }
 
-    /// The position of the member whose turn it is.
+    /// The position of the member whose turn it is. A retry takes a turn by chance and leaves the
+    /// others where they are: with two members, one of which fails, every first try would else
+    /// come to that one.
     pub(super) fn next(&self, members: &[Member], choice: &Choice<'_>) -> Option<usize> {
         let len = self.cycle.len();
         if len == 0 {
@@ -64,8 +66,8 @@ impl Turns {
         }
         let kept = &self.workers[choice.worker % self.workers.len()].0;
         let mut turn = match kept.load(Ordering::Relaxed) {
-            UNSET => choice.random.below(len),
-            turn => turn as usize,
+            turn if turn != UNSET && choice.tried.is_empty() => turn as usize,
+            _ => choice.random.below(len),
         };
         let mut found = None;
         for _ in 0..SKIPS.min(len) {
@@ -76,7 +78,9 @@ impl Turns {
                 break;
             }
         }
-        kept.store(turn as u32, Ordering::Relaxed);
+        if choice.tried.is_empty() {
+            kept.store(turn as u32, Ordering::Relaxed);
+        }
         found.or_else(|| {
             let start = choice.random.below(members.len());
             (start..members.len())

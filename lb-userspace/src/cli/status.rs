@@ -153,6 +153,12 @@ fn one(stats: &ServiceStats) -> String {
     lines.extend(requests(&stats.requests));
     lines.extend(kernel(&stats.kernel));
     let mut text = pairs(lines);
+    for retries in &stats.retry_causes {
+        text += &format!("retried after {}: {}\n", retries.reason, retries.count);
+    }
+    for refusals in &stats.retry_refusals {
+        text += &format!("not retried for {}: {}\n", refusals.reason, refusals.count);
+    }
     for answers in &stats.answers {
         text += &format!(
             "answered by lb with {} ({}): {}\n",

@@ -58,6 +58,8 @@ pub struct Record {
     pub service: Option<ServiceName>,
     /// The instance that was asked last.
     pub instance: Option<Asked>,
+    /// How many instances were asked.
+    pub attempts: u8,
     /// How it ended.
     pub ending: Ending,
     /// Whether the client was given the whole answer.
@@ -191,6 +193,7 @@ struct Open {
     trace: Trace,
     service: Option<ServiceName>,
     instance: Option<Arc<Instance>>,
+    attempts: u8,
     ending: Ending,
     complete: bool,
 }
@@ -216,6 +219,7 @@ impl Entry {
                     trace: trace(request.headers(), &worker.random),
                     service: None,
                     instance: None,
+                    attempts: 0,
                     ending: Ending::ClientGone,
                     complete: true,
                 })))
@@ -245,6 +249,7 @@ impl Entry {
     pub(super) fn asks(&mut self, instance: &Arc<Instance>) {
         if let Some(open) = &mut self.0 {
             open.instance = Some(Arc::clone(instance));
+            open.attempts = open.attempts.saturating_add(1);
         }
     }
 
@@ -295,6 +300,7 @@ impl Open {
                 success_rate: instance.measured.success(),
                 instance,
             }),
+            attempts: self.attempts,
             ending: self.ending,
             complete: self.complete,
         }

@@ -1,4 +1,4 @@
-//! The bodies that lb passes on, without a box around any that is on the hot path.
+//! The bodies of answers that lb passes on, without a box around any that is on the hot path.
 
 use std::{
     fmt,
@@ -15,7 +15,7 @@ use super::{
     access::Entry,
     admission::Stay,
     pool::{Lease, Pool},
-    pulse::{self, Pulse},
+    pulse::Pulse,
     worker::Worker,
 };
 
@@ -26,95 +26,12 @@ pub(super) enum BodyError {
     /// The peer that it came from broke off, or broke a rule of HTTP.
     #[error("expected the rest of a body: {0}")]
     Broken(#[from] hyper::Error),
+    /// The try that it was for is over; another one has it.
+    #[error("expected a body for this try, which is over")]
+    Superseded,
     /// The management API failed to produce it.
     #[error("expected a body from the management API: {0}")]
     Management(#[from] axum::Error),
-}
-
-/// The body of a request on its way to an instance.
-pub(super) struct Upload(Option<Passing>);
-
-struct Passing {
-    body: Incoming,
-    worker: Rc<Worker>,
-    pulse: Arc<Pulse>,
-}
-
-impl Upload {
-    /// No body.
-    pub(super) const NONE: Self = Self(None);
-
-    /// A body as it comes from a client.
-    pub(super) fn new(body: Incoming, worker: &Rc<Worker>, pulse: &Arc<Pulse>) -> Self {
-        if body.is_end_stream() {
-            pulse.set_upload(pulse::Upload::Over);
-            return Self::NONE;
-        }
-        pulse.set_upload(pulse::Upload::Passing);
-        Self(Some(Passing {
-            body,
-            worker: Rc::clone(worker),
-            pulse: Arc::clone(pulse),
-        }))
-    }
-
-    /// Whether there is no body.
-    pub(super) const fn is_none(&self) -> bool {
-        self.0.is_none()
-    }
-}
-
-impl fmt::Debug for Upload {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Upload").field(&self.0.is_some()).finish()
-    }
-}
-
-impl Body for Upload {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Some(passing) = &mut self.0 else {
-            return Poll::Ready(None);
-        };
-        let frame = match Pin::new(&mut passing.body).poll_frame(cx) {
-            Poll::Pending => {
-                passing.pulse.set_upload(pulse::Upload::Waiting);
-                return Poll::Pending;
-            }
-            Poll::Ready(frame) => frame,
-        };
-        match &frame {
-            Some(Ok(_)) => {
-                passing.pulse.set_upload(pulse::Upload::Passing);
-                passing.pulse.uploaded(passing.worker.clock.now());
-            }
-            Some(Err(_)) => passing.pulse.set_upload(pulse::Upload::Broken),
-            None => {}
-        }
-        Poll::Ready(frame.map(|frame| Ok(frame?)))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(|up| up.body.is_end_stream())
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let exact = || SizeHint::with_exact(0);
-        self.0.as_ref().map_or_else(exact, |up| up.body.size_hint())
-    }
-}
-
-impl Drop for Passing {
-    fn drop(&mut self) {
-        if self.pulse.upload() != pulse::Upload::Broken {
-            self.pulse.upload_over(self.worker.clock.now());
-        }
-    }
 }
 
 /// The body of an answer on its way to a client.

@@ -23,13 +23,13 @@ use hyper::{
 
 use super::{
     admission::{self, Place, Stay},
-    body::Upload,
     connection::Client,
     exchange::{Failure, Pending, unless_stopped},
     pool::Pool,
     proxy::Exchanged,
     pulse::Stop,
     spare::Spare,
+    upload::Upload,
 };
 use crate::{
     balance::{Choice, Tried},
@@ -51,7 +51,7 @@ const DISCARD_TIME: Duration = Duration::from_secs(1);
 pub(super) struct Course<'a> {
     pub(super) client: &'a Client,
     pub(super) service: &'a Service,
-    pub(super) spare: Option<Spare>,
+    spare: Result<Spare, RetryRefusal>,
     key: u64,
     tried: Tried,
     retries: u8,
@@ -66,14 +66,14 @@ impl<'a> Course<'a> {
         service: &'a Service,
         now: Timestamp,
         key: u64,
-        request: &Request<Upload>,
+        request: &mut Request<Upload>,
     ) -> Self {
         let (worker, retry) = (&client.worker, &service.spec.retry);
         service.budget.request(now, worker.index);
         Self {
             client,
             service,
-            spare: Spare::new(request, retry.methods, &worker.buffers),
+            spare: Spare::new(request, retry, &worker.buffers),
             key,
             tried: Tried::default(),
             retries: 0,
@@ -101,6 +101,25 @@ impl<'a> Course<'a> {
             in_flight,
             seat: self.seat.take(),
         }
+    }
+
+    /// The request once more, as long as that is possible and allowed.
+    pub(super) fn repeat(&self) -> Pending {
+        self.spare.as_ref().ok().and_then(Spare::request)
+    }
+
+    /// Whether the request may be sent again although it was.
+    pub(super) const fn repeats(&self) -> bool {
+        self.spare.is_ok()
+    }
+
+    /// Why [`Course::repeat`] gives nothing.
+    fn why_not(&self) -> RetryRefusal {
+        self.spare
+            .as_ref()
+            .err()
+            .copied()
+            .unwrap_or(RetryRefusal::Body)
     }
 
     /// The position of an instance that the request has not been sent to.
@@ -148,7 +167,7 @@ impl<'a> Course<'a> {
         if !spec.statuses.contains(&status.as_u16()) || spec.max == 0 {
             return Ok(Err(Box::new(exchanged)));
         }
-        *pending = self.spare.as_ref().and_then(Spare::request);
+        *pending = self.repeat();
         match self.again(instance, RetryCause::Status, pending, now) {
             Ok((next, wait)) => {
                 self.discard(exchanged, now);
@@ -217,7 +236,7 @@ impl<'a> Course<'a> {
         let failed = Failed {
             cause,
             retries: self.retries,
-            again: pending.as_ref().map(|_| ()).ok_or(RetryRefusal::Unsafe),
+            again: pending.as_ref().map_or(Err(self.why_not()), |_| Ok(())),
             deadline: self.client.pulse.due(),
         };
         let mut wait = retry::wait(spec, &failed, now, chance)?;

@@ -3,7 +3,7 @@
 //! A connection from the pool may have been closed by the instance a moment ago. When nothing of
 //! the request was sent, hyper gives it back and it goes to a fresh connection, whatever its
 //! method. When it was sent and the connection ended before a byte of an answer, it may have been
-//! acted upon, so only a request that may be repeated is sent again ([`Spare`]), and the retry budget
+//! acted upon, so only a request that may be repeated is sent again ([`super::spare`]), and the retry budget
 //! pays for it.
 
 use std::{io, sync::Arc, task::Poll, time::Duration};
@@ -13,13 +13,12 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
 use super::{
-    body::Upload,
     connection::Client,
     course::Course,
     pool::Lease,
     pulse::{Pulse, Stop, Upload as Uploaded},
     socket::Socket,
-    spare::Spare,
+    upload::Upload,
 };
 use crate::model::{Instance, Reason, RetryCause, TimeoutSpec};
 
@@ -71,15 +70,20 @@ pub(super) async fn run(
     instance: &Arc<Instance>,
     pending: &mut Pending,
 ) -> Result<(Response<Incoming>, Lease), Failure> {
-    let (client, spare) = (course.client, course.spare.as_ref());
-    if let Some(mut lease) = client.worker.pool.take(instance.id) {
+    let (client, pool) = (course.client, &course.client.worker.pool);
+    let kept = if course.repeats() {
+        pool.take(instance.id)
+    } else {
+        pool.take_fresh(instance.id).await
+    };
+    if let Some(mut lease) = kept {
         match send(client, &mut lease, pending).await {
             Ok(answer) => return Ok((answer, lease)),
             // The connection was dead, not the instance: that is to be seen on a new one.
             Err(_) if pending.is_some() => {}
             Err(failure) if failure.reason != Reason::ConnectionLost => return Err(failure),
             Err(failure) => {
-                *pending = spare.and_then(Spare::request);
+                *pending = course.repeat();
                 if pending.is_none() || !course.replaces_kept_connection() {
                     return Err(failure);
                 }
@@ -94,7 +98,7 @@ pub(super) async fn run(
         Ok(answer) => Ok((answer, lease)),
         Err(failure) => {
             if failure.reason == Reason::ConnectionLost && pending.is_none() {
-                *pending = spare.and_then(Spare::request);
+                *pending = course.repeat();
             }
             Err(failure)
         }

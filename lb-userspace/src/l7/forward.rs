@@ -11,12 +11,12 @@ use hyper::{Request, header, header::HeaderValue};
 use super::{
     access::Entry,
     admission::Place,
-    body::Upload,
     breaker,
     connection::Client,
     course::Course,
     exchange::{self, Pending},
     proxy::Exchanged,
+    upload::Upload,
 };
 use crate::{
     model::{Instance, Outcome, Reason, Timestamp},
@@ -30,10 +30,10 @@ pub(super) async fn forward(
     service: &Service,
     now: Timestamp,
     key: u64,
-    request: Request<Upload>,
+    mut request: Request<Upload>,
     entry: &mut Entry,
 ) -> Result<Exchanged, Reason> {
-    let mut course = Course::new(client, service, now, key, &request);
+    let mut course = Course::new(client, service, now, key, &mut request);
     let mut pending = Some(request);
     let mut place = course.enter(now)?;
     loop {

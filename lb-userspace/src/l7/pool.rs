@@ -8,7 +8,7 @@ use std::{cell::RefCell, rc::Rc, time::Duration};
 
 use hyper::client::conn::http1::SendRequest;
 
-use super::body::Upload;
+use super::upload::Upload;
 use crate::model::{InstanceId, Timestamp};
 
 /// How long a connection whose answer is complete may take to become fit for the next request.
@@ -70,6 +70,23 @@ impl Pool {
             }
         }
         None
+    }
+
+    /// The same after a look at what the system knows: an end that has reached this machine, but
+    /// not the task of the connection, would cost a request that can not be sent twice. The task
+    /// gives way for one turn of the worker's loop, in which all sockets are asked.
+    pub(super) async fn take_fresh(&self, id: InstanceId) -> Option<Lease> {
+        if !self.has(id) {
+            return None;
+        }
+        tokio::task::yield_now().await;
+        self.take(id)
+    }
+
+    fn has(&self, id: InstanceId) -> bool {
+        let slots = self.slots.borrow();
+        let slot = slots.get(usize::from(id.index));
+        slot.is_some_and(|slot| slot.generation == id.generation && !slot.idle.is_empty())
     }
 
     /// Takes back a connection whose answer has been read to its end.
@@ -136,5 +153,56 @@ impl Pool {
     /// Closes everything.
     pub(super) fn clear(&self) {
         self.slots.borrow_mut().clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::client::conn::http1;
+    use tokio::{
+        net::{TcpListener, TcpStream},
+        runtime::{Builder, LocalOptions},
+    };
+
+    use super::*;
+    use crate::l7::socket::Socket;
+
+    /// The end of a connection is in the system, and its task has not run since.
+    async fn taken_when_just_ended(fresh: bool) -> bool {
+        let id = InstanceId {
+            index: 3,
+            generation: 1,
+        };
+        let pool = Pool::new(8);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap());
+        let (stream, accepted) = tokio::join!(stream, listener.accept());
+        let socket = Socket::new(stream.unwrap());
+        let (sender, connection) = http1::handshake(socket).await.unwrap();
+        tokio::task::spawn_local(connection);
+        let mut lease = Lease { sender, id };
+        lease.sender.ready().await.unwrap();
+        Pool::give_back(&pool, lease, Timestamp(0));
+        tokio::task::yield_now().await;
+        drop(accepted);
+        let taken = if fresh {
+            pool.take_fresh(id).await
+        } else {
+            pool.take(id)
+        };
+        taken.is_some()
+    }
+
+    #[test]
+    fn a_connection_that_has_just_ended_is_seen_by_who_looks() {
+        // As a worker's runtime is made.
+        let mut builder = Builder::new_current_thread();
+        let runtime = builder.enable_all().build_local(LocalOptions::default());
+        runtime.unwrap().block_on(async {
+            for fresh in [false, true] {
+                let taken = tokio::task::spawn_local(taken_when_just_ended(fresh));
+                assert_eq!(taken.await.unwrap(), !fresh);
+            }
+        });
     }
 }

@@ -10,7 +10,7 @@ use super::{
     access::{Ending, Entry},
     admission::Stay,
     answer,
-    body::{Answer, Passed, Upload},
+    body::{Answer, Passed},
     breaker,
     connection::Client,
     forward::forward,
@@ -18,6 +18,7 @@ use super::{
     headers, key, management,
     pool::{Lease, Pool},
     tunnel,
+    upload::Upload,
 };
 use crate::model::{Algorithm, Reason, ServiceStats};
 

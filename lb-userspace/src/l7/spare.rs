@@ -1,8 +1,9 @@
-//! A request's head kept aside, so that the request can be sent once more.
+//! A request kept aside, so that the request can be sent once more.
 //!
 //! hyper takes a request whole and does not give it back once it was sent. Nearly no request is
 //! ever repeated, so keeping its head must be cheap: it is written as text into a buffer that the
 //! worker uses again and again. Cloning the fields instead would count up a reference for each.
+//! Its body, if it has one, is kept as it passes ([`super::upload`]).
 
 use std::{cell::RefCell, rc::Rc};
 
@@ -12,8 +13,8 @@ use hyper::{
     header::{HeaderName, HeaderValue},
 };
 
-use super::body::Upload;
-use crate::model::MethodSet;
+use super::upload::{Kept, Upload};
+use crate::model::{RetryRefusal, RetrySpec};
 
 /// Most buffers that a worker keeps for later, and the most bytes that one may have.
 const KEPT: usize = 256;
@@ -27,20 +28,30 @@ pub(super) struct Buffers(RefCell<Vec<Vec<u8>>>);
 #[derive(Debug)]
 pub(super) struct Spare {
     head: Vec<u8>,
+    body: Option<Kept>,
     buffers: Rc<Buffers>,
 }
 
 impl Spare {
-    /// Keeps the head of `request` when it may be repeated: its method is one of `methods` and it
-    /// has no body, which would be gone by then.
+    /// Keeps the head of `request` and has its body kept, when its method may be repeated and the
+    /// body is not known to be too large.
+    ///
+    /// # Errors
+    /// What to say when it could have been sent again but for this.
     pub(super) fn new(
-        request: &Request<Upload>,
-        methods: MethodSet,
+        request: &mut Request<Upload>,
+        spec: &RetrySpec,
         buffers: &Rc<Buffers>,
-    ) -> Option<Self> {
-        if !methods.contains(request.method().as_str()) || !request.body().is_none() {
-            return None;
+    ) -> Result<Self, RetryRefusal> {
+        if !spec.methods.contains(request.method().as_str()) {
+            return Err(RetryRefusal::Unsafe);
         }
+        let body = if request.body().is_none() {
+            None
+        } else {
+            let kept = request.body_mut().keep(spec.body_limit);
+            Some(kept.ok_or(RetryRefusal::Body)?)
+        };
         let mut head = buffers.0.borrow_mut().pop().unwrap_or_default();
         // No part of a head has a line feed in it: hyper has refused those.
         push(&mut head, request.method().as_str().as_bytes());
@@ -53,17 +64,22 @@ impl Spare {
             push(&mut head, name.as_str().as_bytes());
             push(&mut head, value.as_bytes());
         }
-        Some(Self {
+        Ok(Self {
             head,
+            body,
             buffers: Rc::clone(buffers),
         })
     }
 
-    /// The request again; `None` never comes out of what [`Spare::new`] has kept.
+    /// The request again; `None` when more of its body has passed than could be kept.
     pub(super) fn request(&self) -> Option<Request<Upload>> {
         let head = Bytes::copy_from_slice(&self.head);
         let mut lines = head.split(|byte| *byte == b'\n');
-        let mut request = Request::new(Upload::NONE);
+        let body = match &self.body {
+            None => Upload::NONE,
+            Some(kept) => kept.again()?,
+        };
+        let mut request = Request::new(body);
         *request.method_mut() = Method::from_bytes(lines.next()?).ok()?;
         *request.uri_mut() = Uri::from_maybe_shared(head.slice_ref(lines.next()?)).ok()?;
         let mut fields = HeaderMap::new();
@@ -114,7 +130,7 @@ mod tests {
             }
             let obscure = HeaderValue::from_bytes(b"caf\xe9\t").unwrap();
             request.headers_mut().append("x-obscure", obscure);
-            let spare = Spare::new(&request, MethodSet::IDEMPOTENT, &buffers).unwrap();
+            let spare = Spare::new(&mut request, &RetrySpec::default(), &buffers).unwrap();
             let again = spare.request().unwrap();
             assert_eq!(again.method(), request.method());
             assert_eq!(again.uri(), request.uri());
@@ -128,8 +144,8 @@ mod tests {
         let mut request = Request::new(Upload::NONE);
         for method in [Method::POST, Method::PATCH, Method::CONNECT] {
             *request.method_mut() = method.clone();
-            let spare = Spare::new(&request, MethodSet::IDEMPOTENT, &Rc::default());
-            assert!(spare.is_none(), "{method}");
+            let spare = Spare::new(&mut request, &RetrySpec::default(), &Rc::default());
+            assert_eq!(spare.err(), Some(RetryRefusal::Unsafe), "{method}");
         }
     }
 }

@@ -12,6 +12,7 @@ mod forwarding;
 mod framing;
 mod lifecycle;
 mod random;
+mod retries;
 mod tunnels;
 
 use std::{

@@ -134,6 +134,8 @@ pub(super) struct Worker {
     pub(super) random: Random,
     pub(super) pool: Rc<Pool>,
     pub(super) buffers: Rc<Buffers>,
+    /// Bytes of requests' bodies that are kept to be sent again.
+    pub(super) kept_bytes: Cell<usize>,
     pub(super) connections: Connections,
     pub(super) tunnels: Rc<Cell<usize>>,
     pub(super) stats: Arc<GatewayStats>,
@@ -163,6 +165,7 @@ impl Worker {
             clock,
             pool: Pool::new(gateway.pool_idle_per_instance),
             buffers: Rc::default(),
+            kept_bytes: Cell::default(),
             connections: Connections::default(),
             tunnels: Rc::default(),
             stats,

@@ -235,6 +235,8 @@ struct Line<'a> {
     instance_connections: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     instance_success_rate: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attempts: Option<u8>,
     trace_id: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
@@ -265,6 +267,7 @@ impl<'a> Line<'a> {
             instance_score: instance.map(|asked| rounded(asked.score, 1e3)),
             instance_connections: instance.map(|asked| asked.connections),
             instance_success_rate: instance.map(|asked| rounded(asked.success_rate * 100.0, 1e2)),
+            attempts: Some(record.attempts).filter(|attempts| *attempts > 1),
             trace_id: record.trace.to_string(),
             reason,
         }

@@ -76,8 +76,11 @@ families! {
         ["service", "reason"]
         "Answers that lb made itself instead of passing on an instance's, by reason.";
     RETRIES: Counter "lb_retries_total"
-        ["service"]
-        "Requests that were sent to a second instance.";
+        ["service", "reason"]
+        "Requests that were sent once more, by what the try before failed with.";
+    RETRIES_REFUSED: Counter "lb_retries_refused_total"
+        ["service", "reason"]
+        "Requests that failed and were not sent once more, by why not.";
     WEIGHT: Gauge "lb_instance_weight"
         ["service", "instance"]
         "Configured weight.";

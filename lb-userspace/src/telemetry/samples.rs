@@ -124,12 +124,12 @@ mod tests {
 
     #[test]
     fn label_values_cannot_break_out_of_their_quotes() {
-        let mut samples = Samples::new(&names::RETRIES);
+        let mut samples = Samples::new(&names::GATEWAY_ANSWERS);
         samples.add(&["a\"} 1\nb\\"], 2.0);
         let text = prometheus::TextEncoder::new()
             .encode_to_string(&[samples.finish()])
             .unwrap();
-        let expected = "lb_retries_total{service=\"a\\\"} 1\\nb\\\\\"} 2\n";
+        let expected = "lb_gateway_answers_total{reason=\"a\\\"} 1\\nb\\\\\"} 2\n";
         assert!(text.ends_with(expected), "{text}");
         assert_eq!(text.lines().count(), 3);
     }

@@ -16,7 +16,8 @@ use super::{
 };
 use crate::{
     model::{
-        AdminState, Algorithm, Clock, Health, Member, Reason, Timestamp, measure::LATENCY_BOUNDS_US,
+        AdminState, Algorithm, Clock, Health, Member, Reason, RetryCause, RetryRefusal, RetryStats,
+        Timestamp, measure::LATENCY_BOUNDS_US,
     },
     registry::{InstanceStatus, Registry, Service},
     resilience::{UNIT, WHOLE},
@@ -42,6 +43,7 @@ impl TrafficCollector {
             &names::HEALTH_SCORE,
             &names::ANSWERS,
             &names::RETRIES,
+            &names::RETRIES_REFUSED,
             &names::WEIGHT,
             &names::EFFECTIVE_WEIGHT,
             &names::RECOVERY_SHARE,
@@ -73,14 +75,14 @@ impl Collector for TrafficCollector {
         let mut instances = InstanceSamples::new();
         let mut kernel = KernelSamples::new();
         let mut answers = Samples::new(&names::ANSWERS);
-        let mut retries = Samples::new(&names::RETRIES);
+        let mut retries = RetrySamples::new();
         for service in &snapshot.services {
             let name = service.name().as_str();
             for reason in Reason::ALL {
                 let count = service.stats.answers(*reason);
                 answers.add(&[name, reason.label()], count as f64);
             }
-            retries.add(&[name], service.stats.retries.total() as f64);
+            retries.add(name, &service.stats.retries);
             instances.add_service(service, now);
             if snapshot
                 .vips
@@ -94,8 +96,39 @@ impl Collector for TrafficCollector {
         revision.add(&[], snapshot.revision as f64);
         let mut families = instances.finish();
         families.extend(kernel.finish());
-        families.extend([answers.finish(), retries.finish(), revision.finish()]);
+        families.extend(retries.finish());
+        families.extend([answers.finish(), revision.finish()]);
         families
+    }
+}
+
+/// The families about retries.
+struct RetrySamples {
+    made: Samples,
+    refused: Samples,
+}
+
+impl RetrySamples {
+    const fn new() -> Self {
+        Self {
+            made: Samples::new(&names::RETRIES),
+            refused: Samples::new(&names::RETRIES_REFUSED),
+        }
+    }
+
+    fn add(&mut self, service: &str, stats: &RetryStats) {
+        for cause in RetryCause::ALL {
+            let count = stats.count(*cause) as f64;
+            self.made.add(&[service, cause.label()], count);
+        }
+        for refusal in RetryRefusal::ALL {
+            let count = stats.refusals(*refusal) as f64;
+            self.refused.add(&[service, refusal.label()], count);
+        }
+    }
+
+    fn finish(self) -> [MetricFamily; 2] {
+        [self.made, self.refused].map(Samples::finish)
     }
 }
 

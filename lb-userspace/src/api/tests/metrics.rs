@@ -73,7 +73,8 @@ async fn the_guides_metrics_have_its_names_and_labels() {
         r#"lb_answers_total{service="main-backend",reason="request_timeout"} 1"#.to_owned(),
         r#"lb_gateway_answers_total{reason="no_route"} 1"#.to_owned(),
         "lb_gateway_open_connections 0".to_owned(),
-        r#"lb_retries_total{service="main-backend"} 1"#.to_owned(),
+        r#"lb_retries_total{service="main-backend",reason="status"} 1"#.to_owned(),
+        r#"lb_retries_refused_total{service="main-backend",reason="budget"} 0"#.to_owned(),
         r#"lb_reloads_total{result="refused"} 0"#.to_owned(),
     ] {
         assert!(

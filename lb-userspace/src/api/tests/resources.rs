@@ -42,6 +42,9 @@ async fn figures_are_those_of_the_counters() {
     assert_eq!(requests["last_10s"]["requests_per_second"], 1.665);
     assert_eq!(requests["last_60s"]["failures"], 1);
     assert_eq!(stats["retries"], 1);
+    let causes = json!([{"reason": "status", "count": 1}]);
+    assert_eq!(stats["retry_causes"], causes);
+    assert_eq!(stats["retry_refusals"], json!([]));
     let answers = json!([{"reason": "connect_failed", "status": 502, "count": 2}]);
     assert_eq!(stats["answers"], answers);
     assert_eq!(stats["kernel"]["connections"], 4);

@@ -17,7 +17,7 @@ pub struct Stats {
     pub requests: Requests,
     /// Packets to all services.
     pub kernel: Kernel,
-    /// Requests that were sent to a second instance.
+    /// Requests that were sent once more.
     pub retries: u64,
     /// The gateway's listeners; absent while the proxy does not run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -51,8 +51,14 @@ pub struct ServiceStats {
     pub requests: Requests,
     /// Packets and connections that the kernel balanced.
     pub kernel: Kernel,
-    /// Requests that were sent to a second instance.
+    /// Requests that were sent once more.
     pub retries: u64,
+    /// Those, by what the try before failed with; what never occurred is absent.
+    #[serde(default)]
+    pub retry_causes: Vec<Count>,
+    /// Requests that failed and were not sent once more, by why not; what never occurred is absent.
+    #[serde(default)]
+    pub retry_refusals: Vec<Count>,
     /// Answers that lb itself made, by reason; reasons that never occurred are absent.
     pub answers: Vec<AnswerCount>,
     /// How the requests and connections are spread, in the order of the configuration.
@@ -104,6 +110,15 @@ pub struct Window {
     /// Mean time to the head of the answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mean_latency_ms: Option<f64>,
+}
+
+/// How often something happened for one reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Count {
+    /// The reason, as in metrics.
+    pub reason: String,
+    /// How often.
+    pub count: u64,
 }
 
 /// Answers that lb made for one reason.

@@ -33,6 +33,7 @@ fn record(ending: Ending) -> Record {
             connections: 5,
             success_rate: 0.985,
         }),
+        attempts: 1,
         ending,
         complete: true,
     }
@@ -77,6 +78,9 @@ fn failures_say_what_they_are() {
         (&gone["reason"], &gone["status"]),
         (&"client_gone".into(), &499.into())
     );
+    let mut retried = record(Ending::Answered(200));
+    retried.attempts = 2;
+    assert_eq!(fields(&retried)["attempts"], 2);
     let mut nowhere = record(Ending::Refused(Reason::NoRoute));
     (nowhere.service, nowhere.instance) = (None, None);
     let nowhere = fields(&nowhere);
