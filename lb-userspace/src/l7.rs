@@ -7,8 +7,8 @@
 //!
 //! One request passes the modules in this order: [`connection`] (limits of a client's connection),
 //! [`proxy`] (the way of a request), [`head`] (what a request must look like), [`management`] or
-//! [`router`], [`headers`] (what is forwarded), [`forward`] and [`course`] (which instances it is
-//! sent to), [`admission`] (whether there is room) and [`breaker`] (who of them may be asked),
+//! [`router`], [`headers`] (what is forwarded), [`guard`] (the service's breaker), [`forward`] and
+//! [`course`] (which instances it is sent to), [`admission`] (whether there is room) and [`breaker`] (who of them may be asked),
 //! [`exchange`] with [`pool`] and [`spare`] (one try on one instance), [`body`] and [`tunnel`]
 //! (what follows the heads), [`answer`] (answers of lb's own).
 //! [`access`] accompanies it for the access log.
@@ -27,6 +27,7 @@ mod course;
 mod exchange;
 pub mod explain;
 mod forward;
+mod guard;
 mod head;
 mod headers;
 mod key;

@@ -13,6 +13,7 @@ pub mod daemon;
 pub mod endpoint;
 pub mod exclusion;
 pub mod gate;
+pub mod guard;
 pub mod history;
 pub mod id;
 pub mod instance;
@@ -37,6 +38,7 @@ pub use daemon::{
 pub use endpoint::{Endpoint, EndpointError};
 pub use exclusion::Exclusion;
 pub use gate::{BreakerState, Gate, GateState, Step};
+pub use guard::ServiceGuard;
 pub use id::{InstanceId, NameError, ServiceName, identity};
 pub use instance::{AdminState, Health, InFlight, Instance, Member, Outcome};
 pub use listener::{GatewaySpec, ListenerSpec};

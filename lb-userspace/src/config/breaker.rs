@@ -110,6 +110,7 @@ impl Rules {
 #[derive(Clone, Debug)]
 pub(super) struct BreakerSettings {
     instance: Rules,
+    service: Rules,
     all_open: Sourced<AllOpen>,
 }
 
@@ -118,6 +119,7 @@ impl BreakerSettings {
     pub(super) fn unset() -> Self {
         Self {
             instance: Rules::unset(true, &BreakerSpec::default()),
+            service: Rules::unset(false, &BreakerSpec::of_service()),
             all_open: Sourced::unset(AllOpen::default()),
         }
     }
@@ -126,6 +128,7 @@ impl BreakerSettings {
     pub(super) fn read(&self, t: &mut Section<'_, '_>) -> Self {
         Self {
             instance: self.instance.read(t),
+            service: t.table("service", |t| self.service.read(t)),
             all_open: t.value("all_open", &ALL_OPEN, &self.all_open),
         }
     }
@@ -134,6 +137,7 @@ impl BreakerSettings {
     pub(super) fn build(&self) -> BreakersSpec {
         BreakersSpec {
             instance: self.instance.build(),
+            service: self.service.build(),
             all_open: self.all_open.value,
         }
     }

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use crate::{
     model::{BreakerSpec, BreakerState, Clock, Gate, GateState, InstanceId, Timestamp},
-    registry::{Change, Registry},
+    registry::{Change, Registry, Service},
     resilience::breaker,
 };
 
@@ -45,6 +45,11 @@ pub fn follow(registry: &Registry, now: Timestamp) -> Option<Timestamp> {
     let mut next: Option<Timestamp> = None;
     let mut states: Vec<(InstanceId, BreakerState)> = Vec::new();
     for service in &registry.snapshot().services {
+        let spec = service.spec.breakers.service.as_ref();
+        next = next
+            .into_iter()
+            .chain(tend_service(service, spec, now))
+            .min();
         let spec = service.spec.breakers.instance.as_ref();
         for (member, status) in service.members.iter().zip(service.statuses.iter()) {
             let gate = &member.instance.gate;
@@ -64,6 +69,21 @@ pub fn follow(registry: &Registry, now: Timestamp) -> Option<Timestamp> {
         tracing::error!(%error, "the registry refused states of circuit breakers");
     }
     next
+}
+
+/// The same for the breaker of a service, which nobody beside the workers has to follow.
+fn tend_service(
+    service: &Service,
+    spec: Option<&BreakerSpec>,
+    now: Timestamp,
+) -> Option<Timestamp> {
+    let guard = &service.guard;
+    if guard.gate.is_closed() {
+        return None;
+    }
+    breaker::forget_advice(guard, now);
+    let due = tend(&guard.gate, spec, now);
+    due.into_iter().chain(guard.advised(now)).min()
 }
 
 /// Does what is due at a breaker; says when the next thing is.

@@ -7,6 +7,7 @@ use crate::{
     registry::{Change, Desired, InstanceStatus, Registry},
 };
 
+mod breakers;
 mod checks;
 mod comebacks;
 mod scores;

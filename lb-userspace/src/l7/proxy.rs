@@ -14,6 +14,7 @@ use super::{
     breaker,
     connection::Client,
     forward::forward,
+    guard,
     head::{self, Seen},
     headers, key, management,
     pool::{Lease, Pool},
@@ -71,7 +72,16 @@ pub(super) async fn serve(
         _ => 0,
     };
     let (request, upgrade) = prepare(&client, request, seen);
+    let permit = match guard::enter(service, now) {
+        Ok(permit) => permit,
+        Err(reason) => {
+            let mut response = refuse(&client, reason, stats, entry);
+            answer::again_in(&mut response, guard::retry_after(service, now));
+            return Ok(response);
+        }
+    };
     let exchanged = forward(&client, service, now, key, request, &mut entry).await;
+    guard::leave(worker, service, now, permit, &exchanged);
     let answer =
         exchanged.and_then(|done| done.into_answer(&client, upgrade, timeouts.idle, &mut entry));
     Ok(answer.unwrap_or_else(|reason| {

@@ -41,6 +41,25 @@ impl Default for BreakerSpec {
     }
 }
 
+impl BreakerSpec {
+    /// A service's when nobody says anything. It goes by the share alone: one client's bad requests
+    /// easily make a run, and the price of opening is everybody's. Several probes at a time, because
+    /// they go to different instances.
+    #[must_use]
+    pub const fn of_service() -> Self {
+        Self {
+            failures: 0,
+            ratio: 50,
+            window: Duration::from_secs(10),
+            min_requests: 50,
+            open: Duration::from_secs(2),
+            max_open: Duration::from_secs(60),
+            probes: 3,
+            successes: 5,
+        }
+    }
+}
+
 /// What becomes of a request when the breakers of all instances that could take it are open.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum AllOpen {
@@ -70,6 +89,8 @@ impl AllOpen {
 pub struct BreakersSpec {
     /// The breaker of each instance; `None` when they are off.
     pub instance: Option<BreakerSpec>,
+    /// The breaker of the service as a whole; `None` when it is off.
+    pub service: Option<BreakerSpec>,
     /// When those of all instances are open.
     pub all_open: AllOpen,
 }

@@ -51,6 +51,8 @@ reasons! {
     /// Every instance that may be chosen, or the service as a whole, has as many requests in flight
     /// as it may have, and nothing may wait.
     AtCapacity: 503, "at_capacity", "connection_limit_reached";
+    /// The circuit breaker of the service is open.
+    ServiceBreakerOpen: 503, "service_breaker_open", "destination_unavailable";
     /// No connection: refused, unreachable or reset while connecting.
     ConnectFailed: 502, "connect_failed", "connection_refused";
     /// No connection within the connect timeout.

@@ -9,7 +9,10 @@ use super::{
 };
 use crate::{
     balance,
-    model::{Algorithm, Instance, Member, ServiceLoad, ServiceSpec, ServiceStats, UNLIMITED},
+    model::{
+        Algorithm, Instance, Member, ServiceGuard, ServiceLoad, ServiceSpec, ServiceStats,
+        UNLIMITED,
+    },
     resilience::{Admission, Budget, WHOLE, WeightInputs, effective_weight},
 };
 
@@ -22,6 +25,7 @@ pub(super) struct ServiceState {
     pub(super) instances: Vec<InstanceState>,
     pub(super) stats: Arc<ServiceStats>,
     pub(super) budget: Arc<Budget>,
+    pub(super) guard: Arc<ServiceGuard>,
     /// Requests in flight.
     pub(super) load: Arc<ServiceLoad>,
     pub(super) admission: Arc<Admission>,
@@ -126,6 +130,7 @@ impl ServiceState {
             stats: Arc::clone(&self.stats),
             budget: Arc::clone(&self.budget),
             admission: Arc::clone(&self.admission),
+            guard: Arc::clone(&self.guard),
         }
     }
 }

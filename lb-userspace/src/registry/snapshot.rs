@@ -6,7 +6,7 @@ use crate::{
     balance::{self, Balancer},
     model::{
         AdminState, BreakerState, Exclusion, GatewaySpec, Health, InstanceId, ListenerSpec, Member,
-        RouteSpec, ServiceName, ServiceSpec, ServiceStats, Timestamp, VipSpec,
+        RouteSpec, ServiceGuard, ServiceName, ServiceSpec, ServiceStats, Timestamp, VipSpec,
     },
     resilience::{Admission, Budget, Progress},
 };
@@ -52,6 +52,8 @@ pub struct Service {
     pub admission: Arc<Admission>,
     /// Whether anything limits how many requests are in flight: without it nobody asks `admission`.
     pub limited: bool,
+    /// Its circuit breaker.
+    pub guard: Arc<ServiceGuard>,
 }
 
 /// What the control plane knows of an instance.

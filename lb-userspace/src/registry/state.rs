@@ -15,7 +15,8 @@ use super::{
 use crate::{
     model::{
         AdminState, Algorithm, BreakerState, GatewaySpec, Health, Instance, InstanceId,
-        InstanceSpec, ListenerSpec, RouteSpec, ServiceLoad, ServiceName, ServiceSpec, VipSpec,
+        InstanceSpec, ListenerSpec, RouteSpec, ServiceGuard, ServiceLoad, ServiceName, ServiceSpec,
+        VipSpec,
     },
     resilience::{Budget, Progress},
 };
@@ -144,6 +145,7 @@ impl State {
                 instances,
                 stats: Arc::default(),
                 budget: Arc::new(Budget::new(self.workers)),
+                guard: Arc::new(ServiceGuard::new(self.workers)),
                 load,
                 admission: Arc::default(),
             });
@@ -174,6 +176,7 @@ impl State {
             instances,
             stats: before.stats,
             budget: before.budget,
+            guard: before.guard,
             load: before.load,
             admission: before.admission,
         };

@@ -29,7 +29,8 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::model::{
-    BreakerSpec, Exclusion, Gate, GateState, Step, Timestamp, WindowSum, gate::MOST_TRIPS,
+    BreakerSpec, Exclusion, Gate, GateState, ServiceGuard, Step, Timestamp, WindowSum,
+    gate::MOST_TRIPS,
 };
 
 /// What the end of a request says about whoever it was sent to.
@@ -224,14 +225,15 @@ pub fn ended(
         }
         let run = match report.verdict {
             Verdict::Success => return (run > 0).then_some(GateState::Closed { run: 0, since }),
-            Verdict::Failure => run.saturating_add(1),
-            Verdict::Throttled => run,
+            Verdict::Failure if spec.failures > 0 => run.saturating_add(1),
+            Verdict::Failure | Verdict::Throttled => run,
         };
         let by_run = spec.failures > 0 && run >= spec.failures;
         if by_run || is_too_much(spec, &window(seconds(spec, since, report.now))) {
             return Some(opened(0, spec, report));
         }
-        Some(GateState::Closed { run, since })
+        let after = GateState::Closed { run, since };
+        (after != state).then_some(after)
     })
 }
 
@@ -275,9 +277,11 @@ pub fn wait(trips: u8, spec: &BreakerSpec, chance: u64) -> Duration {
 }
 
 /// When the breaker closes for want of requests, unless one comes; `None` while it waits for none.
+/// One that an advice has opened waits as long as that lasts.
 #[must_use]
 pub fn expiry(state: GateState, spec: &BreakerSpec) -> Option<Timestamp> {
     match state {
+        GateState::Open { trips: ADVISED, .. } | GateState::HalfOpen { trips: ADVISED, .. } => None,
         GateState::Open { until, .. } => Some(until + spec.max_open),
         GateState::HalfOpen { free, since, .. } if free >= spec.probes => {
             Some(since + spec.max_open)
@@ -291,6 +295,43 @@ pub fn expire(gate: &Gate, spec: &BreakerSpec, now: Timestamp) -> Option<Step> {
     gate.update(|state| {
         let due = expiry(state, spec)?;
         (now >= due).then(|| GateState::closed(now))
+    })
+}
+
+/// Takes an advice from elsewhere into account: that the service does not work, for so long unless
+/// it is repeated; or, with `None`, that it does.
+///
+/// An advice makes a closed breaker probe, no more: what the probes find out is first-hand and
+/// newer. An advice that is repeated before it ends is the same one, so it is heard once, however
+/// often a far-off watcher that is wrong repeats it.
+pub fn advise(guard: &ServiceGuard, bad_for: Option<Duration>, now: Timestamp) -> Option<Step> {
+    let before = guard.set_advised(bad_for.map(|time| now + time), now);
+    match bad_for {
+        None => forget_advice(guard, now),
+        Some(_) if before.is_some() => None,
+        Some(_) => guard.gate.update(|state| {
+            let open = GateState::Open {
+                until: now,
+                trips: ADVISED,
+            };
+            matches!(state, GateState::Closed { .. }).then_some(open)
+        }),
+    }
+}
+
+/// The number of trips of a breaker that nothing but an advice has opened.
+const ADVISED: u8 = 0;
+
+/// Closes a breaker that only an advice has opened when that does not hold any more.
+pub fn forget_advice(guard: &ServiceGuard, now: Timestamp) -> Option<Step> {
+    if guard.advised(now).is_some() {
+        return None;
+    }
+    guard.gate.update(|state| {
+        let (GateState::Open { trips, .. } | GateState::HalfOpen { trips, .. }) = state else {
+            return None;
+        };
+        (trips == ADVISED).then(|| GateState::closed(now))
     })
 }
 

@@ -287,3 +287,101 @@ fn answers_below_500_and_clients_that_give_up_count_for_nothing() {
     }
     assert!(gateway.instance(0).gate.is_quiet());
 }
+
+/// A service breaker that opens when half of ten requests fail.
+fn service_rules() -> BreakerSpec {
+    BreakerSpec {
+        min_requests: 10,
+        open: Duration::from_millis(600),
+        max_open: Duration::from_secs(10),
+        probes: 2,
+        successes: 3,
+        ..BreakerSpec::of_service()
+    }
+}
+
+/// A gateway whose service has a breaker, and its instances none.
+fn guarded(instances: &[SocketAddr]) -> Gateway {
+    let mut desired = everything_to(instances);
+    desired.services[0].breakers.service = Some(service_rules());
+    // Every second request of a test may need one.
+    desired.services[0].retry.budget = 100;
+    Gateway::of(desired)
+}
+
+impl Gateway {
+    fn guard(&self) -> Arc<crate::model::ServiceGuard> {
+        Arc::clone(&self.registry.snapshot().services[0].guard)
+    }
+}
+
+#[test]
+fn a_service_that_fails_too_often_sheds_until_its_probes_succeed() {
+    let fickle = Fickle::new(200);
+    let gateway = guarded(&[fickle.stub.address]);
+    let mut client = gateway.connect();
+    let open = || !gateway.guard().gate.is_closed();
+    (0..6).for_each(|_| assert_eq!(client.get("/").status(), 200));
+    fickle.says(502);
+    while !open() {
+        assert_eq!(client.get("/").reason(), None);
+    }
+    // The tenth request is the first at which there are enough, the twelfth the one that is half.
+    assert_eq!(fickle.asked(), 12);
+    let answer = client.get("/");
+    let found = (answer.status(), answer.reason());
+    assert_eq!(found, (503, Some("service_breaker_open")));
+    assert_eq!(answer.field("retry-after"), Some("1"));
+    assert_eq!(gateway.answers(Reason::ServiceBreakerOpen), 1);
+    fickle.says(200);
+    let end = Instant::now() + PATIENCE;
+    while open() {
+        assert!(Instant::now() < end);
+        let answer = client.get("/");
+        assert!(matches!(answer.status(), 200 | 503));
+    }
+    assert_eq!(fickle.asked(), 12 + 3);
+    assert_eq!(client.get("/").status(), 200);
+}
+
+#[test]
+fn what_lb_refuses_and_what_a_retry_has_saved_is_no_failure_of_the_service() {
+    let good = Fickle::new(200);
+    let gateway = guarded(&[unused_address(), good.stub.address]);
+    let mut client = gateway.connect();
+    (0..40).for_each(|_| assert_eq!(client.get("/").status(), 200));
+    assert!(gateway.guard().gate.is_quiet());
+    let gateway = guarded(&[]);
+    for _ in 0..40 {
+        assert_eq!(gateway.get("/").reason(), Some("no_instance"));
+    }
+    assert!(gateway.guard().gate.is_quiet());
+    let gateway = guarded(&[unused_address()]);
+    let mut client = gateway.connect();
+    for _ in 0..10 {
+        assert_eq!(client.get("/").reason(), Some("connect_failed"));
+    }
+    assert_eq!(client.get("/").reason(), Some("service_breaker_open"));
+}
+
+#[test]
+fn advice_makes_a_service_probe_and_what_the_probes_find_counts_more() {
+    let fickle = Fickle::new(200);
+    let gateway = guarded(&[fickle.stub.address]);
+    let (guard, clock) = (gateway.guard(), Clock::real());
+    let bad = || crate::resilience::breaker::advise(&guard, Some(PATIENCE), clock.now());
+    assert!(bad().is_some_and(|step| step.is_transition()));
+    let mut client = gateway.connect();
+    let served = || {
+        eventually("closed", || {
+            gateway.get("/");
+            guard.gate.is_closed()
+        })
+    };
+    served();
+    assert_eq!(fickle.asked(), 3);
+    // Said again it is no news.
+    assert_eq!(bad(), None);
+    assert_eq!(client.get("/").status(), 200);
+    assert!(guard.gate.is_closed());
+}

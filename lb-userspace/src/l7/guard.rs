@@ -1,0 +1,103 @@
+//! The circuit breaker of a service on the way of a request: before an instance is picked, and
+//! when it is clear what the client gets.
+
+use std::time::Duration;
+
+use super::{breaker::verdict, proxy::Exchanged, worker::Worker};
+use crate::{
+    model::{BreakerSpec, GateState, Reason, ServiceGuard, Step, Timestamp},
+    registry::Service,
+    resilience::{Permit, Report, Verdict, breaker},
+};
+
+/// Asks whether a request may pass. A load and a branch while the breaker is closed.
+///
+/// # Errors
+/// That it may not.
+pub(super) fn enter(
+    service: &Service,
+    now: Timestamp,
+) -> Result<Option<Permit<ServiceGuard>>, Reason> {
+    if service.guard.gate.is_closed() {
+        return Ok(None);
+    }
+    ask(service, now)
+}
+
+#[cold]
+fn ask(service: &Service, now: Timestamp) -> Result<Option<Permit<ServiceGuard>>, Reason> {
+    // Without rules it is an operator's order, or about to be closed.
+    let rules = service.spec.breakers.service;
+    let rules = rules.unwrap_or(BreakerSpec::of_service());
+    breaker::admit(&service.guard, &rules, now).map_err(|_| Reason::ServiceBreakerOpen)
+}
+
+/// When to come again after [`Reason::ServiceBreakerOpen`].
+#[cold]
+pub(super) fn retry_after(service: &Service, now: Timestamp) -> Duration {
+    match service.guard.gate.state() {
+        GateState::Open { until, .. } => until - now,
+        _ => Duration::ZERO,
+    }
+}
+
+/// Tells the breaker what the client gets for a request that began at `began`.
+pub(super) fn leave(
+    worker: &Worker,
+    service: &Service,
+    began: Timestamp,
+    permit: Option<Permit<ServiceGuard>>,
+    exchanged: &Result<Exchanged, Reason>,
+) {
+    let Some(spec) = &service.spec.breakers.service else {
+        return;
+    };
+    let verdict = match exchanged {
+        Ok(exchanged) => verdict(exchanged.answer.status()),
+        Err(reason) if is_failure(*reason) => Verdict::Failure,
+        Err(_) => return,
+    };
+    let (guard, now) = (&service.guard, worker.clock.now());
+    let report = Report {
+        verdict,
+        began,
+        now,
+        chance: worker.random.bits(),
+    };
+    let step = match permit {
+        Some(permit) => breaker::probed(permit, spec, &report),
+        None => {
+            match guard.gate.state() {
+                GateState::Closed { since, .. } if !breaker::is_stale(began, since) => {}
+                _ => return,
+            }
+            guard.record(worker.index, now, verdict != Verdict::Success);
+            breaker::ended(&guard.gate, spec, &report, |seconds| {
+                guard.window(now, seconds)
+            })
+        }
+    };
+    if let Some(step) = step.filter(Step::is_transition) {
+        log(service, &step, now);
+        worker.breakers.notify_one();
+    }
+}
+
+#[cold]
+fn log(service: &Service, step: &Step, now: Timestamp) {
+    let (service, state) = (service.name(), step.after.kind(now).as_str());
+    tracing::warn!(%service, state, "circuit breaker of the service changed");
+}
+
+/// Whether an answer of lb's own means that the service has failed, not its client and not lb's
+/// own limits.
+const fn is_failure(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::ConnectFailed
+            | Reason::ConnectTimeout
+            | Reason::ConnectionLost
+            | Reason::BadAnswer
+            | Reason::RequestTimeout
+    )
+}
