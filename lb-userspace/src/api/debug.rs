@@ -94,6 +94,7 @@ pub(super) async fn reset(
     let mut instances = 0;
     for service in &snapshot.services {
         service.stats.reset();
+        service.guard.reset();
         for member in service.members.iter() {
             member.instance.reset();
             instances += 1;
