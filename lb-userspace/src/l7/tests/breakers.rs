@@ -372,13 +372,10 @@ fn advice_makes_a_service_probe_and_what_the_probes_find_counts_more() {
     let bad = || crate::resilience::breaker::advise(&guard, Some(PATIENCE), clock.now());
     assert!(bad().is_some_and(|step| step.is_transition()));
     let mut client = gateway.connect();
-    let served = || {
-        eventually("closed", || {
-            gateway.get("/");
-            guard.gate.is_closed()
-        })
-    };
-    served();
+    eventually("closed", || {
+        gateway.get("/");
+        guard.gate.is_closed()
+    });
     assert_eq!(fickle.asked(), 3);
     // Said again it is no news.
     assert_eq!(bad(), None);
