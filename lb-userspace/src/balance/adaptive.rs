@@ -15,8 +15,8 @@
 //! is quick and therefore busy. What remains of the rule is what it is best at: an instance that
 //! stalls is left alone as soon as its requests pile up, however good its latency was until then.
 //!
-//! Failures and exploration are as in [`super::cost`]; the weight is the one without the measured
-//! factor, as in [`super::least_response_time`].
+//! Latency, failures and exploration are as in [`super::cost`]; the weight is the one without the
+//! measured factor, as in [`super::least_response_time`].
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -77,7 +77,7 @@ impl Balancer for Adaptive {
         let candidates = Candidates::draw(&self.turns, members, choice)?;
         let threshold = &self.thresholds[choice.worker % self.thresholds.len()];
         let hot_above = 2.0 * threshold.get() + 1.0;
-        let latencies = candidates.latencies(members, choice.now);
+        let slowness = candidates.slowness(members, choice.now);
         // Hot after cold; the first of equals wins, and the first is the one whose turn it is.
         let mut best: Option<((bool, f64), usize)> = None;
         for (i, &position) in candidates.as_slice().iter().enumerate() {
@@ -87,7 +87,7 @@ impl Balancer for Adaptive {
             let cost = if hot {
                 f64::from(load)
             } else {
-                cost(&members[position], latencies[i])
+                cost(&members[position], slowness[i])
             };
             let rank = (hot, cost);
             if best.is_none_or(|(least, _)| rank < least) {

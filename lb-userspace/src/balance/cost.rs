@@ -1,31 +1,56 @@
-//! What a pick by latency knows of a member.
+//! What a pick by load and latency knows of a member.
+//!
+//! **Latency.** The cost of a member is `latency × (in flight + 1) / weight` (Finagle's and
+//! linkerd's formula; the factor for requests in flight reacts before the first slow answer is
+//! there). Latencies are compared as intervals (see [`crate::model::pace`]): a member whose
+//! interval meets that of the fastest candidate is not known to be slower and costs what the
+//! fastest costs, so that equals are chosen by their requests in flight alone and get equal
+//! shares. A gap between two intervals counts twice, up to the whole difference of the means:
+//! there is no step at the point where a difference becomes significant, and a large one counts in
+//! full.
+//!
+//! **Failures.** The cost is divided by the square of the recent success rate `s`: repeating until
+//! it works costs `1 / s` by itself; the square stands for what a failure costs beside its time,
+//! and makes an instance that fails at once dear rather than quick. The rate is of whole seconds;
+//! [`ROW`] failures in a row are enough before the second is over.
+//!
+//! **Exploration.** Knowledge grows old, and without a request it never gets younger: see
+//! [`EXPLORE_AFTER`].
 
 use std::time::Duration;
 
 use super::{Choice, Draw, eligible, turns::Turns};
-use crate::model::{Member, Timestamp};
+use crate::model::{Member, Timestamp, pace::Interval};
 
 /// An idle member that was not asked for so long is asked when its turn comes, whatever it would
-/// cost by what is known of it: knowledge grows old, and without a request it never gets younger.
-/// The price is at most one slow request in this time for each slow member and worker.
+/// cost by what is known of it. The price is at most one bad request in this time for each bad
+/// member and worker.
 pub(super) const EXPLORE_AFTER: Duration = Duration::from_secs(5);
+
+/// Success rates from here on are as good as 1: a failure now and then is no reason to leave an
+/// idle instance alone.
+const GOOD: f64 = 0.95;
 
 /// The lowest success rate that counts. With it a member costs 10,000 times its latency.
 const LEAST_SUCCESS: f64 = 0.01;
 
-/// Members that are compared at one pick. Two would do among equals; where one is much faster than
-/// the rest, it has to be among those that are drawn to be of use.
+/// Failures in a row that count as the lowest success rate; the number at which Envoy ejects.
+const ROW: u32 = 5;
+
+/// The most members of which all are compared.
+pub(super) const SCAN: usize = 16;
+
+/// Members that are drawn and compared of a larger set. Two would do among equals; where one is
+/// much faster than the rest, it has to be among those that are drawn to be of use.
 pub(super) const DRAWS: usize = 8;
 
-/// A few members to compare: all of them, when there are no more than [`DRAWS`]; else the one
-/// whose turn it is and others drawn by weight. Comparing all of a large set would send every
-/// worker to the same member until its answers tell otherwise.
+/// A few members to compare: all of them, when there are no more than [`SCAN`]; else the one
+/// whose turn it is and others drawn by weight. Comparing all of a large set would cost more than
+/// it gains, and send every worker to the same member until its answers tell otherwise.
 #[derive(Debug)]
 pub(super) struct Candidates {
-    positions: [usize; DRAWS],
+    positions: [usize; SCAN],
     count: usize,
-    /// The first one is due for exploration.
-    pub(super) explore: bool,
 }
 
 impl Candidates {
@@ -33,14 +58,13 @@ impl Candidates {
     pub(super) fn draw(turns: &Turns, members: &[Member], choice: &Choice<'_>) -> Option<Self> {
         let first = turns.next(members, choice)?;
         let mut drawn = Self {
-            positions: [first; DRAWS],
+            positions: [first; SCAN],
             count: 1,
-            explore: is_due(&members[first], choice.now),
         };
-        if drawn.explore {
+        if is_due(&members[first], choice.now) {
             return Some(drawn);
         }
-        if members.len() <= DRAWS {
+        if members.len() <= SCAN {
             for position in (first + 1..members.len()).chain(0..first) {
                 if eligible(&members[position], choice) {
                     drawn.push(position);
@@ -69,48 +93,71 @@ impl Candidates {
         &self.positions[..self.count]
     }
 
-    /// The latency to expect of each candidate in microseconds until a *success*: with success
-    /// rate `s` and latency `t`, `t / s²`. Repeating until it works costs `t / s` by itself; the
-    /// square stands for what a failure costs beside its time, and makes an instance that fails
-    /// at once dear rather than quick. A candidate of which nothing is known counts like the
-    /// fastest that is known: its first answer will tell, and until then its requests in flight
-    /// keep it from being flooded.
-    pub(super) fn latencies(&self, members: &[Member], now: Timestamp) -> [f64; DRAWS] {
-        let mut expected = [f64::INFINITY; DRAWS];
-        let mut least = f64::INFINITY;
-        for (latency, position) in expected.iter_mut().zip(self.as_slice()) {
-            *latency = UNKNOWN;
-            if let Some(micros) = members[*position].instance.latency.micros(now) {
-                // Below a microsecond all are equal.
-                *latency = micros.max(1.0);
-                least = least.min(*latency);
+    /// The latency of each candidate as a multiple of the fastest one's, 1 or more, by what is
+    /// known for sure, and times what its failures cost. A candidate of which nothing is known
+    /// counts like the fastest: its answers will tell, and its requests in flight keep it from
+    /// being flooded until then.
+    pub(super) fn slowness(&self, members: &[Member], now: Timestamp) -> [f64; SCAN] {
+        let mut known: [Option<Interval>; SCAN] = [None; SCAN];
+        let mut fastest = Interval {
+            mean: f32::INFINITY,
+            margin: 0.0,
+        };
+        for (known, position) in known.iter_mut().zip(self.as_slice()) {
+            *known = members[*position].instance.pace.get(now);
+            if let Some(own) = known
+                && own.upper() < fastest.upper()
+            {
+                fastest = *own;
             }
         }
-        let unknown = if least.is_finite() { least } else { 1.0 };
-        for (latency, position) in expected.iter_mut().zip(self.as_slice()) {
-            if *latency == UNKNOWN {
-                *latency = unknown;
-            }
-            let success = f64::from(members[*position].instance.measured.success());
-            if success < 1.0 {
-                *latency /= success.max(LEAST_SUCCESS).powi(2);
-            }
+        let mut slowness = [1.0; SCAN];
+        for (i, position) in self.as_slice().iter().enumerate() {
+            let latency = known[i].map_or(1.0, |own| times(&own, &fastest));
+            slowness[i] = latency * dearness(&members[*position]);
         }
-        expected
+        slowness
     }
 }
 
-/// Stands for a latency that nobody has seen.
-const UNKNOWN: f64 = 0.0;
+/// How many times as slow as the fastest an instance is, by what is known for sure.
+fn times(own: &Interval, fastest: &Interval) -> f64 {
+    let gap = own.lower() - fastest.upper();
+    if gap <= 0.0 {
+        return 1.0;
+    }
+    f64::from((2.0 * gap).min(own.mean - fastest.mean).exp2())
+}
 
-/// What the next request to `member` is expected to cost: `latency × (in flight + 1) / weight`.
-pub(super) fn cost(member: &Member, latency: f64) -> f64 {
+/// What a request to `member` costs more than one that is sure to succeed, 1 or more.
+pub(super) fn dearness(member: &Member) -> f64 {
+    let instance = &member.instance;
+    let success = if instance.failures_in_a_row() < ROW {
+        f64::from(instance.measured.success()).max(LEAST_SUCCESS)
+    } else {
+        LEAST_SUCCESS
+    };
+    if success >= GOOD {
+        1.0
+    } else {
+        success.powi(-2)
+    }
+}
+
+/// Whether nothing of late has succeeded.
+pub(super) fn fails_everything(member: &Member) -> bool {
+    let instance = &member.instance;
+    instance.failures_in_a_row() >= ROW || f64::from(instance.measured.success()) <= LEAST_SUCCESS
+}
+
+/// What the next request to `member` costs: `slowness × (in flight + 1) / weight`.
+pub(super) fn cost(member: &Member, slowness: f64) -> f64 {
     let queue = f64::from(member.instance.in_flight()) + 1.0;
-    latency * queue / f64::from(member.base.max(1))
+    slowness * queue / f64::from(member.base.max(1))
 }
 
 /// Whether a member should be asked just to learn how it does.
-fn is_due(member: &Member, now: Timestamp) -> bool {
+pub(super) fn is_due(member: &Member, now: Timestamp) -> bool {
     let instance = &member.instance;
     instance.in_flight() == 0
         && instance

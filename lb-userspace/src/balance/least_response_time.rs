@@ -1,14 +1,15 @@
 //! `least_response_time`: the instance that is expected to answer first.
 //!
 //! The cost of a member is `latency × (in flight + 1) / weight`, the lowest of a few candidates
-//! wins (see [`super::cost`]). Latency is the peak EWMA of Finagle and linkerd (see
-//! [`crate::model::PeakEwma`]): a rise counts at once, a fall slowly, and age forgives. The factor
-//! for requests in flight is theirs as well: it reacts before the first slow answer is there, and
-//! keeps the fastest from being flooded.
+//! wins: Finagle's and linkerd's formula. Their latency is a peak moving average, which jumps with
+//! each long answer; here it is a mean of logarithms that knows how sure it is, and only what is
+//! sure counts (see [`super::cost`]). Instances that are alike then get equal shares: with the peak
+//! average the least share in 30 s was half the fair one in simulation, now it is 0.8 of it or more,
+//! and differences too small to be sure of are left to the requests in flight.
 //!
 //! Against the known faults of choosing by latency: an instance that fails fast is charged for its
 //! failures, one that was slow once is asked again after five seconds at the latest, and a new one
-//! gets one request at a time until its first answer.
+//! is in no hurry, because its requests in flight count like everybody's.
 //!
 //! The weight is the one *without* the measured factor. That factor is how the kernel, which
 //! measures no latencies, gets to know them; here it would count the same latency twice.
@@ -32,12 +33,12 @@ impl LeastResponseTime {
 impl Balancer for LeastResponseTime {
     fn pick(&self, members: &[Member], choice: &Choice<'_>) -> Option<usize> {
         let candidates = Candidates::draw(&self.0, members, choice)?;
-        let latencies = candidates.latencies(members, choice.now);
+        let slowness = candidates.slowness(members, choice.now);
         candidates
             .as_slice()
             .iter()
             .enumerate()
-            .map(|(i, position)| (cost(&members[*position], latencies[i]), *position))
+            .map(|(i, position)| (cost(&members[*position], slowness[i]), *position))
             // The first of equals wins, and the first is the one whose turn it is.
             .reduce(|best, other| if other.0 < best.0 { other } else { best })
             .map(|(_, position)| position)

@@ -7,8 +7,6 @@ use proptest::prelude::*;
 use super::*;
 use crate::model::{Clock, Endpoint, GateState, Instance, Outcome, ServiceLoad, ServiceName};
 
-mod simulation;
-
 /// Members without history, with weights in units of one.
 pub(super) fn members(weights: &[u32]) -> Vec<Member> {
     let service = ServiceName::new("test").unwrap();
@@ -335,7 +333,9 @@ fn an_idle_member_is_asked_again_after_five_seconds() {
     for algorithm in [Algorithm::LeastResponseTime, Algorithm::Adaptive] {
         let members = members(&[1, 1, 1]);
         for (member, ms) in members.iter().zip([1000, 1, 1]) {
-            answer(member, Duration::from_millis(ms), Outcome::Success);
+            for _ in 0..20 {
+                answer(member, Duration::from_millis(ms), Outcome::Success);
+            }
         }
         let balancer = build(algorithm, &members, 1);
         let mut asker = Asker::new(2);
@@ -359,6 +359,48 @@ fn failing_fast_is_not_being_fast() {
         let balancer = build(algorithm, &members, 1);
         let counts = Asker::new(2).counts(&*balancer, &members, 1000);
         assert_eq!(counts[0], 0, "{algorithm} {counts:?}");
+    }
+}
+
+#[test]
+fn five_failures_in_a_row_are_enough_and_one_success_ends_it() {
+    for algorithm in [
+        Algorithm::LeastConnections,
+        Algorithm::LeastResponseTime,
+        Algorithm::HealthAware,
+        Algorithm::Adaptive,
+    ] {
+        for n in [3, 30] {
+            let members = members(&vec![1; n]);
+            let balancer = build(algorithm, &members, 1);
+            let share = || Asker::new(2).counts(&*balancer, &members, 1000)[0];
+            let latency = Duration::from_millis(1);
+            (0..4).for_each(|_| answer(&members[0], latency, Outcome::Failure));
+            assert!(share() > 0, "{algorithm} of {n}");
+            answer(&members[0], latency, Outcome::Failure);
+            assert_eq!(share(), 0, "{algorithm} of {n}");
+            answer(&members[0], latency, Outcome::Success);
+            assert!(share() > 0, "{algorithm} of {n}");
+        }
+    }
+}
+
+#[test]
+fn instances_that_are_not_known_to_differ_take_turns() {
+    // Latencies that differ by chance, as those of instances that are alike do.
+    for algorithm in [Algorithm::LeastResponseTime, Algorithm::Adaptive] {
+        let members = members(&[1, 1, 1]);
+        let random = Random::new(4);
+        for member in &members {
+            for _ in 0..30 {
+                let uniform = (random.below(1000) as f64 + 0.5) / 1000.0;
+                let latency = Duration::from_micros((-uniform.ln() * 5000.0) as u64);
+                answer(member, latency, Outcome::Success);
+            }
+        }
+        let balancer = build(algorithm, &members, 1);
+        let counts = Asker::new(2).counts(&*balancer, &members, 999);
+        assert_eq!(counts, [333; 3], "{algorithm}");
     }
 }
 

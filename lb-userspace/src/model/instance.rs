@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     Algorithm, CheckCounts, Clock, Endpoint, Exclusion, Gate, InstanceId, KernelTraffic, Measured,
-    PeakEwma, ServiceLoad, ServiceName, Timestamp, UNLIMITED, claim,
+    Pace, PeakEwma, ServiceLoad, ServiceName, Timestamp, UNLIMITED, claim,
     history::{Distribution, History, Span},
     identity,
     measure::{LATENCY_BOUNDS_US, LatencyHistogram},
@@ -150,6 +150,8 @@ pub struct Instance {
     pub measured: Measured,
     /// Latency of HTTP answers (request sent to head received), all workers.
     pub latency: PeakEwma,
+    /// The same as what picks go by.
+    pub pace: Pace,
     /// Latency of health checks that passed.
     pub probe_latency: PeakEwma,
     /// How many health checks there were.
@@ -159,6 +161,8 @@ pub struct Instance {
     /// What its service has in flight, this instance's requests among it.
     pub load: Arc<ServiceLoad>,
     in_flight: AtomicU32,
+    /// Failures since the last success.
+    failures: AtomicU32,
     /// When the last request began, in microseconds; 0 is never.
     asked: AtomicU64,
     /// Until when it has asked to be left alone, in microseconds.
@@ -183,10 +187,12 @@ impl Instance {
             kernel: KernelTraffic::default(),
             measured: Measured::default(),
             latency: PeakEwma::default(),
+            pace: Pace::default(),
             probe_latency: PeakEwma::default(),
             checks: CheckCounts::default(),
             gate: Gate::default(),
             in_flight: AtomicU32::new(0),
+            failures: AtomicU32::new(0),
             asked: AtomicU64::new(0),
             rests: AtomicU64::new(0),
             shards: (0..load.workers()).map(|_| Shard::default()).collect(),
@@ -204,6 +210,12 @@ impl Instance {
     #[must_use]
     pub fn in_flight(&self) -> u32 {
         self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Requests that have failed since the last one that succeeded, all workers.
+    #[must_use]
+    pub fn failures_in_a_row(&self) -> u32 {
+        self.failures.load(Ordering::Relaxed)
     }
 
     /// When the last request began; `None` before the first.
@@ -361,12 +373,33 @@ impl Instance {
         }
         self.gate.reset();
         self.latency.reset();
+        self.pace.reset();
+        self.failures.store(0, Ordering::Relaxed);
         self.probe_latency.reset();
         self.checks.reset();
         self.measured.set_score(1.0);
         self.measured.set_success(1.0);
         self.asked.store(0, Ordering::Relaxed);
         self.rests.store(0, Ordering::Relaxed);
+    }
+
+    fn succeeded(&self, now: Timestamp, latency: Duration) {
+        self.latency.add(now, latency);
+        self.pace.add(now, latency);
+        // Nearly always 0 already: a line that nobody writes can be in every core's cache.
+        if self.failures_in_a_row() > 0 {
+            self.failures.store(0, Ordering::Relaxed);
+        }
+    }
+
+    fn failed(&self, now: Timestamp, latency: Duration) {
+        self.took_at_least(now, latency);
+        self.failures.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn took_at_least(&self, now: Timestamp, bound: Duration) {
+        self.latency.add_at_least(now, bound);
+        self.pace.add_at_least(now, bound);
     }
 
     fn record(&self, algorithm: Algorithm, worker: usize, now: Timestamp, o: Outcome, us: u64) {
@@ -428,8 +461,8 @@ impl InFlight {
             self.instance
                 .record(self.algorithm, self.worker, now, outcome, us);
             match outcome {
-                Outcome::Success => self.instance.latency.add(now, latency),
-                Outcome::Failure => self.instance.latency.add_at_least(now, latency),
+                Outcome::Success => self.instance.succeeded(now, latency),
+                Outcome::Failure => self.instance.failed(now, latency),
             }
         }
         latency
@@ -445,7 +478,7 @@ impl Drop for InFlight {
         self.instance.load.end(self.worker);
         if !self.judged {
             let now = self.clock.now();
-            self.instance.latency.add_at_least(now, now - self.started);
+            self.instance.took_at_least(now, now - self.started);
         }
     }
 }
