@@ -16,8 +16,8 @@ async fn it_names_route_candidates_and_choice() {
         world.instance("main-backend", 1),
     );
     // Both are known, and nobody waits to be explored; A is ten times as quick.
-    world.serve(&b, Outcome::Success, 1, 100);
-    world.serve(&a, Outcome::Success, 1, 10);
+    world.serve(&b, Outcome::Success, 20, 100);
+    world.serve(&a, Outcome::Success, 20, 10);
     let told = explain(&world, "url=/api/v1/auth/login%3Fid=7&method=POST").await;
     assert_eq!(told["request"]["method"], "POST");
     assert_eq!(told["request"]["path"], "/api/v1/auth/login");
