@@ -113,6 +113,7 @@ pub fn router(state: ApiState) -> Router {
         .at("/api/v1/loadbalancer/routes", get(services::routes))
         .at("/api/v1/loadbalancer/vips", get(services::vips))
         .at("/api/v1/loadbalancer/explain", get(explain::explain))
+        .at("/api/v1/loadbalancer/limits", get(admission::limits))
         .at("/api/v1/loadbalancer/config", get(config::config))
         .at("/api/v1/loadbalancer/datapath", get(datapath::datapath))
         .at("/api/v1/admin/loadbalancer/debug", get(debug::debug))

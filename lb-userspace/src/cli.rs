@@ -17,6 +17,7 @@ mod error;
 mod explain;
 mod format;
 mod instances;
+mod limits;
 mod local;
 mod performance;
 mod recovery;
@@ -163,6 +164,7 @@ async fn ask(mut context: Context<'_>, command: Question) -> Result<(), CliError
         Question::Services => services::services(&mut context).await,
         Question::Routes => services::routes(&mut context).await,
         Question::Vips => services::vips(&mut context).await,
+        Question::Limits => limits::limits(&mut context).await,
         Question::Instances { command } => instances::run(&mut context, command).await,
         Question::Recovery { command } => recovery::run(&mut context, command).await,
         Question::Algorithm { command } => algorithms::run(&mut context, command).await,

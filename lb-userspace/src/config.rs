@@ -22,6 +22,7 @@ mod hashing;
 mod health;
 mod origin;
 mod path;
+mod rate_limit;
 mod reader;
 mod recovery;
 mod resolve;

@@ -8,6 +8,7 @@
 mod change;
 mod check;
 mod ids;
+mod limits;
 mod service;
 mod snapshot;
 mod state;
@@ -20,6 +21,7 @@ use tokio::sync::{Notify, watch};
 pub use crate::model::identity;
 pub use change::{Applied, Change, Desired, Event, RecoveryStep, RegistryError};
 pub use ids::{IdError, KnownId};
+pub use limits::{Limiters, RateLimits};
 pub use snapshot::{InstanceStatus, Service, Snapshot};
 
 /// Holds the state, applies changes, publishes snapshots.

@@ -5,6 +5,7 @@
 //! a scrape reads them where they are. Nothing on the request path knows that metrics exist.
 
 pub mod access_log;
+mod admission;
 mod gateway;
 pub mod logging;
 pub mod metrics;

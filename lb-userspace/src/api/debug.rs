@@ -100,6 +100,7 @@ pub(super) async fn reset(
             instances += 1;
         }
     }
+    snapshot.rate_limits.all().for_each(|limit| limit.reset());
     state.registry().breakers().notify_one();
     if let Some(gateway) = state.gateway() {
         gateway.answers.reset();

@@ -26,9 +26,9 @@ use crate::{
     health::comeback::Comebacks,
     l4::{self, AttachMode, Attachment, Report, Reporter, VipReport},
     model::{
-        Algorithm, ApiSpec, Clock, Endpoint, Forwarding, HashKey, Health, HealthCheckSpec,
-        HostPattern, Instance, InstanceSpec, Outcome, PathPattern, Probe, Protocol, RouteSpec,
-        ServiceName, ServiceSpec, Timestamp, VipSpec,
+        Algorithm, ApiSpec, Clock, Endpoint, Forwarding, GatewaySpec, HashKey, Health,
+        HealthCheckSpec, HostPattern, Instance, InstanceSpec, Outcome, PathPattern, Probe,
+        Protocol, RateKey, RateLimitSpec, RouteSpec, ServiceName, ServiceSpec, Timestamp, VipSpec,
     },
     registry::{Change, Desired, Registry},
 };
@@ -207,15 +207,10 @@ fn desired() -> Desired {
     Desired {
         services: vec![spec("main-backend", &[(A, 10), (B, 30)]), ocr],
         routes: vec![
-            RouteSpec {
-                host: HostPattern::Any,
-                path: PathPattern::Prefix("/api/v1/auth".to_owned()),
-                service: main.clone(),
-            },
+            RouteSpec::new(PathPattern::Prefix("/api/v1/auth".to_owned()), main.clone()),
             RouteSpec {
                 host: HostPattern::Suffix("example.org".to_owned()),
-                path: PathPattern::Exact("/exact".to_owned()),
-                service: main,
+                ..RouteSpec::new(PathPattern::Exact("/exact".to_owned()), main)
             },
         ],
         vips: vec![VipSpec {
@@ -224,6 +219,16 @@ fn desired() -> Desired {
             protocol: Protocol::Udp,
             service: name("ocr-service"),
         }],
+        gateway: GatewaySpec {
+            rate_limits: vec![RateLimitSpec {
+                requests: 100,
+                per: Duration::from_secs(60),
+                burst: 20,
+                key: RateKey::Client,
+                max_keys: 1024,
+            }],
+            ..GatewaySpec::default()
+        },
         ..Desired::default()
     }
 }

@@ -20,7 +20,7 @@ mod stats;
 
 use serde::{Deserialize, Serialize};
 
-pub use admission::Admission;
+pub use admission::{Admission, Limits, RateLimit, ServiceLimits};
 pub use algorithm::{
     AlgorithmInfo, Algorithms, ServiceAlgorithm, ServiceAlgorithmDetail, SetAlgorithm,
 };

@@ -102,6 +102,8 @@ pub(super) enum Question {
     Routes,
     /// The VIPs: which connections the kernel balances over which service
     Vips,
+    /// What may enter and what waits: limits of requests in flight and of rates
+    Limits,
     /// Look at instances, take them out of service and back
     #[command(visible_alias = "instance")]
     Instances {

@@ -354,6 +354,13 @@ fn configuration_and_metrics_can_be_read() {
         cells(&text, "udp"),
         ["udp/192.0.2.1:53", "ocr-service", "l2dsr"]
     );
+    let text = lb.run("limits").ok();
+    assert_eq!(
+        cells(&text, "main-backend"),
+        ["main-backend", "0", "-", "-"]
+    );
+    let row = ["gateway", "client", "100", "1m", "20", "0"];
+    assert_eq!(cells(&text, "gateway"), row);
     let text = lb.run("metrics").ok();
     assert!(text.contains("\nlb_revision 1\n"), "{text}");
 }

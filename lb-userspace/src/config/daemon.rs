@@ -10,6 +10,7 @@ use std::{
 use super::{
     forms::{Choice, Number, Period, Share, Switch},
     origin::Sourced,
+    rate_limit,
     reader::Section,
     values::{
         ACCESS_LOG, API_LISTEN, FILE, INTERFACE, LISTEN, LOG_LEVEL, NAT_SOURCE, PIN_PATH, PORTS,
@@ -101,7 +102,9 @@ pub(super) fn read_gateway(root: &mut Section<'_, '_>) -> ReadGateway {
             pool_idle_timeout,
             drain_timeout,
             trusted_proxies,
+            rate_limits: _,
         } = GatewaySpec::default();
+        let rate_limits = rate_limit::read(t);
         let trusted_proxies = t.list("trusted_proxies", &TRUSTED_PROXY, &trusted_proxies);
         let mut time = |key, form: Period, unset| t.value(key, &form, &Sourced::unset(unset)).value;
         let header_timeout = time("header_timeout", period(10, 3600, "30s"), header_timeout);
@@ -129,6 +132,7 @@ pub(super) fn read_gateway(root: &mut Section<'_, '_>) -> ReadGateway {
             pool_idle_timeout,
             drain_timeout,
             trusted_proxies: trusted_proxies.iter().map(|range| range.value).collect(),
+            rate_limits,
         };
         ReadGateway {
             spec,

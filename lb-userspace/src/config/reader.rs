@@ -320,6 +320,20 @@ impl<'t> Section<'_, 't> {
         results
     }
 
+    /// A table, or a list of such tables.
+    pub(super) fn one_or_more(
+        &mut self,
+        key: &'static str,
+        mut read: impl FnMut(&mut Section<'_, '_>) -> Option<()>,
+    ) {
+        let is_table = |node: &Node| matches!(node.value, Value::Table(_));
+        if self.table.get(key).is_some_and(is_table) {
+            self.table(key, |t| read(t));
+        } else {
+            self.tables(key, None, read);
+        }
+    }
+
     fn expect_table(&mut self, node: &'t Node, path: &KeyPath) -> &'t Table {
         if let Value::Table(table) = &node.value {
             return table;

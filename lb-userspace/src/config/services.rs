@@ -9,6 +9,7 @@ use super::{
     hashing::HashSettings,
     health::HealthSettings,
     origin::Sourced,
+    rate_limit,
     reader::Section,
     recovery::RecoverySettings,
     resolve::Resolved,
@@ -141,6 +142,7 @@ pub(super) fn read(
         }
         let udp_only = udp_only(&name.value);
         let settings = defaults.read(t, udp_only);
+        let rate_limits = rate_limit::read(t);
         let endpoints = read_instances(t, resolved);
         Some(ReadService {
             spec: ServiceSpec {
@@ -159,6 +161,7 @@ pub(super) fn read(
                 },
                 retry: settings.retry.build(),
                 limits: settings.limits.build(),
+                rate_limits,
                 instances: endpoints.iter().map(ReadInstance::spec).collect(),
             },
             name: name.clone(),

@@ -2,6 +2,8 @@
 //!
 //! Nothing here costs more than a branch for a service without limits.
 
+mod rate;
+
 use std::num::NonZeroU32;
 
 use super::{breaker, connection::Client};
@@ -11,6 +13,8 @@ use crate::{
     registry::Service,
     resilience::{Permit, Seat},
 };
+
+pub(super) use rate::{RateTable, TooEarly};
 
 /// How often an instance is chosen that another worker fills up in the same moment, before the
 /// service counts as full: each time somebody else got on.

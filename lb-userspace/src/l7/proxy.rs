@@ -8,7 +8,7 @@ use hyper::{Request, Response, StatusCode, Version, body::Incoming, upgrade::OnU
 
 use super::{
     access::{Ending, Entry},
-    admission::Stay,
+    admission::{Stay, TooEarly},
     answer,
     body::{Answer, Passed},
     breaker,
@@ -47,13 +47,13 @@ pub(super) async fn serve(
         entry.forget();
         return Ok(Box::pin(management::answer(&client, management, request)).await);
     }
+    let proxies = &view.snapshot.gateway.trusted_proxies;
     let Some(target) = view.router.route(host, path) else {
-        return Ok(refuse(
-            &client,
-            Reason::NoRoute,
-            &worker.stats.answers,
-            entry,
-        ));
+        let stats = &worker.stats.answers;
+        if let Err(early) = view.rates.check(None, &client, &request, proxies, now) {
+            return Ok(refuse_early(&client, &early, stats, entry));
+        }
+        return Ok(refuse(&client, Reason::NoRoute, stats, entry));
     };
     let service = &view.snapshot.services[target.service];
     entry.routed(service.name());
@@ -62,10 +62,15 @@ pub(super) async fn serve(
     if seen.has(Seen::MAX_FORWARDS) && head::ends_here(&mut request) {
         return Ok(options(&client, entry));
     }
+    let early = view
+        .rates
+        .check(Some(target.route), &client, &request, proxies, now);
+    if let Err(early) = early {
+        return Ok(refuse_early(&client, &early, stats, entry));
+    }
     client.pulse.arrived(now, timeouts.request);
     let key = match service.spec.algorithm {
         Algorithm::ConsistentHash => {
-            let proxies = &view.snapshot.gateway.trusted_proxies;
             let address = || client.peer.client(request.headers(), proxies);
             key::hash(&service.spec.hash_key, &request, client.address, address)
         }
@@ -103,6 +108,19 @@ fn refuse(
     entry.ends(Ending::Refused(reason));
     client.pulse.answered(client.worker.clock.now());
     answer::local(reason, stats)
+}
+
+/// The answer to a request that came too early.
+#[cold]
+fn refuse_early(
+    client: &Client,
+    early: &TooEarly,
+    stats: &ServiceStats,
+    entry: Entry,
+) -> Response<Answer> {
+    let mut response = refuse(client, TooEarly::REASON, stats, entry);
+    early.tell(&mut response);
+    response
 }
 
 /// The answer to an `OPTIONS` that was to go no further than here (RFC 9110, 7.6.2).

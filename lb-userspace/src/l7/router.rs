@@ -215,8 +215,7 @@ mod tests {
         let registry = Registry::new(1, []);
         let routes = routes.iter().enumerate().map(|(at, route)| RouteSpec {
             host: host(route.0),
-            path: path(route.1),
-            service: name(at),
+            ..RouteSpec::new(path(route.1), name(at))
         });
         let routes: Vec<_> = routes.collect();
         let services = (0..routes.len()).map(|at| ServiceSpec::new(name(at)));

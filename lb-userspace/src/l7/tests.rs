@@ -12,6 +12,7 @@ mod forwarding;
 mod framing;
 mod lifecycle;
 mod random;
+mod rates;
 mod retries;
 mod tunnels;
 
@@ -292,11 +293,10 @@ fn service(name: &str, instances: &[SocketAddr]) -> ServiceSpec {
 fn everything_to(instances: &[SocketAddr]) -> Desired {
     Desired {
         services: vec![service("web", instances)],
-        routes: vec![RouteSpec {
-            host: HostPattern::Any,
-            path: PathPattern::Prefix("/".to_owned()),
-            service: ServiceName::new("web").unwrap(),
-        }],
+        routes: vec![RouteSpec::new(
+            PathPattern::Prefix("/".to_owned()),
+            ServiceName::new("web").unwrap(),
+        )],
         ..Desired::default()
     }
 }

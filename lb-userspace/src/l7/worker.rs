@@ -25,8 +25,8 @@ use tokio::{
 };
 
 use super::{
-    access::AccessLog, connection, management::Management, pool::Pool, pulse::Pulse,
-    router::Router, spare::Buffers,
+    access::AccessLog, admission::RateTable, connection, management::Management, pool::Pool,
+    pulse::Pulse, router::Router, spare::Buffers,
 };
 use crate::{
     balance::Random,
@@ -111,6 +111,7 @@ struct Listening {
 pub(super) struct View {
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) router: Rc<Router>,
+    pub(super) rates: Rc<RateTable>,
     pub(super) protocol: http1::Builder,
 }
 
@@ -175,6 +176,7 @@ impl Worker {
             cache: Cache::new(Published(registry)).into(),
             view: Rc::new(View {
                 router: Rc::new(Router::new(&snapshot)),
+                rates: Rc::new(RateTable::new(&snapshot)),
                 protocol: connection::protocol(gateway),
                 snapshot,
             })
@@ -204,6 +206,11 @@ impl Worker {
                 Rc::clone(&before.router)
             } else {
                 Rc::new(Router::new(snapshot))
+            },
+            rates: if same_routes {
+                Rc::clone(&before.rates)
+            } else {
+                Rc::new(RateTable::new(snapshot))
             },
             protocol: connection::protocol(&snapshot.gateway),
         }

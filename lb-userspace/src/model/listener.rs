@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use super::IpPrefix;
+use super::{IpPrefix, RateLimitSpec};
 
 /// A socket that HTTP clients connect to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -29,6 +29,8 @@ pub struct GatewaySpec {
     /// Peers whose `X-Forwarded-*` fields are believed. From any other peer those fields are
     /// replaced, or a client could choose the address that instances take it for.
     pub trusted_proxies: Vec<IpPrefix>,
+    /// Limits of the rate of all requests.
+    pub rate_limits: Vec<RateLimitSpec>,
 }
 
 impl Default for GatewaySpec {
@@ -41,6 +43,7 @@ impl Default for GatewaySpec {
             pool_idle_timeout: Duration::from_secs(60),
             drain_timeout: Duration::from_secs(30),
             trusted_proxies: Vec::new(),
+            rate_limits: Vec::new(),
         }
     }
 }

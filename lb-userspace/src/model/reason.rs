@@ -42,6 +42,8 @@ reasons! {
     BadRequest: 400, "bad_request", "http_request_error";
     /// The request asks for something of HTTP that lb does not do, such as `CONNECT`.
     Unsupported: 501, "unsupported", "http_request_error";
+    /// The request came before its budget of requests allows one more.
+    RateLimited: 429, "rate_limited", "http_request_denied";
     /// The client stopped sending the body of its request.
     ClientTimeout: 408, "client_timeout", "http_request_error";
     /// The service has no instance that may be chosen.

@@ -1,6 +1,6 @@
 //! Routes as they were asked for.
 
-use super::ServiceName;
+use super::{RateLimitSpec, ServiceName};
 
 /// Which `Host` a route serves.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -34,4 +34,19 @@ pub struct RouteSpec {
     pub path: PathPattern,
     /// Where to.
     pub service: ServiceName,
+    /// Limits of the rate of requests.
+    pub rate_limits: Vec<RateLimitSpec>,
+}
+
+impl RouteSpec {
+    /// A route of every host, of which nothing else is asked for.
+    #[must_use]
+    pub const fn new(path: PathPattern, service: ServiceName) -> Self {
+        Self {
+            host: HostPattern::Any,
+            path,
+            service,
+            rate_limits: Vec::new(),
+        }
+    }
 }

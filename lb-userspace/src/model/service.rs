@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    Algorithm, BreakersSpec, Endpoint, Forwarding, HashKey, LimitSpec, RetrySpec, ServiceName,
+    Algorithm, BreakersSpec, Endpoint, Forwarding, HashKey, LimitSpec, RateLimitSpec, RetrySpec,
+    ServiceName,
 };
 
 /// The bound of consistent hashing when nobody says anything, in percent: with a quarter more than
@@ -60,6 +61,8 @@ pub struct ServiceSpec {
     pub retry: RetrySpec,
     /// The most requests at once.
     pub limits: LimitSpec,
+    /// Limits of the rate of requests.
+    pub rate_limits: Vec<RateLimitSpec>,
     /// Members, unique by endpoint.
     pub instances: Vec<InstanceSpec>,
 }
@@ -81,6 +84,7 @@ impl ServiceSpec {
             timeouts: TimeoutSpec::default(),
             retry: RetrySpec::default(),
             limits: LimitSpec::default(),
+            rate_limits: Vec::new(),
             instances: Vec::new(),
         }
     }

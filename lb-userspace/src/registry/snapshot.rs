@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::limits::RateLimits;
 use crate::{
     balance::{self, Balancer},
     model::{
@@ -31,6 +32,8 @@ pub struct Snapshot {
     pub listeners: Arc<[ListenerSpec]>,
     /// Limits of client connections.
     pub gateway: Arc<GatewaySpec>,
+    /// Rate limits at work; those of routes in the order of `routes`.
+    pub rate_limits: Arc<RateLimits>,
 }
 
 /// A service in a snapshot.

@@ -9,6 +9,7 @@ use super::{
     change::{Change, Desired, Event, RecoveryStep, RegistryError},
     check::check,
     ids::{Ids, KnownId, Taken},
+    limits::RateLimits,
     service::{InstanceState, ServiceState, weight},
     snapshot::{InstanceStatus, Snapshot},
 };
@@ -31,6 +32,7 @@ pub(super) struct State {
     vips: Arc<[VipSpec]>,
     listeners: Arc<[ListenerSpec]>,
     gateway: Arc<GatewaySpec>,
+    rate_limits: Arc<RateLimits>,
     /// Whether a configuration has been applied.
     configured: bool,
     /// Whether the change at hand is a configuration.
@@ -49,6 +51,7 @@ impl State {
             vips: Arc::default(),
             listeners: Arc::default(),
             gateway: Arc::default(),
+            rate_limits: Arc::default(),
             configured: false,
             reconfigured: false,
             reset: false,
@@ -82,6 +85,7 @@ impl State {
 
     fn configure(&mut self, desired: Desired) -> Result<Vec<Event>, RegistryError> {
         check(&desired)?;
+        self.rate_limits = Arc::new(RateLimits::new(&desired, &self.rate_limits));
         let mut events = Vec::new();
         let mut before = std::mem::take(&mut self.services);
         let wanted: HashSet<ServiceName> = desired
@@ -456,6 +460,7 @@ impl State {
             vips: Arc::clone(&self.vips),
             listeners: Arc::clone(&self.listeners),
             gateway: Arc::clone(&self.gateway),
+            rate_limits: Arc::clone(&self.rate_limits),
         }
     }
 }

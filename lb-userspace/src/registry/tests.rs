@@ -168,11 +168,10 @@ fn a_bad_configuration_changes_nothing() {
         Err(RegistryError::Twice { .. })
     ));
     let dangling = Desired {
-        routes: vec![RouteSpec {
-            host: Default::default(),
-            path: PathPattern::Prefix("/".to_owned()),
-            service: ServiceName::new("gone").unwrap(),
-        }],
+        routes: vec![RouteSpec::new(
+            PathPattern::Prefix("/".to_owned()),
+            ServiceName::new("gone").unwrap(),
+        )],
         ..Desired::default()
     };
     let error = registry

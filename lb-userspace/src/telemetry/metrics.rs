@@ -5,6 +5,7 @@ use std::sync::Arc;
 use prometheus::{IntCounterVec, Opts, TextEncoder};
 
 use super::{
+    admission::AdmissionCollector,
     gateway::{Gateway, GatewayCollector},
     names,
     packets::PacketCollector,
@@ -48,6 +49,7 @@ impl Metrics {
             reloads.with_label_values(&[result]);
         }
         let collectors = prometheus::Registry::new();
+        collectors.register(Box::new(AdmissionCollector::new(Arc::clone(&registry))?))?;
         collectors.register(Box::new(TrafficCollector::new(registry, clock.clone())?))?;
         let gateway = Gateway::default();
         collectors.register(Box::new(GatewayCollector::new(Gateway::clone(&gateway))?))?;

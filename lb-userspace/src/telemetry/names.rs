@@ -102,6 +102,12 @@ families! {
     CHECKS: Counter "lb_instance_checks_total"
         ["service", "instance", "result"]
         "Health checks of the instance, by what they found: passed or failed.";
+    RATE_LIMITED: Counter "lb_rate_limited_total"
+        ["scope", "name", "limit"]
+        "Requests that a rate limit refused, by what it limits and how.";
+    RATE_LIMIT_CROWDED: Counter "lb_rate_limit_crowded_total"
+        ["scope", "name", "limit"]
+        "Requests whose key found no room for a budget of its own, as too many were in use.";
     GATEWAY_ACCEPTED: Counter "lb_gateway_connections_total"
         []
         "Client connections that the gateway's listeners accepted.";

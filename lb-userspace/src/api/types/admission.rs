@@ -1,6 +1,25 @@
-//! What may enter a service, and what waits.
+//! `/limits`: what may enter, and what waits.
 
 use serde::{Deserialize, Serialize};
+
+/// `GET /limits`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Of each service, by name.
+    pub services: Vec<ServiceLimits>,
+    /// The gateway's, those of services, those of routes.
+    pub rate_limits: Vec<RateLimit>,
+}
+
+/// What may be in flight of a service's requests, and what is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ServiceLimits {
+    /// Its name.
+    pub service: String,
+    /// The rest.
+    #[serde(flatten)]
+    pub admission: Admission,
+}
 
 /// What may be in flight of a service's requests, and what is.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -13,4 +32,26 @@ pub struct Admission {
     pub instance_max_requests: Option<u32>,
     /// Requests in flight to all instances together.
     pub in_flight: u64,
+}
+
+/// A limit of the rate of requests.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RateLimit {
+    /// `gateway`, `service` or `route`.
+    pub scope: String,
+    /// Which service or route; absent for the gateway.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    /// Which requests share a budget: `all`, `client` or `header:NAME`.
+    pub key: String,
+    /// Requests in each `per_ms`.
+    pub requests: u32,
+    /// The time.
+    pub per_ms: u64,
+    /// Requests that may come at once after a silence.
+    pub burst: u32,
+    /// Requests refused.
+    pub refused: u64,
+    /// Requests whose key found no room for a budget of its own.
+    pub crowded: u64,
 }

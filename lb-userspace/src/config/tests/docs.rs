@@ -9,14 +9,19 @@ use super::*;
 const DOCS: &str = include_str!("../../../../docs/configuration.md");
 
 /// The smallest configuration that has one of everything. All keys are written in full.
-const BASE: [(&str, &str); 4] = [
+const BASE: [(&str, &str); 6] = [
     ("services.web.instances", "[\"10.0.0.1:80\"]"),
-    ("routes", "[{ path = \"/*\", service = \"web\" }]"),
+    (
+        "routes",
+        "[{ path = \"/*\", service = \"web\", rate_limit.requests = 9 }]",
+    ),
     (
         "vips",
         "[{ address = \"10.0.0.9\", port = 80, service = \"web\" }]",
     ),
     ("datapath.interfaces", "[\"eth0\"]"),
+    ("gateway.rate_limit.requests", "9"),
+    ("services.web.rate_limit.requests", "9"),
 ];
 
 /// A row of a table of settings.
@@ -130,7 +135,10 @@ fn documented_examples_are_accepted() {
         };
         let service = ("service", "\"web\"");
         let (list, value) = match list {
-            "routes" => ("routes", table(&[("path", "\"/*\""), service])),
+            "routes" => {
+                let rate = ("rate_limit.requests", "9");
+                ("routes", table(&[("path", "\"/*\""), service, rate]))
+            }
             "vips" => {
                 let address = ("address", "\"10.0.0.9\"");
                 ("vips", table(&[address, ("port", "80"), service]))

@@ -3,7 +3,7 @@
 use super::range;
 use crate::{
     config::forms::{Pattern, Refused},
-    model::{HashKey, HostPattern, PathPattern},
+    model::{HashKey, HostPattern, PathPattern, RateKey},
 };
 
 /// A range of HTTP statuses.
@@ -55,6 +55,21 @@ pub(in crate::config) const HASH_KEY: Pattern<HashKey> = Pattern {
         HashKey::Cookie(name) => format!("cookie:{name}"),
         HashKey::Query(name) => format!("query:{name}"),
     },
+};
+
+/// Which requests share a budget.
+pub(in crate::config) const RATE_KEY: Pattern<RateKey> = Pattern {
+    expected: "\"all\", \"client\" or \"header:NAME\"",
+    example: "client",
+    numbers: false,
+    secret: false,
+    parse: |text| match text.split_once(':') {
+        None if text == "all" => Ok(RateKey::All),
+        None if text == "client" => Ok(RateKey::Client),
+        Some(("header", name)) if is_token(name) => Ok(RateKey::Header(name.to_ascii_lowercase())),
+        _ => Err(Refused::default()),
+    },
+    show: ToString::to_string,
 };
 
 /// A `token` of RFC 9110, section 5.6.2, of at most 256 characters.

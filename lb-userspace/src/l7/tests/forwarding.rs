@@ -273,8 +273,10 @@ fn routes_and_hosts_decide() {
     let (one, two) = (Stub::saying("one"), Stub::saying("two"));
     let route = |host: HostPattern, path: &str, service: &str| RouteSpec {
         host,
-        path: PathPattern::Prefix(path.to_owned()),
-        service: ServiceName::new(service).unwrap(),
+        ..RouteSpec::new(
+            PathPattern::Prefix(path.to_owned()),
+            ServiceName::new(service).unwrap(),
+        )
     };
     let gateway = Gateway::of(Desired {
         services: vec![

@@ -90,11 +90,10 @@ fn a_storm_of_changes_disturbs_nobody() {
     });
     let mut desired = everything_to(&[one.address, two.address]);
     desired.services.push(service("talk", &[talker.address]));
-    desired.routes.push(RouteSpec {
-        host: HostPattern::Any,
-        path: PathPattern::Exact("/talk".to_owned()),
-        service: ServiceName::new("talk").unwrap(),
-    });
+    desired.routes.push(RouteSpec::new(
+        PathPattern::Exact("/talk".to_owned()),
+        ServiceName::new("talk").unwrap(),
+    ));
     let mut gateway = Gateway::with(desired, 2, None);
     let mut tunnel = gateway.connect();
     tunnel.send("GET /talk HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n");
