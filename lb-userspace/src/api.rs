@@ -21,6 +21,7 @@ mod admission;
 mod algorithms;
 mod answer;
 mod body;
+mod breakers;
 mod config;
 pub(crate) mod datapath;
 mod debug;
@@ -102,6 +103,8 @@ pub fn router(state: ApiState) -> Router {
         )
         .at("/api/v1/loadbalancer/instances", get(instances::all))
         .below("/api/v1/loadbalancer/instances", any(instances::below))
+        .at("/api/v1/loadbalancer/breakers", get(breakers::all))
+        .below("/api/v1/loadbalancer/breakers", any(breakers::below))
         .at("/api/v1/loadbalancer/recovery", get(recovery::all))
         .below("/api/v1/loadbalancer/recovery", any(recovery::below))
         .at("/api/v1/loadbalancer/algorithms", get(algorithms::all))

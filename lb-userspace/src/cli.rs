@@ -10,6 +10,7 @@
 mod admin;
 mod algorithms;
 mod args;
+mod breakers;
 mod client;
 mod config;
 mod datapath;
@@ -166,6 +167,7 @@ async fn ask(mut context: Context<'_>, command: Question) -> Result<(), CliError
         Question::Vips => services::vips(&mut context).await,
         Question::Limits => limits::limits(&mut context).await,
         Question::Instances { command } => instances::run(&mut context, command).await,
+        Question::Breakers { command } => breakers::run(&mut context, command).await,
         Question::Recovery { command } => recovery::run(&mut context, command).await,
         Question::Algorithm { command } => algorithms::run(&mut context, command).await,
         Question::Datapath { command } => datapath::run(&mut context, command).await,

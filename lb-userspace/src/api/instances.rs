@@ -85,15 +85,7 @@ fn list(state: &ApiState, service: &str) -> Result<Instances, ApiError> {
 pub(super) fn show(state: &ApiState, service: &str, instance: &str) -> Result<Instance, ApiError> {
     let snapshot = state.snapshot();
     let service = find_service(&snapshot, service)?;
-    let position = service.find(instance).ok_or_else(|| ApiError::NoInstance {
-        service: service.name().to_string(),
-        found: instance.to_owned(),
-        known: service
-            .members
-            .iter()
-            .map(|member| member.instance.endpoint.name().to_owned())
-            .collect(),
-    })?;
+    let position = find(service, instance)?;
     let (member, status) = (&service.members[position], &service.statuses[position]);
     Ok(measure::instance(member, status, state.now()))
 }
@@ -120,6 +112,19 @@ async fn set(
 fn of(service: &Service, now: Timestamp) -> impl Iterator<Item = Instance> {
     let members = service.members.iter().zip(service.statuses.iter());
     members.map(move |(member, status)| measure::instance(member, status, now))
+}
+
+/// The position of the instance that a path names.
+pub(super) fn find(service: &Service, name: &str) -> Result<usize, ApiError> {
+    service.find(name).ok_or_else(|| ApiError::NoInstance {
+        service: service.name().to_string(),
+        found: name.to_owned(),
+        known: service
+            .members
+            .iter()
+            .map(|member| member.instance.endpoint.name().to_owned())
+            .collect(),
+    })
 }
 
 /// The service that a path names.

@@ -1,5 +1,6 @@
 //! From live counters to the figures of the documents.
 
+use super::breakers;
 use crate::{
     api::types,
     model::{
@@ -135,7 +136,7 @@ pub(super) fn recovery_settings(spec: &RecoverySpec) -> types::RecoverySettings 
     }
 }
 
-fn fraction(percent: u8) -> f64 {
+pub(super) fn fraction(percent: u8) -> f64 {
     f64::from(percent) / f64::from(WHOLE)
 }
 
@@ -161,6 +162,7 @@ pub(super) fn instance(
         health: status.health.as_str().to_owned(),
         health_detail: status.detail.to_string(),
         recovery: status.recovery.as_ref().map(|p| recovery(p, now)),
+        breaker: breakers::state(&instance.gate, now),
         available: member.weight > 0,
         weight: status.weight,
         effective_weight: weight(member.weight),

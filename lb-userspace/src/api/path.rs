@@ -7,7 +7,7 @@
 //! which [`crate::model::Endpoint::matches`] compares in all its forms. No instance is called like
 //! a verb: a name has a port.
 
-use crate::model::AdminState;
+use crate::{model::AdminState, resilience::Hold};
 
 /// What is asked of an instance by the last segment of its path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +77,47 @@ pub(super) fn forced(rest: &str) -> Option<(&str, &str)> {
     (last == "force").then_some((service, instance))
 }
 
+/// What is asked of a circuit breaker by the last segment of its path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BreakerVerb {
+    Hold(Hold),
+    Advise,
+}
+
+/// A path below `/breakers/`, taken apart: an order is to the breaker of an instance, or to that of
+/// the service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct BreakerPath<'a> {
+    pub(super) service: &'a str,
+    pub(super) order: Option<(Option<&'a str>, BreakerVerb)>,
+}
+
+/// Takes the decoded rest of a path below `/breakers/` apart; `None` when it is something else.
+pub(super) fn breaker(rest: &str) -> Option<BreakerPath<'_>> {
+    let rest = rest.trim_end_matches('/');
+    let Some((service, rest)) = rest.split_once('/') else {
+        return Some(BreakerPath {
+            service: rest,
+            order: None,
+        });
+    };
+    let (instance, last) = match rest.rsplit_once('/') {
+        Some((instance, last)) => (Some(instance), last),
+        None => (None, rest),
+    };
+    let verb = match last {
+        "open" => BreakerVerb::Hold(Hold::Open),
+        "close" => BreakerVerb::Hold(Hold::Closed),
+        "reset" => BreakerVerb::Hold(Hold::Release),
+        "advise" if instance.is_none() => BreakerVerb::Advise,
+        _ => return None,
+    };
+    Some(BreakerPath {
+        service,
+        order: Some((instance, verb)),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -128,6 +169,30 @@ mod tests {
             ("s/h:1/drain", None),
         ] {
             assert_eq!(forced(rest), expected, "{rest}");
+        }
+    }
+
+    #[test]
+    fn orders_to_breakers_are_to_an_instance_or_to_the_service() {
+        let service = "s";
+        let order = |instance, hold| Some((instance, BreakerVerb::Hold(hold)));
+        for (rest, expected) in [
+            ("s", Some(None)),
+            ("s/", Some(None)),
+            ("s/open", Some(order(None, Hold::Open))),
+            ("s/reset/", Some(order(None, Hold::Release))),
+            ("s/h:1/close", Some(order(Some("h:1"), Hold::Closed))),
+            (
+                "s/http://h:1/open",
+                Some(order(Some("http://h:1"), Hold::Open)),
+            ),
+            ("s/advise", Some(Some((None, BreakerVerb::Advise)))),
+            ("s/h:1/advise", None),
+            ("s/h:1", None),
+            ("s/shut", None),
+        ] {
+            let expected = expected.map(|order| BreakerPath { service, order });
+            assert_eq!(breaker(rest), expected, "{rest}");
         }
     }
 

@@ -7,19 +7,21 @@ use axum::extract::State;
 use super::{
     admission,
     answer::Answer,
-    measure,
+    breakers, measure,
     state::ApiState,
     types::{self, Routes, Services, Vips},
 };
 use crate::{
-    model::{HealthCheckSpec, HostPattern, PathPattern, Probe, RouteSpec, VipSpec},
+    model::{HealthCheckSpec, HostPattern, PathPattern, Probe, RouteSpec, Timestamp, VipSpec},
     registry::{Service, Snapshot},
 };
 
 /// `GET /services`.
 pub(super) async fn services(State(state): State<ApiState>) -> Answer<Services> {
     let snapshot = state.snapshot();
-    let services = snapshot.services.iter().map(|s| service(s, &snapshot));
+    let now = state.now();
+    let services = snapshot.services.iter();
+    let services = services.map(|one| service(one, &snapshot, now));
     Answer::ok(Services {
         services: services.collect(),
     })
@@ -40,15 +42,18 @@ pub(super) async fn vips(State(state): State<ApiState>) -> Answer<Vips> {
     })
 }
 
-fn service(service: &Service, snapshot: &Snapshot) -> types::Service {
+fn service(service: &Service, snapshot: &Snapshot, now: Timestamp) -> types::Service {
     let name = service.name();
     let timeouts = &service.spec.timeouts;
+    let gate = &service.guard.gate;
+    let guarded = service.spec.breakers.service.is_some() || gate.state().is_held();
     types::Service {
         service: name.to_string(),
         algorithm: service.spec.algorithm.to_string(),
         forwarding: service.spec.forwarding.as_str().to_owned(),
         instances: measure::counts(service),
         health_check: service.spec.health_check.as_ref().map(health_check),
+        breaker: guarded.then(|| breakers::state(gate, now)),
         timeouts: types::Timeouts {
             connect_ms: ms(timeouts.connect),
             request_ms: ms(timeouts.request),

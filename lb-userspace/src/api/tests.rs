@@ -2,6 +2,7 @@
 //! counters were moved by real guards.
 
 mod admin;
+mod breakers;
 mod explain;
 mod forms;
 mod metrics;
@@ -174,8 +175,12 @@ impl World {
     }
 
     pub(crate) async fn put(&self, path: &str, body: &str) -> Got {
+        self.with_body(Method::PUT, path, body).await
+    }
+
+    pub(crate) async fn with_body(&self, method: Method, path: &str, body: &str) -> Got {
         let path = format!("/api/v1/loadbalancer{path}");
-        let mut request = local(Method::PUT, &path, Body::from(body.to_owned()));
+        let mut request = local(method, &path, Body::from(body.to_owned()));
         let json = "application/json".parse().unwrap();
         request.headers_mut().insert("content-type", json);
         self.send(request).await
@@ -296,6 +301,10 @@ fn spec(service: &str, instances: &[(&str, u16)]) -> ServiceSpec {
             ..HealthCheckSpec::default()
         }),
         recovery: Some(crate::model::RecoverySpec::default()),
+        breakers: crate::model::BreakersSpec {
+            instance: Some(crate::model::BreakerSpec::default()),
+            ..crate::model::BreakersSpec::default()
+        },
         instances: instances
             .iter()
             .map(|(endpoint, weight)| {

@@ -7,6 +7,7 @@
 
 mod admission;
 mod algorithm;
+mod breaker;
 mod config;
 mod datapath;
 mod debug;
@@ -23,6 +24,10 @@ use serde::{Deserialize, Serialize};
 pub use admission::{Admission, Limits, RateLimit, ServiceLimits};
 pub use algorithm::{
     AlgorithmInfo, Algorithms, ServiceAlgorithm, ServiceAlgorithmDetail, SetAlgorithm,
+};
+pub use breaker::{
+    Advice, Breaker, BreakerRules, BreakerTransitions, BreakerWindow, Breakers, InstanceBreaker,
+    ServiceBreakers,
 };
 pub use config::{Config, Setting};
 pub use datapath::{

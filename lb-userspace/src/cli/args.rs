@@ -110,6 +110,12 @@ pub(super) enum Question {
         #[command(subcommand)]
         command: InstancesCommand,
     },
+    /// Circuit breakers: which are open, and holding them open or closed
+    #[command(visible_alias = "breaker")]
+    Breakers {
+        #[command(subcommand)]
+        command: BreakersCommand,
+    },
     /// Instances that come back step by step after they were down
     Recovery {
         #[command(subcommand)]
@@ -190,6 +196,31 @@ pub(super) enum InstancesCommand {
     Enable(Target),
     /// Take an instance out at once; its connections in the kernel go to others
     Disable(Target),
+}
+
+/// What to do about circuit breakers.
+#[derive(Clone, Debug, Subcommand)]
+pub(super) enum BreakersCommand {
+    /// All breakers, or those of a service
+    List {
+        /// Only this service
+        service: Option<String>,
+    },
+    /// Hold a breaker open: no request gets through until it is reset
+    Open(BreakerTarget),
+    /// Hold a breaker closed, whatever fails, until it is reset
+    Close(BreakerTarget),
+    /// Close a breaker and let it go by its rules again
+    Reset(BreakerTarget),
+}
+
+/// A breaker.
+#[derive(Args, Clone, Debug)]
+pub(super) struct BreakerTarget {
+    /// The service
+    pub(super) service: String,
+    /// The instance: its URL as configured, or host:port; the service as a whole when left out
+    pub(super) instance: Option<String>,
 }
 
 /// What to do about recoveries.

@@ -7,6 +7,7 @@ use tokio::time::{Instant, sleep};
 use super::{
     Context,
     args::{InstancesCommand, Target},
+    breakers,
     client::segment,
     error::CliError,
     format::{self, Lean, maybe, ms, pairs, percent, table},
@@ -135,6 +136,9 @@ fn row(instance: &Instance) -> Vec<String> {
         instance.instance.clone(),
         admin.to_owned(),
         match &instance.recovery {
+            _ if instance.health != "unhealthy" && instance.breaker.state != "closed" => {
+                format!("breaker {}", breakers::phrase(&instance.breaker, true))
+            }
             Some(progress) if instance.health != "unhealthy" => recovery::phrase(progress),
             _ => instance.health.clone(),
         },
@@ -179,6 +183,14 @@ fn one(instance: &Instance) -> String {
             progress.relapses
         );
         lines.push(("recovery", text));
+    }
+    let breaker = &instance.breaker;
+    if breaker.held || breaker.state != "closed" {
+        let mut text = breakers::phrase(breaker, true);
+        if let Some(seconds) = breaker.probe_in_seconds {
+            text = format!("{text}, probe in {seconds:.1} s");
+        }
+        lines.push(("circuit breaker", text));
     }
     lines.extend([
         (

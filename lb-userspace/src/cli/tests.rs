@@ -612,3 +612,28 @@ fn recoveries_are_listed_and_forced() {
         serde_json::json!([])
     );
 }
+
+#[test]
+fn breakers_are_listed_held_and_reset() {
+    let lb = Lb::new();
+    let cells_of = |lb: &Lb, what: &str, name: &str| cells(&lb.run(what).ok(), name);
+    let closed = ["main-backend", B, "closed", "0/0", "-", "0"];
+    assert_eq!(cells_of(&lb, "breakers list main-backend", B), closed);
+    let text = lb.run(&format!("breakers open main-backend {B}")).ok();
+    assert!(text.contains("is held open"), "{text}");
+    let held = ["main-backend", B, "held open", "-", "-", "1"];
+    assert_eq!(cells_of(&lb, "breaker list", B), held);
+    assert_eq!(cells_of(&lb, "instances list", B)[3], "breaker held open");
+    let text = lb.run(&format!("instances show main-backend {B}")).ok();
+    assert!(text.contains("circuit breaker"), "{text}");
+    lb.run(&format!("breakers reset main-backend {B}")).ok();
+    assert_eq!(cells_of(&lb, "breakers list", B)[2], "closed");
+    let text = lb.run("breakers close main-backend").ok();
+    assert!(
+        text.contains("service main-backend is held closed"),
+        "{text}"
+    );
+    assert_eq!(cells_of(&lb, "breakers list", "(all)")[2], "held closed");
+    let errors = lb.run("breakers open nobody").failed(FAILED);
+    assert!(errors.contains("nobody"), "{errors}");
+}

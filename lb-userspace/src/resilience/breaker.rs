@@ -246,7 +246,8 @@ pub const fn is_stale(began: Timestamp, since: Timestamp) -> bool {
 
 /// The seconds of the window that lie after `since`, the running one included: the window is
 /// empty when the breaker is closed. What is left of the second in which that was is left out.
-fn seconds(spec: &BreakerSpec, since: Timestamp, now: Timestamp) -> u64 {
+#[must_use]
+pub fn seconds(spec: &BreakerSpec, since: Timestamp, now: Timestamp) -> u64 {
     let first = if since.0 == 0 { 0 } else { since.seconds() + 1 };
     spec.window
         .as_secs()

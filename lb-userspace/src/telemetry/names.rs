@@ -90,6 +90,18 @@ families! {
     RECOVERY_SHARE: Gauge "lb_instance_recovery_share"
         ["service", "instance"]
         "Share of its weight that the instance has, 0 to 1; below 1 while it recovers.";
+    BREAKER: Gauge "lb_instance_breaker_state"
+        ["service", "instance", "state"]
+        "1 for the state that the circuit breaker is in, 0 for the others.";
+    BREAKER_TRANSITIONS: Counter "lb_instance_breaker_transitions_total"
+        ["service", "instance", "to"]
+        "How often the circuit breaker came into each state.";
+    SERVICE_BREAKER: Gauge "lb_service_breaker_state"
+        ["service", "state"]
+        "1 for the state that the service's own circuit breaker is in, 0 for the others.";
+    SERVICE_BREAKER_TRANSITIONS: Counter "lb_service_breaker_transitions_total"
+        ["service", "to"]
+        "How often the service's own circuit breaker came into each state.";
     HEALTH: Gauge "lb_instance_health"
         ["service", "instance", "state"]
         "1 for the state that the health checks found, 0 for the others.";

@@ -16,8 +16,8 @@ use super::{
 };
 use crate::{
     model::{
-        AdminState, Algorithm, Clock, Health, Member, Reason, RetryCause, RetryRefusal, RetryStats,
-        Timestamp, measure::LATENCY_BOUNDS_US,
+        AdminState, Algorithm, BreakerState, Clock, Gate, Health, Member, Reason, RetryCause,
+        RetryRefusal, RetryStats, Timestamp, measure::LATENCY_BOUNDS_US,
     },
     registry::{InstanceStatus, Registry, Service},
     resilience::{UNIT, WHOLE},
@@ -47,6 +47,10 @@ impl TrafficCollector {
             &names::WEIGHT,
             &names::EFFECTIVE_WEIGHT,
             &names::RECOVERY_SHARE,
+            &names::BREAKER,
+            &names::BREAKER_TRANSITIONS,
+            &names::SERVICE_BREAKER,
+            &names::SERVICE_BREAKER_TRANSITIONS,
             &names::HEALTH,
             &names::ADMIN,
             &names::PROBE_LATENCY,
@@ -73,6 +77,7 @@ impl Collector for TrafficCollector {
     fn collect(&self) -> Vec<MetricFamily> {
         let (snapshot, now) = (self.registry.snapshot(), self.clock.now());
         let mut instances = InstanceSamples::new();
+        let mut breakers = BreakerSamples::new();
         let mut kernel = KernelSamples::new();
         let mut answers = Samples::new(&names::ANSWERS);
         let mut retries = RetrySamples::new();
@@ -83,6 +88,7 @@ impl Collector for TrafficCollector {
                 answers.add(&[name, reason.label()], count as f64);
             }
             retries.add(name, &service.stats.retries);
+            breakers.add_service(service, now);
             instances.add_service(service, now);
             if snapshot
                 .vips
@@ -95,6 +101,7 @@ impl Collector for TrafficCollector {
         let mut revision = Samples::new(&names::REVISION);
         revision.add(&[], snapshot.revision as f64);
         let mut families = instances.finish();
+        families.extend(breakers.finish());
         families.extend(kernel.finish());
         families.extend(retries.finish());
         families.extend([answers.finish(), revision.finish()]);
@@ -271,6 +278,57 @@ impl InstanceSamples {
         .map(Samples::finish)
         .collect()
     }
+}
+
+/// The families of circuit breakers.
+struct BreakerSamples {
+    state: Samples,
+    transitions: Samples,
+    service_state: Samples,
+    service_transitions: Samples,
+}
+
+impl BreakerSamples {
+    const fn new() -> Self {
+        Self {
+            state: Samples::new(&names::BREAKER),
+            transitions: Samples::new(&names::BREAKER_TRANSITIONS),
+            service_state: Samples::new(&names::SERVICE_BREAKER),
+            service_transitions: Samples::new(&names::SERVICE_BREAKER_TRANSITIONS),
+        }
+    }
+
+    fn add_service(&mut self, service: &Service, now: Timestamp) {
+        let name = service.name().as_str();
+        let whole = &service.guard.gate;
+        for state in BreakerState::ALL {
+            let labels = [name, state.as_str()];
+            self.service_state.add(&labels, is(whole, state, now));
+            let count = whole.transitions(state) as f64;
+            self.service_transitions.add(&labels, count);
+            for member in service.members.iter() {
+                let instance = &member.instance;
+                let labels = [name, instance.endpoint.name(), state.as_str()];
+                self.state.add(&labels, is(&instance.gate, state, now));
+                let count = instance.gate.transitions(state) as f64;
+                self.transitions.add(&labels, count);
+            }
+        }
+    }
+
+    fn finish(self) -> Vec<MetricFamily> {
+        let samples = [
+            self.state,
+            self.transitions,
+            self.service_state,
+            self.service_transitions,
+        ];
+        samples.into_iter().map(Samples::finish).collect()
+    }
+}
+
+fn is(gate: &Gate, state: BreakerState, now: Timestamp) -> f64 {
+    f64::from(u8::from(gate.state().kind(now) == state))
 }
 
 /// The families of what the kernel counts for an instance: those of services with a VIP only.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Recovery, Requests};
+use super::{Breaker, Recovery, Requests};
 
 /// `GET /instances` and `GET /instances/{service}`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -31,6 +31,8 @@ pub struct Instance {
     /// Only while it is on its way back after it was unhealthy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recovery: Option<Recovery>,
+    /// Its circuit breaker, which takes it away from HTTP requests for a moment, whatever its weight.
+    pub breaker: Breaker,
     /// Whether it takes new traffic.
     pub available: bool,
     /// Weight as configured.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Admission, InstanceCounts};
+use super::{Admission, Breaker, InstanceCounts};
 
 /// `GET /services`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,6 +25,9 @@ pub struct Service {
     /// Active checks; absent when they are off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health_check: Option<HealthCheck>,
+    /// The circuit breaker of the service as a whole; absent when it is off and nobody holds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub breaker: Option<Breaker>,
     /// Limits of an HTTP exchange.
     pub timeouts: Timeouts,
     /// What may be in flight, and what is.
