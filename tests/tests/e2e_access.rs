@@ -1,11 +1,13 @@
 //! Who may manage the daemon, and what it says of itself to those who watch it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use lb_tests::client::curl::curl;
 use lb_tests::client::load::{self, Plan};
 use lb_tests::client::tcp;
+use lb_tests::command;
 use lb_tests::instance;
 use lb_tests::scene::{Configuration, NAT, Scene, address};
 use lb_tests::topology::Family;
@@ -279,6 +281,9 @@ fn metrics_say_what_clients_have_seen() -> Result<()> {
         format!("{body}\n")
     };
     let found = Exposition::parse(&body)?;
+    // Prometheus' own opinion, which is empty where there is nothing to say.
+    let opinion = command::with_input(Command::new("promtool").args(["check", "metrics"]), &body)?;
+    ensure!(opinion.is_empty(), "{opinion}");
 
     let total = "gateway_load_balancer_request_total";
     let ok = [
@@ -341,4 +346,13 @@ fn metrics_say_what_clients_have_seen() -> Result<()> {
         found.sum("lb_l4_attached", &["mode=\"native\""]),
         1.0,
     )
+}
+
+#[test]
+#[ignore = "needs promtool"]
+fn prometheus_takes_the_alert_rules() -> Result<()> {
+    let rules = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/alerts.yml");
+    let opinion = command::output(Command::new("promtool").args(["check", "rules", rules]))?;
+    ensure!(opinion.contains("SUCCESS: "), "{opinion}");
+    Ok(())
 }

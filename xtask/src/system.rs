@@ -45,6 +45,10 @@ pub(crate) const PEER_TOOLS: &[Tool] = &[
         program: "nginx",
         package: "nginx-light",
     },
+    Tool {
+        program: "promtool",
+        package: "prometheus",
+    },
 ];
 
 /// Whom and what the benchmarks measure with.

@@ -289,4 +289,27 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn dashboard_and_alerts_name_metrics_that_exist() {
+        for (file, least) in [
+            (include_str!("../../../examples/grafana-dashboard.json"), 20),
+            (include_str!("../../../examples/alerts.yml"), 10),
+        ] {
+            let mut seen = HashSet::new();
+            let word = |c: char| !(c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+            for word in file.split(word) {
+                let of_lb = ["lb_", "gateway_", "process_"];
+                if of_lb.iter().any(|start| word.starts_with(start)) {
+                    let name = word.trim_end_matches("_bucket");
+                    assert!(ALL.iter().any(|family| family.name == name), "{word}");
+                    seen.insert(name);
+                }
+            }
+            assert!(seen.len() >= least, "{seen:?}");
+        }
+        let dashboard = include_str!("../../../examples/grafana-dashboard.json");
+        let dashboard: serde_json::Value = serde_json::from_str(dashboard).unwrap();
+        assert_eq!(dashboard["panels"][0]["type"], "row");
+    }
 }
