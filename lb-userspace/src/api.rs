@@ -112,6 +112,10 @@ pub fn router(state: ApiState) -> Router {
             "/api/v1/loadbalancer/algorithms/{service}",
             get(algorithms::one).put(algorithms::set),
         )
+        .at(
+            "/api/v1/loadbalancer/algorithms/{service}/reset",
+            post(algorithms::reset),
+        )
         .at("/api/v1/loadbalancer/services", get(services::services))
         .at("/api/v1/loadbalancer/routes", get(services::routes))
         .at("/api/v1/loadbalancer/vips", get(services::vips))

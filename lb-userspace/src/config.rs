@@ -20,6 +20,7 @@ mod flags;
 mod forms;
 mod hashing;
 mod health;
+mod load_reports;
 mod origin;
 mod path;
 mod rate_limit;

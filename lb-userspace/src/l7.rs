@@ -32,6 +32,7 @@ mod head;
 mod headers;
 mod key;
 mod listeners;
+mod load_report;
 mod management;
 mod pool;
 mod proxy;

@@ -4,15 +4,19 @@ use axum::extract::{Path, State};
 
 use super::{
     answer::Answer,
-    body::Strict,
+    body::{Nothing, Strict},
     error::{ApiError, Fault},
     instances::find_service,
+    measure,
     state::ApiState,
-    types::{AlgorithmInfo, Algorithms, ServiceAlgorithm, ServiceAlgorithmDetail, SetAlgorithm},
+    types::{
+        AlgorithmInfo, Algorithms, InstanceWeight, ServiceAlgorithm, ServiceAlgorithmDetail,
+        SetAlgorithm,
+    },
 };
 use crate::{
-    model::Algorithm,
-    registry::{Change, Service},
+    model::{Algorithm, Member, Timestamp},
+    registry::{Change, InstanceStatus, Service},
 };
 
 /// `GET /algorithms`.
@@ -43,7 +47,8 @@ pub(super) async fn one(
     Path(service): Path<String>,
 ) -> Result<Answer<ServiceAlgorithmDetail>, ApiError> {
     let snapshot = state.snapshot();
-    Ok(Answer::ok(detail(find_service(&snapshot, &service)?, None)))
+    let service = find_service(&snapshot, &service)?;
+    Ok(Answer::ok(detail(service, None, state.now())))
 }
 
 /// `PUT /algorithms/{service}`.
@@ -73,14 +78,46 @@ pub(super) async fn set(
     })?;
     let snapshot = state.snapshot();
     let after = find_service(&snapshot, &service)?;
-    Ok(Answer::ok(detail(after, Some(before.spec.algorithm))))
+    let previous = Some(before.spec.algorithm);
+    Ok(Answer::ok(detail(after, previous, state.now())))
 }
 
 fn names() -> [&'static str; Algorithm::ALL.len()] {
     Algorithm::ALL.map(Algorithm::as_str)
 }
 
-fn detail(service: &Service, previous: Option<Algorithm>) -> ServiceAlgorithmDetail {
+/// `POST /algorithms/{service}/reset`.
+pub(super) async fn reset(
+    State(state): State<ApiState>,
+    Path(service): Path<String>,
+    _: Nothing,
+) -> Result<Answer<ServiceAlgorithmDetail>, ApiError> {
+    let snapshot = state.snapshot();
+    let name = find_service(&snapshot, &service)?.name().clone();
+    state.registry().apply(Change::Forget(name))?;
+    let snapshot = state.snapshot();
+    let service = find_service(&snapshot, &service)?;
+    Ok(Answer::ok(detail(service, None, state.now())))
+}
+
+fn weight(member: &Member, status: &InstanceStatus, now: Timestamp) -> InstanceWeight {
+    let instance = &member.instance;
+    InstanceWeight {
+        instance: instance.endpoint.name().to_owned(),
+        weight: status.weight,
+        effective_weight: measure::weight(member.weight),
+        factor: status.factors.measured,
+        learned: measure::learned(instance, now),
+        report: measure::report(instance, status, now),
+    }
+}
+
+fn detail(
+    service: &Service,
+    previous: Option<Algorithm>,
+    now: Timestamp,
+) -> ServiceAlgorithmDetail {
+    let members = service.members.iter().zip(service.statuses.iter());
     let algorithm = service.spec.algorithm;
     ServiceAlgorithmDetail {
         service: service.name().to_string(),
@@ -91,6 +128,9 @@ fn detail(service: &Service, previous: Option<Algorithm>) -> ServiceAlgorithmDet
             .spec
             .hash_bound
             .map(|percent| f64::from(percent) / 100.0),
+        weights: members
+            .map(|(member, status)| weight(member, status, now))
+            .collect(),
         previous: previous.map(|algorithm| algorithm.to_string()),
         available: names().map(str::to_owned).to_vec(),
     }

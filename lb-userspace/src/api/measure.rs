@@ -110,6 +110,31 @@ pub(super) fn weight(effective: u32) -> f64 {
     f64::from(effective) / f64::from(UNIT)
 }
 
+/// What was learned of an instance's weight.
+pub(super) fn learned(instance: &Instance, now: Timestamp) -> Option<types::Learned> {
+    let (lesson, age) = instance.measured.learned.age(now)?;
+    Some(types::Learned {
+        factor: lesson.factor,
+        evidence_seconds_ago: round(age.as_secs_f64()),
+    })
+}
+
+/// What an instance has said of its own load.
+pub(super) fn report(
+    instance: &Instance,
+    status: &InstanceStatus,
+    now: Timestamp,
+) -> Option<types::Report> {
+    let (report, age) = instance.reports.last(now)?;
+    Some(types::Report {
+        factor: status.factors.reported,
+        utilization: report.utilization,
+        requests_per_second: report.rate,
+        errors_per_second: report.errors,
+        seconds_ago: round(age.as_secs_f64()),
+    })
+}
+
 /// How far an instance is on its way back.
 pub(super) fn recovery(progress: &Progress, now: Timestamp) -> types::Recovery {
     let state = if progress.share > 0 {
@@ -166,7 +191,9 @@ pub(super) fn instance(
         available: member.weight > 0,
         weight: status.weight,
         effective_weight: weight(member.weight),
-        factor: status.factor,
+        factor: status.factors.measured,
+        learned: learned(instance, now),
+        report: report(instance, status, now),
         score: instance.measured.score(),
         drained: (status.admin != AdminState::Enabled)
             .then_some(requests.in_flight == 0 && kernel.live_connections == 0),

@@ -23,7 +23,8 @@ use serde::{Deserialize, Serialize};
 
 pub use admission::{Admission, Limits, RateLimit, ServiceLimits};
 pub use algorithm::{
-    AlgorithmInfo, Algorithms, ServiceAlgorithm, ServiceAlgorithmDetail, SetAlgorithm,
+    AlgorithmInfo, Algorithms, InstanceWeight, ServiceAlgorithm, ServiceAlgorithmDetail,
+    SetAlgorithm,
 };
 pub use breaker::{
     Advice, Breaker, BreakerRules, BreakerTransitions, BreakerWindow, Breakers, InstanceBreaker,
@@ -38,7 +39,7 @@ pub use explain::{AskedRequest, Candidate, Explanation, Key, Refusal};
 pub use health::{
     GatewayHealth, InstanceCounts, LastReload, ServiceHealth, ServicesHealth, Status,
 };
-pub use instance::{Instance, Instances, Kernel};
+pub use instance::{Instance, Instances, Kernel, Learned, Report};
 pub use performance::{Figures, InstancePerformance, Performance, ServicePerformance};
 pub use recovery::{Recoveries, RecoveringInstance, Recovery, RecoverySettings};
 pub use service::{HealthCheck, Route, Routes, Service, Services, Timeouts, Vip, Vips};

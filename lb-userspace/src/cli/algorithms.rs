@@ -5,7 +5,7 @@ use super::{
     args::AlgorithmCommand,
     client::segment,
     error::CliError,
-    format::{Lean, pairs, table},
+    format::{self, Lean, duration, maybe, pairs, percent, table},
 };
 use crate::api::types::{Algorithms, ServiceAlgorithmDetail, SetAlgorithm};
 
@@ -21,19 +21,14 @@ pub(super) async fn run(
         AlgorithmCommand::Get { service } => {
             let path = format!("/algorithms/{}", segment(&service));
             let detail: ServiceAlgorithmDetail = context.client.get(&path).await?;
+            context.show(&detail, one)
+        }
+        AlgorithmCommand::Reset { service } => {
+            let path = format!("/algorithms/{}/reset", segment(&service));
+            let path = format!("/api/v1/loadbalancer{path}");
+            let detail: ServiceAlgorithmDetail = context.client.post(&path).await?;
             context.show(&detail, |detail| {
-                pairs([
-                    ("service", detail.service.clone()),
-                    ("algorithm", detail.algorithm.clone()),
-                    ("chooses", detail.description.clone()),
-                    ("hash key", detail.hash_key.clone()),
-                    (
-                        "hash bound",
-                        detail
-                            .hash_bound
-                            .map_or_else(|| "off".to_owned(), |bound| bound.to_string()),
-                    ),
-                ])
+                format!("what was learned of {} is forgotten", detail.service)
             })
         }
         AlgorithmCommand::Set { service, algorithm } => {
@@ -55,6 +50,44 @@ pub(super) async fn run(
             })
         }
     }
+}
+
+fn one(detail: &ServiceAlgorithmDetail) -> String {
+    let bound = detail.hash_bound.map(|bound| bound.to_string());
+    let head = pairs([
+        ("service", detail.service.clone()),
+        ("algorithm", detail.algorithm.clone()),
+        ("chooses", detail.description.clone()),
+        ("hash key", detail.hash_key.clone()),
+        ("hash bound", bound.unwrap_or_else(|| "off".to_owned())),
+    ]);
+    let columns = [
+        ("INSTANCE", Lean::Left),
+        ("WEIGHT", Lean::Right),
+        ("OF", Lean::Right),
+        ("MEASURED", Lean::Right),
+        ("LEARNED", Lean::Right),
+        ("EVIDENCE", Lean::Right),
+        ("REPORTED", Lean::Right),
+        ("LOAD", Lean::Right),
+    ];
+    let factor = |factor: f32| format!("{factor:.2}");
+    let rows = detail.weights.iter().map(|weight| {
+        let (learned, report) = (weight.learned, weight.report);
+        vec![
+            weight.instance.clone(),
+            format::weight(weight.effective_weight),
+            weight.weight.to_string(),
+            factor(weight.factor),
+            maybe(learned, |learned| factor(learned.factor)),
+            maybe(learned, |learned| {
+                duration(learned.evidence_seconds_ago) + " ago"
+            }),
+            maybe(report, |report| factor(report.factor)),
+            maybe(report, |report| percent(f64::from(report.utilization))),
+        ]
+    });
+    format!("{head}\n{}", table(&columns, rows))
 }
 
 fn list(list: &Algorithms) -> String {

@@ -251,6 +251,11 @@ pub(super) enum AlgorithmCommand {
         /// The service
         service: String,
     },
+    /// Forget what was learned of a service's weights
+    Reset {
+        /// The service
+        service: String,
+    },
     /// Change what a service uses, until lb restarts
     Set {
         /// The service

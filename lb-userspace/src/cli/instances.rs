@@ -208,6 +208,15 @@ fn one(instance: &Instance) -> String {
         ),
         ("score", format!("{:.2}", instance.score)),
     ]);
+    if let Some(report) = &instance.report {
+        let text = format!(
+            "{}, factor {:.2}, {} ago",
+            percent(f64::from(report.utilization)),
+            report.factor,
+            format::duration(report.seconds_ago)
+        );
+        lines.push(("reported load", text));
+    }
     lines.extend(status::requests(&instance.requests));
     lines.extend([
         (

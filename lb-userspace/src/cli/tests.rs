@@ -279,6 +279,9 @@ fn algorithms_are_shown_and_set() {
     }
     let text = lb.run("algorithm get main-backend").ok();
     assert!(text.contains("algorithm   round_robin\n"), "{text}");
+    assert!(text.contains("EVIDENCE"), "{text}");
+    let text = lb.run("algorithm reset main-backend").ok();
+    assert!(text.contains("of main-backend is forgotten"), "{text}");
     let text = lb.run("algorithm set main-backend round_robin").ok();
     assert!(text.contains("already"), "{text}");
     let errors = lb.run("algorithm set main-backend fastest").failed(FAILED);

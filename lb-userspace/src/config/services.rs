@@ -8,6 +8,7 @@ use super::{
     forms::{Choice, Form as _, Number, Period},
     hashing::HashSettings,
     health::HealthSettings,
+    load_reports::LoadReportSettings,
     origin::Sourced,
     rate_limit,
     reader::Section,
@@ -60,6 +61,7 @@ pub(super) struct ServiceSettings {
     recovery: RecoverySettings,
     breaker: BreakerSettings,
     limits: LimitSettings,
+    load_reports: LoadReportSettings,
     connect: Sourced<Duration>,
     request: Sourced<Duration>,
     idle: Sourced<Duration>,
@@ -87,6 +89,7 @@ impl ServiceSettings {
             recovery: RecoverySettings::unset(),
             breaker: BreakerSettings::unset(),
             limits: LimitSettings::unset(),
+            load_reports: LoadReportSettings::unset(),
             connect: Sourced::unset(timeouts.connect),
             request: Sourced::unset(timeouts.request),
             idle: Sourced::unset(timeouts.idle),
@@ -103,6 +106,7 @@ impl ServiceSettings {
         let recovery = t.table("recovery", |t| self.recovery.read(t));
         let breaker = t.table("breaker", |t| self.breaker.read(t));
         let limits = t.table("limits", |t| self.limits.read(t));
+        let load_reports = t.table("load_reports", |t| self.load_reports.read(t));
         let (connect, request, idle) = t.table("timeouts", |t| {
             (
                 t.value("connect", &TIMEOUT, &self.connect),
@@ -119,6 +123,7 @@ impl ServiceSettings {
             recovery,
             breaker,
             limits,
+            load_reports,
             connect,
             request,
             idle,
@@ -154,6 +159,7 @@ pub(super) fn read(
                 health_check: settings.health_check.build(),
                 recovery: settings.recovery.build(),
                 breakers: settings.breaker.build(),
+                load_reports: settings.load_reports.build(),
                 timeouts: TimeoutSpec {
                     connect: settings.connect.value,
                     request: settings.request.value,

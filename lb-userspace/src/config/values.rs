@@ -10,7 +10,9 @@ use std::{
 use super::forms::{Pattern, Refused};
 use crate::model::{IpPrefix, ServiceName};
 
-pub(super) use http::{HASH_KEY, HOST, PROBE_HOST, PROBE_PATH, RATE_KEY, ROUTE_PATH, STATUS};
+pub(super) use http::{
+    HASH_KEY, HOST, PROBE_HOST, PROBE_PATH, RATE_KEY, ROUTE_PATH, STATUS, is_token,
+};
 
 /// An address that can be listened on. A port alone means every IPv4 address of the host: that is
 /// what `PORT` has always meant to people, and it works where IPv6 is switched off.

@@ -1,15 +1,16 @@
 //! Once a second: from measurements to scores, and from scores to weights.
 
-use std::{collections::HashMap, sync::Arc, sync::atomic::Ordering, time::Duration};
+use std::{sync::Arc, sync::atomic::Ordering, time::Duration};
 
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::{
-    model::{Algorithm, Clock, Instance, InstanceId, Timestamp, window::WindowSum},
+    model::{Clock, Instance, InstanceId, Learned, Lesson, Member, Timestamp, window::WindowSum},
     registry::{Change, Registry, Service},
     resilience::{
-        Measurement, ScoreWeights,
-        factor::{factors, is_step, learn},
+        Factors, Measurement, Reported, ScoreWeights,
+        factor::{HOLD, factors, is_step, learn},
+        reported_factors,
         score::{Evidence, WINDOW, recent_success, scores},
     },
 };
@@ -19,7 +20,7 @@ const PERIOD: Duration = Duration::from_secs(1);
 
 /// Scores the instances of `registry`, for as long as it is polled.
 pub async fn run(registry: Arc<Registry>, clock: Clock, weights: ScoreWeights) {
-    let mut scorer = Scorer::new(weights);
+    let scorer = Scorer::new(weights);
     let mut ticks = interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -28,79 +29,133 @@ pub async fn run(registry: Arc<Registry>, clock: Clock, weights: ScoreWeights) {
     }
 }
 
-/// What has been learned so far.
+/// Turns measurements into scores and weights. What is learned is kept with the instances.
 #[derive(Debug)]
 pub struct Scorer {
     weights: ScoreWeights,
-    /// Factors of instances whose service goes by measurements. Without evidence they return to
-    /// 1 by themselves; those of instances that are gone are forgotten, and so are those that were
-    /// learned for another algorithm.
-    learned: HashMap<(InstanceId, Algorithm), f32>,
-    /// The reset after which it was learned.
-    reset: u64,
 }
 
 impl Scorer {
-    /// A scorer that has learned nothing; `weights` are those of the score's parts.
+    /// A scorer; `weights` are those of the score's parts.
     #[must_use]
-    pub fn new(weights: ScoreWeights) -> Self {
-        Self {
-            weights,
-            learned: HashMap::new(),
-            reset: 0,
-        }
+    pub const fn new(weights: ScoreWeights) -> Self {
+        Self { weights }
     }
 
     /// Scores every instance by what it has measured until `now`, and moves the weights of
-    /// services whose algorithm goes by measurements. To be called once a second.
-    pub fn score(&mut self, registry: &Registry, now: Timestamp) {
-        let mut before = std::mem::take(&mut self.learned);
-        let snapshot = registry.snapshot();
-        if snapshot.reset != self.reset {
-            self.reset = snapshot.reset;
-            before.clear();
-        }
+    /// services whose algorithm goes by measurements or reports. To be called once a second.
+    pub fn score(&self, registry: &Registry, now: Timestamp) {
         let mut steps = Vec::new();
-        for service in &snapshot.services {
-            let measured = measure(service, &self.weights, now);
-            let algorithm = service.spec.algorithm;
-            let Some(factors) = factors(algorithm, &measured) else {
-                continue;
-            };
-            let members = service.members.iter().zip(service.statuses.iter());
-            for ((member, status), factor) in members.zip(factors) {
-                let id = member.instance.id;
-                let known = before.get(&(id, algorithm)).copied().unwrap_or(1.0);
-                let learned = learn(known, factor);
-                self.learned.insert((id, algorithm), learned);
-                if member.base > 0 && is_step(status.factor, learned) {
-                    steps.push((id, learned));
-                }
-            }
+        for service in &registry.snapshot().services {
+            let seconds = seconds(service, now);
+            let measured = measure(service, &seconds, &self.weights, now);
+            step(
+                service,
+                &measured,
+                &reported(service, &seconds, now),
+                now,
+                &mut steps,
+            );
         }
         if !steps.is_empty()
             && let Err(error) = registry.apply(Change::Factors(steps))
         {
-            tracing::error!(%error, "the registry refused measured factors");
+            tracing::error!(%error, "the registry refused factors of weights");
         }
     }
 }
 
-/// Scores the instances of one service and says what else is known of them.
-fn measure(service: &Service, weights: &ScoreWeights, now: Timestamp) -> Vec<Measurement> {
-    let seconds: Vec<Vec<WindowSum>> = service
-        .members
-        .iter()
-        .map(|member| {
-            (0..WINDOW)
-                .map(|skip| member.instance.window(now, skip, 1))
-                .collect()
+/// The steps that the factors of a service's instances take by what is `measured` and `reported`.
+fn step(
+    service: &Service,
+    measured: &[Measurement],
+    reported: &Option<Vec<f32>>,
+    now: Timestamp,
+    steps: &mut Vec<(InstanceId, Factors)>,
+) {
+    let algorithm = service.spec.algorithm;
+    let factors = factors(algorithm, measured);
+    let members = service.members.iter().zip(service.statuses.iter());
+    for (i, (member, status)) in members.enumerate() {
+        let instance = &member.instance;
+        let learned = |place: &Learned, wanted: Option<Option<f32>>| match wanted {
+            Some(target) => place.update(|known| learn(known, algorithm, target, now)),
+            None => {
+                place.reset();
+                None
+            }
+        };
+        let lessons = [
+            learned(
+                &instance.measured.learned,
+                factors.as_ref().map(|all| all[i]),
+            ),
+            learned(
+                &instance.measured.reported,
+                reported.as_ref().map(|all| Some(all[i])),
+            ),
+        ];
+        let [measured, reported] =
+            lessons.map(|lesson| lesson.map_or(1.0, |Lesson { factor, .. }| factor));
+        let next = |in_force: f32, learned: f32| match is_step(in_force, learned) {
+            true => learned,
+            false => in_force,
+        };
+        let after = Factors {
+            measured: next(status.factors.measured, measured),
+            reported: next(status.factors.reported, reported),
+        };
+        if member.base > 0 && after != status.factors {
+            steps.push((instance.id, after));
+        }
+    }
+}
+
+/// The factors of a service's instances by their own reports; `None` when nobody is to listen.
+fn reported(service: &Service, seconds: &[Vec<WindowSum>], now: Timestamp) -> Option<Vec<f32>> {
+    let spec = service.spec.load_reports.as_ref();
+    let spec = spec.filter(|spec| spec.feeds(service.spec.algorithm))?;
+    let members = service.members.iter().zip(service.statuses.iter());
+    let instances: Vec<Reported> = members
+        .zip(seconds)
+        .map(|((member, status), seconds)| Reported {
+            report: member.instance.reports.get(now, &spec.times),
+            rate: sum(seconds).requests as f64 / seconds.len().max(1) as f64,
+            weight: status.weight,
         })
         .collect();
+    let penalty = f64::from(spec.error_penalty) / 100.0;
+    let (factors, silent) = reported_factors(&instances, penalty);
+    Some(
+        factors
+            .into_iter()
+            .map(|own| own.unwrap_or(silent))
+            .collect(),
+    )
+}
+
+/// The last seconds of each instance, the youngest first.
+fn seconds(service: &Service, now: Timestamp) -> Vec<Vec<WindowSum>> {
+    let members = service.members.iter();
+    let of = |member: &Member| {
+        (0..WINDOW)
+            .map(|skip| member.instance.window(now, skip, 1))
+            .collect()
+    };
+    members.map(of).collect()
+}
+
+/// Scores the instances of one service and says what else is known of them.
+fn measure(
+    service: &Service,
+    seconds: &[Vec<WindowSum>],
+    weights: &ScoreWeights,
+    now: Timestamp,
+) -> Vec<Measurement> {
     let evidence: Vec<Evidence> = service
         .members
         .iter()
-        .zip(&seconds)
+        .zip(seconds)
         .map(|(member, seconds)| {
             let (younger, older) = seconds.split_at(seconds.len() / 2);
             Evidence {
@@ -111,7 +166,10 @@ fn measure(service: &Service, weights: &ScoreWeights, now: Timestamp) -> Vec<Mea
             }
         })
         .collect();
-    let latencies = latencies(service, &seconds);
+    let latencies = latencies(service, seconds, now);
+    let serving = || evidence.iter().filter(|e| e.weight > 0);
+    let weight_of_all: f64 = serving().map(|e| f64::from(e.weight)).sum();
+    let average = weight_of_all / serving().count().max(1) as f64;
     scores(&evidence, weights)
         .into_iter()
         .enumerate()
@@ -124,7 +182,13 @@ fn measure(service: &Service, weights: &ScoreWeights, now: Timestamp) -> Vec<Mea
                 score,
                 success,
                 latency: latencies[i],
-                load: (evidence[i].weight > 0).then(|| evidence[i].load()),
+                fresh: latencies[i].is_some()
+                    || evidence[i].in_flight > 0
+                    || sum(&seconds[i]).requests > 0,
+                // Idle instances are equally loaded whatever their weights are.
+                load: (evidence[i].weight > 0).then(|| {
+                    evidence[i].in_flight as f64 * average / f64::from(evidence[i].weight) + 1.0
+                }),
             }
         })
         .collect()
@@ -132,18 +196,23 @@ fn measure(service: &Service, weights: &ScoreWeights, now: Timestamp) -> Vec<Mea
 
 /// The latency of each instance in seconds: of its requests when all that take traffic have had
 /// some, else of its health checks. One kind for all, because a request and a check are not to be
-/// compared.
-fn latencies(service: &Service, seconds: &[Vec<WindowSum>]) -> Vec<Option<f64>> {
+/// compared. A check of long ago says nothing: they may have been switched off.
+fn latencies(service: &Service, seconds: &[Vec<WindowSum>], now: Timestamp) -> Vec<Option<f64>> {
     let of_requests: Vec<Option<f64>> = seconds.iter().map(|s| sum(s).mean_latency()).collect();
     let mut serving = service.members.iter().zip(&of_requests);
     if serving.all(|(member, latency)| member.base == 0 || latency.is_some()) {
         return of_requests;
     }
-    let of_checks = |instance: &Instance| instance.probe_latency.at_last_sample();
-    service
-        .members
-        .iter()
-        .map(|member| of_checks(&member.instance).map(|latency| latency.as_secs_f64()))
+    let interval = service
+        .spec
+        .health_check
+        .as_ref()
+        .map(|check| check.interval * 2);
+    let within = interval.unwrap_or_default().max(HOLD);
+    let members = service.members.iter();
+    members
+        .map(|member| member.instance.probe_latency.sampled(now, within))
+        .map(|latency| latency.map(|latency| latency.as_secs_f64()))
         .collect()
 }
 

@@ -15,6 +15,7 @@ use super::{
     connection::Client,
     course::Course,
     exchange::{self, Pending},
+    load_report,
     proxy::Exchanged,
     upload::Upload,
 };
@@ -75,7 +76,10 @@ async fn attempt(
     }
     entry.asks(instance);
     match exchange::run(course, instance, pending).await {
-        Ok((answer, lease)) => {
+        Ok((mut answer, lease)) => {
+            if let Some(spec) = &service.spec.load_reports {
+                load_report::take(spec, instance, answer.headers_mut(), worker.clock.now());
+            }
             let failed = answer.status().is_server_error();
             in_flight.judge(if failed {
                 Outcome::Failure

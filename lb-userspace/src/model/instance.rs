@@ -9,8 +9,8 @@ use std::{
 };
 
 use super::{
-    Algorithm, CheckCounts, Clock, Endpoint, Exclusion, Gate, InstanceId, KernelTraffic, Measured,
-    Pace, PeakEwma, ServiceLoad, ServiceName, Timestamp, UNLIMITED, claim,
+    Algorithm, CheckCounts, Clock, Endpoint, Exclusion, Gate, InstanceId, KernelTraffic,
+    LoadReports, Measured, Pace, PeakEwma, ServiceLoad, ServiceName, Timestamp, UNLIMITED, claim,
     history::{Distribution, History, Span},
     identity,
     measure::{LATENCY_BOUNDS_US, LatencyHistogram},
@@ -154,6 +154,8 @@ pub struct Instance {
     pub pace: Pace,
     /// Latency of health checks that passed.
     pub probe_latency: PeakEwma,
+    /// What it says of its own load.
+    pub reports: LoadReports,
     /// How many health checks there were.
     pub checks: CheckCounts,
     /// Its circuit breaker's state.
@@ -189,6 +191,7 @@ impl Instance {
             latency: PeakEwma::default(),
             pace: Pace::default(),
             probe_latency: PeakEwma::default(),
+            reports: LoadReports::default(),
             checks: CheckCounts::default(),
             gate: Gate::default(),
             in_flight: AtomicU32::new(0),
@@ -379,6 +382,8 @@ impl Instance {
         self.checks.reset();
         self.measured.set_score(1.0);
         self.measured.set_success(1.0);
+        self.measured.forget();
+        self.reports.reset();
         self.asked.store(0, Ordering::Relaxed);
         self.rests.store(0, Ordering::Relaxed);
     }

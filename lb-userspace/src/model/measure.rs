@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::Timestamp;
+use super::{Learned, Timestamp};
 
 /// Upper bounds of the latency histogram in microseconds; a last bucket takes the rest.
 pub const LATENCY_BOUNDS_US: [u64; 16] = [
@@ -50,6 +50,15 @@ impl PeakEwma {
     pub fn at_last_sample(&self) -> Option<Duration> {
         let (value, _) = Self::unpack(self.0.load(Ordering::Relaxed))?;
         Some(Duration::from_micros(u64::from(value)))
+    }
+
+    /// As [`Self::at_last_sample`]; `None` when that sample is older than `within`.
+    #[must_use]
+    pub fn sampled(&self, now: Timestamp, within: Duration) -> Option<Duration> {
+        let (value, time) = Self::unpack(self.0.load(Ordering::Relaxed))?;
+        let elapsed = (((now.0 / 1000) as u32).wrapping_sub(time) as i32).max(0);
+        (u128::from(elapsed as u32) <= within.as_millis())
+            .then(|| Duration::from_micros(u64::from(value)))
     }
 
     /// Adds a sample.
@@ -183,6 +192,10 @@ pub struct Measured {
     score: AtomicU32,
     /// Success rate of late, 0 to 1, as bits of an `f32`.
     success: AtomicU32,
+    /// What the algorithm's measurements make of the weight.
+    pub learned: Learned,
+    /// What the instance's own reports make of the weight.
+    pub reported: Learned,
 }
 
 impl Default for Measured {
@@ -190,6 +203,8 @@ impl Default for Measured {
         Self {
             score: AtomicU32::new(1.0f32.to_bits()),
             success: AtomicU32::new(1.0f32.to_bits()),
+            learned: Learned::default(),
+            reported: Learned::default(),
         }
     }
 }
@@ -211,6 +226,12 @@ impl Measured {
     #[must_use]
     pub fn success(&self) -> f32 {
         f32::from_bits(self.success.load(Ordering::Relaxed))
+    }
+
+    /// Forgets what was learned of the weight.
+    pub fn forget(&self) {
+        self.learned.reset();
+        self.reported.reset();
     }
 
     /// Sets the recent success rate; kept within 0 to 1.

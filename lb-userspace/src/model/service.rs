@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    Algorithm, BreakersSpec, Endpoint, Forwarding, HashKey, LimitSpec, RateLimitSpec, RetrySpec,
-    ServiceName,
+    Algorithm, BreakersSpec, Endpoint, Forwarding, HashKey, LimitSpec, RateLimitSpec, ReportTimes,
+    RetrySpec, ServiceName,
 };
 
 /// The bound of consistent hashing when nobody says anything, in percent: with a quarter more than
@@ -55,6 +55,8 @@ pub struct ServiceSpec {
     pub recovery: Option<RecoverySpec>,
     /// Circuit breakers.
     pub breakers: BreakersSpec,
+    /// What instances say of their own load; `None` when nobody listens.
+    pub load_reports: Option<LoadReportSpec>,
     /// Limits of an HTTP exchange.
     pub timeouts: TimeoutSpec,
     /// When a request is sent once more.
@@ -81,6 +83,7 @@ impl ServiceSpec {
             health_check: None,
             recovery: None,
             breakers: BreakersSpec::default(),
+            load_reports: None,
             timeouts: TimeoutSpec::default(),
             retry: RetrySpec::default(),
             limits: LimitSpec::default(),
@@ -148,6 +151,49 @@ impl Default for RecoverySpec {
             step: 10,
             interval: Duration::from_secs(30),
             max_wait: Duration::from_secs(300),
+        }
+    }
+}
+
+/// How instances tell their load, and what is made of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoadReportSpec {
+    /// Name of the field of an answer that has the report, in lower case.
+    pub header: String,
+    /// Whether clients do not get to see it.
+    pub strip: bool,
+    /// When reports count.
+    pub times: ReportTimes,
+    /// What a service that fails everything costs beside one that is fully used, in percent.
+    pub error_penalty: u16,
+    /// Whether [`Algorithm::WeightedRoundRobin`] goes by it, too.
+    pub weighted_round_robin: bool,
+}
+
+impl LoadReportSpec {
+    /// Whether `algorithm` goes by reports.
+    #[must_use]
+    pub fn feeds(&self, algorithm: Algorithm) -> bool {
+        match algorithm {
+            Algorithm::Adaptive => true,
+            Algorithm::WeightedRoundRobin => self.weighted_round_robin,
+            _ => false,
+        }
+    }
+}
+
+impl Default for LoadReportSpec {
+    /// The header of ORCA, and the figures of gRFC A58.
+    fn default() -> Self {
+        Self {
+            header: "endpoint-load-metrics".to_owned(),
+            strip: true,
+            times: ReportTimes {
+                blackout: Duration::from_secs(10),
+                expiry: Duration::from_secs(180),
+            },
+            error_penalty: 100,
+            weighted_round_robin: false,
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::{
         AdminState, Algorithm, BreakerState, GatewaySpec, Health, InstanceId, ListenerSpec,
         RouteSpec, ServiceName, ServiceSpec, VipSpec,
     },
-    resilience::Progress,
+    resilience::{Factors, Progress},
 };
 
 /// Everything that a configuration asks for.
@@ -72,8 +72,10 @@ pub enum Change {
     },
     /// Reports what circuit breakers do; those of instances that are gone are ignored.
     Breakers(Vec<(InstanceId, BreakerState)>),
-    /// Reports factors from measurements, 0 to 1; those of instances that are gone are ignored.
-    Factors(Vec<(InstanceId, f32)>),
+    /// Reports factors of weights; those of instances that are gone are ignored.
+    Factors(Vec<(InstanceId, Factors)>),
+    /// Forgets what was learned of a service's weights.
+    Forget(ServiceName),
 }
 
 /// A step of an instance's recovery.

@@ -13,7 +13,7 @@ use crate::{
         Algorithm, Instance, Member, ServiceGuard, ServiceLoad, ServiceSpec, ServiceStats,
         UNLIMITED,
     },
-    resilience::{Admission, Budget, WHOLE, WeightInputs, effective_weight},
+    resilience::{Admission, Budget, Factors, WHOLE, WeightInputs, effective_weight},
 };
 
 /// A service.
@@ -66,11 +66,15 @@ impl ServiceState {
         statuses().map(forced).collect()
     }
 
-    /// Factors belong to the algorithm that asked for them.
-    pub(super) fn forget_factors(&mut self) {
+    /// Factors belong to the algorithm that asked for them. Whether there were any.
+    pub(super) fn forget_factors(&mut self) -> bool {
+        let mut any = false;
         for state in &mut self.instances {
-            state.status.factor = 1.0;
+            any |= state.status.factors != Factors::NONE;
+            state.status.factors = Factors::NONE;
+            state.instance.measured.forget();
         }
+        any
     }
 
     pub(super) fn is_same_as(&self, old: &Service) -> bool {
@@ -135,9 +139,10 @@ impl ServiceState {
     }
 }
 
-fn unmeasured(status: &InstanceStatus) -> InstanceStatus {
+/// A status without what lb has measured.
+pub(super) fn unmeasured(status: &InstanceStatus) -> InstanceStatus {
     InstanceStatus {
-        factor: 1.0,
+        factors: status.factors.unmeasured(),
         ..status.clone()
     }
 }
@@ -150,7 +155,7 @@ pub(super) fn weight(status: &InstanceStatus, algorithm: Algorithm) -> u32 {
         admin: status.admin,
         health: status.health,
         share: share(status),
-        factor: status.factor,
+        factors: status.factors,
     })
 }
 

@@ -9,7 +9,7 @@ use crate::{
         AdminState, BreakerState, Exclusion, GatewaySpec, Health, InstanceId, ListenerSpec, Member,
         RouteSpec, ServiceGuard, ServiceName, ServiceSpec, ServiceStats, Timestamp, VipSpec,
     },
-    resilience::{Admission, Budget, Progress},
+    resilience::{Admission, Budget, Factors, Progress},
 };
 
 /// One consistent picture of everything, immutable.
@@ -74,8 +74,8 @@ pub struct InstanceStatus {
     pub recovery: Option<Progress>,
     /// What its circuit breaker does, as last heard; the instance's gate knows better.
     pub breaker: BreakerState,
-    /// Factor from measurements, 0 to 1.
-    pub factor: f32,
+    /// Factors of the weight that are in force.
+    pub factors: Factors,
 }
 
 impl Snapshot {

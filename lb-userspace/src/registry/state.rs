@@ -10,7 +10,7 @@ use super::{
     check::check,
     ids::{Ids, KnownId, Taken},
     limits::RateLimits,
-    service::{InstanceState, ServiceState, weight},
+    service::{InstanceState, ServiceState, unmeasured, weight},
     snapshot::{InstanceStatus, Snapshot},
 };
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
         InstanceSpec, ListenerSpec, RouteSpec, ServiceGuard, ServiceLoad, ServiceName, ServiceSpec,
         VipSpec,
     },
-    resilience::{Budget, Progress},
+    resilience::{Budget, Factors, Progress},
 };
 
 /// Everything that the registry knows. Cheap to clone: a change works on a copy.
@@ -80,6 +80,7 @@ impl State {
             Change::ForceRecovery { service, instance } => self.force(&service, &instance),
             Change::Breakers(states) => Ok(self.breakers(&states)),
             Change::Factors(factors) => Ok(self.factors(&factors)),
+            Change::Forget(service) => self.forget(&service),
         }
     }
 
@@ -243,7 +244,7 @@ impl State {
                         },
                         recovery: is_down.then(Progress::default),
                         breaker: BreakerState::default(),
-                        factor: 1.0,
+                        factors: Factors::NONE,
                     },
                 }
             };
@@ -316,9 +317,7 @@ impl State {
                 service.algorithm = service.spec.algorithm;
                 events.push(Event::AlgorithmChanged(name.clone(), service.algorithm));
             }
-            let mut moved = false;
             for state in &mut service.instances {
-                moved |= state.status.factor < 1.0;
                 if state.status.admin != AdminState::Enabled {
                     state.status.admin = AdminState::Enabled;
                     let instance = state.instance.endpoint.name().to_owned();
@@ -329,10 +328,10 @@ impl State {
                     ));
                 }
             }
-            if moved {
-                events.push(Event::FactorsChanged(name.clone()));
+            let name = name.clone();
+            if service.forget_factors() {
+                events.push(Event::FactorsChanged(name));
             }
-            service.forget_factors();
         }
         events
     }
@@ -407,22 +406,35 @@ impl State {
         events
     }
 
-    fn factors(&mut self, factors: &[(InstanceId, f32)]) -> Vec<Event> {
+    fn forget(&mut self, name: &ServiceName) -> Result<Vec<Event>, RegistryError> {
+        let moved = self.service(name)?.forget_factors();
+        let event = moved.then(|| Event::FactorsChanged(name.clone()));
+        Ok(event.into_iter().collect())
+    }
+
+    fn factors(&mut self, factors: &[(InstanceId, Factors)]) -> Vec<Event> {
         let mut events = Vec::new();
         for service in self.services.values_mut() {
             let mut moved = false;
             for state in &mut service.instances {
                 let new = factors.iter().find(|(id, _)| *id == state.instance.id);
-                if let Some((_, factor)) = new
-                    && factor.is_finite()
+                if let Some((_, factors)) = new
+                    && factors.measured.is_finite()
+                    && factors.reported.is_finite()
                 {
-                    let before = weight(&state.status, service.algorithm);
+                    let both = |status: &InstanceStatus| {
+                        let algorithm = service.algorithm;
+                        (
+                            weight(status, algorithm),
+                            weight(&unmeasured(status), algorithm),
+                        )
+                    };
                     let status = InstanceStatus {
-                        factor: *factor,
+                        factors: *factors,
                         ..state.status.clone()
                     };
                     // Only a step of the quantised weight is a change.
-                    if weight(&status, service.algorithm) != before {
+                    if both(&status) != both(&state.status) {
                         state.status = status;
                         moved = true;
                     }

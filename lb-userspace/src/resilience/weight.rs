@@ -1,6 +1,6 @@
 //! The effective weight: one function for both data planes.
 //!
-//! configured weight × admin state × health × recovery × measured factor. A weight, a drain or a failed
+//! configured weight × admin state × health × recovery × factors. A weight, a drain or a failed
 //! check means the same thing to a packet and to a request because both data planes get the
 //! result of this function and nothing else.
 
@@ -31,8 +31,40 @@ pub struct WeightInputs {
     /// Share of the weight that the instance has while it recovers, in percent; 100 is all of it,
     /// 0 none yet.
     pub share: u8,
-    /// Factor from measurements, 0 to 1; 1 leaves the configured weight as it is.
-    pub factor: f32,
+    /// Factors of the weight; 1 leaves it as it is.
+    pub factors: Factors,
+}
+
+/// What is made of a weight by what is known of an instance, each from 0 to 1.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Factors {
+    /// By what lb has measured. Algorithms that measure at each pick leave it out.
+    pub measured: f32,
+    /// By what the instance says of its own load.
+    pub reported: f32,
+}
+
+impl Factors {
+    /// What leaves a weight as it is.
+    pub const NONE: Self = Self {
+        measured: 1.0,
+        reported: 1.0,
+    };
+
+    /// Without what lb has measured.
+    #[must_use]
+    pub const fn unmeasured(self) -> Self {
+        Self {
+            measured: 1.0,
+            ..self
+        }
+    }
+
+    /// Both together in steps of `1 / STEPS`.
+    fn steps(self) -> u32 {
+        let both = self.measured.clamp(0.0, 1.0) * self.reported.clamp(0.0, 1.0);
+        (both * STEPS as f32).round() as u32
+    }
 }
 
 /// The weight that an instance has in both data planes, 0 to 65535 × [`UNIT`]. 0 takes no new
@@ -51,8 +83,7 @@ pub fn effective_weight(inputs: &WeightInputs) -> u32 {
         Algorithm::RoundRobin => 1,
         _ => u32::from(inputs.configured),
     };
-    let steps = (inputs.factor.clamp(0.0, 1.0) * STEPS as f32).round() as u32;
-    configured * steps.max(1) * u32::from(inputs.share.min(WHOLE))
+    configured * inputs.factors.steps().max(1) * u32::from(inputs.share.min(WHOLE))
 }
 
 #[cfg(test)]
@@ -68,7 +99,7 @@ mod tests {
             admin: AdminState::Enabled,
             health: Health::Healthy,
             share: WHOLE,
-            factor: 1.0,
+            factors: Factors::NONE,
         }
     }
 
@@ -130,8 +161,13 @@ mod tests {
         }
 
         #[test]
-        fn a_measurement_lowers_but_never_excludes(configured in 1u16.., factor in -1.0f32..2.0) {
-            let weight = effective_weight(&WeightInputs { configured, factor, ..inputs() });
+        fn factors_lower_but_never_exclude(
+            configured in 1u16..,
+            measured in -1.0f32..2.0,
+            reported in -1.0f32..2.0,
+        ) {
+            let factors = Factors { measured, reported };
+            let weight = effective_weight(&WeightInputs { configured, factors, ..inputs() });
             prop_assert!(weight >= u32::from(configured));
             prop_assert!(weight <= u32::from(configured) * UNIT);
         }

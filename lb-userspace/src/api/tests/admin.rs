@@ -1,9 +1,13 @@
 //! `/config`, `/debug` and `/reset`.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use super::*;
-use crate::config::{self, Overrides, Sources};
+use crate::{
+    config::{self, Overrides, Sources},
+    model::{Lesson, LoadReport},
+    resilience::Factors,
+};
 
 const CONFIG: &str = "/api/v1/loadbalancer/config";
 const DEBUG: &str = "/api/v1/admin/loadbalancer/debug";
@@ -172,15 +176,69 @@ async fn a_reset_forgets_what_was_measured_and_set_and_nothing_else() {
     assert_eq!(performance["total"]["requests"], 2);
 }
 
+fn lowered() -> Factors {
+    Factors {
+        measured: 0.25,
+        reported: 0.5,
+    }
+}
+
+#[tokio::test]
+async fn a_reset_of_one_service_forgets_its_weights_and_nothing_else() {
+    let world = World::new();
+    let b = world.instance("main-backend", 1);
+    let report = LoadReport {
+        utilization: 0.5,
+        rate: 20.0,
+        errors: 0.0,
+    };
+    let now = world.clock.now();
+    b.reports.record(now, report, Duration::from_secs(180));
+    b.measured.learned.update(|_| {
+        Some(Lesson {
+            algorithm: Algorithm::Adaptive,
+            factor: 0.25,
+            evidence: now,
+        })
+    });
+    let change = Change::Factors(vec![(b.id, lowered())]);
+    world.registry.apply(change).unwrap();
+    let path = "/api/v1/loadbalancer/algorithms/main-backend";
+    let detail = world.ask(Method::GET, path).await.data();
+    let second = &detail["weights"][1];
+    assert_eq!(second["factor"], 0.25);
+    assert_eq!(second["report"]["factor"], 0.5);
+    assert_eq!(second["report"]["requests_per_second"], 20.0);
+    assert!((second["learned"]["factor"].as_f64().unwrap() - 0.25).abs() < 1e-3);
+
+    world.serve(&b, Outcome::Success, 3, 1);
+    let detail = world
+        .ask(Method::POST, &format!("{path}/reset"))
+        .await
+        .data();
+    let second = &detail["weights"][1];
+    assert_eq!(
+        (&second["factor"], &second["report"]["factor"]),
+        (&1.0.into(), &1.0.into())
+    );
+    assert_eq!(second.get("learned"), None);
+    assert_eq!(second["effective_weight"], 30.0);
+    assert_eq!(b.totals_of_all().successes, 3);
+    let missing = "/api/v1/loadbalancer/algorithms/nothing/reset";
+    assert_eq!(world.ask(Method::POST, missing).await.status, 404);
+}
+
 #[tokio::test]
 async fn a_reset_forgets_measured_weights() {
     let world = World::new();
     let b = world.instance("main-backend", 1);
     let factor = || {
         let snapshot = world.registry.snapshot();
-        snapshot.service("main-backend").unwrap().statuses[1].factor
+        snapshot.service("main-backend").unwrap().statuses[1]
+            .factors
+            .measured
     };
-    let change = Change::Factors(vec![(b.id, 0.3)]);
+    let change = Change::Factors(vec![(b.id, lowered())]);
     world.registry.apply(change).unwrap();
     assert!(factor() < 0.5);
     let done = world.ask(Method::POST, RESET).await.data();

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::{Learned, Report};
+
 /// `GET /algorithms`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Algorithms {
@@ -44,11 +46,32 @@ pub struct ServiceAlgorithmDetail {
     /// share; absent when there is no bound.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hash_bound: Option<f64>,
+    /// What each instance weighs by it, in the order of the configuration.
+    pub weights: Vec<InstanceWeight>,
     /// In the answer to `PUT`: the algorithm before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<String>,
     /// The names that `PUT` takes.
     pub available: Vec<String>,
+}
+
+/// What an instance weighs, and what is made of its weight.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InstanceWeight {
+    /// Name as configured.
+    pub instance: String,
+    /// Weight as configured.
+    pub weight: u16,
+    /// Weight in both data planes, in the units of `weight`.
+    pub effective_weight: f64,
+    /// What the algorithm's measurements make of the weight, 0 to 1.
+    pub factor: f32,
+    /// What `factor` follows, where the algorithm learns.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub learned: Option<Learned>,
+    /// What the instance has last said of its own load.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report: Option<Report>,
 }
 
 /// The body of `PUT /algorithms/{service}`. An algorithm that is set this way survives reloads

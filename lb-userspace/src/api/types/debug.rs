@@ -61,6 +61,8 @@ pub struct BalancedMember {
     pub base_weight: u32,
     /// Factor from measurements, 0 to 1.
     pub factor: f32,
+    /// What its own reports make of the weight, 0 to 1.
+    pub reported_factor: f32,
     /// Health score, 0 to 1.
     pub score: f32,
     /// Recent success rate, 0 to 1.

@@ -41,6 +41,12 @@ pub struct Instance {
     pub effective_weight: f64,
     /// What the algorithm's measurements make of the weight, 0 to 1.
     pub factor: f32,
+    /// What `factor` follows, where the algorithm learns.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub learned: Option<Learned>,
+    /// What the instance has last said of its own load.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report: Option<Report>,
     /// Health score, 0 to 1; 1 before anything was measured.
     pub score: f32,
     /// Only while it is draining or disabled: whether no request and no connection is left.
@@ -57,6 +63,30 @@ pub struct Instance {
     pub probe_latency_ms: Option<f64>,
     /// Packets and connections.
     pub kernel: Kernel,
+}
+
+/// What was learned of an instance's weight.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Learned {
+    /// The factor that was learned, 0 to 1; `factor` follows it in steps of 1/16.
+    pub factor: f32,
+    /// Seconds since there was something to learn from; after 60 the factor returns to 1.
+    pub evidence_seconds_ago: f64,
+}
+
+/// An instance's report of its own load.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// What is made of the weight by it, 0 to 1; 1 while the algorithm does not go by reports.
+    pub factor: f32,
+    /// How much of what it can do the instance is doing; 1 is all.
+    pub utilization: f32,
+    /// Requests a second that it serves, for whomever; 0 when it does not say.
+    pub requests_per_second: f32,
+    /// Failed requests a second; 0 when it does not say.
+    pub errors_per_second: f32,
+    /// Seconds since it was said.
+    pub seconds_ago: f64,
 }
 
 /// What the kernel has counted, as last read from its maps.

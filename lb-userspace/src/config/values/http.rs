@@ -73,7 +73,7 @@ pub(in crate::config) const RATE_KEY: Pattern<RateKey> = Pattern {
 };
 
 /// A `token` of RFC 9110, section 5.6.2, of at most 256 characters.
-fn is_token(name: &str) -> bool {
+pub(in crate::config) fn is_token(name: &str) -> bool {
     (1..=256).contains(&name.len())
         && name
             .bytes()

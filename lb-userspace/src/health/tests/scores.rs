@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::*;
 use crate::{
     health::scorer::Scorer,
-    model::{Clock, Outcome, Timestamp},
+    model::{Clock, LoadReport, LoadReportSpec, Outcome, Timestamp},
     resilience::{ScoreWeights, UNIT},
 };
 
@@ -56,6 +56,117 @@ impl Run {
     }
 }
 
+/// A service that listens to reports.
+fn listening(algorithm: Algorithm, weights: &[u16], spec: LoadReportSpec) -> Run {
+    let instances = weights.iter().zip(1..).map(|(weight, host)| {
+        InstanceSpec::new(
+            Endpoint::parse(&format!("10.0.0.{host}:80")).unwrap(),
+            *weight,
+        )
+    });
+    let service = ServiceSpec {
+        algorithm,
+        load_reports: Some(spec),
+        instances: instances.collect(),
+        ..ServiceSpec::new(ServiceName::new("web").unwrap())
+    };
+    Run {
+        registry: registry(vec![service]),
+        clock: Clock::manual(Timestamp(100_000_000)),
+        scorer: Scorer::new(ScoreWeights::default()),
+    }
+}
+
+impl Run {
+    /// `seconds` in each of which every instance says that it is used so much at 100 requests a
+    /// second; negative is silence.
+    fn reports(&mut self, seconds: usize, utilizations: &[f32]) -> Vec<(u32, u32)> {
+        let expiry = LoadReportSpec::default().times.expiry;
+        for _ in 0..seconds {
+            let members = self.members();
+            let said = members.iter().zip(utilizations);
+            for (member, utilization) in said.filter(|(_, utilization)| **utilization >= 0.0) {
+                let report = LoadReport {
+                    utilization: *utilization,
+                    rate: 100.0,
+                    errors: 0.0,
+                };
+                member
+                    .instance
+                    .reports
+                    .record(self.clock.now(), report, expiry);
+            }
+            self.clock.advance(Duration::from_secs(1));
+            self.scorer.score(&self.registry, self.clock.now());
+        }
+        let members = self.members();
+        members
+            .iter()
+            .map(|m| (m.weight / UNIT, m.base / UNIT))
+            .collect()
+    }
+}
+
+#[test]
+fn reports_move_the_weights_of_both_planes_after_the_blackout_and_until_they_expire() {
+    let spec = LoadReportSpec::default();
+    let mut run = listening(Algorithm::Adaptive, &[16; 4], spec);
+    let says = [0.25, 0.5, 1.0, -1.0];
+    assert_eq!(run.reports(9, &says), [(16, 16); 4]);
+    // Capacities of 400, 200 and 100; who is silent counts as the median.
+    let settled = [(16, 16), (8, 8), (4, 4), (8, 8)];
+    assert_eq!(run.reports(40, &says), settled);
+    assert_eq!(run.reports(178, &[-1.0; 4]), settled);
+    assert_eq!(run.reports(40, &[-1.0; 4]), [(16, 16); 4]);
+}
+
+#[test]
+fn weighted_round_robin_listens_only_when_it_is_told_to() {
+    let says = [0.25, 0.5];
+    let run = |algorithm, weighted_round_robin| {
+        let spec = LoadReportSpec {
+            weighted_round_robin,
+            ..LoadReportSpec::default()
+        };
+        listening(algorithm, &[16; 2], spec).reports(60, &says)
+    };
+    assert_eq!(run(Algorithm::WeightedRoundRobin, false), [(16, 16); 2]);
+    assert_eq!(run(Algorithm::WeightedRoundRobin, true), [(16, 16), (8, 8)]);
+    assert_eq!(run(Algorithm::ConsistentHash, true), [(16, 16); 2]);
+}
+
+#[test]
+fn steady_reports_move_nothing_and_a_service_that_stops_listening_forgets() {
+    let mut run = listening(Algorithm::Adaptive, &[16; 3], LoadReportSpec::default());
+    let jitter = |run: &mut Run| {
+        for _ in 0..30 {
+            run.reports(1, &[0.49, 0.51, 0.7]);
+            run.reports(1, &[0.51, 0.49, 0.71]);
+        }
+        run.revision()
+    };
+    let settled = jitter(&mut run);
+    jitter(&mut run);
+    assert_eq!(run.revision(), settled);
+    let snapshot = run.registry.snapshot();
+    let deaf = ServiceSpec {
+        load_reports: None,
+        ..(*snapshot.services[0].spec).clone()
+    };
+    configure(&run.registry, vec![deaf]);
+    assert_eq!(run.reports(1, &[0.5, 0.5, 0.7]), [(16, 16); 3]);
+}
+
+#[test]
+fn idle_instances_are_equally_loaded_whatever_they_weigh() {
+    let mut run = listening(Algorithm::Adaptive, &[10, 1], LoadReportSpec::default());
+    for member in run.members().iter() {
+        let latency = Duration::from_millis(5);
+        member.instance.probe_latency.add(run.clock.now(), latency);
+    }
+    assert_eq!(run.seconds(30, &[0, 0]), [10 * UNIT, UNIT]);
+}
+
 const FULL: u32 = 10 * UNIT;
 
 #[test]
@@ -101,7 +212,10 @@ fn checks_stand_in_for_requests_until_all_have_some() {
 fn adaptive_takes_at_most_half_and_gives_it_back_without_evidence() {
     let mut run = Run::new(Algorithm::Adaptive, 3);
     assert_eq!(run.seconds(30, &[5, 5, 500]), [FULL, FULL, FULL / 2]);
+    // It holds for a minute after the last evidence, which is there for ten seconds more.
+    assert_eq!(run.seconds(65, &[0, 0, 0]), [FULL, FULL, FULL / 2]);
     assert_eq!(run.seconds(30, &[0, 0, 0]), [FULL; 3]);
+    assert_eq!(run.members()[2].instance.measured.learned.get(), None);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What reaches the other side, and in what shape.
 
 use super::*;
+use crate::model::LoadReportSpec;
 
 /// An instance that answers with the request as it got it.
 fn echo() -> Stub {
@@ -351,4 +352,39 @@ fn trusted_proxies_are_believed() {
         answer.text().contains("x-forwarded-proto: https\n"),
         "{answer:?}"
     );
+}
+
+#[test]
+fn an_instances_report_of_its_load_is_heard_and_kept_from_the_client() {
+    let stub = Stub::answering(|_| {
+        "HTTP/1.1 200 OK\r\nEndpoint-Load-Metrics: TEXT cpu_utilization=0.75, rps_fractional=40\r\n\
+         Content-Length: 0\r\n\r\n"
+            .to_owned()
+    });
+    let gateway = |load_reports| {
+        let mut desired = everything_to(&[stub.address]);
+        desired.services[0].load_reports = load_reports;
+        Gateway::of(desired)
+    };
+    for (spec, heard, seen) in [
+        (None, false, 1),
+        (Some(LoadReportSpec::default()), true, 0),
+        (
+            Some(LoadReportSpec {
+                strip: false,
+                ..LoadReportSpec::default()
+            }),
+            true,
+            1,
+        ),
+    ] {
+        let gateway = gateway(spec);
+        let answer = gateway.get("/");
+        assert_eq!(answer.count("endpoint-load-metrics"), seen);
+        let reports = &gateway.instance(0).reports;
+        let said = reports
+            .last(Clock::real().now())
+            .map(|(report, _)| (report.utilization, report.rate));
+        assert_eq!(said, heard.then_some((0.75, 40.0)));
+    }
 }
