@@ -12,6 +12,7 @@ pub mod clock;
 pub mod daemon;
 pub mod endpoint;
 pub mod exclusion;
+pub mod failures;
 pub mod gate;
 pub mod guard;
 pub mod history;
@@ -21,6 +22,7 @@ pub mod learned;
 pub mod listener;
 pub mod load;
 pub mod measure;
+pub mod outlier;
 pub mod pace;
 pub mod prefix;
 pub mod rate_limit;
@@ -29,6 +31,7 @@ pub mod report;
 pub mod retry;
 pub mod route;
 pub mod service;
+pub mod slow_start;
 pub mod vip;
 pub mod window;
 
@@ -41,6 +44,7 @@ pub use daemon::{
 };
 pub use endpoint::{Endpoint, EndpointError};
 pub use exclusion::Exclusion;
+pub use failures::{Alarm, FailureRun};
 pub use gate::{BreakerState, Gate, GateState, Step};
 pub use guard::ServiceGuard;
 pub use id::{InstanceId, NameError, ServiceName, identity};
@@ -49,6 +53,7 @@ pub use learned::{Learned, Lesson};
 pub use listener::{GatewaySpec, ListenerSpec};
 pub use load::ServiceLoad;
 pub use measure::{CheckCounts, KernelTraffic, Measured, PeakEwma};
+pub use outlier::{Detector, FailOpenSpec, OutlierSpec};
 pub use pace::Pace;
 pub use prefix::{IpPrefix, PrefixError};
 pub use rate_limit::{RateKey, RateLimitSpec, RateScope};
@@ -59,5 +64,6 @@ pub use route::{HostPattern, PathPattern, RouteSpec};
 pub use service::{
     HealthCheckSpec, InstanceSpec, LoadReportSpec, Probe, RecoverySpec, ServiceSpec, TimeoutSpec,
 };
+pub use slow_start::SlowStartSpec;
 pub use vip::{Forwarding, Protocol, VipSpec};
 pub use window::WindowSum;

@@ -7,6 +7,7 @@
 
 mod change;
 mod check;
+mod ejection;
 mod ids;
 mod limits;
 mod service;
@@ -19,10 +20,12 @@ use arc_swap::ArcSwap;
 use tokio::sync::{Notify, watch};
 
 pub use crate::model::identity;
-pub use change::{Applied, Change, Desired, Event, RecoveryStep, RegistryError};
+pub use change::{Applied, Change, Desired, EjectionEnd, Event, RecoveryStep, RegistryError};
 pub use ids::{IdError, KnownId};
 pub use limits::{Limiters, RateLimits};
-pub use snapshot::{InstanceStatus, Service, Snapshot};
+pub use snapshot::{FailOpen, InstanceStatus, Service, Snapshot};
+
+use crate::model::Alarm;
 
 /// Holds the state, applies changes, publishes snapshots.
 #[derive(Debug)]
@@ -31,6 +34,7 @@ pub struct Registry {
     published: ArcSwap<Snapshot>,
     revision: watch::Sender<u64>,
     breakers: Arc<Notify>,
+    alarm: Arc<Alarm>,
 }
 
 impl Registry {
@@ -38,11 +42,13 @@ impl Registry {
     /// the ids that the kernel's maps hold from an earlier run, which the same instances get again.
     #[must_use]
     pub fn new(workers: usize, known: impl IntoIterator<Item = KnownId>) -> Self {
+        let alarm = Arc::<Alarm>::default();
         Self {
-            state: Mutex::new(state::State::new(workers, known)),
+            state: Mutex::new(state::State::new(workers, known, Arc::clone(&alarm))),
             published: ArcSwap::from_pointee(Snapshot::default()),
             revision: watch::Sender::new(0),
             breakers: Arc::default(),
+            alarm,
         }
     }
 
@@ -79,6 +85,12 @@ impl Registry {
         Arc::clone(&self.breakers)
     }
 
+    /// What instances ring when they have failed too often in a row.
+    #[must_use]
+    pub const fn alarm(&self) -> &Arc<Alarm> {
+        &self.alarm
+    }
+
     /// Applies `change` whole, or not at all. A change that changes nothing publishes nothing.
     ///
     /// # Errors
@@ -89,7 +101,7 @@ impl Registry {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.published.load();
         let mut next = state.clone();
-        let events = next.apply(change)?;
+        let mut events = next.apply(change)?;
         if events.is_empty() {
             return Ok(Applied {
                 revision: before.revision,
@@ -97,6 +109,7 @@ impl Registry {
             });
         }
         let snapshot = next.snapshot(&before);
+        events.extend(ejection::fail_open_changes(&before, &snapshot));
         let revision = snapshot.revision;
         *state = next;
         self.published.store(Arc::new(snapshot));

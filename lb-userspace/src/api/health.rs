@@ -16,8 +16,8 @@ use super::{
     types::{GatewayHealth, ServiceHealth, ServicesHealth, Status},
 };
 use crate::{
-    model::{AdminState, Health},
-    registry::{Service, Snapshot},
+    model::Health,
+    registry::{FailOpen, InstanceStatus, Service, Snapshot},
 };
 
 /// `GET /health`.
@@ -29,7 +29,7 @@ pub(super) async fn gateway(State(state): State<ApiState>) -> Answer<GatewayHeal
     let mut problems: Vec<String> = problem.into_iter().map(str::to_owned).collect();
     if serving < services {
         problems.push(format!(
-            "{} of {services} services have no instance that takes traffic",
+            "{} of {services} services have no instance that is fit to take traffic",
             services - serving
         ));
     }
@@ -65,9 +65,13 @@ pub(super) async fn services(State(state): State<ApiState>) -> Answer<ServicesHe
             .iter()
             .filter(|service| service.status != Status::Healthy)
             .map(|service| {
+                let why = service.fail_open.as_ref();
                 format!(
-                    "service {}: {} of {} instances take traffic",
-                    service.service, service.instances.available, service.instances.total
+                    "service {}: {} of {} instances take traffic{}",
+                    service.service,
+                    service.instances.available,
+                    service.instances.total,
+                    why.map_or_else(String::new, |why| format!(", it fails open ({why})"))
                 )
             }),
     );
@@ -135,21 +139,18 @@ fn overall(snapshot: &Snapshot, problems: &[String]) -> Status {
 }
 
 fn serves(service: &Service) -> bool {
-    service.members.iter().any(|member| member.weight > 0)
+    let mut statuses = service.statuses.iter();
+    service.fail_open == Some(FailOpen::OnlyRecovering) || statuses.any(InstanceStatus::stands)
 }
 
 fn service(service: &Service) -> ServiceHealth {
     let instances = measure::counts(service);
     // An instance that an operator took out, or that is configured with weight 0, is as it
     // should be.
-    let wanted = service
-        .statuses
-        .iter()
-        .filter(|status| status.admin == AdminState::Enabled && status.weight > 0)
-        .count();
-    let status = if instances.available == 0 {
+    let wanted = service.statuses.iter().filter(|s| s.is_wanted()).count();
+    let status = if !serves(service) {
         Status::Unhealthy
-    } else if instances.available < wanted {
+    } else if instances.available < wanted || service.fail_open.is_some() {
         Status::Degraded
     } else {
         Status::Healthy
@@ -168,5 +169,15 @@ fn service(service: &Service) -> ServiceHealth {
             .filter(|(_, status)| status.health == Health::Unhealthy)
             .map(|(member, status)| format!("{}: {}", member.instance.endpoint, status.detail))
             .collect(),
+        ejected: service
+            .members
+            .iter()
+            .zip(service.statuses.iter())
+            .filter_map(|(member, status)| {
+                let detail = &status.ejected.as_ref()?.detail;
+                Some(format!("{}: {detail}", member.instance.endpoint))
+            })
+            .collect(),
+        fail_open: measure::fail_open(service),
     }
 }

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     model::Timestamp,
-    registry::{Change, Service, Snapshot},
+    registry::{Service, Snapshot},
 };
 
 /// `GET /instances`.
@@ -100,11 +100,8 @@ async fn set(
 ) -> Result<Instance, ApiError> {
     let snapshot = state.snapshot();
     let service = find_service(&snapshot, service)?;
-    let applied = state.registry().apply(Change::Admin {
-        service: service.name().clone(),
-        instance: name.to_owned(),
-        state: verb.state(),
-    })?;
+    let change = verb.change(service.name().clone(), name.to_owned());
+    let applied = state.registry().apply(change)?;
     state.report_holding(applied.revision).await;
     show(state, service.name().as_str(), name)
 }

@@ -7,10 +7,10 @@ use crate::{
         AdminState, Health, Instance, KernelTraffic, Member, RecoverySpec, Timestamp, UNLIMITED,
         instance::AlgorithmTotals, window::WindowSum,
     },
-    registry::{InstanceStatus, Service},
-    resilience::{Progress, UNIT, WHOLE},
+    registry::{FailOpen, InstanceStatus, Service},
+    resilience::{Ejection, Progress, Ramp, UNIT, WHOLE},
 };
-use std::sync::atomic::Ordering::Relaxed;
+use std::{sync::atomic::Ordering::Relaxed, time::SystemTime};
 
 /// Sums from which [`types::Requests`] is made, of one instance or of many.
 #[derive(Clone, Debug, Default)]
@@ -161,6 +161,36 @@ pub(super) fn recovery_settings(spec: &RecoverySpec) -> types::RecoverySettings 
     }
 }
 
+/// Why and until when an instance is ejected.
+fn ejected(ejection: &Ejection, now: Timestamp) -> types::Ejected {
+    let wall = SystemTime::now();
+    types::Ejected {
+        by: ejection.by.as_str().to_owned(),
+        reason: ejection.detail.to_string(),
+        since: rfc3339(wall - (now - ejection.since)),
+        until: rfc3339(wall + (ejection.until - now)),
+        ends_in_seconds: round((ejection.until - now).as_secs_f64()),
+        times: ejection.times,
+    }
+}
+
+/// How far a slow start is.
+fn slow_start(ramp: &Ramp, now: Timestamp) -> types::SlowStart {
+    types::SlowStart {
+        share: fraction(ramp.share),
+        ends_in_seconds: ramp.ends.map(|ends| round((ends - now).as_secs_f64())),
+    }
+}
+
+/// Why a service fails open.
+pub(super) fn fail_open(service: &Service) -> Option<String> {
+    service.fail_open.map(FailOpen::as_str).map(str::to_owned)
+}
+
+fn rfc3339(time: SystemTime) -> String {
+    humantime::format_rfc3339_millis(time).to_string()
+}
+
 pub(super) fn fraction(percent: u8) -> f64 {
     f64::from(percent) / f64::from(WHOLE)
 }
@@ -188,6 +218,8 @@ pub(super) fn instance(
         health_detail: status.detail.to_string(),
         recovery: status.recovery.as_ref().map(|p| recovery(p, now)),
         breaker: breakers::state(&instance.gate, now),
+        ejected: status.ejected.as_ref().map(|e| ejected(e, now)),
+        slow_start: status.ramp.as_ref().map(|r| slow_start(r, now)),
         available: member.weight > 0,
         weight: status.weight,
         effective_weight: weight(member.weight),
@@ -214,6 +246,7 @@ pub(super) fn counts(service: &Service) -> types::InstanceCounts {
         unhealthy: statuses()
             .filter(|status| status.health == Health::Unhealthy)
             .count(),
+        ejected: statuses().filter(|status| status.ejected.is_some()).count(),
         draining: admin(AdminState::Draining),
         disabled: admin(AdminState::Disabled),
     }

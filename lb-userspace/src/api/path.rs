@@ -7,7 +7,11 @@
 //! which [`crate::model::Endpoint::matches`] compares in all its forms. No instance is called like
 //! a verb: a name has a port.
 
-use crate::{model::AdminState, resilience::Hold};
+use crate::{
+    model::{AdminState, ServiceName},
+    registry::Change,
+    resilience::Hold,
+};
 
 /// What is asked of an instance by the last segment of its path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +19,7 @@ pub(super) enum Verb {
     Drain,
     Enable,
     Disable,
+    Uneject,
 }
 
 impl Verb {
@@ -23,16 +28,23 @@ impl Verb {
             "drain" => Some(Self::Drain),
             "enable" => Some(Self::Enable),
             "disable" => Some(Self::Disable),
+            "uneject" => Some(Self::Uneject),
             _ => None,
         }
     }
 
-    /// The state that the verb asks for.
-    pub(super) const fn state(self) -> AdminState {
-        match self {
+    /// The change that the verb asks for.
+    pub(super) fn change(self, service: ServiceName, instance: String) -> Change {
+        let state = match self {
             Self::Drain => AdminState::Draining,
             Self::Enable => AdminState::Enabled,
             Self::Disable => AdminState::Disabled,
+            Self::Uneject => return Change::Uneject { service, instance },
+        };
+        Change::Admin {
+            service,
+            instance,
+            state,
         }
     }
 }
@@ -139,6 +151,7 @@ mod tests {
                 Some(Verb::Enable),
             ),
             ("s/h:1/disable", Some("h:1"), Some(Verb::Disable)),
+            ("s/h:1/uneject", Some("h:1"), Some(Verb::Uneject)),
             (
                 "s/[fd00::2]:53/drain",
                 Some("[fd00::2]:53"),
@@ -203,7 +216,7 @@ mod tests {
             scheme in prop::sample::select(vec!["", "http://", "http:/"]),
             host in prop::sample::select(vec!["localhost", "10.0.0.1", "[fd00::2]", "drain"]),
             port in 1u16..,
-            verb in prop::option::of(prop::sample::select(vec!["drain", "enable", "disable"])),
+            verb in prop::option::of(prop::sample::select(vec!["drain", "enable", "disable", "uneject"])),
             slash in prop::sample::select(vec!["", "/"]),
         ) {
             let instance = format!("{scheme}{host}:{port}");

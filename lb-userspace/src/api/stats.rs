@@ -82,6 +82,7 @@ fn stats(service: &Service, now: Timestamp) -> (ServiceStats, Sum) {
         service: service.name().to_string(),
         algorithm: service.spec.algorithm.to_string(),
         instances: measure::counts(service),
+        fail_open: measure::fail_open(service),
         requests: sum.requests(now),
         kernel,
         retries: retries.total(),

@@ -39,7 +39,7 @@ pub use explain::{AskedRequest, Candidate, Explanation, Key, Refusal};
 pub use health::{
     GatewayHealth, InstanceCounts, LastReload, ServiceHealth, ServicesHealth, Status,
 };
-pub use instance::{Instance, Instances, Kernel, Learned, Report};
+pub use instance::{Ejected, Instance, Instances, Kernel, Learned, Report, SlowStart};
 pub use performance::{Figures, InstancePerformance, Performance, ServicePerformance};
 pub use recovery::{Recoveries, RecoveringInstance, Recovery, RecoverySettings};
 pub use service::{HealthCheck, Route, Routes, Service, Services, Timeouts, Vip, Vips};

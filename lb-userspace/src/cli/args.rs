@@ -196,6 +196,8 @@ pub(super) enum InstancesCommand {
     Enable(Target),
     /// Take an instance out at once; its connections in the kernel go to others
     Disable(Target),
+    /// End an instance's ejection before its time; it comes back through its recovery
+    Uneject(Target),
 }
 
 /// What to do about circuit breakers.

@@ -13,7 +13,7 @@ use super::{
     format::{self, Lean, maybe, ms, pairs, percent, table},
     recovery, status,
 };
-use crate::api::types::{Instance, Instances};
+use crate::api::types::{Ejected, Instance, Instances};
 
 /// How often a drain is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
@@ -33,6 +33,8 @@ pub(super) async fn run(
             let instance = set(context, &target, "enable").await?;
             let text = if instance.available {
                 "takes traffic".to_owned()
+            } else if let Some(ejected) = &instance.ejected {
+                format!("is enabled, but {}", ejection(ejected))
             } else if instance.weight == 0 {
                 "is enabled, but its weight is 0".to_owned()
             } else {
@@ -43,6 +45,17 @@ pub(super) async fn run(
             };
             context.show(&instance, |i| format!("{} {text}", i.instance))
         }
+        InstancesCommand::Uneject(target) => {
+            let instance = set(context, &target, "uneject").await?;
+            context.show(&instance, |i| {
+                let now = match (&i.recovery, i.available) {
+                    (Some(progress), _) => recovery::phrase(progress),
+                    (None, true) => "takes traffic".to_owned(),
+                    (None, false) => format!("{} and {}", i.admin, i.health),
+                };
+                format!("{} is not ejected: {now}", i.instance)
+            })
+        }
         InstancesCommand::Disable(target) => {
             let instance = set(context, &target, "disable").await?;
             context.show(&instance, |i| {
@@ -50,6 +63,14 @@ pub(super) async fn run(
             })
         }
     }
+}
+
+/// Why and how long an instance is ejected, in a few words.
+fn ejection(ejected: &Ejected) -> String {
+    format!(
+        "ejected for {:.0} s more, for the {}. time: {}",
+        ejected.ends_in_seconds, ejected.times, ejected.reason
+    )
 }
 
 fn path(target: &Target) -> String {
@@ -136,11 +157,16 @@ fn row(instance: &Instance) -> Vec<String> {
         instance.instance.clone(),
         admin.to_owned(),
         match &instance.recovery {
-            _ if instance.health != "unhealthy" && instance.breaker.state != "closed" => {
+            _ if instance.health == "unhealthy" => instance.health.clone(),
+            _ if instance.ejected.is_none() && instance.breaker.state != "closed" => {
                 format!("breaker {}", breakers::phrase(&instance.breaker, true))
             }
-            Some(progress) if instance.health != "unhealthy" => recovery::phrase(progress),
-            _ => instance.health.clone(),
+            _ if instance.ejected.is_some() => "ejected".to_owned(),
+            Some(progress) => recovery::phrase(progress),
+            None => match &instance.slow_start {
+                Some(start) => format!("starting {}", percent(start.share)),
+                None => instance.health.clone(),
+            },
         },
         format!(
             "{}/{}",
@@ -176,6 +202,12 @@ fn one(instance: &Instance) -> String {
         "health",
         format!("{} ({})", instance.health, instance.health_detail),
     ));
+    if let Some(ejected) = &instance.ejected {
+        lines.push(("ejected", ejection(ejected)));
+    }
+    if let Some(start) = &instance.slow_start {
+        lines.push(("slow start", percent(start.share)));
+    }
     if let Some(progress) = &instance.recovery {
         let text = format!(
             "{}, relapses so far: {}",

@@ -150,6 +150,9 @@ fn one(stats: &ServiceStats) -> String {
         ("instances", of(&stats.instances)),
         ("retries", stats.retries.to_string()),
     ];
+    if let Some(why) = &stats.fail_open {
+        lines.push(("fails open", why.clone()));
+    }
     lines.extend(requests(&stats.requests));
     lines.extend(kernel(&stats.kernel));
     let mut text = pairs(lines);

@@ -184,6 +184,83 @@ impl Form for Share {
     }
 }
 
+/// A number in a range, held in hundredths like its bounds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Decimal {
+    pub(super) min: u32,
+    pub(super) max: u32,
+    pub(super) example: &'static str,
+}
+
+impl Form for Decimal {
+    type Value = u32;
+
+    fn expected(&self) -> String {
+        let (min, max) = (self.show(&self.min), self.show(&self.max));
+        format!("a number from {min} to {max} in hundredths")
+    }
+
+    fn example(&self) -> String {
+        self.example.to_owned()
+    }
+
+    fn parse(&self, node: &Node) -> Result<u32, Refused> {
+        let number = node.as_number().ok_or_else(Refused::default)?;
+        let hundredths = (number * 100.0).round();
+        let exact = (number * 100.0 - hundredths).abs() < 1e-6;
+        if exact && (f64::from(self.min)..=f64::from(self.max)).contains(&hundredths) {
+            Ok(hundredths as u32)
+        } else {
+            Err(Refused::default())
+        }
+    }
+
+    fn show(&self, value: &u32) -> String {
+        (f64::from(*value) / 100.0).to_string()
+    }
+}
+
+/// A length of time in whole seconds, from one on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct WholeSeconds {
+    pub(super) max: u64,
+    pub(super) example: &'static str,
+}
+
+impl WholeSeconds {
+    const fn period(self) -> Period {
+        Period {
+            min: Duration::from_secs(1),
+            max: Duration::from_secs(self.max),
+            example: self.example,
+        }
+    }
+}
+
+impl Form for WholeSeconds {
+    type Value = Duration;
+
+    fn expected(&self) -> String {
+        self.period().expected() + " in whole seconds"
+    }
+
+    fn example(&self) -> String {
+        self.period().example()
+    }
+
+    fn parse(&self, node: &Node) -> Result<Duration, Refused> {
+        let duration = self.period().parse(node)?;
+        match duration.subsec_nanos() {
+            0 => Ok(duration),
+            _ => Err(Refused::default()),
+        }
+    }
+
+    fn show(&self, value: &Duration) -> String {
+        self.period().show(value)
+    }
+}
+
 /// `true` or `false`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Switch;

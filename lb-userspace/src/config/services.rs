@@ -5,16 +5,19 @@ use std::{collections::BTreeMap, time::Duration};
 use super::{
     admission::{self, LimitSettings},
     breaker::BreakerSettings,
+    fail_open::FailOpenSettings,
     forms::{Choice, Form as _, Number, Period},
     hashing::HashSettings,
     health::HealthSettings,
     load_reports::LoadReportSettings,
     origin::Sourced,
+    outlier::OutlierSettings,
     rate_limit,
     reader::Section,
     recovery::RecoverySettings,
     resolve::Resolved,
     retry::RetrySettings,
+    slow_start::SlowStartSettings,
     values::SERVICE,
 };
 use crate::model::{
@@ -62,6 +65,9 @@ pub(super) struct ServiceSettings {
     breaker: BreakerSettings,
     limits: LimitSettings,
     load_reports: LoadReportSettings,
+    outlier: OutlierSettings,
+    fail_open: FailOpenSettings,
+    slow_start: SlowStartSettings,
     connect: Sourced<Duration>,
     request: Sourced<Duration>,
     idle: Sourced<Duration>,
@@ -90,6 +96,9 @@ impl ServiceSettings {
             breaker: BreakerSettings::unset(),
             limits: LimitSettings::unset(),
             load_reports: LoadReportSettings::unset(),
+            outlier: OutlierSettings::unset(),
+            fail_open: FailOpenSettings::unset(),
+            slow_start: SlowStartSettings::unset(),
             connect: Sourced::unset(timeouts.connect),
             request: Sourced::unset(timeouts.request),
             idle: Sourced::unset(timeouts.idle),
@@ -107,6 +116,9 @@ impl ServiceSettings {
         let breaker = t.table("breaker", |t| self.breaker.read(t));
         let limits = t.table("limits", |t| self.limits.read(t));
         let load_reports = t.table("load_reports", |t| self.load_reports.read(t));
+        let outlier = t.table("outlier", |t| self.outlier.read(t));
+        let fail_open = t.table("fail_open", |t| self.fail_open.read(t));
+        let slow_start = t.table("slow_start", |t| self.slow_start.read(t));
         let (connect, request, idle) = t.table("timeouts", |t| {
             (
                 t.value("connect", &TIMEOUT, &self.connect),
@@ -124,6 +136,9 @@ impl ServiceSettings {
             breaker,
             limits,
             load_reports,
+            outlier,
+            fail_open,
+            slow_start,
             connect,
             request,
             idle,
@@ -160,6 +175,9 @@ pub(super) fn read(
                 recovery: settings.recovery.build(),
                 breakers: settings.breaker.build(),
                 load_reports: settings.load_reports.build(),
+                outlier: settings.outlier.build(),
+                fail_open: settings.fail_open.build(),
+                slow_start: settings.slow_start.build(),
                 timeouts: TimeoutSpec {
                     connect: settings.connect.value,
                     request: settings.request.value,

@@ -91,7 +91,7 @@ impl Comebacks {
 }
 
 fn situation(status: &InstanceStatus) -> Situation {
-    if status.health == Health::Unhealthy {
+    if status.health == Health::Unhealthy || status.ejected.is_some() {
         Situation::Down
     } else if status.admin != AdminState::Enabled || status.weight == 0 {
         Situation::Away

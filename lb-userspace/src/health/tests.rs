@@ -10,6 +10,7 @@ use crate::{
 mod breakers;
 mod checks;
 mod comebacks;
+mod ejections;
 mod scores;
 
 fn service(

@@ -9,8 +9,9 @@ use std::{
 };
 
 use super::{
-    Algorithm, CheckCounts, Clock, Endpoint, Exclusion, Gate, InstanceId, KernelTraffic,
-    LoadReports, Measured, Pace, PeakEwma, ServiceLoad, ServiceName, Timestamp, UNLIMITED, claim,
+    Alarm, Algorithm, CheckCounts, Clock, Detector, Endpoint, Exclusion, FailureRun, Gate,
+    InstanceId, KernelTraffic, LoadReports, Measured, Pace, PeakEwma, ServiceLoad, ServiceName,
+    Timestamp, UNLIMITED, claim,
     history::{Distribution, History, Span},
     identity,
     measure::{LATENCY_BOUNDS_US, LatencyHistogram},
@@ -162,9 +163,10 @@ pub struct Instance {
     pub gate: Gate,
     /// What its service has in flight, this instance's requests among it.
     pub load: Arc<ServiceLoad>,
+    /// Requests that it has failed in a row.
+    pub failures: FailureRun,
+    ejections: [AtomicU64; Detector::ALL.len()],
     in_flight: AtomicU32,
-    /// Failures since the last success.
-    failures: AtomicU32,
     /// When the last request began, in microseconds; 0 is never.
     asked: AtomicU64,
     /// Until when it has asked to be left alone, in microseconds.
@@ -194,8 +196,9 @@ impl Instance {
             reports: LoadReports::default(),
             checks: CheckCounts::default(),
             gate: Gate::default(),
+            failures: FailureRun::default(),
+            ejections: Default::default(),
             in_flight: AtomicU32::new(0),
-            failures: AtomicU32::new(0),
             asked: AtomicU64::new(0),
             rests: AtomicU64::new(0),
             shards: (0..load.workers()).map(|_| Shard::default()).collect(),
@@ -209,6 +212,24 @@ impl Instance {
         self.gate.exclusion(now)
     }
 
+    /// The same with failures in a row that ring `alarm`.
+    #[must_use]
+    pub fn with_alarm(mut self, alarm: Arc<Alarm>) -> Self {
+        self.failures = FailureRun::new(alarm);
+        self
+    }
+
+    /// Counts an ejection.
+    pub fn count_ejection(&self, by: Detector) {
+        self.ejections[by as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often `by` has had it ejected.
+    #[must_use]
+    pub fn ejections(&self, by: Detector) -> u64 {
+        self.ejections[by as usize].load(Ordering::Relaxed)
+    }
+
     /// Requests in flight, all workers.
     #[must_use]
     pub fn in_flight(&self) -> u32 {
@@ -218,7 +239,7 @@ impl Instance {
     /// Requests that have failed since the last one that succeeded, all workers.
     #[must_use]
     pub fn failures_in_a_row(&self) -> u32 {
-        self.failures.load(Ordering::Relaxed)
+        self.failures.length()
     }
 
     /// When the last request began; `None` before the first.
@@ -377,9 +398,12 @@ impl Instance {
         self.gate.reset();
         self.latency.reset();
         self.pace.reset();
-        self.failures.store(0, Ordering::Relaxed);
         self.probe_latency.reset();
         self.checks.reset();
+        self.failures.end();
+        for counter in &self.ejections {
+            counter.store(0, Ordering::Relaxed);
+        }
         self.measured.set_score(1.0);
         self.measured.set_success(1.0);
         self.measured.forget();
@@ -391,15 +415,12 @@ impl Instance {
     fn succeeded(&self, now: Timestamp, latency: Duration) {
         self.latency.add(now, latency);
         self.pace.add(now, latency);
-        // Nearly always 0 already: a line that nobody writes can be in every core's cache.
-        if self.failures_in_a_row() > 0 {
-            self.failures.store(0, Ordering::Relaxed);
-        }
+        self.failures.end();
     }
 
     fn failed(&self, now: Timestamp, latency: Duration) {
         self.took_at_least(now, latency);
-        self.failures.fetch_add(1, Ordering::Relaxed);
+        self.failures.go_on();
     }
 
     fn took_at_least(&self, now: Timestamp, bound: Duration) {

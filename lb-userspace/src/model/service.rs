@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    Algorithm, BreakersSpec, Endpoint, Forwarding, HashKey, LimitSpec, RateLimitSpec, ReportTimes,
-    RetrySpec, ServiceName,
+    Algorithm, BreakersSpec, Endpoint, FailOpenSpec, Forwarding, HashKey, LimitSpec, OutlierSpec,
+    RateLimitSpec, ReportTimes, RetrySpec, ServiceName, SlowStartSpec,
 };
 
 /// The bound of consistent hashing when nobody says anything, in percent: with a quarter more than
@@ -57,6 +57,12 @@ pub struct ServiceSpec {
     pub breakers: BreakersSpec,
     /// What instances say of their own load; `None` when nobody listens.
     pub load_reports: Option<LoadReportSpec>,
+    /// When instances that stand out for the worse are ejected; `None` when they never are.
+    pub outlier: Option<OutlierSpec>,
+    /// When traffic goes to instances that should not have any; `None` when it never does.
+    pub fail_open: Option<FailOpenSpec>,
+    /// How instances that join at run time get their share; `None` when they get all of it at once.
+    pub slow_start: Option<SlowStartSpec>,
     /// Limits of an HTTP exchange.
     pub timeouts: TimeoutSpec,
     /// When a request is sent once more.
@@ -84,6 +90,9 @@ impl ServiceSpec {
             recovery: None,
             breakers: BreakersSpec::default(),
             load_reports: None,
+            outlier: None,
+            fail_open: None,
+            slow_start: None,
             timeouts: TimeoutSpec::default(),
             retry: RetrySpec::default(),
             limits: LimitSpec::default(),

@@ -2,13 +2,13 @@
 
 use std::{fmt, sync::Arc};
 
-use super::ids::IdError;
+use super::{ids::IdError, snapshot::FailOpen};
 use crate::{
     model::{
         AdminState, Algorithm, BreakerState, GatewaySpec, Health, InstanceId, ListenerSpec,
         RouteSpec, ServiceName, ServiceSpec, VipSpec,
     },
-    resilience::{Factors, Progress},
+    resilience::{Ejection, Factors, Progress, Ramp},
 };
 
 /// Everything that a configuration asks for.
@@ -63,7 +63,23 @@ pub enum Change {
     },
     /// Reports how far recoveries are; one that is not what `from` says any more is left alone.
     Recovery(Vec<RecoveryStep>),
-    /// Ends an instance's recovery: it has its whole weight as soon as nothing else is wrong.
+    /// Takes instances out of traffic for a while; those that are gone, and those that are ejected
+    /// already, are left alone.
+    Eject(Vec<(InstanceId, Ejection)>),
+    /// Reports that ejections are over; those that were ended otherwise are left alone. The
+    /// instances come back by their service's recovery, or at once when it has none.
+    EndEjections(Vec<InstanceId>),
+    /// Ends an instance's ejection before its time; it comes back as it would then.
+    Uneject {
+        /// The service.
+        service: ServiceName,
+        /// The instance by any of its names.
+        instance: String,
+    },
+    /// Reports how far slow starts are; one that is over or never was is left alone.
+    Ramps(Vec<(InstanceId, Option<Ramp>)>),
+    /// Ends an instance's recovery, and an ejection or a slow start too: it has its whole weight as
+    /// soon as nothing else is wrong.
     ForceRecovery {
         /// The service.
         service: ServiceName,
@@ -129,10 +145,47 @@ pub enum Event {
     RecoveryChanged(ServiceName, String, Option<Progress>),
     /// An instance's circuit breaker has opened, half-opened or closed.
     BreakerChanged(ServiceName, String, BreakerState),
+    /// An instance is ejected.
+    Ejected(ServiceName, String, Ejection),
+    /// An instance's ejection is over, and why.
+    EjectionEnded(ServiceName, String, EjectionEnd),
+    /// An instance's slow start went on; `None` when it is over.
+    RampChanged(ServiceName, String, Option<Ramp>),
+    /// A service fails open, or does not any more.
+    FailOpenChanged(ServiceName, Option<FailOpen>),
     /// What was learned is forgotten.
     Reset,
     /// Measured factors moved weights of a service.
     FactorsChanged(ServiceName),
+}
+
+/// Why an ejection is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EjectionEnd {
+    /// Its time is over.
+    Served,
+    /// Checks that had found the instance down find it up.
+    Healthy,
+    /// An operator ended it.
+    Operator,
+    /// What had led to it is forgotten.
+    Reset,
+    /// The service does not eject any more.
+    Off,
+}
+
+impl EjectionEnd {
+    /// In a few words.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Served => "its time is over",
+            Self::Healthy => "it was down and is healthy",
+            Self::Operator => "an operator ended it",
+            Self::Reset => "what had led to it is forgotten",
+            Self::Off => "the service does not eject any more",
+        }
+    }
 }
 
 impl Event {
@@ -145,6 +198,22 @@ impl Event {
             Self::HealthChanged(service, instance, health, detail) => {
                 let health = health.as_str();
                 tracing::info!(revision, %service, instance, health, %detail, "health changed");
+            }
+            // Part of every start, like the weights above.
+            Self::RampChanged(service, instance, Some(ramp)) => {
+                tracing::debug!(revision, %service, instance, share = ramp.share, "slow start");
+            }
+            Self::Ejected(service, instance, ejection) => {
+                let (by, detail) = (ejection.by.as_str(), &ejection.detail);
+                let seconds = (ejection.until - ejection.since).as_secs_f64();
+                let times = ejection.times;
+                tracing::warn!(
+                    revision, %service, instance, by, %detail, seconds, times, "instance ejected"
+                );
+            }
+            Self::FailOpenChanged(service, Some(why)) => {
+                let why = why.as_str();
+                tracing::warn!(revision, %service, why, "service fails open");
             }
             other => tracing::info!(revision, change = %other, "state changed"),
         }
@@ -199,6 +268,35 @@ impl fmt::Display for Event {
                     f,
                     "circuit breaker of instance {i} of {service} is now {state}"
                 )
+            }
+            Self::Ejected(service, i, ejection) => write!(
+                f,
+                "instance {i} of {service} is ejected for {:.0} s: {}",
+                (ejection.until - ejection.since).as_secs_f64(),
+                ejection.detail
+            ),
+            Self::EjectionEnded(service, i, why) => {
+                let why = why.as_str();
+                write!(
+                    f,
+                    "instance {i} of {service} is not ejected any more: {why}"
+                )
+            }
+            Self::RampChanged(service, i, None) => {
+                write!(f, "slow start of instance {i} of {service} is over")
+            }
+            Self::RampChanged(service, i, Some(ramp)) => {
+                let share = ramp.share;
+                write!(
+                    f,
+                    "instance {i} of {service} starts at {share} % of its weight"
+                )
+            }
+            Self::FailOpenChanged(service, None) => {
+                write!(f, "service {service} does not fail open any more")
+            }
+            Self::FailOpenChanged(service, Some(why)) => {
+                write!(f, "service {service} fails open: {}", why.as_str())
             }
             Self::Reset => f.write_str("learned state forgotten"),
             Self::FactorsChanged(service) => write!(f, "measured weights of {service} changed"),

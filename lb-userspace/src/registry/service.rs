@@ -5,15 +5,15 @@ use std::sync::Arc;
 
 use super::{
     change::RegistryError,
-    snapshot::{InstanceStatus, Service},
+    snapshot::{FailOpen, InstanceStatus, Service},
 };
 use crate::{
     balance,
     model::{
-        Algorithm, Instance, Member, ServiceGuard, ServiceLoad, ServiceSpec, ServiceStats,
+        Algorithm, Health, Instance, Member, ServiceGuard, ServiceLoad, ServiceSpec, ServiceStats,
         UNLIMITED,
     },
-    resilience::{Admission, Budget, Factors, WHOLE, WeightInputs, effective_weight},
+    resilience::{Admission, Budget, Factors, WeightInputs, effective_weight},
 };
 
 /// A service.
@@ -52,18 +52,33 @@ impl ServiceState {
         Ok(&mut self.instances[position])
     }
 
-    /// What instances weigh by. When none would take traffic, those that only wait for their
-    /// recovery do: one that may fail is better than an answer that is sure to be an error.
-    fn weighed(&self) -> Vec<InstanceStatus> {
-        let statuses = || self.instances.iter().map(|state| state.status.clone());
-        if statuses().any(|status| weight(&status, self.algorithm) > 0) {
-            return statuses().collect();
-        }
-        let forced = |status: InstanceStatus| InstanceStatus {
-            recovery: status.recovery.filter(|progress| progress.share > 0),
-            ..status
+    /// What instances weigh by, and why when that is not what they are.
+    ///
+    /// When none would take traffic, those that only wait for their recovery do: one that may fail
+    /// is better than an answer that is sure to be an error. When there are none of these either,
+    /// or fewer stand than the service asks for, checks and ejections are not believed any more:
+    /// the rest would break under the load of all, or what finds fault is at fault itself. What an
+    /// operator has said always holds.
+    fn weighed(&self) -> (Vec<InstanceStatus>, Option<FailOpen>) {
+        let statuses = || self.instances.iter().map(|state| &state.status);
+        let standing = statuses().filter(|status| status.stands()).count();
+        let wanted = statuses().filter(|status| status.is_wanted()).count();
+        let too_few =
+            |threshold: u32| standing as u64 * 1_000_000 < u64::from(threshold) * wanted as u64;
+        let waits = |status: &InstanceStatus| unhurried(status).stands();
+        let why = match self.spec.fail_open {
+            _ if wanted == 0 => None,
+            _ if standing == 0 && statuses().any(waits) => Some(FailOpen::OnlyRecovering),
+            Some(_) if standing == 0 => Some(FailOpen::NoneLeft),
+            Some(spec) if too_few(spec.threshold) => Some(FailOpen::TooFew),
+            _ => None,
         };
-        statuses().map(forced).collect()
+        let weighed = statuses().map(|status| match why {
+            None => status.clone(),
+            Some(FailOpen::OnlyRecovering) => unhurried(status),
+            Some(FailOpen::NoneLeft | FailOpen::TooFew) => trusted(status),
+        });
+        (weighed.collect(), why)
     }
 
     /// Factors belong to the algorithm that asked for them. Whether there were any.
@@ -95,20 +110,28 @@ impl ServiceState {
     }
 
     pub(super) fn build(&self, workers: usize) -> Service {
+        let (weighed, fail_open) = self.weighed();
+        let limit = self
+            .spec
+            .outlier
+            .map_or(0, |spec| spec.consecutive_failures);
+        for state in &self.instances {
+            state.instance.failures.set_limit(limit);
+        }
         let members: Arc<[Member]> = self
             .instances
             .iter()
-            .zip(self.weighed())
+            .zip(weighed)
             .zip(&self.spec.instances)
             .map(|((state, status), spec)| Member {
                 instance: Arc::clone(&state.instance),
                 weight: weight(&status, self.algorithm),
-                recovering: status.recovery.is_some(),
+                recovering: status.recovery.is_some() || status.ramp.is_some(),
                 base: weight(&unmeasured(&status), self.algorithm),
                 most: self
                     .spec
                     .limits
-                    .of_instance(spec.max_requests, share(&status)),
+                    .of_instance(spec.max_requests, status.share()),
             })
             .collect();
         let spec = ServiceSpec {
@@ -135,7 +158,25 @@ impl ServiceState {
             budget: Arc::clone(&self.budget),
             admission: Arc::clone(&self.admission),
             guard: Arc::clone(&self.guard),
+            fail_open,
         }
+    }
+}
+
+/// `status` without the wait for a recovery; one that has begun has its share.
+fn unhurried(status: &InstanceStatus) -> InstanceStatus {
+    InstanceStatus {
+        recovery: status.recovery.filter(|progress| progress.share > 0),
+        ..status.clone()
+    }
+}
+
+/// `status` as if nothing spoke against it but its operator.
+fn trusted(status: &InstanceStatus) -> InstanceStatus {
+    InstanceStatus {
+        health: Health::Unknown,
+        ejected: None,
+        ..unhurried(status)
     }
 }
 
@@ -154,12 +195,8 @@ pub(super) fn weight(status: &InstanceStatus, algorithm: Algorithm) -> u32 {
         algorithm,
         admin: status.admin,
         health: status.health,
-        share: share(status),
+        ejected: status.ejected.is_some(),
+        share: status.share(),
         factors: status.factors,
     })
-}
-
-/// The share of its weight that an instance has, in percent.
-fn share(status: &InstanceStatus) -> u8 {
-    status.recovery.map_or(WHOLE, |progress| progress.share)
 }

@@ -9,7 +9,7 @@ use crate::{
         AdminState, BreakerState, Exclusion, GatewaySpec, Health, InstanceId, ListenerSpec, Member,
         RouteSpec, ServiceGuard, ServiceName, ServiceSpec, ServiceStats, Timestamp, VipSpec,
     },
-    resilience::{Admission, Budget, Factors, Progress},
+    resilience::{Admission, Budget, Ejection, Factors, Progress, Ramp, WHOLE},
 };
 
 /// One consistent picture of everything, immutable.
@@ -57,6 +57,34 @@ pub struct Service {
     pub limited: bool,
     /// Its circuit breaker.
     pub guard: Arc<ServiceGuard>,
+    /// Why traffic goes to instances that should not have any; `None` when it does not.
+    pub fail_open: Option<FailOpen>,
+}
+
+/// Why a service fails open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FailOpen {
+    /// Nobody but instances that wait for their recovery is left, and so they do not wait.
+    OnlyRecovering,
+    /// Nobody is left: all that the operator wants get traffic, ejected or unhealthy.
+    NoneLeft,
+    /// Fewer are left than the service's threshold asks for: as above.
+    TooFew,
+}
+
+impl FailOpen {
+    /// All reasons.
+    pub const ALL: [Self; 3] = [Self::OnlyRecovering, Self::NoneLeft, Self::TooFew];
+
+    /// The name in API, log and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::OnlyRecovering => "only_recovering",
+            Self::NoneLeft => "none_left",
+            Self::TooFew => "too_few",
+        }
+    }
 }
 
 /// What the control plane knows of an instance.
@@ -74,6 +102,10 @@ pub struct InstanceStatus {
     pub recovery: Option<Progress>,
     /// What its circuit breaker does, as last heard; the instance's gate knows better.
     pub breaker: BreakerState,
+    /// Why and until when it is ejected; `None` when it is not.
+    pub ejected: Option<Ejection>,
+    /// How far its slow start is; `None` when it is over or never was.
+    pub ramp: Option<Ramp>,
     /// Factors of the weight that are in force.
     pub factors: Factors,
 }
@@ -98,6 +130,38 @@ impl Snapshot {
     pub fn service_names(&self) -> String {
         let names: Vec<&str> = self.services.iter().map(|s| s.spec.name.as_str()).collect();
         names.join(", ")
+    }
+}
+
+impl InstanceStatus {
+    /// Whether the operator wants it to take traffic.
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        self.admin == AdminState::Enabled && self.weight > 0
+    }
+
+    /// Share of its weight that recovery and slow start leave it, in percent.
+    #[must_use]
+    pub fn share(&self) -> u8 {
+        let recovery = self.recovery.map_or(WHOLE, |progress| progress.share);
+        recovery.min(self.ramp.map_or(WHOLE, |ramp| ramp.share))
+    }
+
+    /// It has nothing from the moment on that nothing else is wrong with it, until its recovery
+    /// begins; what the relapses were is kept. A slow start is overtaken.
+    pub(super) fn relapse(&mut self) {
+        let before = self.recovery.unwrap_or_default();
+        self.recovery = Some(Progress { share: 0, ..before });
+        self.ramp = None;
+    }
+
+    /// Whether it takes traffic by its own right, however few others do.
+    #[must_use]
+    pub fn stands(&self) -> bool {
+        self.is_wanted()
+            && self.health != Health::Unhealthy
+            && self.ejected.is_none()
+            && self.share() > 0
     }
 }
 

@@ -6,8 +6,9 @@ use std::{
 };
 
 use super::{
-    change::{Change, Desired, Event, RecoveryStep, RegistryError},
+    change::{Change, Desired, EjectionEnd, Event, RecoveryStep, RegistryError},
     check::check,
+    ejection,
     ids::{Ids, KnownId, Taken},
     limits::RateLimits,
     service::{InstanceState, ServiceState, unmeasured, weight},
@@ -15,11 +16,11 @@ use super::{
 };
 use crate::{
     model::{
-        AdminState, Algorithm, BreakerState, GatewaySpec, Health, Instance, InstanceId,
+        AdminState, Alarm, Algorithm, BreakerState, GatewaySpec, Health, Instance, InstanceId,
         InstanceSpec, ListenerSpec, RouteSpec, ServiceGuard, ServiceLoad, ServiceName, ServiceSpec,
         VipSpec,
     },
-    resilience::{Budget, Factors, Progress},
+    resilience::{Budget, Factors, Progress, Ramp},
 };
 
 /// Everything that the registry knows. Cheap to clone: a change works on a copy.
@@ -27,7 +28,8 @@ use crate::{
 pub(super) struct State {
     workers: usize,
     ids: Ids,
-    services: BTreeMap<ServiceName, ServiceState>,
+    alarm: Arc<Alarm>,
+    pub(super) services: BTreeMap<ServiceName, ServiceState>,
     routes: Arc<[RouteSpec]>,
     vips: Arc<[VipSpec]>,
     listeners: Arc<[ListenerSpec]>,
@@ -42,10 +44,15 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new(workers: usize, known: impl IntoIterator<Item = KnownId>) -> Self {
+    pub(super) fn new(
+        workers: usize,
+        known: impl IntoIterator<Item = KnownId>,
+        alarm: Arc<Alarm>,
+    ) -> Self {
         Self {
             workers,
             ids: Ids::new(known),
+            alarm,
             services: BTreeMap::new(),
             routes: Arc::default(),
             vips: Arc::default(),
@@ -77,6 +84,10 @@ impl State {
             Change::Reset => Ok(self.reset()),
             Change::Health { id, health, detail } => Ok(self.health(id, health, detail)),
             Change::Recovery(steps) => Ok(self.recovery(&steps)),
+            Change::Eject(ejections) => Ok(self.eject(ejections)),
+            Change::EndEjections(ids) => Ok(self.end_ejections(&ids)),
+            Change::Uneject { service, instance } => self.uneject(&service, &instance),
+            Change::Ramps(ramps) => Ok(self.ramps(&ramps)),
             Change::ForceRecovery { service, instance } => self.force(&service, &instance),
             Change::Breakers(states) => Ok(self.breakers(&states)),
             Change::Factors(factors) => Ok(self.factors(&factors)),
@@ -143,7 +154,7 @@ impl State {
         let Some(before) = before else {
             events.push(Event::ServiceAdded(name));
             let load = Arc::new(ServiceLoad::new(self.workers));
-            let instances = self.configure_instances(&spec, &load, Vec::new(), &mut Vec::new())?;
+            let instances = self.configure_instances(&spec, &load, None, &mut Vec::new())?;
             return Ok(ServiceState {
                 algorithm: spec.algorithm,
                 spec: Arc::new(spec),
@@ -174,7 +185,8 @@ impl State {
         if !same(&before.spec, &spec) {
             events.push(Event::ServiceChanged(name));
         }
-        let instances = self.configure_instances(&spec, &before.load, before.instances, events)?;
+        let instances =
+            self.configure_instances(&spec, &before.load, Some(before.instances), events)?;
         let mut after = ServiceState {
             spec: Arc::new(spec),
             algorithm,
@@ -191,13 +203,19 @@ impl State {
         Ok(after)
     }
 
+    /// The instances of `spec`; `before` are those of the same service before, `None` when it is
+    /// new.
     fn configure_instances(
         &mut self,
         spec: &ServiceSpec,
         load: &Arc<ServiceLoad>,
-        mut before: Vec<InstanceState>,
+        before: Option<Vec<InstanceState>>,
         events: &mut Vec<Event>,
     ) -> Result<Vec<InstanceState>, RegistryError> {
+        // Who joins a service that runs starts slowly; those who begin together share everything
+        // from the first request on.
+        let joins = before.as_ref().is_some_and(|before| !before.is_empty());
+        let mut before = before.unwrap_or_default();
         before.retain(|state| {
             let endpoint = &state.instance.endpoint;
             let stays = spec
@@ -225,7 +243,8 @@ impl State {
                 let Taken { id, is_down } = self.ids.take(&spec.name, endpoint)?;
                 let service = spec.name.clone();
                 let instance =
-                    Instance::new(id, service.clone(), endpoint.clone(), Arc::clone(load));
+                    Instance::new(id, service.clone(), endpoint.clone(), Arc::clone(load))
+                        .with_alarm(Arc::clone(&self.alarm));
                 events.push(Event::InstanceAdded(service, endpoint.name().to_owned()));
                 InstanceState {
                     instance: Arc::new(instance),
@@ -244,6 +263,11 @@ impl State {
                         },
                         recovery: is_down.then(Progress::default),
                         breaker: BreakerState::default(),
+                        ejected: None,
+                        ramp: spec.slow_start.filter(|_| joins).map(|spec| Ramp {
+                            share: spec.min,
+                            ends: None,
+                        }),
                         factors: Factors::NONE,
                     },
                 }
@@ -261,12 +285,21 @@ impl State {
             if spec.recovery.is_none() || (found.is_none() && spec.health_check.is_none()) {
                 state.status.recovery = None;
             }
+            if spec.outlier.is_none() {
+                events.extend(ejection::end(&spec.name, &mut state, EjectionEnd::Off));
+            }
+            if spec.slow_start.is_none() {
+                state.status.ramp = None;
+            }
             instances.push(state);
         }
         Ok(instances)
     }
 
-    fn service(&mut self, name: &ServiceName) -> Result<&mut ServiceState, RegistryError> {
+    pub(super) fn service(
+        &mut self,
+        name: &ServiceName,
+    ) -> Result<&mut ServiceState, RegistryError> {
         if !self.services.contains_key(name) {
             let known: Vec<&str> = self.services.keys().map(ServiceName::as_str).collect();
             let (found, known) = (name.to_string(), known.join(", "));
@@ -318,6 +351,7 @@ impl State {
                 events.push(Event::AlgorithmChanged(name.clone(), service.algorithm));
             }
             for state in &mut service.instances {
+                events.extend(ejection::end(name, state, EjectionEnd::Reset));
                 if state.status.admin != AdminState::Enabled {
                     state.status.admin = AdminState::Enabled;
                     let instance = state.instance.endpoint.name().to_owned();
@@ -343,17 +377,20 @@ impl State {
                     if state.status.health == health {
                         return Vec::new();
                     }
+                    let is_back = state.status.health == Health::Unhealthy;
                     state.status.health = health;
                     state.status.detail = Arc::clone(&detail);
                     if health == Health::Unhealthy && service.spec.recovery.is_some() {
-                        // From the moment that it is healthy again it has nothing, until its
-                        // recovery begins; what the relapses were is kept.
-                        let before = state.status.recovery.unwrap_or_default();
-                        state.status.recovery = Some(Progress { share: 0, ..before });
+                        state.status.relapse();
                     }
                     let name = service.spec.name.clone();
                     let instance = state.instance.endpoint.name().to_owned();
-                    return vec![Event::HealthChanged(name, instance, health, detail)];
+                    let changed = Event::HealthChanged(name.clone(), instance, health, detail);
+                    // What its requests ran into was that it was down.
+                    let ended = is_back
+                        .then(|| ejection::end(&name, state, EjectionEnd::Healthy))
+                        .flatten();
+                    return [changed].into_iter().chain(ended).collect();
                 }
             }
         }
@@ -381,11 +418,16 @@ impl State {
 
     fn force(&mut self, name: &ServiceName, instance: &str) -> Result<Vec<Event>, RegistryError> {
         let state = self.service(name)?.instance(instance)?;
-        if state.status.recovery.take().is_none() {
-            return Ok(Vec::new());
+        let ended = ejection::end(name, state, EjectionEnd::Operator);
+        let mut events: Vec<Event> = ended.into_iter().collect();
+        let instance = || state.instance.endpoint.name().to_owned();
+        if state.status.ramp.take().is_some() {
+            events.push(Event::RampChanged(name.clone(), instance(), None));
         }
-        let instance = state.instance.endpoint.name().to_owned();
-        Ok(vec![Event::RecoveryChanged(name.clone(), instance, None)])
+        if state.status.recovery.take().is_some() {
+            events.push(Event::RecoveryChanged(name.clone(), instance(), None));
+        }
+        Ok(events)
     }
 
     fn breakers(&mut self, states: &[(InstanceId, BreakerState)]) -> Vec<Event> {

@@ -1,7 +1,7 @@
 //! The effective weight: one function for both data planes.
 //!
-//! configured weight × admin state × health × recovery × factors. A weight, a drain or a failed
-//! check means the same thing to a packet and to a request because both data planes get the
+//! configured weight × admin state × health × ejection × share × factors. A weight, a drain, an ejection
+//! or a failed check means the same thing to a packet and to a request because both data planes get the
 //! result of this function and nothing else.
 
 use crate::model::{AdminState, Algorithm, Health};
@@ -28,8 +28,10 @@ pub struct WeightInputs {
     pub admin: AdminState,
     /// What the checks say.
     pub health: Health,
-    /// Share of the weight that the instance has while it recovers, in percent; 100 is all of it,
-    /// 0 none yet.
+    /// Whether it is ejected.
+    pub ejected: bool,
+    /// Share of the weight that the instance has while it recovers or starts slowly, in percent; 100
+    /// is all of it, 0 none yet.
     pub share: u8,
     /// Factors of the weight; 1 leaves it as it is.
     pub factors: Factors,
@@ -75,6 +77,7 @@ pub fn effective_weight(inputs: &WeightInputs) -> u32 {
     if inputs.configured == 0
         || inputs.admin != AdminState::Enabled
         || inputs.health == Health::Unhealthy
+        || inputs.ejected
         || inputs.share == 0
     {
         return 0;
@@ -98,6 +101,7 @@ mod tests {
             algorithm: Algorithm::WeightedRoundRobin,
             admin: AdminState::Enabled,
             health: Health::Healthy,
+            ejected: false,
             share: WHOLE,
             factors: Factors::NONE,
         }
@@ -117,6 +121,10 @@ mod tests {
             },
             WeightInputs {
                 health: Health::Unhealthy,
+                ..inputs()
+            },
+            WeightInputs {
+                ejected: true,
                 ..inputs()
             },
             WeightInputs {

@@ -102,6 +102,18 @@ families! {
     SERVICE_BREAKER_TRANSITIONS: Counter "lb_service_breaker_transitions_total"
         ["service", "to"]
         "How often the service's own circuit breaker came into each state.";
+    EJECTED: Gauge "lb_instance_ejected"
+        ["service", "instance"]
+        "1 while the instance is ejected, else 0.";
+    EJECTIONS: Counter "lb_instance_ejections_total"
+        ["service", "instance", "detector"]
+        "Ejections of the instance, by what found it to stand out.";
+    SLOW_START_SHARE: Gauge "lb_instance_slow_start_share"
+        ["service", "instance"]
+        "Share of its weight that slow start leaves the instance, 0 to 1; 1 without.";
+    FAIL_OPEN: Gauge "lb_service_fail_open"
+        ["service", "reason"]
+        "1 for the reason why traffic goes to instances that should not have any, else 0.";
     HEALTH: Gauge "lb_instance_health"
         ["service", "instance", "state"]
         "1 for the state that the health checks found, 0 for the others.";

@@ -16,10 +16,10 @@ use super::{
 };
 use crate::{
     model::{
-        AdminState, Algorithm, BreakerState, Clock, Gate, Health, Member, Reason, RetryCause,
-        RetryRefusal, RetryStats, Timestamp, measure::LATENCY_BOUNDS_US,
+        AdminState, Algorithm, BreakerState, Clock, Detector, Gate, Health, Member, Reason,
+        RetryCause, RetryRefusal, RetryStats, Timestamp, measure::LATENCY_BOUNDS_US,
     },
-    registry::{InstanceStatus, Registry, Service},
+    registry::{FailOpen, InstanceStatus, Registry, Service},
     resilience::{UNIT, WHOLE},
 };
 
@@ -51,6 +51,10 @@ impl TrafficCollector {
             &names::BREAKER_TRANSITIONS,
             &names::SERVICE_BREAKER,
             &names::SERVICE_BREAKER_TRANSITIONS,
+            &names::EJECTED,
+            &names::EJECTIONS,
+            &names::SLOW_START_SHARE,
+            &names::FAIL_OPEN,
             &names::HEALTH,
             &names::ADMIN,
             &names::PROBE_LATENCY,
@@ -81,6 +85,7 @@ impl Collector for TrafficCollector {
         let mut kernel = KernelSamples::new();
         let mut answers = Samples::new(&names::ANSWERS);
         let mut retries = RetrySamples::new();
+        let mut fail_open = Samples::new(&names::FAIL_OPEN);
         for service in &snapshot.services {
             let name = service.name().as_str();
             for reason in Reason::ALL {
@@ -89,6 +94,10 @@ impl Collector for TrafficCollector {
             }
             retries.add(name, &service.stats.retries);
             breakers.add_service(service, now);
+            for why in FailOpen::ALL {
+                let is = f64::from(u8::from(service.fail_open == Some(why)));
+                fail_open.add(&[name, why.as_str()], is);
+            }
             instances.add_service(service, now);
             if snapshot
                 .vips
@@ -104,7 +113,7 @@ impl Collector for TrafficCollector {
         families.extend(breakers.finish());
         families.extend(kernel.finish());
         families.extend(retries.finish());
-        families.extend([answers.finish(), revision.finish()]);
+        families.extend([answers, fail_open, revision].map(Samples::finish));
         families
     }
 }
@@ -151,6 +160,9 @@ struct InstanceSamples {
     weight: Samples,
     effective_weight: Samples,
     recovery_share: Samples,
+    ejected: Samples,
+    ejections: Samples,
+    slow_start_share: Samples,
     health: Samples,
     admin: Samples,
     probe_latency: Samples,
@@ -170,6 +182,9 @@ impl InstanceSamples {
             weight: Samples::new(&names::WEIGHT),
             effective_weight: Samples::new(&names::EFFECTIVE_WEIGHT),
             recovery_share: Samples::new(&names::RECOVERY_SHARE),
+            ejected: Samples::new(&names::EJECTED),
+            ejections: Samples::new(&names::EJECTIONS),
+            slow_start_share: Samples::new(&names::SLOW_START_SHARE),
             health: Samples::new(&names::HEALTH),
             admin: Samples::new(&names::ADMIN),
             probe_latency: Samples::new(&names::PROBE_LATENCY),
@@ -243,6 +258,16 @@ impl InstanceSamples {
         let share = status.recovery.map_or(WHOLE, |progress| progress.share);
         let share = f64::from(share) / f64::from(WHOLE);
         self.recovery_share.add(&labels, share);
+        let ejected = f64::from(u8::from(status.ejected.is_some()));
+        self.ejected.add(&labels, ejected);
+        for detector in Detector::ALL {
+            let count = member.instance.ejections(detector) as f64;
+            let labels = [service, instance, detector.as_str()];
+            self.ejections.add(&labels, count);
+        }
+        let ramp = status.ramp.map_or(WHOLE, |ramp| ramp.share);
+        let ramp = f64::from(ramp) / f64::from(WHOLE);
+        self.slow_start_share.add(&labels, ramp);
         for state in [Health::Unknown, Health::Healthy, Health::Unhealthy] {
             let is = f64::from(u8::from(state == status.health));
             self.health.add(&[service, instance, state.as_str()], is);
@@ -269,6 +294,9 @@ impl InstanceSamples {
             self.weight,
             self.effective_weight,
             self.recovery_share,
+            self.ejected,
+            self.ejections,
+            self.slow_start_share,
             self.health,
             self.admin,
             self.probe_latency,

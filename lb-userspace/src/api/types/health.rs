@@ -40,7 +40,7 @@ pub struct GatewayHealth {
     pub uptime_seconds: f64,
     /// Services.
     pub services: usize,
-    /// Services with an instance that takes traffic.
+    /// Services with an instance that is fit to take traffic.
     pub serving: usize,
 }
 
@@ -69,7 +69,7 @@ pub struct ServicesHealth {
 pub struct ServiceHealth {
     /// The service.
     pub service: String,
-    /// `healthy` when every enabled instance takes traffic, `unhealthy` when none does, else
+    /// `healthy` when every enabled instance takes traffic, `unhealthy` when none is fit to, else
     /// `degraded`.
     pub status: Status,
     /// Its instances.
@@ -79,6 +79,12 @@ pub struct ServiceHealth {
     pub score: Option<f32>,
     /// Instances that the checks found unhealthy, and why.
     pub unhealthy: Vec<String>,
+    /// Instances that are ejected, and why.
+    pub ejected: Vec<String>,
+    /// Why traffic goes to instances that should not have any: `only_recovering`, `none_left` or
+    /// `too_few`. Absent when it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fail_open: Option<String>,
 }
 
 /// Instances by state. One that is draining and unhealthy counts under both.
@@ -90,6 +96,8 @@ pub struct InstanceCounts {
     pub available: usize,
     /// Those that the checks found unhealthy.
     pub unhealthy: usize,
+    /// Those that are ejected.
+    pub ejected: usize,
     /// Those that keep what they have and get nothing new.
     pub draining: usize,
     /// Those that get nothing.
@@ -101,6 +109,7 @@ impl std::ops::AddAssign for InstanceCounts {
         self.total += other.total;
         self.available += other.available;
         self.unhealthy += other.unhealthy;
+        self.ejected += other.ejected;
         self.draining += other.draining;
         self.disabled += other.disabled;
     }

@@ -28,11 +28,17 @@ pub struct Instance {
     pub health: String,
     /// Why.
     pub health_detail: String,
-    /// Only while it is on its way back after it was unhealthy.
+    /// Only while it is on its way back after it was unhealthy or ejected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recovery: Option<Recovery>,
     /// Its circuit breaker, which takes it away from HTTP requests for a moment, whatever its weight.
     pub breaker: Breaker,
+    /// Only while it is ejected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ejected: Option<Ejected>,
+    /// Only while it starts slowly.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slow_start: Option<SlowStart>,
     /// Whether it takes new traffic.
     pub available: bool,
     /// Weight as configured.
@@ -87,6 +93,33 @@ pub struct Report {
     pub errors_per_second: f32,
     /// Seconds since it was said.
     pub seconds_ago: f64,
+}
+
+/// Why and how long an instance is taken out for what it did with requests.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Ejected {
+    /// What found it: `consecutive_failures`, `success_rate` or `latency`.
+    pub by: String,
+    /// What that was.
+    pub reason: String,
+    /// When it was taken out.
+    pub since: String,
+    /// When it comes back.
+    pub until: String,
+    /// The same in seconds from now.
+    pub ends_in_seconds: f64,
+    /// Ejections that are not forgiven, this one included: it takes so many times the shortest.
+    pub times: u32,
+}
+
+/// How far the slow start of an instance is that has joined at run time.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SlowStart {
+    /// Share of its weight that it has, 0 to 1.
+    pub share: f64,
+    /// Until it has all of it; absent while something keeps it from traffic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ends_in_seconds: Option<f64>,
 }
 
 /// What the kernel has counted, as last read from its maps.

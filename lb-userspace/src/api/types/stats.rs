@@ -47,6 +47,10 @@ pub struct ServiceStats {
     pub algorithm: String,
     /// Its instances.
     pub instances: InstanceCounts,
+    /// Why traffic goes to instances that should not have any: `only_recovering`, `none_left` or
+    /// `too_few`. Absent when it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fail_open: Option<String>,
     /// HTTP requests that instances were asked.
     pub requests: Requests,
     /// Packets and connections that the kernel balanced.

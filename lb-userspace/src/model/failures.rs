@@ -1,0 +1,148 @@
+//! Failures in a row, and the bell that calls the control plane when there are too many.
+//!
+//! An instance that fails in a millisecond draws traffic for as long as nobody notices, so the
+//! thread that sees the last failure of a run tells the control plane at once instead of waiting to
+//! be asked. A success costs one relaxed load. A run is shared by all workers: five failures are
+//! five failures, whoever saw them.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    task::{Context, Poll, Waker},
+};
+
+/// A bell that many may ring and one listens to. Rung twice before it is heard, it is heard once.
+#[derive(Debug, Default)]
+pub struct Alarm {
+    rung: AtomicBool,
+    listener: Mutex<Option<Waker>>,
+}
+
+impl Alarm {
+    /// Rings. Takes a lock only when it was silent.
+    pub fn ring(&self) {
+        if !self.rung.swap(true, Ordering::AcqRel) {
+            let mut listener = self.listener.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(listener) = listener.take() {
+                listener.wake();
+            }
+        }
+    }
+
+    /// Ready once it has rung since it was last heard. Only the last who asked is woken.
+    pub fn poll_rung(&self, cx: &Context<'_>) -> Poll<()> {
+        // The listener first: who rings after the look finds it.
+        let mut listener = self.listener.lock().unwrap_or_else(PoisonError::into_inner);
+        *listener = Some(cx.waker().clone());
+        drop(listener);
+        match self.rung.swap(false, Ordering::AcqRel) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    }
+}
+
+/// How many requests an instance has failed in a row.
+#[derive(Debug, Default)]
+pub struct FailureRun {
+    length: AtomicU32,
+    /// Length from which on every failure rings; 0 is never.
+    limit: AtomicU32,
+    alarm: Arc<Alarm>,
+}
+
+impl FailureRun {
+    /// A run that rings `alarm`.
+    #[must_use]
+    pub const fn new(alarm: Arc<Alarm>) -> Self {
+        Self {
+            length: AtomicU32::new(0),
+            limit: AtomicU32::new(0),
+            alarm,
+        }
+    }
+
+    /// Sets how many failures in a row are too many; 0 is any number.
+    pub fn set_limit(&self, limit: u32) {
+        self.limit.store(limit, Ordering::Relaxed);
+    }
+
+    /// Failures since the last success.
+    #[must_use]
+    pub fn length(&self) -> u32 {
+        self.length.load(Ordering::Relaxed)
+    }
+
+    /// Begins anew.
+    pub fn end(&self) {
+        // A store would take the cache line from the other workers at each success.
+        if self.length.load(Ordering::Relaxed) != 0 {
+            self.length.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// One more.
+    pub fn go_on(&self) {
+        let length = self
+            .length
+            .fetch_add(1, Ordering::Relaxed)
+            .saturating_add(1);
+        let limit = self.limit.load(Ordering::Relaxed);
+        if limit > 0 && length >= limit {
+            self.alarm.ring();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rings_from_the_limit_on_and_is_heard_once() {
+        let alarm = Arc::new(Alarm::default());
+        let run = FailureRun::new(Arc::clone(&alarm));
+        let heard = || {
+            alarm
+                .poll_rung(&Context::from_waker(Waker::noop()))
+                .is_ready()
+        };
+        (0..9).for_each(|_| run.go_on());
+        assert!(!heard(), "no limit");
+        run.end();
+        run.set_limit(3);
+        run.go_on();
+        run.go_on();
+        assert!(!heard());
+        run.end();
+        run.go_on();
+        run.go_on();
+        assert!(!heard());
+        run.go_on();
+        run.go_on();
+        assert_eq!(run.length(), 4);
+        assert!(heard());
+        assert!(!heard());
+        run.go_on();
+        assert!(heard());
+    }
+
+    #[test]
+    fn whoever_listens_is_woken() {
+        struct Count(AtomicU32);
+        impl std::task::Wake for Count {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        let (alarm, count) = (Alarm::default(), Arc::new(Count(AtomicU32::new(0))));
+        let waker = Waker::from(Arc::clone(&count));
+        assert!(alarm.poll_rung(&Context::from_waker(&waker)).is_pending());
+        alarm.ring();
+        alarm.ring();
+        assert_eq!(count.0.load(Ordering::Relaxed), 1);
+        assert!(alarm.poll_rung(&Context::from_waker(&waker)).is_ready());
+    }
+}
