@@ -1,6 +1,7 @@
 //! The values in the maps, one file a concept.
 
 mod counter;
+mod decap;
 mod flow;
 mod instance;
 mod settings;
@@ -9,6 +10,7 @@ mod traffic;
 mod vip;
 
 pub use counter::{COUNTER_COUNT, Counter, CounterKind, Counters};
+pub use decap::{DecapCounter, DecapSettings, MAX_FRIENDS, MAX_LOCAL};
 pub use flow::{
     FLOW_FORWARD, FLOW_REPLY, FlowEntry, FlowKey, STATE_CLOSED, STATE_FIN_CLIENT,
     STATE_FIN_INSTANCE, STATE_OPEN, STATE_REMOVED,
@@ -86,8 +88,8 @@ pub const fn from_v4(v4: [u8; 4]) -> Address {
 #[cfg(feature = "user")]
 mod pod {
     use super::{
-        ClientHop, Counters, FlowEntry, FlowKey, InstanceEntry, NextHop, Settings, Table, Traffic,
-        Vip, VipKey,
+        ClientHop, Counters, DecapSettings, FlowEntry, FlowKey, InstanceEntry, NextHop, Settings,
+        Table, Traffic, Vip, VipKey,
     };
 
     macro_rules! pod {
@@ -100,6 +102,7 @@ mod pod {
     pod!(
         ClientHop,
         Counters,
+        DecapSettings,
         FlowEntry,
         FlowKey,
         InstanceEntry,

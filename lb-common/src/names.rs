@@ -5,6 +5,10 @@ pub const PROGRAM: &str = "lb_xdp";
 /// Programs that the balancing program hands packets on to, in the order of their places in
 /// [`MAP_STAGES`].
 pub const STAGES: [&str; 2] = ["lb_encapsulate", "lb_too_big"];
+/// The far end of tunnels: unpacks, attached to an instance's interface.
+pub const PROGRAM_DECAP: &str = "lb_decap";
+/// Lowers the MSS of what answers tunnelled connections; a traffic control program.
+pub const PROGRAM_CLAMP: &str = "lb_clamp";
 /// A program that passes every packet: the floor of benchmarks, and the peer that a veth needs.
 pub const PROGRAM_PASS: &str = "lb_pass";
 
@@ -38,6 +42,15 @@ pub const MAP_LIVE: &str = "LIVE";
 pub const MAP_EXPIRED: &str = "EXPIRED";
 /// Per-CPU array of `u32` by [`crate::Vip::id`]: the turn counter of [`crate::SELECT_TURN`].
 pub const MAP_TURNS: &str = "TURNS";
+/// [`crate::DecapSettings`], one element.
+pub const MAP_DECAP_SETTINGS: &str = "DECAP_SETTINGS";
+/// [`crate::Address`] → `u32`: this host's addresses, each with the number of bytes that a tunnel
+/// has added to the last packet for it, 0 at first. The daemon writes keys, the program values.
+pub const MAP_DECAP_LOCAL: &str = "DECAP_LOCAL";
+/// [`crate::Address`] → `u32`: where tunnels may come from.
+pub const MAP_DECAP_FRIENDS: &str = "DECAP_FRIENDS";
+/// Per-CPU array of one [`crate::Counters`], by [`crate::DecapCounter`].
+pub const MAP_DECAP_COUNTERS: &str = "DECAP_COUNTERS";
 /// Program array of [`STAGES`]. It belongs to one load of the programs, because what is handed over
 /// lies in a map that only those share; pinned beside the maps that outlive the daemon, since the
 /// kernel empties a program array that no process and no pin holds.

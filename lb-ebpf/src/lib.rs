@@ -17,11 +17,13 @@ pub mod begin;
 pub mod budget;
 pub mod checksum;
 pub mod conntrack;
+pub mod decap;
 pub mod encapsulate;
 pub mod hash;
 pub mod hop;
 #[cfg(any(test, feature = "memory"))]
 pub mod memory;
+pub mod mss;
 pub mod packet;
 pub mod parse;
 mod process;

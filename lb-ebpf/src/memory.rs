@@ -6,8 +6,10 @@
 //! safe to share between threads; each operation is atomic by itself, as in the kernel.
 
 mod frame;
+mod host;
 
 pub use frame::Frame;
+pub use host::MemoryHost;
 
 use std::{
     collections::HashMap,

@@ -53,6 +53,10 @@ pub trait Packet {
     /// nothing, when there is no room.
     fn grow(&mut self, bytes: usize) -> Option<()>;
 
+    /// Takes so many bytes away in front, of which there must be more; `None`, having changed nothing,
+    /// when that cannot be.
+    fn strip(&mut self, bytes: usize) -> Option<()>;
+
     /// Cuts off what is behind the first `length` bytes, of which there must be more; `None`, having
     /// changed nothing, when the packet cannot be cut.
     fn cut(&mut self, length: usize) -> Option<()>;

@@ -100,17 +100,7 @@ impl Layout {
 /// The counter that says why the packet is not for the packet path.
 #[inline(always)]
 pub fn parse<P: Packet>(packet: &mut P, key: &mut FlowKey) -> Result<Layout, Counter> {
-    let ethernet: EthHdr = packet.read(0).ok_or(Counter::PassedMalformed)?;
-    let mut ether_type = ethernet.ether_type;
-    let mut l3 = EthHdr::LEN;
-    for _ in 0..MAX_VLAN_TAGS {
-        if ether_type == EtherType::Ieee8021q as u16 || ether_type == EtherType::Ieee8021ad as u16 {
-            let tag: VlanHdr = packet.read(l3).ok_or(Counter::PassedMalformed)?;
-            ether_type = tag.ether_type;
-            l3 += size_of::<VlanHdr>();
-        }
-    }
-    l3 = packet.blur(l3);
+    let (l3, ether_type) = link(packet).ok_or(Counter::PassedMalformed)?;
     let mut layout = if ether_type == EtherType::Ipv4 as u16 {
         parse_v4(packet, key, l3)?
     } else if ether_type == EtherType::Ipv6 as u16 {
@@ -121,6 +111,22 @@ pub fn parse<P: Packet>(packet: &mut P, key: &mut FlowKey) -> Result<Layout, Cou
     layout.l4 = packet.blur(layout.l4);
     layout.tcp_flags = parse_l4(packet, key, &layout)?;
     Ok(layout)
+}
+
+/// Where the header behind the link's is, and its ether type, as in memory.
+#[inline(always)]
+pub fn link<P: Packet>(packet: &mut P) -> Option<(usize, u16)> {
+    let ethernet: EthHdr = packet.read(0)?;
+    let mut ether_type = ethernet.ether_type;
+    let mut l3 = EthHdr::LEN;
+    for _ in 0..MAX_VLAN_TAGS {
+        if ether_type == EtherType::Ieee8021q as u16 || ether_type == EtherType::Ieee8021ad as u16 {
+            let tag: VlanHdr = packet.read(l3)?;
+            ether_type = tag.ether_type;
+            l3 += size_of::<VlanHdr>();
+        }
+    }
+    Some((packet.blur(l3), ether_type))
 }
 
 #[inline(always)]

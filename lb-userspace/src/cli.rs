@@ -14,6 +14,7 @@ mod breakers;
 mod client;
 mod config;
 mod datapath;
+mod decap;
 mod error;
 mod explain;
 mod format;
@@ -139,6 +140,7 @@ fn dispatch(cli: Cli, daemon: Run, out: &mut (dyn Write + Send)) -> Result<(), C
             effective,
         } => return local::check(overrides, effective, out),
         Command::Completions { shell } => return local::completions(shell, out),
+        Command::Decap(asked) => return decap::run(&asked, connection.json, out),
         Command::Ask(command) => command,
     };
     let context = Context {

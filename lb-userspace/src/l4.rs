@@ -13,6 +13,7 @@
 
 mod addresses;
 mod datapath;
+mod decap;
 mod error;
 #[cfg(test)]
 mod fixture;
@@ -31,6 +32,7 @@ mod tables;
 mod worker;
 
 pub use datapath::{AttachMode, Attachment, DatapathError};
+pub use decap::{Decap, DecapSpec};
 pub use error::L4Error;
 pub use open::{Opened, PinnedStatus, detach, open, run, status};
 pub use reconcile::ReconcileError;

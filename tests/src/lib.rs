@@ -11,6 +11,7 @@ pub mod cleanup;
 pub mod client;
 pub mod command;
 pub mod daemon;
+pub mod decap;
 pub mod demo;
 pub mod instance;
 pub mod netns;

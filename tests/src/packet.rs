@@ -4,6 +4,7 @@
 
 pub mod build;
 pub mod check;
+pub mod far_end;
 pub mod kernel;
 pub mod lab;
 pub mod network;

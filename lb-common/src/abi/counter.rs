@@ -5,15 +5,18 @@
 //! A number is never used again for another meaning.
 
 macro_rules! counters {
-    ($($(#[doc = $doc:literal])+ $name:ident = $number:literal, $label:literal, $kind:ident;)+) => {
-        /// Index into the counter map.
+    (
+        $(#[doc = $about:literal])+ $all:ident;
+        $($(#[doc = $doc:literal])+ $name:ident = $number:literal, $label:literal, $kind:ident;)+
+    ) => {
+        $(#[doc = $about])+
         #[repr(u32)]
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum Counter {
+        pub enum $all {
             $($(#[doc = $doc])+ $name = $number,)+
         }
 
-        impl Counter {
+        impl $all {
             /// All counters in order.
             pub const ALL: &[Self] = &[$(Self::$name),+];
 
@@ -25,12 +28,14 @@ macro_rules! counters {
 
             /// What became of the packets that are counted here.
             #[must_use]
-            pub const fn kind(self) -> CounterKind {
-                match self { $(Self::$name => CounterKind::$kind,)+ }
+            pub const fn kind(self) -> $crate::CounterKind {
+                match self { $(Self::$name => $crate::CounterKind::$kind,)+ }
             }
         }
     };
 }
+
+pub(super) use counters;
 
 /// What became of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,6 +110,8 @@ impl Counters {
 const _: () = assert!(COUNTER_COUNT.is_power_of_two() && size_of::<Counters>() == 512);
 
 counters! {
+    /// Index into the counter map.
+    Counter;
     /// Packets that the program has seen.
     Received = 0, "received", Received;
     /// Sent back out of the interface they came in by.

@@ -7,6 +7,8 @@
 #[cfg(target_arch = "bpf")]
 mod atomic;
 #[cfg(target_arch = "bpf")]
+mod decap;
+#[cfg(target_arch = "bpf")]
 mod diagnostics;
 #[cfg(target_arch = "bpf")]
 mod fib;

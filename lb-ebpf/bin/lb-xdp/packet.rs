@@ -46,6 +46,16 @@ impl XdpPacket {
     }
 }
 
+impl XdpPacket {
+    #[inline(always)]
+    fn move_start(&mut self, by: i32) -> Option<()> {
+        // SAFETY: the context is the program's; the pointers into the packet are read anew.
+        let result = unsafe { bpf_xdp_adjust_head(self.context, by) };
+        (self.start, self.end) = bounds(self.context);
+        (result == 0).then_some(())
+    }
+}
+
 /// The packet's first byte and the one behind its last.
 #[inline(always)]
 fn bounds(context: *mut xdp_md) -> (usize, usize) {
@@ -111,10 +121,12 @@ impl Packet for XdpPacket {
 
     #[inline(always)]
     fn grow(&mut self, bytes: usize) -> Option<()> {
-        // SAFETY: the context is the program's; the pointers into the packet are read anew.
-        let result = unsafe { bpf_xdp_adjust_head(self.context, -(bytes as i32)) };
-        (self.start, self.end) = bounds(self.context);
-        (result == 0).then_some(())
+        self.move_start(-(bytes as i32))
+    }
+
+    #[inline(always)]
+    fn strip(&mut self, bytes: usize) -> Option<()> {
+        self.move_start(bytes as i32)
     }
 
     #[inline(always)]

@@ -40,6 +40,10 @@ impl Packet for Frame<'_> {
         Some(())
     }
 
+    fn strip(&mut self, bytes: usize) -> Option<()> {
+        (bytes < self.0.len()).then(|| drop(self.0.drain(..bytes)))
+    }
+
     fn cut(&mut self, length: usize) -> Option<()> {
         (length < self.0.len()).then(|| self.0.truncate(length))
     }

@@ -35,6 +35,10 @@ impl Packet for Watched<'_> {
         panic!("parsing makes no room")
     }
 
+    fn strip(&mut self, _bytes: usize) -> Option<()> {
+        panic!("parsing strips nothing")
+    }
+
     fn cut(&mut self, _length: usize) -> Option<()> {
         panic!("parsing cuts nothing off")
     }

@@ -1,8 +1,8 @@
 //! The command line's grammar. What stands here as documentation is what `--help` prints.
 
-use std::path::PathBuf;
+use std::{net::IpAddr, path::PathBuf};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::Overrides;
 
@@ -72,8 +72,60 @@ pub(super) enum Command {
         /// Which shell
         shell: clap_complete::Shell,
     },
+    /// On an instance: unpack what lb sends in ipip and gue, until SIGTERM
+    ///
+    /// Runs in the foreground and needs neither a configuration nor a running lb. The instance
+    /// holds the VIP on an interface of its own, such as lo, and answers clients itself. SIGUSR1
+    /// prints figures, as does the end.
+    Decap(Decap),
     #[command(flatten)]
     Ask(Question),
+}
+
+/// What the far end of tunnels needs to know.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Decap {
+    /// The interface that tunnels come in by
+    #[arg(long, value_name = "NAME")]
+    pub(super) interface: String,
+    /// Addresses that tunnels may come from: those that lb sends from
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        value_delimiter = ',',
+        required_unless_present = "from_anywhere"
+    )]
+    pub(super) from: Vec<IpAddr>,
+    /// Unpack tunnels from anywhere; for networks in which nobody else can send to this host
+    #[arg(long, conflicts_with = "from")]
+    pub(super) from_anywhere: bool,
+    /// UDP port that gue comes in by
+    #[arg(long, value_name = "PORT", default_value_t = 6080, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(super) gue_port: u16,
+    /// Lower the MSS in answers, so that what clients send fits the way from lb, tunnel included;
+    /// the largest packet that this way takes, in bytes
+    #[arg(
+        long,
+        value_name = "MTU",
+        num_args = 0..=1,
+        default_missing_value = "1500",
+        value_parser = clap::value_parser!(u16).range(576..)
+    )]
+    pub(super) clamp_mss: Option<u16>,
+    /// How to attach: native where the driver can, else generic
+    #[arg(long, value_enum, default_value_t = DecapMode::Auto)]
+    pub(super) mode: DecapMode,
+}
+
+/// How the far end of tunnels attaches.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum DecapMode {
+    /// Native where the driver can, else generic
+    Auto,
+    /// In the driver, or not at all
+    Native,
+    /// In the network stack
+    Generic,
 }
 
 /// What to ask a running lb, or to tell it.

@@ -32,7 +32,7 @@ pub enum L4Error {
     #[error("expected datapath.interfaces to name at least one interface, found none")]
     NoInterfaces,
     /// An interface does not exist.
-    #[error("expected datapath.interfaces to name interfaces that exist, found {name:?}: {why}")]
+    #[error("expected the name of an interface that exists, found {name:?}: {why}")]
     Interface {
         /// The name.
         name: String,
@@ -82,6 +82,14 @@ pub enum L4Error {
         interface: String,
         /// The mode that was tried last.
         mode: AttachMode,
+        /// The kernel's words.
+        why: String,
+    },
+    /// What lowers the MSS of answers could not be attached.
+    #[error("cannot attach the program that lowers the MSS of answers to {interface}: {why}")]
+    Clamp {
+        /// The interface.
+        interface: String,
         /// The kernel's words.
         why: String,
     },

@@ -61,6 +61,8 @@ pub struct Build {
     pub extensions: Vec<(u8, Vec<u8>)>,
     /// TCP flags.
     pub flags: u8,
+    /// TCP options, a multiple of four bytes.
+    pub tcp_options: Vec<u8>,
     /// What follows the transport header.
     pub payload: Vec<u8>,
     /// Whether a UDP packet has a checksum.
@@ -84,6 +86,7 @@ impl Build {
             fragments: 0x4000,
             extensions: Vec::new(),
             flags,
+            tcp_options: Vec::new(),
             payload: Vec::new(),
             checksum: true,
             padding: 0,
@@ -174,8 +177,10 @@ impl Build {
         segment.extend_from_slice(&self.source.port().to_be_bytes());
         segment.extend_from_slice(&self.destination.port().to_be_bytes());
         let place = if self.protocol == PROTOCOL_TCP {
-            segment.extend_from_slice(&[0, 0, 0, 1, 0, 0, 0, 2, 0x50, self.flags, 0xff, 0xff]);
+            let offset = 0x50 + (self.tcp_options.len() as u8) * 4;
+            segment.extend_from_slice(&[0, 0, 0, 1, 0, 0, 0, 2, offset, self.flags, 0xff, 0xff]);
             segment.extend_from_slice(&[0, 0, 0, 0]);
+            segment.extend_from_slice(&self.tcp_options);
             16
         } else {
             segment.extend_from_slice(&((8 + self.payload.len()) as u16).to_be_bytes());

@@ -298,7 +298,7 @@ fn the_summary_counts_and_remarks() {
     let config = load_text(include_str!("../../../../examples/l4.toml")).unwrap();
     assert_eq!(
         config.summary().to_string(),
-        "3 services with 10 instances, 0 routes, 5 VIPs (4 TCP, 1 UDP)\n\
+        "4 services with 12 instances, 0 routes, 7 VIPs (6 TCP, 1 UDP)\n\
          HTTP not listened for; API on 127.0.0.1:7700"
     );
     let config = load_text("[services.a]\ninstances = [\"10.0.0.1:1\"]").unwrap();

@@ -28,6 +28,7 @@ use self::{events::Events, links::Links, maps::Maps, pins::MapSet};
 use super::{Adopted, Attachment, Cursor, Datapath, DatapathError, Limits};
 use crate::l4::{L4Error, host};
 
+pub(crate) mod decap;
 mod events;
 mod links;
 mod load;

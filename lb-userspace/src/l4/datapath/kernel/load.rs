@@ -22,12 +22,12 @@ use crate::{
 
 /// The program as the build has embedded it.
 #[cfg(bpf_object)]
-static OBJECT: Option<&[u8]> = Some(aya::include_bytes_aligned!(concat!(
+pub(super) static OBJECT: Option<&[u8]> = Some(aya::include_bytes_aligned!(concat!(
     env!("OUT_DIR"),
     "/lb-xdp"
 )));
 #[cfg(not(bpf_object))]
-static OBJECT: Option<&[u8]> = None;
+pub(super) static OBJECT: Option<&[u8]> = None;
 
 /// Lines of the verifier's log in an error.
 const VERIFIER_LINES: usize = 12;

@@ -1,0 +1,161 @@
+//! Connections through tunnels: `ipip` and `gue` from lb, unpacked by `lb decap` on the instances,
+//! which answer the client themselves.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result, ensure};
+use lb_tests::client::{bulk, tcp, udp};
+use lb_tests::decap::Decap;
+use lb_tests::instance;
+use lb_tests::scene::{Configuration, DSR, FAMILIES, Scene, address};
+use lb_tests::topology::Family;
+use serde_json::Value;
+
+/// Connections or flows of one measurement.
+const COUNT: u32 = 60;
+/// Datagrams of a flow.
+const DATAGRAMS: u32 = 2;
+/// Bytes of a large transfer.
+const LARGE: usize = 16 << 20;
+
+/// A scene in which the far ends run, in these families of instances.
+fn scene(forwarding: &str, families: &[Family], arguments: &[&str]) -> Result<(Scene, Vec<Decap>)> {
+    let setting = &format!("forwarding = \"{forwarding}\"\nalgorithm = \"round_robin\"");
+    let weights = [1, 1];
+    let configuration = Configuration::new("[]")
+        .packets()
+        .service_over(families, "stream", instance::TCP, &weights, setting)
+        .service_over(families, "datagram", instance::UDP, &weights, setting)
+        .vips(DSR, instance::TCP, "tcp", "stream")
+        .vips(DSR, instance::UDP, "udp", "datagram");
+    let scene = Scene::new(2, configuration.text())?;
+    let ends = (scene.topology.instances.iter())
+        .map(|host| Decap::start(host, &scene.topology.balancer, arguments))
+        .collect::<Result<_>>()?;
+    Ok((scene, ends))
+}
+
+fn counter(figures: &Value, label: &str) -> u64 {
+    figures[label].as_u64().unwrap_or_default()
+}
+
+/// What lb has counted under a label.
+fn counted(scene: &Scene, label: &str) -> Result<u64> {
+    Scene::age_figures();
+    let datapath = scene.daemon.get("/datapath")?;
+    let counters = datapath["counters"].as_array().context("no counters")?;
+    let found = counters.iter().find(|counter| counter["counter"] == label);
+    let found = found.with_context(|| format!("no {label} in {}", datapath["counters"]))?;
+    found["count"].as_u64().context("no figure")
+}
+
+/// TCP and UDP in both families reach both instances, and what lb has sent is what they have
+/// unpacked.
+fn connections(forwarding: &str, families: &[Family]) -> Result<()> {
+    let (scene, ends) = scene(forwarding, families, &["--clamp-mss"])?;
+    let client = &scene.topology.client.namespace;
+    for family in FAMILIES {
+        let at = |port| SocketAddr::new(address(DSR, family), port);
+        let by_tcp = tcp::connections(client, at(instance::TCP), COUNT)?;
+        let by_udp = udp::flows(client, at(instance::UDP), COUNT, DATAGRAMS)?;
+        for tally in [by_tcp, by_udp] {
+            ensure!(
+                tally.failures().is_empty() && tally.total() == u64::from(COUNT),
+                "{family}: {tally}"
+            );
+            for name in ["i1", "i2"] {
+                ensure!((tally.share(name) - 0.5).abs() < 0.1, "{family}: {tally}");
+            }
+        }
+    }
+    let mut unpacked = 0;
+    for end in ends {
+        let figures = end.stop()?;
+        unpacked += counter(&figures, &format!("unpacked_{forwarding}"));
+        ensure!(
+            counter(&figures, "mss_clamped") >= u64::from(COUNT),
+            "{figures}"
+        );
+        for label in ["stranger", "inner_not_for_this_host", "inner_malformed"] {
+            ensure!(counter(&figures, label) == 0, "{figures}");
+        }
+    }
+    let sent = counted(&scene, "transmitted")?;
+    ensure!(
+        sent == unpacked,
+        "lb has sent {sent}, {unpacked} were unpacked"
+    );
+    ensure!(sent > u64::from(COUNT) * 8, "{sent}");
+    Ok(())
+}
+
+/// Large transfers arrive whole, whether clients learn what fits beforehand or by being told.
+fn large_transfers(forwarding: &str, families: &[Family], clamp: bool) -> Result<()> {
+    let arguments: &[&str] = if clamp { &["--clamp-mss"] } else { &[] };
+    let (scene, _ends) = scene(forwarding, families, arguments)?;
+    for family in FAMILIES {
+        let target = SocketAddr::new(address(DSR, family), instance::TCP);
+        bulk::echo(&scene.topology.client.namespace, target, LARGE)
+            .with_context(|| format!("{family}"))?;
+    }
+    let told = counted(&scene, "answered_too_big")?;
+    ensure!((told == 0) == clamp, "{told} were told");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root"]
+fn connections_by_ipip() -> Result<()> {
+    connections("ipip", &FAMILIES)
+}
+
+#[test]
+#[ignore = "needs root"]
+fn connections_by_gue() -> Result<()> {
+    connections("gue", &FAMILIES)
+}
+
+#[test]
+#[ignore = "needs root"]
+fn connections_by_ipip_to_instances_of_ipv6_alone() -> Result<()> {
+    connections("ipip", &[Family::V6])
+}
+
+#[test]
+#[ignore = "needs root"]
+fn connections_by_gue_to_instances_of_ipv4_alone() -> Result<()> {
+    connections("gue", &[Family::V4])
+}
+
+#[test]
+#[ignore = "needs root"]
+fn large_transfers_by_ipip_with_a_lower_mss() -> Result<()> {
+    large_transfers("ipip", &FAMILIES, true)
+}
+
+#[test]
+#[ignore = "needs root"]
+fn large_transfers_by_gue_whose_senders_are_told() -> Result<()> {
+    large_transfers("gue", &FAMILIES, false)
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_stranger_gets_nothing_through() -> Result<()> {
+    let (scene, ends) = scene("ipip", &[Family::V4], &[])?;
+    // The balancer's address is now somebody else's, as far as the instances have been told.
+    drop(ends);
+    let wrong = &scene.topology.client;
+    let ends = (scene.topology.instances.iter())
+        .map(|host| Decap::start(host, wrong, &[]))
+        .collect::<Result<Vec<_>>>()?;
+    let target = SocketAddr::new(address(DSR, Family::V4), instance::UDP);
+    let tally = udp::flows(&wrong.namespace, target, 2, 1)?;
+    ensure!(tally.total() == 0, "{tally}");
+    let mut refused = 0;
+    for end in ends {
+        refused += counter(&end.stop()?, "stranger");
+    }
+    ensure!(refused >= 2, "{refused}");
+    Ok(())
+}
