@@ -12,8 +12,8 @@
 //! `axum::extract::ConnectInfo<SocketAddr>`, and a request without one counts as a stranger's.
 //!
 //! Deliberately absent: TLS (the listener is for loopback or a trusted network), cross-origin
-//! sharing (a browser page is never a client of another machine's lb), and paging (an lb holds
-//! 4095 instances at most).
+//! sharing (a browser page is never a client of another machine's lb), and paging of anything but
+//! sessions (an lb holds 4095 instances at most).
 
 mod access;
 mod admin;
@@ -37,6 +37,7 @@ mod query;
 mod recovery;
 mod server;
 mod services;
+mod sessions;
 mod state;
 mod stats;
 pub mod types;
@@ -107,6 +108,11 @@ pub fn router(state: ApiState) -> Router {
         .below("/api/v1/loadbalancer/breakers", any(breakers::below))
         .at("/api/v1/loadbalancer/recovery", get(recovery::all))
         .below("/api/v1/loadbalancer/recovery", any(recovery::below))
+        .at(
+            "/api/v1/loadbalancer/sessions",
+            get(sessions::list).delete(sessions::clear),
+        )
+        .below("/api/v1/loadbalancer/sessions", any(sessions::below))
         .at("/api/v1/loadbalancer/algorithms", get(algorithms::all))
         .at(
             "/api/v1/loadbalancer/algorithms/{service}",

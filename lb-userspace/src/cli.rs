@@ -24,6 +24,7 @@ mod local;
 mod performance;
 mod recovery;
 mod services;
+mod sessions;
 mod status;
 
 use std::{
@@ -171,6 +172,7 @@ async fn ask(mut context: Context<'_>, command: Question) -> Result<(), CliError
         Question::Instances { command } => instances::run(&mut context, command).await,
         Question::Breakers { command } => breakers::run(&mut context, command).await,
         Question::Recovery { command } => recovery::run(&mut context, command).await,
+        Question::Sessions { command } => sessions::run(&mut context, command).await,
         Question::Algorithm { command } => algorithms::run(&mut context, command).await,
         Question::Datapath { command } => datapath::run(&mut context, command).await,
         Question::Config { command } => config::run(&mut context, command).await,

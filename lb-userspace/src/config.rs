@@ -10,6 +10,7 @@
 //! [`DaemonSpec`] for the process, or faults and nothing at all.
 
 mod admission;
+mod affinity;
 mod breaker;
 mod checks;
 mod daemon;
@@ -202,7 +203,8 @@ fn interpret(
     let (mut config, whole) = reader.root(root, |t| {
         let none = origin::Sourced::unset(None);
         let environment = t.optional("environment", &values::ENVIRONMENT, &none, "none");
-        let gateway = daemon::read_gateway(t);
+        let mut gateway = daemon::read_gateway(t);
+        gateway.spec.sessions = affinity::read_sessions(t);
         let api = daemon::read_api(t);
         let log = daemon::read_log(t);
         let access_log = daemon::read_access_log(t);

@@ -7,7 +7,7 @@
 //!
 //! One request passes the modules in this order: [`connection`] (limits of a client's connection),
 //! [`proxy`] (the way of a request), [`head`] (what a request must look like), [`management`] or
-//! [`router`], [`headers`] (what is forwarded), [`guard`] (the service's breaker), [`forward`] and
+//! [`router`], [`affinity`] (its session), [`headers`] (what is forwarded), [`guard`] (the service's breaker), [`forward`] and
 //! [`course`] (which instances it is sent to), [`admission`] (whether there is room) and [`breaker`] (who of them may be asked),
 //! [`exchange`] with [`pool`] and [`spare`] (one try on one instance), [`body`] and [`tunnel`]
 //! (what follows the heads), [`answer`] (answers of lb's own).
@@ -19,6 +19,7 @@
 
 mod access;
 mod admission;
+mod affinity;
 mod answer;
 mod body;
 mod breaker;

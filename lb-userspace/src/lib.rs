@@ -5,6 +5,7 @@
 //! further right may use what stands further left, never the reverse, and `l4` and `l7` never
 //! meet: a data plane that knew the other could not be reasoned about alone.
 
+pub mod affinity;
 pub mod api;
 pub mod app;
 pub mod balance;

@@ -6,6 +6,7 @@
 //! changes of algorithm.
 
 pub mod admission;
+pub mod affinity;
 pub mod algorithm;
 pub mod breaker;
 pub mod clock;
@@ -36,6 +37,10 @@ pub mod vip;
 pub mod window;
 
 pub use admission::{LimitSpec, UNLIMITED, claim};
+pub use affinity::{
+    AffinitySpec, AffinityStats, Break, Followed, JwtAlgorithm, JwtKey, Refused, SameSite, Secret,
+    SecureCookie, SessionSource, SessionSpec,
+};
 pub use algorithm::{Algorithm, HashKey};
 pub use breaker::{AllOpen, BreakerSpec, BreakersSpec};
 pub use clock::{Clock, Timestamp};

@@ -19,19 +19,23 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, watch};
 
+use crate::{
+    affinity::Store,
+    model::{Alarm, SessionSpec, clock::unix_seconds},
+};
+
 pub use crate::model::identity;
 pub use change::{Applied, Change, Desired, EjectionEnd, Event, RecoveryStep, RegistryError};
 pub use ids::{IdError, KnownId};
 pub use limits::{Limiters, RateLimits};
-pub use snapshot::{FailOpen, InstanceStatus, Service, Snapshot};
-
-use crate::model::Alarm;
+pub use snapshot::{FailOpen, InstanceStatus, Pins, Service, Snapshot};
 
 /// Holds the state, applies changes, publishes snapshots.
 #[derive(Debug)]
 pub struct Registry {
     state: Mutex<state::State>,
     published: ArcSwap<Snapshot>,
+    sessions: Arc<Store>,
     revision: watch::Sender<u64>,
     breakers: Arc<Notify>,
     alarm: Arc<Alarm>,
@@ -46,6 +50,7 @@ impl Registry {
         Self {
             state: Mutex::new(state::State::new(workers, known, Arc::clone(&alarm))),
             published: ArcSwap::from_pointee(Snapshot::default()),
+            sessions: Arc::new(Store::new(SessionSpec::default().capacity)),
             revision: watch::Sender::new(0),
             breakers: Arc::default(),
             alarm,
@@ -57,6 +62,13 @@ impl Registry {
     pub fn workers(&self) -> usize {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.workers()
+    }
+
+    /// The sessions that are remembered. Like the counters of instances they are no part of a
+    /// snapshot but shared by all of them: workers write them with every request.
+    #[must_use]
+    pub const fn sessions(&self) -> &Arc<Store> {
+        &self.sessions
     }
 
     /// The current snapshot. Workers keep an [`arc_swap::Cache`] over [`Registry::published`]
@@ -112,6 +124,11 @@ impl Registry {
         events.extend(ejection::fail_open_changes(&before, &snapshot));
         let revision = snapshot.revision;
         *state = next;
+        self.sessions
+            .set_capacity(snapshot.gateway.sessions.capacity);
+        if events.contains(&Event::Reset) {
+            self.sessions.clear(unix_seconds());
+        }
         self.published.store(Arc::new(snapshot));
         self.revision.send_replace(revision);
         for event in &events {

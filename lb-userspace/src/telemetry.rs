@@ -13,6 +13,7 @@ pub mod names;
 mod packets;
 mod process;
 mod samples;
+mod sessions;
 mod traffic;
 
 pub use access_log::{AccessLogError, AccessLogWriter};

@@ -96,6 +96,7 @@ pub(super) async fn reset(
     for service in &snapshot.services {
         service.stats.reset();
         service.guard.reset();
+        service.affinity.reset();
         for member in service.members.iter() {
             member.instance.reset();
             instances += 1;

@@ -70,6 +70,15 @@ pub enum ApiError {
         /// The instances that the service has.
         known: Vec<String>,
     },
+    /// No such session.
+    #[error(
+        "expected a session that is remembered, by its id or by the 32 digits of the list, found \
+         {session}; sessions of lb's own cookie and of consistent_hash are not remembered"
+    )]
+    NoSession {
+        /// The session that was named.
+        session: String,
+    },
     /// The endpoint exists, but not for this method.
     #[error("expected another method than {method} here; the Allow header lists them")]
     Method {
@@ -157,6 +166,7 @@ impl ApiError {
                 "no-such-instance",
                 "No such instance",
             ),
+            Self::NoSession { .. } => (StatusCode::NOT_FOUND, "no-such-session", "No such session"),
             Self::Method { .. } => (
                 StatusCode::METHOD_NOT_ALLOWED,
                 "method-not-allowed",

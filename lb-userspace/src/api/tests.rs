@@ -10,6 +10,7 @@ mod performance;
 mod refusals;
 mod resources;
 mod served;
+mod sessions;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -209,8 +210,10 @@ fn desired() -> Desired {
         forwarding: Forwarding::L2Dsr,
         ..spec("ocr-service", &[("127.0.0.1:8004", 6)])
     };
+    let mut sticky = spec("main-backend", &[(A, 10), (B, 30)]);
+    sticky.affinity.enabled = true;
     Desired {
-        services: vec![spec("main-backend", &[(A, 10), (B, 30)]), ocr],
+        services: vec![sticky, ocr],
         routes: vec![
             RouteSpec::new(PathPattern::Prefix("/api/v1/auth".to_owned()), main.clone()),
             RouteSpec {

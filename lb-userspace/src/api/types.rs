@@ -17,6 +17,7 @@ mod instance;
 mod performance;
 mod recovery;
 mod service;
+mod session;
 mod stats;
 
 use serde::{Deserialize, Serialize};
@@ -43,6 +44,7 @@ pub use instance::{Ejected, Instance, Instances, Kernel, Learned, Report, SlowSt
 pub use performance::{Figures, InstancePerformance, Performance, ServicePerformance};
 pub use recovery::{Recoveries, RecoveringInstance, Recovery, RecoverySettings};
 pub use service::{HealthCheck, Route, Routes, Service, Services, Timeouts, Vip, Vips};
+pub use session::{Forgotten, ServiceSessions, Session, SessionPin, SessionStore, Sessions};
 pub use stats::{AnswerCount, Count, Gateway, Requests, ServiceStats, Share, Stats, Window};
 
 /// What every successful answer is wrapped in.

@@ -20,14 +20,7 @@ use crate::model::{Algorithm, Member};
 
 /// Whether `algorithm` needs a gate for `members`.
 pub(super) fn is_needed(algorithm: Algorithm, members: &[Member]) -> bool {
-    let by_load = match algorithm {
-        Algorithm::LeastConnections | Algorithm::LeastResponseTime | Algorithm::Adaptive => true,
-        Algorithm::RoundRobin
-        | Algorithm::WeightedRoundRobin
-        | Algorithm::HealthAware
-        | Algorithm::ConsistentHash => false,
-    };
-    by_load && members.iter().any(|m| m.recovering && m.weight > 0)
+    algorithm.compares_loads() && members.iter().any(|m| m.recovering && m.weight > 0)
 }
 
 /// Turns in front of an algorithm.

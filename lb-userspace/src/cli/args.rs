@@ -173,6 +173,12 @@ pub(super) enum Question {
         #[command(subcommand)]
         command: RecoveryCommand,
     },
+    /// Which instance each session goes to, and how well affinity does
+    #[command(visible_alias = "session")]
+    Sessions {
+        #[command(subcommand)]
+        command: SessionsCommand,
+    },
     /// How services choose their instances
     #[command(visible_alias = "algorithms")]
     Algorithm {
@@ -284,6 +290,38 @@ pub(super) enum RecoveryCommand {
     List,
     /// Give an instance its whole weight at once
     Force(Target),
+}
+
+/// What to do about sessions.
+#[derive(Clone, Debug, Subcommand)]
+pub(super) enum SessionsCommand {
+    /// Sessions that are remembered, and figures of services with affinity
+    List {
+        /// Only sessions of this service
+        #[arg(long)]
+        service: Option<String>,
+        /// Only sessions at this instance of the service
+        #[arg(long, requires = "service")]
+        instance: Option<String>,
+        /// Only what follows after this session
+        #[arg(long, value_name = "SESSION")]
+        after: Option<String>,
+        /// Most sessions, 1 to 10000
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
+    },
+    /// Where a session goes
+    Show {
+        /// Its id as clients send it, or its 32 digits in the list
+        session: String,
+    },
+    /// Forget a session in all services
+    Delete {
+        /// Its id as clients send it, or its 32 digits in the list
+        session: String,
+    },
+    /// Forget all sessions, lb's own cookies included
+    Clear,
 }
 
 /// An instance.

@@ -111,6 +111,12 @@ impl Client {
         self.data(Method::POST, path, None).await
     }
 
+    /// The data of `DELETE path` below the load balancer's prefix.
+    pub(super) async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, CliError> {
+        let path = format!("/api/v1/loadbalancer{path}");
+        self.data(Method::DELETE, &path, None).await
+    }
+
     /// The data of `PUT path` with a body.
     pub(super) async fn put<T: DeserializeOwned>(
         &self,

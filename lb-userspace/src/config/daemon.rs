@@ -103,6 +103,7 @@ pub(super) fn read_gateway(root: &mut Section<'_, '_>) -> ReadGateway {
             drain_timeout,
             trusted_proxies,
             rate_limits: _,
+            sessions,
         } = GatewaySpec::default();
         let rate_limits = rate_limit::read(t);
         let trusted_proxies = t.list("trusted_proxies", &TRUSTED_PROXY, &trusted_proxies);
@@ -133,6 +134,8 @@ pub(super) fn read_gateway(root: &mut Section<'_, '_>) -> ReadGateway {
             drain_timeout,
             trusted_proxies: trusted_proxies.iter().map(|range| range.value).collect(),
             rate_limits,
+            // A section of its own.
+            sessions,
         };
         ReadGateway {
             spec,

@@ -41,6 +41,16 @@ pub(super) const VARIABLES: &[(&str, &[&str], bool)] = &[
         &["defaults", "breaker", "enabled"],
         false,
     ),
+    (
+        "LB_SESSION_AFFINITY_ENABLED",
+        &["defaults", "affinity", "enabled"],
+        false,
+    ),
+    (
+        "LB_SESSION_AFFINITY_TTL",
+        &["defaults", "affinity", "ttl"],
+        false,
+    ),
 ];
 
 /// The variable that names the file.
@@ -52,14 +62,6 @@ const OTHERS: [&str; 2] = [CONFIG_VARIABLE, "LB_API"];
 /// Variables of the integration guide whose feature is not there yet, and what holds instead.
 pub(super) const WITHOUT_EFFECT: &[(&str, &str)] = &[
     ("LB_METRICS_ENABLED", "/metrics is always served"),
-    (
-        "LB_SESSION_AFFINITY_ENABLED",
-        "there is no session affinity; see consistent_hash",
-    ),
-    (
-        "LB_SESSION_AFFINITY_TTL",
-        "there is no session affinity; see consistent_hash",
-    ),
     ("CB_BACKEND_URL", "breakers go by what lb sees itself"),
     ("CB_CHECK_INTERVAL", "breakers go by what lb sees itself"),
     (

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     admission::{self, LimitSettings},
+    affinity::AffinitySettings,
     breaker::BreakerSettings,
     fail_open::FailOpenSettings,
     forms::{Choice, Form as _, Number, Period},
@@ -68,6 +69,7 @@ pub(super) struct ServiceSettings {
     outlier: OutlierSettings,
     fail_open: FailOpenSettings,
     slow_start: SlowStartSettings,
+    affinity: AffinitySettings,
     connect: Sourced<Duration>,
     request: Sourced<Duration>,
     idle: Sourced<Duration>,
@@ -99,6 +101,7 @@ impl ServiceSettings {
             outlier: OutlierSettings::unset(),
             fail_open: FailOpenSettings::unset(),
             slow_start: SlowStartSettings::unset(),
+            affinity: AffinitySettings::unset(),
             connect: Sourced::unset(timeouts.connect),
             request: Sourced::unset(timeouts.request),
             idle: Sourced::unset(timeouts.idle),
@@ -119,6 +122,7 @@ impl ServiceSettings {
         let outlier = t.table("outlier", |t| self.outlier.read(t));
         let fail_open = t.table("fail_open", |t| self.fail_open.read(t));
         let slow_start = t.table("slow_start", |t| self.slow_start.read(t));
+        let affinity = t.table("affinity", |t| self.affinity.read(t));
         let (connect, request, idle) = t.table("timeouts", |t| {
             (
                 t.value("connect", &TIMEOUT, &self.connect),
@@ -139,6 +143,7 @@ impl ServiceSettings {
             outlier,
             fail_open,
             slow_start,
+            affinity,
             connect,
             request,
             idle,
@@ -178,6 +183,7 @@ pub(super) fn read(
                 outlier: settings.outlier.build(),
                 fail_open: settings.fail_open.build(),
                 slow_start: settings.slow_start.build(),
+                affinity: settings.affinity.build(),
                 timeouts: TimeoutSpec {
                     connect: settings.connect.value,
                     request: settings.request.value,

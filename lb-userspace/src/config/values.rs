@@ -11,7 +11,8 @@ use super::forms::{Pattern, Refused};
 use crate::model::{IpPrefix, ServiceName};
 
 pub(super) use http::{
-    HASH_KEY, HOST, PROBE_HOST, PROBE_PATH, RATE_KEY, ROUTE_PATH, STATUS, is_token,
+    COOKIE_KEY, COOKIE_NAME, HASH_KEY, HOST, JWT_SECRET, PROBE_HOST, PROBE_PATH, RATE_KEY,
+    ROUTE_PATH, SESSION_SOURCE, STATUS, is_token,
 };
 
 /// An address that can be listened on. A port alone means every IPv4 address of the host: that is

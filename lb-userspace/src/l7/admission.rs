@@ -6,11 +6,10 @@ mod rate;
 
 use std::num::NonZeroU32;
 
-use super::{breaker, connection::Client};
+use super::{affinity, breaker, course::Course};
 use crate::{
     balance::Choice,
     model::{InFlight, Instance, Member, Reason, UNLIMITED},
-    registry::Service,
     resilience::{Permit, Seat},
 };
 
@@ -40,10 +39,10 @@ pub(super) struct Stay {
 /// Takes a seat in the service, if it has limits, and a place at one of its instances, or says why
 /// there is none.
 pub(super) fn enter(
-    client: &Client,
-    service: &Service,
+    course: &Course<'_>,
     choice: &Choice<'_>,
 ) -> Result<(Place, Option<Seat>), Reason> {
+    let service = course.service;
     let seat = if service.limited {
         let limit = service.spec.limits.service;
         let most = limit.map_or(UNLIMITED, NonZeroU32::get);
@@ -51,27 +50,33 @@ pub(super) fn enter(
     } else {
         None
     };
-    Ok((choose(client, service, choice, None)?, seat))
+    Ok((choose(course, choice, None)?, seat))
 }
 
 /// Takes a place for a request that is inside the service: at the instance that was `picked`, or at
 /// another one.
 pub(super) fn choose(
-    client: &Client,
-    service: &Service,
+    course: &Course<'_>,
     choice: &Choice<'_>,
     mut picked: Option<usize>,
 ) -> Result<Place, Reason> {
+    let Course {
+        client,
+        service,
+        following,
+        ..
+    } = *course;
     let worker = &client.worker;
     for _ in 0..RACES {
         let next = picked
             .take()
-            .or_else(|| service.balancer.pick(&service.members, choice));
+            .or_else(|| affinity::pick(following, worker, service, choice));
         let (position, probe) = breaker::enter(client, service, choice, next)?;
         let Member { instance, most, .. } = &service.members[position];
         let algorithm = service.spec.algorithm;
         let begun = instance.try_begin(*most, algorithm, worker.index, &worker.clock);
         if let Some(in_flight) = begun {
+            affinity::settle(following, worker, service, choice, position);
             return Ok(Place { in_flight, probe });
         }
     }

@@ -23,6 +23,7 @@ use hyper::{
 
 use super::{
     admission::{self, Place, Stay},
+    affinity::{self, Following},
     connection::Client,
     exchange::{Failure, Pending, unless_stopped},
     pool::Pool,
@@ -51,6 +52,7 @@ const DISCARD_TIME: Duration = Duration::from_secs(1);
 pub(super) struct Course<'a> {
     pub(super) client: &'a Client,
     pub(super) service: &'a Service,
+    pub(super) following: Option<&'a Following>,
     spare: Result<Spare, RetryRefusal>,
     key: u64,
     tried: Tried,
@@ -66,6 +68,7 @@ impl<'a> Course<'a> {
         service: &'a Service,
         now: Timestamp,
         key: u64,
+        following: Option<&'a Following>,
         request: &mut Request<Upload>,
     ) -> Self {
         let (worker, retry) = (&client.worker, &service.spec.retry);
@@ -73,6 +76,7 @@ impl<'a> Course<'a> {
         Self {
             client,
             service,
+            following,
             spare: Spare::new(request, retry, &worker.buffers),
             key,
             tried: Tried::default(),
@@ -83,7 +87,7 @@ impl<'a> Course<'a> {
 
     /// Chooses an instance for the first try, and takes a place there.
     pub(super) fn enter(&mut self, now: Timestamp) -> Result<Place, Reason> {
-        let (place, seat) = admission::enter(self.client, self.service, &self.choice(now))?;
+        let (place, seat) = admission::enter(self, &self.choice(now))?;
         self.seat = seat;
         Ok(place)
     }
@@ -92,7 +96,7 @@ impl<'a> Course<'a> {
     /// was chosen.
     pub(super) fn enter_at(&self, position: usize) -> Result<Place, Reason> {
         let choice = self.choice(self.client.worker.clock.now());
-        admission::choose(self.client, self.service, &choice, Some(position))
+        admission::choose(self, &choice, Some(position))
     }
 
     /// What a request holds to the end of its answer.
@@ -124,10 +128,8 @@ impl<'a> Course<'a> {
 
     /// The position of an instance that the request has not been sent to.
     fn pick(&self, now: Timestamp) -> Option<usize> {
-        let Service {
-            balancer, members, ..
-        } = self.service;
-        balancer.pick(members, &self.choice(now))
+        let worker = &self.client.worker;
+        affinity::pick(self.following, worker, self.service, &self.choice(now))
     }
 
     /// What a pick goes by.

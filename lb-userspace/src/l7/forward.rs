@@ -11,6 +11,7 @@ use hyper::{Request, header, header::HeaderValue};
 use super::{
     access::Entry,
     admission::Place,
+    affinity::Following,
     breaker,
     connection::Client,
     course::Course,
@@ -31,10 +32,11 @@ pub(super) async fn forward(
     service: &Service,
     now: Timestamp,
     key: u64,
+    following: Option<&Following>,
     mut request: Request<Upload>,
     entry: &mut Entry,
 ) -> Result<Exchanged, Reason> {
-    let mut course = Course::new(client, service, now, key, &mut request);
+    let mut course = Course::new(client, service, now, key, following, &mut request);
     let mut pending = Some(request);
     let mut place = course.enter(now)?;
     loop {

@@ -64,6 +64,12 @@ impl Peer {
         }
     }
 
+    /// Whether the client has sent a request over TLS, as far as a trusted peer says so.
+    pub(super) fn is_secure(&self, headers: &HeaderMap) -> bool {
+        let said = headers.get(&X_FORWARDED_PROTO);
+        self.trusted && said.is_some_and(|said| said.as_bytes().eq_ignore_ascii_case(b"https"))
+    }
+
     /// The client's address: the peer's, or what a trusted peer says, which is the last address in
     /// `X-Forwarded-For` that is itself no trusted proxy.
     pub(super) fn client(&self, headers: &HeaderMap, proxies: &[IpPrefix]) -> IpAddr {

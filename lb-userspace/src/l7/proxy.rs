@@ -9,6 +9,7 @@ use hyper::{Request, Response, StatusCode, Version, body::Incoming, upgrade::OnU
 use super::{
     access::{Ending, Entry},
     admission::{Stay, TooEarly},
+    affinity::{self, Following},
     answer,
     body::{Answer, Passed},
     breaker,
@@ -69,14 +70,20 @@ pub(super) async fn serve(
         return Ok(refuse_early(&client, &early, stats, entry));
     }
     client.pulse.arrived(now, timeouts.request);
+    let sessions = &view.sessions;
+    let fields = request.headers();
+    let following = affinity::follow(&client, sessions, (target.service, service), fields, now);
     let key = match service.spec.algorithm {
         Algorithm::ConsistentHash => {
             let address = || client.peer.client(request.headers(), proxies);
-            key::hash(&service.spec.hash_key, &request, client.address, address)
+            let hash = || key::hash(&service.spec.hash_key, &request, client.address, address);
+            let session = following.as_ref().and_then(Following::key);
+            session.unwrap_or_else(hash)
         }
         _ => 0,
     };
-    let (request, upgrade) = prepare(&client, request, seen);
+    let (mut request, upgrade) = prepare(&client, request, seen);
+    sessions.strip(request.headers_mut());
     let permit = match guard::enter(service, now) {
         Ok(permit) => permit,
         Err(reason) => {
@@ -85,10 +92,15 @@ pub(super) async fn serve(
             return Ok(response);
         }
     };
-    let exchanged = forward(&client, service, now, key, request, &mut entry).await;
+    let follow = following.as_ref();
+    let exchanged = forward(&client, service, now, key, follow, request, &mut entry).await;
     guard::leave(worker, service, now, permit, &exchanged);
     let answer =
         exchanged.and_then(|done| done.into_answer(&client, upgrade, timeouts.idle, &mut entry));
+    let answer = match follow {
+        Some(following) => following.ends(worker, service, sessions, answer),
+        None => answer,
+    };
     Ok(answer.unwrap_or_else(|reason| {
         let mut response = refuse(&client, reason, stats, entry);
         if reason == Reason::BreakerOpen {

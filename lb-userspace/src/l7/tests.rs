@@ -6,6 +6,7 @@
 
 mod access;
 mod admission;
+mod affinity;
 mod breakers;
 mod failures;
 mod forwarding;

@@ -25,8 +25,8 @@ use tokio::{
 };
 
 use super::{
-    access::AccessLog, admission::RateTable, connection, management::Management, pool::Pool,
-    pulse::Pulse, router::Router, spare::Buffers,
+    access::AccessLog, admission::RateTable, affinity, connection, management::Management,
+    pool::Pool, pulse::Pulse, router::Router, spare::Buffers,
 };
 use crate::{
     balance::Random,
@@ -112,6 +112,7 @@ pub(super) struct View {
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) router: Rc<Router>,
     pub(super) rates: Rc<RateTable>,
+    pub(super) sessions: Rc<affinity::Sessions>,
     pub(super) protocol: http1::Builder,
 }
 
@@ -144,6 +145,7 @@ pub(super) struct Worker {
     pub(super) access: Option<Arc<AccessLog>>,
     /// To be told of every transition of a circuit breaker.
     pub(super) breakers: Arc<Notify>,
+    pub(super) sessions: affinity::State,
     cache: RefCell<Cache<Published, Arc<Snapshot>>>,
     view: RefCell<Rc<View>>,
 }
@@ -173,10 +175,12 @@ impl Worker {
             management,
             access,
             breakers: registry.breakers(),
+            sessions: affinity::State::new(Arc::clone(registry.sessions())),
             cache: Cache::new(Published(registry)).into(),
             view: Rc::new(View {
                 router: Rc::new(Router::new(&snapshot)),
                 rates: Rc::new(RateTable::new(&snapshot)),
+                sessions: Rc::new(affinity::Sessions::new(&snapshot)),
                 protocol: connection::protocol(gateway),
                 snapshot,
             })
@@ -199,8 +203,16 @@ impl Worker {
     fn compile(&self, snapshot: &Arc<Snapshot>, before: &View) -> View {
         self.pool.set_most(snapshot.gateway.pool_idle_per_instance);
         let same_routes = snapshot.configured == before.snapshot.configured;
+        if !same_routes {
+            self.sessions.reconfigured();
+        }
         View {
             snapshot: Arc::clone(snapshot),
+            sessions: if same_routes {
+                Rc::clone(&before.sessions)
+            } else {
+                Rc::new(affinity::Sessions::new(snapshot))
+            },
             // While nothing was configured, services stay where they are.
             router: if same_routes {
                 Rc::clone(&before.router)
@@ -324,6 +336,7 @@ impl Worker {
             let wanted = |id| wanted.contains(&id);
             let timeout = snapshot.gateway.pool_idle_timeout;
             self.pool.sweep(self.clock.now(), timeout, wanted);
+            self.sessions.sweep(self.clock.now());
         }
     }
 }

@@ -48,6 +48,18 @@ impl Algorithm {
         }
     }
 
+    /// Whether it chooses by load or latency instead of by weights alone.
+    #[must_use]
+    pub const fn compares_loads(self) -> bool {
+        match self {
+            Self::LeastConnections | Self::LeastResponseTime | Self::Adaptive => true,
+            Self::RoundRobin
+            | Self::WeightedRoundRobin
+            | Self::HealthAware
+            | Self::ConsistentHash => false,
+        }
+    }
+
     /// One sentence for people.
     #[must_use]
     pub const fn description(self) -> &'static str {

@@ -9,8 +9,16 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
+
+/// Seconds since 1970, until 2106; 0 on a machine whose clock says that it is earlier. For what
+/// is to be understood by other processes.
+#[must_use]
+pub fn unix_seconds() -> u32 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    u32::try_from(since.unwrap_or_default().as_secs()).unwrap_or(u32::MAX)
+}
 
 /// Microseconds since the process began; monotonic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

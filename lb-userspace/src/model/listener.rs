@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use super::{IpPrefix, RateLimitSpec};
+use super::{IpPrefix, RateLimitSpec, SessionSpec};
 
 /// A socket that HTTP clients connect to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -31,6 +31,8 @@ pub struct GatewaySpec {
     pub trusted_proxies: Vec<IpPrefix>,
     /// Limits of the rate of all requests.
     pub rate_limits: Vec<RateLimitSpec>,
+    /// What sessions of all services have in common.
+    pub sessions: SessionSpec,
 }
 
 impl Default for GatewaySpec {
@@ -44,6 +46,7 @@ impl Default for GatewaySpec {
             drain_timeout: Duration::from_secs(30),
             trusted_proxies: Vec::new(),
             rate_limits: Vec::new(),
+            sessions: SessionSpec::default(),
         }
     }
 }

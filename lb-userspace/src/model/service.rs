@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    Algorithm, BreakersSpec, Endpoint, FailOpenSpec, Forwarding, HashKey, LimitSpec, OutlierSpec,
-    RateLimitSpec, ReportTimes, RetrySpec, ServiceName, SlowStartSpec,
+    AffinitySpec, Algorithm, BreakersSpec, Endpoint, FailOpenSpec, Forwarding, HashKey, LimitSpec,
+    OutlierSpec, RateLimitSpec, ReportTimes, RetrySpec, ServiceName, SlowStartSpec,
 };
 
 /// The bound of consistent hashing when nobody says anything, in percent: with a quarter more than
@@ -63,6 +63,8 @@ pub struct ServiceSpec {
     pub fail_open: Option<FailOpenSpec>,
     /// How instances that join at run time get their share; `None` when they get all of it at once.
     pub slow_start: Option<SlowStartSpec>,
+    /// Whether and how sessions stay with their instances.
+    pub affinity: AffinitySpec,
     /// Limits of an HTTP exchange.
     pub timeouts: TimeoutSpec,
     /// When a request is sent once more.
@@ -93,6 +95,7 @@ impl ServiceSpec {
             outlier: None,
             fail_open: None,
             slow_start: None,
+            affinity: AffinitySpec::default(),
             timeouts: TimeoutSpec::default(),
             retry: RetrySpec::default(),
             limits: LimitSpec::default(),

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use super::{
     change::RegistryError,
-    snapshot::{FailOpen, InstanceStatus, Service},
+    snapshot::{FailOpen, InstanceStatus, Pins, Service},
 };
 use crate::{
+    affinity::Quota,
     balance,
     model::{
-        Algorithm, Health, Instance, Member, ServiceGuard, ServiceLoad, ServiceSpec, ServiceStats,
-        UNLIMITED,
+        AdminState, AffinityStats, Algorithm, Health, Instance, Member, ServiceGuard, ServiceLoad,
+        ServiceSpec, ServiceStats, UNLIMITED,
     },
     resilience::{Admission, Budget, Factors, WeightInputs, effective_weight},
 };
@@ -29,6 +30,7 @@ pub(super) struct ServiceState {
     /// Requests in flight.
     pub(super) load: Arc<ServiceLoad>,
     pub(super) admission: Arc<Admission>,
+    pub(super) affinity: Arc<AffinityStats>,
 }
 
 /// An instance of a service.
@@ -134,6 +136,7 @@ impl ServiceState {
                     .of_instance(spec.max_requests, status.share()),
             })
             .collect();
+        let sessions = Arc::new(self.pins(&members));
         let spec = ServiceSpec {
             algorithm: self.algorithm,
             ..(*self.spec).clone()
@@ -159,8 +162,52 @@ impl ServiceState {
             admission: Arc::clone(&self.admission),
             guard: Arc::clone(&self.guard),
             fail_open,
+            sessions,
+            affinity: Arc::clone(&self.affinity),
         }
     }
+
+    /// What sessions need to know of `members`.
+    fn pins(&self, members: &[Member]) -> Pins {
+        if !self.spec.affinity.enabled {
+            return Pins::default();
+        }
+        let mut places: Vec<(u64, u16)> = (0..=u16::MAX)
+            .zip(members)
+            .map(|(position, member)| (member.instance.identity, position))
+            .collect();
+        places.sort_unstable();
+        let keeps = (0..=u16::MAX).zip(&self.instances).filter(|(_, state)| {
+            let enabled = InstanceStatus {
+                admin: AdminState::Enabled,
+                ..state.status.clone()
+            };
+            state.status.admin == AdminState::Draining && weight(&enabled, self.algorithm) > 0
+        });
+        Pins {
+            places: places.into(),
+            keeps: keeps.map(|(position, _)| position).collect(),
+            quotas: quotas(self.algorithm, members).into(),
+        }
+    }
+}
+
+/// What recovering members are to get: their part of the weights that the algorithm goes by.
+fn quotas(algorithm: Algorithm, members: &[Member]) -> Vec<Quota> {
+    let weight = |member: &Member| match algorithm.compares_loads() {
+        true => f64::from(member.base),
+        false => f64::from(member.weight),
+    };
+    let total: f64 = members.iter().map(weight).sum();
+    let recovering = members.iter().enumerate();
+    recovering
+        .filter(|(_, member)| member.recovering && member.weight > 0)
+        .map(|(position, member)| Quota {
+            position,
+            identity: member.instance.identity,
+            share: weight(member) / total,
+        })
+        .collect()
 }
 
 /// `status` without the wait for a recovery; one that has begun has its share.

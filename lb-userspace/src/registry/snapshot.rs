@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use super::limits::RateLimits;
 use crate::{
+    affinity::Quota,
     balance::{self, Balancer},
     model::{
-        AdminState, BreakerState, Exclusion, GatewaySpec, Health, InstanceId, ListenerSpec, Member,
-        RouteSpec, ServiceGuard, ServiceName, ServiceSpec, ServiceStats, Timestamp, VipSpec,
+        AdminState, AffinityStats, BreakerState, Exclusion, GatewaySpec, Health, InstanceId,
+        ListenerSpec, Member, RouteSpec, ServiceGuard, ServiceName, ServiceSpec, ServiceStats,
+        Timestamp, VipSpec,
     },
     resilience::{Admission, Budget, Ejection, Factors, Progress, Ramp, WHOLE},
 };
@@ -59,6 +61,10 @@ pub struct Service {
     pub guard: Arc<ServiceGuard>,
     /// Why traffic goes to instances that should not have any; `None` when it does not.
     pub fail_open: Option<FailOpen>,
+    /// What sessions need to know, while the service has affinity.
+    pub sessions: Arc<Pins>,
+    /// Counters of the affinity.
+    pub affinity: Arc<AffinityStats>,
 }
 
 /// Why a service fails open.
@@ -85,6 +91,17 @@ impl FailOpen {
             Self::TooFew => "too_few",
         }
     }
+}
+
+/// A service's members as sessions see them; empty for a service without affinity.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Pins {
+    /// Fingerprints of the instances and their positions, in order.
+    pub(super) places: Box<[(u64, u16)]>,
+    /// Members that take no new requests but keep the sessions that are pinned to them.
+    pub(super) keeps: Box<[u16]>,
+    /// Members that recover.
+    pub quotas: Box<[Quota]>,
 }
 
 /// What the control plane knows of an instance.
@@ -195,6 +212,22 @@ impl Service {
         self.members
             .iter()
             .position(|member| member.instance.endpoint.matches(text))
+    }
+
+    /// The position of an instance by its fingerprint; `None` also for a service without affinity.
+    #[must_use]
+    pub fn place(&self, identity: u64) -> Option<usize> {
+        let places = &self.sessions.places;
+        let found = places.binary_search_by_key(&identity, |(identity, _)| *identity);
+        found.ok().map(|at| usize::from(places[at].1))
+    }
+
+    /// Whether the member at `position` takes no new requests and yet keeps its sessions: it is
+    /// draining, and would be taking requests if it were not.
+    #[must_use]
+    pub fn keeps_sessions(&self, position: usize) -> bool {
+        let keeps = |kept: &u16| usize::from(*kept) == position;
+        self.sessions.keeps.iter().any(keeps)
     }
 
     /// The position of an instance by id.

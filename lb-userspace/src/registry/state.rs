@@ -16,9 +16,9 @@ use super::{
 };
 use crate::{
     model::{
-        AdminState, Alarm, Algorithm, BreakerState, GatewaySpec, Health, Instance, InstanceId,
-        InstanceSpec, ListenerSpec, RouteSpec, ServiceGuard, ServiceLoad, ServiceName, ServiceSpec,
-        VipSpec,
+        AdminState, AffinityStats, Alarm, Algorithm, BreakerState, GatewaySpec, Health, Instance,
+        InstanceId, InstanceSpec, ListenerSpec, RouteSpec, ServiceGuard, ServiceLoad, ServiceName,
+        ServiceSpec, VipSpec,
     },
     resilience::{Budget, Factors, Progress, Ramp},
 };
@@ -164,6 +164,7 @@ impl State {
                 guard: Arc::new(ServiceGuard::new(self.workers)),
                 load,
                 admission: Arc::default(),
+                affinity: Arc::new(AffinityStats::new(self.workers)),
             });
         };
         let algorithm = if before.spec.algorithm == spec.algorithm {
@@ -196,6 +197,7 @@ impl State {
             guard: before.guard,
             load: before.load,
             admission: before.admission,
+            affinity: before.affinity,
         };
         if algorithm != before.algorithm {
             after.forget_factors();

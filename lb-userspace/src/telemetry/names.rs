@@ -81,6 +81,20 @@ families! {
     RETRIES_REFUSED: Counter "lb_retries_refused_total"
         ["service", "reason"]
         "Requests that failed and were not sent once more, by why not.";
+    SESSION_REQUESTS: Counter "lb_session_requests_total" ["service", "result"]
+        "Requests of services with affinity by what became of it.";
+    SESSION_BREAKS: Counter "lb_session_breaks_total" ["service", "reason"]
+        "Sessions that left the instance that they were pinned to.";
+    SESSION_REFUSALS: Counter "lb_session_refused_total" ["service", "claim"]
+        "Tokens and cookies that claimed a session and were not believed.";
+    SESSIONS: Gauge "lb_sessions" []
+        "Sessions that are remembered, one for each service that a session uses.";
+    SESSION_CAPACITY: Gauge "lb_sessions_capacity" []
+        "Most sessions that are remembered.";
+    SESSION_BYTES: Gauge "lb_session_store_bytes" []
+        "Memory that the sessions take.";
+    SESSION_ENDS: Counter "lb_session_ends_total" ["cause"]
+        "Sessions that were forgotten because their time was over or the memory full.";
     WEIGHT: Gauge "lb_instance_weight"
         ["service", "instance"]
         "Configured weight.";

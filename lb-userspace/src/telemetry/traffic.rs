@@ -13,6 +13,7 @@ use prometheus::{
 use super::{
     names,
     samples::{Samples, describe},
+    sessions,
 };
 use crate::{
     model::{
@@ -44,6 +45,13 @@ impl TrafficCollector {
             &names::ANSWERS,
             &names::RETRIES,
             &names::RETRIES_REFUSED,
+            &names::SESSION_REQUESTS,
+            &names::SESSION_BREAKS,
+            &names::SESSION_REFUSALS,
+            &names::SESSIONS,
+            &names::SESSION_CAPACITY,
+            &names::SESSION_BYTES,
+            &names::SESSION_ENDS,
             &names::WEIGHT,
             &names::EFFECTIVE_WEIGHT,
             &names::RECOVERY_SHARE,
@@ -107,6 +115,7 @@ impl Collector for TrafficCollector {
                 kernel.add_service(service);
             }
         }
+        let sessions = sessions::samples(&snapshot, self.registry.sessions());
         let mut revision = Samples::new(&names::REVISION);
         revision.add(&[], snapshot.revision as f64);
         let mut families = instances.finish();
@@ -114,6 +123,7 @@ impl Collector for TrafficCollector {
         families.extend(kernel.finish());
         families.extend(retries.finish());
         families.extend([answers, fail_open, revision].map(Samples::finish));
+        families.extend(sessions);
         families
     }
 }

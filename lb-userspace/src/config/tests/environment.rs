@@ -127,10 +127,6 @@ fn variables_without_effect_are_said_to_have_none() {
              by what lb sees itself",
             "environment variable LB_METRICS_ENABLED: has no effect in this version: /metrics is \
              always served",
-            "environment variable LB_SESSION_AFFINITY_ENABLED: has no effect in this version: \
-             there is no session affinity; see consistent_hash",
-            "environment variable LB_SESSION_AFFINITY_TTL: has no effect in this version: there \
-             is no session affinity; see consistent_hash",
             "environment variable METRICS_BACKEND_URL: has no effect in this version: metrics \
              are not pushed; scrape /metrics",
             "environment variable METRICS_COLLECTION_INTERVAL: has no effect in this version: \

@@ -32,12 +32,12 @@ fn each_fault_is_said_in_its_own_words() {
         (
             "routing = 3",
             "",
-            "routing: expected one of the sections access_log, api, datapath, defaults, environment, gateway, log, routes, services, vips; found \"routing\"",
+            "routing: expected one of the sections access_log, api, datapath, defaults, environment, gateway, log, routes, services, sessions, vips; found \"routing\"",
         ),
         (
             "[service.web]",
             "",
-            "service: expected one of the sections access_log, api, datapath, defaults, environment, gateway, log, routes, services, vips; found \"service\" (did you mean \"services\"?)",
+            "service: expected one of the sections access_log, api, datapath, defaults, environment, gateway, log, routes, services, sessions, vips; found \"service\" (did you mean \"services\"?)",
         ),
         (
             "gateway.listen = [\"10.0.0.1\"]",
@@ -187,7 +187,7 @@ fn each_fault_is_said_in_its_own_words() {
         (
             "defaults.instances = []",
             "",
-            "defaults.instances: expected one of the keys of defaults: algorithm, breaker, fail_open, forwarding, hash_bound, hash_key, health_check, limits, load_reports, outlier, recovery, retry, slow_start, timeouts; found \"instances\"",
+            "defaults.instances: expected one of the keys of defaults: affinity, algorithm, breaker, fail_open, forwarding, hash_bound, hash_key, health_check, limits, load_reports, outlier, recovery, retry, slow_start, timeouts; found \"instances\"",
         ),
         (
             "services.Web.instances = [\"10.0.0.1:80\"]",

@@ -1,9 +1,12 @@
 //! Texts of HTTP: hosts, paths, statuses, names of fields.
 
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+
 use super::range;
 use crate::{
+    affinity::KEY_BYTES,
     config::forms::{Pattern, Refused},
-    model::{HashKey, HostPattern, PathPattern, RateKey},
+    model::{HashKey, HostPattern, PathPattern, RateKey, Secret, SessionSource},
 };
 
 /// A range of HTTP statuses.
@@ -70,6 +73,71 @@ pub(in crate::config) const RATE_KEY: Pattern<RateKey> = Pattern {
         _ => Err(Refused::default()),
     },
     show: ToString::to_string,
+};
+
+/// Where a session's id stands.
+pub(in crate::config) const SESSION_SOURCE: Pattern<SessionSource> = Pattern {
+    expected: "\"header:NAME\", \"jwt\", \"cookie:NAME\" or \"own\"",
+    example: "header:X-Session-ID",
+    numbers: false,
+    secret: false,
+    parse: |text| match text.split_once(':') {
+        None if text == "jwt" => Ok(SessionSource::Jwt),
+        None if text == "own" => Ok(SessionSource::Own),
+        Some(("header", name)) if is_token(name) => {
+            Ok(SessionSource::Header(name.to_ascii_lowercase()))
+        }
+        Some(("cookie", name)) if is_token(name) => Ok(SessionSource::Cookie(name.to_owned())),
+        _ => Err(Refused::default()),
+    },
+    show: |source| match source {
+        SessionSource::Jwt => "jwt".to_owned(),
+        SessionSource::Own => "own".to_owned(),
+        SessionSource::Header(name) => format!("header:{name}"),
+        SessionSource::Cookie(name) => format!("cookie:{name}"),
+    },
+};
+
+/// What the names of lb's own cookies begin with.
+pub(in crate::config) const COOKIE_NAME: Pattern<String> = Pattern {
+    expected: "1 to 64 letters, digits, hyphens, dots or underscores",
+    example: "lb_session",
+    numbers: false,
+    secret: false,
+    parse: |text| {
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+        let fits = (1..=64).contains(&text.len()) && text.bytes().all(fits);
+        fits.then(|| text.to_owned()).ok_or_else(Refused::default)
+    },
+    show: Clone::clone,
+};
+
+/// A key that seals cookies.
+pub(in crate::config) const COOKIE_KEY: Pattern<Secret> = Pattern {
+    expected: "32 bytes in base64, as `openssl rand -base64 32` makes them",
+    example: "qVd1y0vWc1Tn0pJ4x7Zk2mR8sB5eH3uG6aL9fQwXyZ0=",
+    numbers: false,
+    secret: true,
+    parse: |text| {
+        let bytes = BASE64.decode(text.trim()).unwrap_or_default();
+        let fits = bytes.len() == KEY_BYTES;
+        fits.then_some(Secret(bytes)).ok_or_else(Refused::default)
+    },
+    show: |_| String::new(),
+};
+
+/// A secret that tokens are signed with; RFC 7518, section 3.2 asks for no less than 256 bits.
+pub(in crate::config) const JWT_SECRET: Pattern<Secret> = Pattern {
+    expected: "32 to 1024 visible ASCII characters without spaces",
+    example: "a-secret-of-at-least-32-characters",
+    numbers: false,
+    secret: true,
+    parse: |text| {
+        let fits = (32..=1024).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
+        let secret = || Secret(text.as_bytes().to_vec());
+        fits.then(secret).ok_or_else(Refused::default)
+    },
+    show: |_| String::new(),
 };
 
 /// A `token` of RFC 9110, section 5.6.2, of at most 256 characters.
