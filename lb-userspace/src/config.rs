@@ -35,6 +35,7 @@ mod retry;
 mod services;
 mod slow_start;
 mod summary;
+mod timeouts;
 mod traffic;
 mod tree;
 mod values;

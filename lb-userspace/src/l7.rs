@@ -63,6 +63,7 @@ use crate::{model::Clock, registry::Registry};
 
 pub use access::{AccessLog, Asked, Ending, MOST_PATH, Record, Trace, WHOLE};
 pub use management::{Management, ManagementService};
+pub use pulse::Closed;
 pub use worker::GatewayStats;
 
 /// Why the proxy did not start.

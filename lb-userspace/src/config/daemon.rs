@@ -12,6 +12,7 @@ use super::{
     origin::Sourced,
     rate_limit,
     reader::Section,
+    timeouts::{OrOff, REQUESTS},
     values::{
         ACCESS_LOG, API_LISTEN, FILE, INTERFACE, LISTEN, LOG_LEVEL, NAT_SOURCE, PIN_PATH, PORTS,
         TOKEN, TRUSTED_PROXY,
@@ -96,6 +97,9 @@ pub(super) fn read_gateway(root: &mut Section<'_, '_>) -> ReadGateway {
         let workers = t.value("workers", &number(1, 1024, 4), &workers).value;
         let GatewaySpec {
             header_timeout,
+            keepalive_timeout,
+            max_connection_age,
+            max_connection_requests,
             max_headers,
             max_head_bytes,
             pool_idle_per_instance,
@@ -109,16 +113,29 @@ pub(super) fn read_gateway(root: &mut Section<'_, '_>) -> ReadGateway {
         let trusted_proxies = t.list("trusted_proxies", &TRUSTED_PROXY, &trusted_proxies);
         let mut time = |key, form: Period, unset| t.value(key, &form, &Sourced::unset(unset)).value;
         let header_timeout = time("header_timeout", period(10, 3600, "30s"), header_timeout);
+        let keepalive_timeout = time(
+            "keepalive_timeout",
+            period(10, 24 * 3600, "75s"),
+            keepalive_timeout,
+        );
         let pool_idle_timeout = time(
             "pool_idle_timeout",
             period(10, 24 * 3600, "60s"),
             pool_idle_timeout,
         );
         let drain_timeout = time("drain_timeout", period(1, 24 * 3600, "30s"), drain_timeout);
+        let age = OrOff(period(10, 30 * 24 * 3600, "1h"));
+        let unset = Sourced::unset(max_connection_age);
+        let max_connection_age = t.value("max_connection_age", &age, &unset).value;
+        let (form, unset) = (OrOff(REQUESTS), Sourced::unset(max_connection_requests));
+        let max_connection_requests = t.value("max_connection_requests", &form, &unset).value;
         let mut count =
             |key, form: Number<usize>, unset| t.value(key, &form, &Sourced::unset(unset)).value;
         let spec = GatewaySpec {
             header_timeout,
+            keepalive_timeout,
+            max_connection_age,
+            max_connection_requests,
             max_headers: count("max_headers", number(1, 10_000, 100), max_headers),
             max_head_bytes: count(
                 "max_head_bytes",

@@ -1,13 +1,13 @@
 //! Services and their instances, and `[defaults]` for what services have in common.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use super::{
     admission::{self, LimitSettings},
     affinity::AffinitySettings,
     breaker::BreakerSettings,
     fail_open::FailOpenSettings,
-    forms::{Choice, Form as _, Number, Period},
+    forms::{Choice, Form as _, Number},
     hashing::HashSettings,
     health::HealthSettings,
     load_reports::LoadReportSettings,
@@ -19,11 +19,10 @@ use super::{
     resolve::Resolved,
     retry::RetrySettings,
     slow_start::SlowStartSettings,
+    timeouts::TimeoutSettings,
     values::SERVICE,
 };
-use crate::model::{
-    Algorithm, Endpoint, Forwarding, InstanceSpec, ServiceName, ServiceSpec, TimeoutSpec,
-};
+use crate::model::{Algorithm, Endpoint, Forwarding, InstanceSpec, ServiceName, ServiceSpec};
 
 const ALGORITHM: Choice<Algorithm> = Choice {
     choices: &Algorithm::ALL,
@@ -38,12 +37,6 @@ const FORWARDING: Choice<Forwarding> = Choice {
         Forwarding::Gue,
     ],
     name: Forwarding::as_str,
-};
-
-const TIMEOUT: Period = Period {
-    min: Duration::from_millis(1),
-    max: Duration::from_secs(24 * 3600),
-    example: "30s",
 };
 
 const WEIGHT: Number<u16> = Number {
@@ -70,9 +63,7 @@ pub(super) struct ServiceSettings {
     fail_open: FailOpenSettings,
     slow_start: SlowStartSettings,
     affinity: AffinitySettings,
-    connect: Sourced<Duration>,
-    request: Sourced<Duration>,
-    idle: Sourced<Duration>,
+    timeouts: TimeoutSettings,
     retry: RetrySettings,
 }
 
@@ -88,7 +79,6 @@ pub(super) struct ReadService {
 impl ServiceSettings {
     /// What holds when nobody says anything.
     pub(super) fn unset() -> Self {
-        let timeouts = TimeoutSpec::default();
         Self {
             algorithm: Sourced::unset(Algorithm::default()),
             hash: HashSettings::unset(),
@@ -102,9 +92,7 @@ impl ServiceSettings {
             fail_open: FailOpenSettings::unset(),
             slow_start: SlowStartSettings::unset(),
             affinity: AffinitySettings::unset(),
-            connect: Sourced::unset(timeouts.connect),
-            request: Sourced::unset(timeouts.request),
-            idle: Sourced::unset(timeouts.idle),
+            timeouts: TimeoutSettings::unset(),
             retry: RetrySettings::unset(),
         }
     }
@@ -123,13 +111,7 @@ impl ServiceSettings {
         let fail_open = t.table("fail_open", |t| self.fail_open.read(t));
         let slow_start = t.table("slow_start", |t| self.slow_start.read(t));
         let affinity = t.table("affinity", |t| self.affinity.read(t));
-        let (connect, request, idle) = t.table("timeouts", |t| {
-            (
-                t.value("connect", &TIMEOUT, &self.connect),
-                t.value("request", &TIMEOUT, &self.request),
-                t.value("idle", &TIMEOUT, &self.idle),
-            )
-        });
+        let timeouts = t.table("timeouts", |t| self.timeouts.read(t));
         let retry = t.table("retry", |t| self.retry.read(t));
         Self {
             algorithm,
@@ -144,9 +126,7 @@ impl ServiceSettings {
             fail_open,
             slow_start,
             affinity,
-            connect,
-            request,
-            idle,
+            timeouts,
             retry,
         }
     }
@@ -184,11 +164,7 @@ pub(super) fn read(
                 fail_open: settings.fail_open.build(),
                 slow_start: settings.slow_start.build(),
                 affinity: settings.affinity.build(),
-                timeouts: TimeoutSpec {
-                    connect: settings.connect.value,
-                    request: settings.request.value,
-                    idle: settings.idle.value,
-                },
+                timeouts: settings.timeouts.build(),
                 retry: settings.retry.build(),
                 limits: settings.limits.build(),
                 rate_limits,

@@ -12,7 +12,7 @@ use hyper::{
     header::{self, HeaderName, HeaderValue},
 };
 
-use super::body::Answer;
+use super::{body::Answer, pulse::Pulse};
 use crate::model::{Reason, ServiceStats};
 
 static PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
@@ -52,6 +52,25 @@ fn fields(headers: &mut HeaderMap, reason: Reason) {
         headers.insert(header::RETRY_AFTER, RETRY_AFTER);
     }
     if closes(reason) {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+}
+
+/// What a client is told whose request's head did not come in time: hyper has no part in that.
+pub(super) fn header_timeout() -> String {
+    let reason = Reason::HeaderTimeout;
+    let (error, label) = (reason.proxy_status(), reason.label());
+    let length = label.len();
+    format!(
+        "HTTP/1.1 408 Request Timeout\r\nContent-Type: text/plain; charset=utf-8\r\n\
+         Content-Length: {length}\r\nCache-Control: no-store\r\nConnection: close\r\n\
+         Proxy-Status: lb; error={error}; details=\"{label}\"\r\n\r\n{label}"
+    )
+}
+
+/// Says that the connection ends with this answer, if it does.
+pub(super) fn ends_connection(headers: &mut HeaderMap, pulse: &Pulse) {
+    if pulse.is_last() {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
 }

@@ -26,13 +26,14 @@ use tokio::{
 };
 
 use super::{
+    answer,
     headers::Peer,
     proxy,
-    pulse::{Look, Pulse},
+    pulse::{Closed, Look, Pulse},
     socket::Socket,
     worker::Worker,
 };
-use crate::model::{GatewaySpec, Timestamp};
+use crate::model::{GatewaySpec, Reason, Timestamp};
 
 /// Smallest buffer that hyper accepts, in bytes.
 const SMALLEST_BUFFER: usize = 8192;
@@ -75,7 +76,7 @@ pub(super) fn protocol(gateway: &GatewaySpec) -> http1::Builder {
 pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, address: SocketAddr) {
     let view = worker.view();
     let gateway = &view.snapshot.gateway;
-    let pulse = Arc::new(Pulse::new(worker.clock.now(), gateway.header_timeout));
+    let pulse = Arc::new(Pulse::new(worker.clock.now(), gateway));
     let io = Watched {
         io: Socket::new(stream),
         pulse: Arc::clone(&pulse),
@@ -94,7 +95,7 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, address: Socket
     let mut timer = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
     let mut armed = Timestamp(u64::MAX);
     let mut told = false;
-    let mut cut = false;
+    let mut cut = None;
     let result = std::future::poll_fn(|cx| {
         place.note(cx);
         if worker.connections.are_draining() && !told {
@@ -109,13 +110,16 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, address: Socket
                     timer.as_mut().reset(Instant::now() + (at - now));
                     let _ = timer.as_mut().poll(cx);
                 }
-                Look::Close => {
-                    cut = true;
+                Look::Close(why) => {
+                    cut = Some(why);
                     return Poll::Ready(Ok(()));
                 }
             }
         }
         let polled = Pin::new(&mut connection).poll(cx);
+        if pulse.has_begun() {
+            pulse.begins(worker.clock.now());
+        }
         let due = pulse.due();
         if polled.is_pending() && due < armed {
             armed = due;
@@ -130,12 +134,25 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, address: Socket
     if let Err(error) = &result {
         worker.stats.refused(error);
     }
+    let within_head = pulse.is_within_head();
+    if let Some(why) = cut {
+        worker.stats.closed(why);
+    }
     // There are no parts when the connection has become a tunnel.
-    if let Some(parts) = connection.into_parts()
-        && !cut
-    {
+    let Some(parts) = connection.into_parts() else {
+        return;
+    };
+    let stream = parts.io.io.into_inner();
+    match cut {
         // In a box, or every connection would carry the buffer for its whole life.
-        Box::pin(linger(parts.io.io.into_inner())).await;
+        None => Box::pin(linger(stream)).await,
+        Some(Closed::Head) if within_head => {
+            worker.stats.answers.answered(Reason::HeaderTimeout);
+            // As much as the socket takes at once: nobody waits for who does not read either.
+            let _ = stream.try_write(answer::header_timeout().as_bytes());
+            Box::pin(linger(stream)).await;
+        }
+        Some(_) => {}
     }
 }
 
@@ -179,7 +196,11 @@ impl Read for Watched {
         cx: &mut Context<'_>,
         buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buffer)
+        let read = Pin::new(&mut self.io).poll_read(cx, buffer);
+        if read.is_ready() {
+            self.pulse.read();
+        }
+        read
     }
 }
 

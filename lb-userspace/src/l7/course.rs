@@ -28,7 +28,6 @@ use super::{
     exchange::{Failure, Pending, unless_stopped},
     pool::Pool,
     proxy::Exchanged,
-    pulse::Stop,
     spare::Spare,
     upload::Upload,
 };
@@ -187,11 +186,15 @@ impl<'a> Course<'a> {
         failure: Failure,
         pending: &mut Pending,
     ) -> Result<usize, Reason> {
-        let retries = self.service.spec.retry.max > 0;
-        let (Some(cause), true, Stop::No) = (failure.cause(), retries, self.client.pulse.stop())
+        let (pulse, retries) = (&self.client.pulse, self.service.spec.retry.max > 0);
+        let (Some(cause), true, true) = (failure.cause(), retries, pulse.stop().lets_retry())
         else {
             return Err(failure.reason);
         };
+        if pending.is_none() {
+            *pending = self.repeat();
+        }
+        pulse.resume();
         let now = self.client.worker.clock.now();
         let next = self.again(instance, cause, pending, now);
         let (next, wait) = next.map_err(|_| failure.reason)?;
@@ -239,7 +242,7 @@ impl<'a> Course<'a> {
             cause,
             retries: self.retries,
             again: pending.as_ref().map_or(Err(self.why_not()), |_| Ok(())),
-            deadline: self.client.pulse.due(),
+            deadline: self.client.pulse.deadline(),
         };
         let mut wait = retry::wait(spec, &failed, now, chance)?;
         let next = match self.pick_rested(now) {

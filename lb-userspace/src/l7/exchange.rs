@@ -55,6 +55,8 @@ impl Failure {
             Reason::ConnectFailed => Some(RetryCause::ConnectFailed),
             Reason::ConnectTimeout => Some(RetryCause::ConnectTimeout),
             Reason::ConnectionLost => Some(RetryCause::ConnectionLost),
+            Reason::TryTimeout => Some(RetryCause::TryTimeout),
+            Reason::ResponseTimeout => Some(RetryCause::ResponseTimeout),
             _ => None,
         }
     }
@@ -94,15 +96,8 @@ pub(super) async fn run(
     // every request's future.
     let timeouts = &course.service.spec.timeouts;
     let mut lease = Box::pin(connect(client, instance, timeouts)).await?;
-    match send(client, &mut lease, pending).await {
-        Ok(answer) => Ok((answer, lease)),
-        Err(failure) => {
-            if failure.reason == Reason::ConnectionLost && pending.is_none() {
-                *pending = course.repeat();
-            }
-            Err(failure)
-        }
-    }
+    let answer = send(client, &mut lease, pending).await?;
+    Ok((answer, lease))
 }
 
 /// Sends `pending` on a connection; it is there again when nothing of it was sent.

@@ -77,6 +77,7 @@ async fn attempt(
         name_host(request, instance);
     }
     entry.asks(instance);
+    course.client.pulse.tries(in_flight.began());
     match exchange::run(course, instance, pending).await {
         Ok((mut answer, lease)) => {
             if let Some(spec) = &service.spec.load_reports {

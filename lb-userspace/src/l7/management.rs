@@ -59,7 +59,7 @@ pub(super) async fn answer(
     request: Request<Incoming>,
 ) -> Response<Answer> {
     let worker = &client.worker;
-    client.pulse.arrived(worker.clock.now(), LIMIT);
+    client.pulse.arrived_here(worker.clock.now(), LIMIT);
     let mut request = request.map(Body::new);
     request.extensions_mut().insert(ConnectInfo(client.address));
     let answer = management.service.clone().oneshot(request);
@@ -73,7 +73,8 @@ pub(super) async fn answer(
         None => Err(client.pulse.stopped().0),
     };
     let stats = &worker.stats.answers;
-    let answer = answer.unwrap_or_else(|reason| answer::local(reason, stats));
+    let mut answer = answer.unwrap_or_else(|reason| answer::local(reason, stats));
+    answer::ends_connection(answer.headers_mut(), &client.pulse);
     client.pulse.answered(worker.clock.now());
     answer
 }

@@ -22,7 +22,7 @@ use super::{
     tunnel,
     upload::Upload,
 };
-use crate::model::{Algorithm, Reason, ServiceStats};
+use crate::model::{Algorithm, Reason, ServiceStats, TimeoutSpec};
 
 /// Answers one request of a client. Never fails: what goes wrong becomes an answer.
 pub(super) async fn serve(
@@ -31,6 +31,7 @@ pub(super) async fn serve(
 ) -> Result<Response<Answer>, Infallible> {
     let worker = &client.worker;
     let now = worker.clock.now();
+    client.pulse.counts(now);
     let view = worker.view();
     let mut entry = Entry::new(&client, &request, &view.snapshot, now);
     let examined = match head::to_origin_form(&mut request) {
@@ -69,7 +70,7 @@ pub(super) async fn serve(
     if let Err(early) = early {
         return Ok(refuse_early(&client, &early, stats, entry));
     }
-    client.pulse.arrived(now, timeouts.request);
+    client.pulse.arrived(now, timeouts);
     let sessions = &view.sessions;
     let fields = request.headers();
     let following = affinity::follow(&client, sessions, (target.service, service), fields, now);
@@ -96,7 +97,7 @@ pub(super) async fn serve(
     let exchanged = forward(&client, service, now, key, follow, request, &mut entry).await;
     guard::leave(worker, service, now, permit, &exchanged);
     let answer =
-        exchanged.and_then(|done| done.into_answer(&client, upgrade, timeouts.idle, &mut entry));
+        exchanged.and_then(|done| done.into_answer(&client, upgrade, timeouts, &mut entry));
     let answer = match follow {
         Some(following) => following.ends(worker, service, sessions, answer),
         None => answer,
@@ -119,7 +120,9 @@ fn refuse(
 ) -> Response<Answer> {
     entry.ends(Ending::Refused(reason));
     client.pulse.answered(client.worker.clock.now());
-    answer::local(reason, stats)
+    let mut response = answer::local(reason, stats);
+    answer::ends_connection(response.headers_mut(), &client.pulse);
+    response
 }
 
 /// The answer to a request that came too early.
@@ -141,6 +144,7 @@ fn options(client: &Client, mut entry: Entry) -> Response<Answer> {
     client.pulse.answered(client.worker.clock.now());
     let mut response = Response::new(Answer::Empty);
     *response.status_mut() = StatusCode::NO_CONTENT;
+    answer::ends_connection(response.headers_mut(), &client.pulse);
     response
 }
 
@@ -172,7 +176,7 @@ impl Exchanged {
         self,
         client: &Client,
         upgrade: Option<OnUpgrade>,
-        idle: std::time::Duration,
+        timeouts: &TimeoutSpec,
         entry: &mut Entry,
     ) -> Result<Response<Answer>, Reason> {
         let Self {
@@ -190,16 +194,18 @@ impl Exchanged {
             // that does not listen.
             let upgrade = upgrade.ok_or(Reason::BadAnswer)?;
             entry.ends(Ending::Answered(answer.status().as_u16()));
-            tunnel::open(client, upgrade, hyper::upgrade::on(&mut answer), stay);
+            let upgraded = hyper::upgrade::on(&mut answer);
+            tunnel::open(client, upgrade, upgraded, stay, timeouts.tunnel);
             return Ok(answer.map(|_| Answer::Empty));
         }
+        answer::ends_connection(answer.headers_mut(), &client.pulse);
         entry.ends(Ending::Answered(answer.status().as_u16()));
         if hyper::body::Body::is_end_stream(answer.body()) {
             Pool::give_back(&worker.pool, lease, now);
             client.pulse.answered(now);
             return Ok(answer.map(|_| Answer::Empty));
         }
-        client.pulse.answering(now, idle);
+        client.pulse.answering(now, timeouts.idle);
         Ok(answer.map(|body| {
             Answer::Passing(Passed {
                 body,

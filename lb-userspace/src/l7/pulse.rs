@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use crate::model::{Reason, Timestamp};
+use crate::model::{GatewaySpec, Reason, TimeoutSpec, Timestamp};
 
 /// How often a body in transit is looked at within its limit of silence: a silence is noticed
 /// after 1 to 1.25 times the limit.
@@ -23,7 +23,9 @@ const LOOKS: u64 = 4;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 enum Phase {
-    /// The head of the next request.
+    /// The first byte of the next request.
+    Idle,
+    /// The rest of a request's head, or the first request of all.
     Head,
     /// The head of an instance's answer.
     Answer,
@@ -45,16 +47,84 @@ pub(super) enum Upload {
     Broken,
 }
 
-/// Why lb stops waiting.
+/// Why lb stops waiting for an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Stop {
     /// Nothing stops.
     No,
-    /// The limit has passed.
-    Expired,
+    /// The limit of the request has passed.
+    Request,
+    /// The client has sent nothing for too long.
+    Upload,
+    /// The limit of the whole exchange has passed.
+    Total,
+    /// The instance has the request and has said nothing for too long. Another try may begin.
+    Response,
+    /// The limit of the try has passed. Another one may begin.
+    Try,
     /// lb ends.
     Ending,
+}
+
+impl Stop {
+    const ALL: [Self; 7] = [
+        Self::No,
+        Self::Request,
+        Self::Upload,
+        Self::Total,
+        Self::Response,
+        Self::Try,
+        Self::Ending,
+    ];
+
+    /// Whether it ends a try only.
+    const fn is_of_try(self) -> bool {
+        matches!(self, Self::Response | Self::Try)
+    }
+
+    /// Whether the request may be tried again.
+    pub(super) const fn lets_retry(self) -> bool {
+        matches!(self, Self::No) || self.is_of_try()
+    }
+}
+
+/// Why a connection is closed without an answer, or with none that an instance made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closed {
+    /// A request's head did not come, or not in time.
+    Head,
+    /// No further request came.
+    KeepAlive,
+    /// Neither side sent or took a part of a body.
+    Silence,
+    /// The limit of the whole exchange has passed within a body.
+    Total,
+    /// Nothing passed through a tunnel.
+    Tunnel,
+}
+
+impl Closed {
+    /// All of them.
+    pub const ALL: &[Self] = &[
+        Self::Head,
+        Self::KeepAlive,
+        Self::Silence,
+        Self::Total,
+        Self::Tunnel,
+    ];
+
+    /// The stable name in metrics.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Head => "header_timeout",
+            Self::KeepAlive => "keepalive_timeout",
+            Self::Silence => "idle",
+            Self::Total => "total",
+            Self::Tunnel => "tunnel",
+        }
+    }
 }
 
 /// What the task of the connection is to do after a look.
@@ -64,10 +134,10 @@ pub(super) enum Look {
     /// time.
     Again(Timestamp),
     /// Close the connection.
-    Close,
+    Close(Closed),
 }
 
-/// See the module.
+/// See the module. Times are in µs.
 #[derive(Debug)]
 pub(super) struct Pulse {
     phase: AtomicU8,
@@ -77,11 +147,27 @@ pub(super) struct Pulse {
     answered: AtomicBool,
     /// The client does not take what is there to be sent.
     blocked: AtomicBool,
-    /// When to look, in µs.
+    /// Something of the head that is waited for has come.
+    begun: AtomicBool,
+    /// The first byte of a head has come, and nobody has noted when.
+    fresh: AtomicBool,
+    /// The request at hand is the connection's last.
+    last: AtomicBool,
+    /// When to look: not later than anything ends.
     due: AtomicU64,
-    /// Limit of the phase, in µs.
-    limit: AtomicU64,
-    head_limit: u64,
+    /// When the request came or its body last moved.
+    since: AtomicU64,
+    /// When the try at hand began.
+    tried: AtomicU64,
+    /// When the whole exchange must be over.
+    whole: AtomicU64,
+    limits: Limits,
+    /// Longest silence within a body.
+    silence: AtomicU64,
+    /// From when on a request is the last.
+    ages: u64,
+    /// Requests that are left.
+    left: AtomicU64,
     /// Grows with each part of a body and each piece that the client takes.
     progress: AtomicU32,
     /// `progress` at the last look, and looks since it moved.
@@ -89,63 +175,230 @@ pub(super) struct Pulse {
     quiet: AtomicU8,
 }
 
+/// Limits of the connection, and of the request at hand.
+#[derive(Debug)]
+struct Limits {
+    head: u64,
+    keep_alive: u64,
+    request: AtomicU64,
+    upload: AtomicU64,
+    response: AtomicU64,
+    attempt: AtomicU64,
+}
+
+/// Longer than any limit, and safe to add to any time.
+const NEVER: u64 = u64::MAX / 4;
+
+/// The beginning of a try while there is none: before the first one, when the time to look has been
+/// set with its limits in mind, and between two.
+const BEFORE_TRY: u64 = NEVER;
+const AFTER_TRY: u64 = NEVER + 1;
+
 fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX / 2)
+    u64::try_from(duration.as_micros()).map_or(NEVER, |micros| micros.min(NEVER))
+}
+
+fn maybe(limit: Option<Duration>) -> u64 {
+    limit.map_or(NEVER, micros)
 }
 
 impl Pulse {
     /// The pulse of a connection that was just accepted.
-    pub(super) fn new(now: Timestamp, head_limit: Duration) -> Self {
-        let head_limit = micros(head_limit);
+    pub(super) fn new(now: Timestamp, gateway: &GatewaySpec) -> Self {
+        let head = micros(gateway.header_timeout);
+        let never = || AtomicU64::new(NEVER);
         Self {
             phase: AtomicU8::new(Phase::Head as u8),
             upload: AtomicU8::new(Upload::Over as u8),
             stop: AtomicU8::new(Stop::No as u8),
             answered: AtomicBool::new(false),
             blocked: AtomicBool::new(false),
-            due: AtomicU64::new(now.0.saturating_add(head_limit)),
-            limit: AtomicU64::new(0),
-            head_limit,
+            begun: AtomicBool::new(false),
+            fresh: AtomicBool::new(false),
+            last: AtomicBool::new(false),
+            due: AtomicU64::new(now.0.saturating_add(head)),
+            since: AtomicU64::new(now.0),
+            tried: AtomicU64::new(now.0),
+            whole: never(),
+            limits: Limits {
+                head,
+                keep_alive: micros(gateway.keepalive_timeout),
+                request: never(),
+                upload: never(),
+                response: never(),
+                attempt: never(),
+            },
+            silence: AtomicU64::new(head),
+            ages: now.0.saturating_add(maybe(gateway.max_connection_age)),
+            left: AtomicU64::new(gateway.max_connection_requests.unwrap_or(u64::MAX)),
             progress: AtomicU32::new(0),
             seen: AtomicU32::new(0),
             quiet: AtomicU8::new(0),
         }
     }
 
-    /// A request has arrived; its answer's head is to come within `limit`.
-    pub(super) fn arrived(&self, now: Timestamp, limit: Duration) {
-        let limit = micros(limit);
+    /// The head of a request has come.
+    pub(super) fn counts(&self, now: Timestamp) {
+        let left = self.left.load(Relaxed).saturating_sub(1);
+        self.left.store(left, Relaxed);
+        if left == 0 || now.0 >= self.ages {
+            self.last.store(true, Relaxed);
+        }
+    }
+
+    /// Whether the connection is to be closed after the answer to the request at hand: it is old,
+    /// or has had as many as it may.
+    pub(super) fn is_last(&self) -> bool {
+        self.last.load(Relaxed)
+    }
+
+    /// A request has arrived, to be answered within these limits.
+    pub(super) fn arrived(&self, now: Timestamp, timeouts: &TimeoutSpec) {
+        let limits = [
+            (&self.limits.request, micros(timeouts.request)),
+            (&self.limits.upload, micros(timeouts.upload)),
+            (&self.limits.response, micros(timeouts.response)),
+            (&self.limits.attempt, maybe(timeouts.attempt)),
+        ];
+        let total = maybe(timeouts.total);
+        let mut first = total;
+        for (to, limit) in limits {
+            to.store(limit, Relaxed);
+            first = first.min(limit);
+        }
+        self.waits_for_answer(now, first);
+        self.whole.store(now.0.saturating_add(total), Relaxed);
+    }
+
+    /// A request has arrived that lb itself answers within `limit`.
+    pub(super) fn arrived_here(&self, now: Timestamp, limit: Duration) {
+        let limits = &self.limits;
+        limits.request.store(micros(limit), Relaxed);
+        for off in [&limits.upload, &limits.response, &limits.attempt] {
+            off.store(NEVER, Relaxed);
+        }
+        self.waits_for_answer(now, micros(limit));
+        self.whole.store(NEVER, Relaxed);
+    }
+
+    fn waits_for_answer(&self, now: Timestamp, first: u64) {
         self.phase.store(Phase::Answer as u8, Relaxed);
         self.stop.store(Stop::No as u8, Relaxed);
         self.answered.store(false, Relaxed);
-        self.limit.store(limit, Relaxed);
-        self.due.store(now.0.saturating_add(limit), Relaxed);
+        self.since.store(now.0, Relaxed);
+        self.tried.store(BEFORE_TRY, Relaxed);
+        self.due.store(now.0.saturating_add(first), Relaxed);
+    }
+
+    /// A try begins, and with it its limits.
+    pub(super) fn tries(&self, now: Timestamp) {
+        // What is to be looked at is not due sooner than before.
+        if self.tried.swap(now.0, Relaxed) == AFTER_TRY {
+            self.due.store(self.ends().0, Relaxed);
+        }
+    }
+
+    /// A try is over, and its limits with it: what follows it may be a wait.
+    pub(super) fn resume(&self) {
+        self.tried.store(AFTER_TRY, Relaxed);
+        self.stop.store(Stop::No as u8, Relaxed);
+        self.due.store(self.ends().0, Relaxed);
+    }
+
+    /// When the request must have its answer, whatever it is tried on.
+    pub(super) fn deadline(&self) -> Timestamp {
+        let request = self.since.load(Relaxed) + self.limits.request.load(Relaxed);
+        Timestamp(request.min(self.whole.load(Relaxed)))
+    }
+
+    /// When waiting for an answer ends, and why then.
+    fn ends(&self) -> (u64, Stop) {
+        let limits = &self.limits;
+        let (since, tried) = (self.since.load(Relaxed), self.tried.load(Relaxed));
+        let upload = self.upload();
+        let ends = if upload == Upload::Waiting {
+            let silence = limits
+                .upload
+                .load(Relaxed)
+                .min(limits.request.load(Relaxed));
+            (since + silence, Stop::Upload)
+        } else {
+            (since + limits.request.load(Relaxed), Stop::Request)
+        };
+        let silent = if upload == Upload::Over {
+            since.max(tried) + limits.response.load(Relaxed)
+        } else {
+            NEVER
+        };
+        let others = [
+            (self.whole.load(Relaxed), Stop::Total),
+            (silent, Stop::Response),
+            (tried + limits.attempt.load(Relaxed), Stop::Try),
+        ];
+        // The first of those that come at the same time.
+        let earlier = |a: (u64, Stop), b: (u64, Stop)| if b.0 < a.0 { b } else { a };
+        others.into_iter().fold(ends, earlier)
     }
 
     /// The head of an answer has arrived, and a body of which no part may take longer than `idle`.
     pub(super) fn answering(&self, now: Timestamp, idle: Duration) {
         let idle = micros(idle);
         self.phase.store(Phase::Body as u8, Relaxed);
-        self.limit.store(idle, Relaxed);
+        self.silence.store(idle, Relaxed);
         self.quiet.store(0, Relaxed);
-        self.due.store(now.0.saturating_add(idle / LOOKS), Relaxed);
+        let look = now.0.saturating_add(idle / LOOKS);
+        self.due.store(look.min(self.whole.load(Relaxed)), Relaxed);
     }
 
     /// The answer has been handed to the client's side in full.
     pub(super) fn answered(&self, now: Timestamp) {
         if self.upload() == Upload::Over {
-            self.waits_for_head(now);
+            self.waits_for_request(now);
         } else {
             self.answered.store(true, Relaxed);
         }
     }
 
-    fn waits_for_head(&self, now: Timestamp) {
-        self.phase.store(Phase::Head as u8, Relaxed);
-        self.limit.store(self.head_limit, Relaxed);
+    fn waits_for_request(&self, now: Timestamp) {
+        self.phase.store(Phase::Idle as u8, Relaxed);
+        self.begun.store(false, Relaxed);
+        self.silence.store(self.limits.head, Relaxed);
         self.quiet.store(0, Relaxed);
-        self.due
-            .store(now.0.saturating_add(self.head_limit), Relaxed);
+        let due = now.0.saturating_add(self.limits.keep_alive);
+        self.due.store(due, Relaxed);
+    }
+
+    /// Something has come from the client.
+    pub(super) fn read(&self) {
+        match self.phase() {
+            Phase::Idle => {
+                self.phase.store(Phase::Head as u8, Relaxed);
+                self.begun.store(true, Relaxed);
+                self.fresh.store(true, Relaxed);
+            }
+            Phase::Head => self.begun.store(true, Relaxed),
+            Phase::Answer | Phase::Body => {}
+        }
+    }
+
+    /// Whether the first part of a head has come since the last call, and not all of it: then its
+    /// limit begins now.
+    pub(super) fn has_begun(&self) -> bool {
+        self.fresh.load(Relaxed) && {
+            self.fresh.store(false, Relaxed);
+            self.phase() == Phase::Head
+        }
+    }
+
+    /// The limit of a head begins.
+    pub(super) fn begins(&self, now: Timestamp) {
+        let due = now.0.saturating_add(self.limits.head);
+        self.due.store(due, Relaxed);
+    }
+
+    /// Whether a part of a head has come and the rest has not.
+    pub(super) fn is_within_head(&self) -> bool {
+        self.phase() == Phase::Head && self.begun.load(Relaxed)
     }
 
     /// Notes where the request's body is.
@@ -158,17 +411,17 @@ impl Pulse {
     pub(super) fn uploaded(&self, now: Timestamp) {
         self.progressed();
         if self.phase() == Phase::Answer {
-            let limit = self.limit.load(Relaxed);
-            self.due.store(now.0.saturating_add(limit), Relaxed);
+            self.since.store(now.0, Relaxed);
+            self.due.store(self.ends().0, Relaxed);
         }
     }
 
     /// The request's body is over.
     pub(super) fn upload_over(&self, now: Timestamp) {
-        self.uploaded(now);
         self.set_upload(Upload::Over);
+        self.uploaded(now);
         if self.answered.load(Relaxed) {
-            self.waits_for_head(now);
+            self.waits_for_request(now);
         }
     }
 
@@ -200,26 +453,27 @@ impl Pulse {
 
     /// Whether what waits for an answer is to give up.
     pub(super) fn stop(&self) -> Stop {
-        match self.stop.load(Relaxed) {
-            0 => Stop::No,
-            1 => Stop::Expired,
-            _ => Stop::Ending,
-        }
+        let stop = usize::from(self.stop.load(Relaxed));
+        Stop::ALL.get(stop).copied().unwrap_or(Stop::Ending)
     }
 
     /// The reason that goes with [`Pulse::stop`], and whether the instance is to blame.
     pub(super) fn stopped(&self) -> (Reason, bool) {
-        match (self.stop(), self.upload()) {
-            (Stop::Ending, _) => (Reason::ShuttingDown, false),
-            (_, Upload::Waiting) => (Reason::ClientTimeout, false),
-            _ => (Reason::RequestTimeout, true),
+        let waits = self.upload() == Upload::Waiting;
+        match self.stop() {
+            Stop::Ending => (Reason::ShuttingDown, false),
+            Stop::Upload => (Reason::ClientTimeout, false),
+            Stop::Total => (Reason::TotalTimeout, !waits),
+            Stop::Response => (Reason::ResponseTimeout, true),
+            Stop::Try => (Reason::TryTimeout, !waits),
+            Stop::No | Stop::Request => (Reason::RequestTimeout, true),
         }
     }
 
     /// Whether the connection is between two requests.
     #[cfg(test)]
     pub(super) fn is_idle(&self) -> bool {
-        self.phase() == Phase::Head
+        matches!(self.phase(), Phase::Idle | Phase::Head)
     }
 
     /// When to look.
@@ -229,24 +483,44 @@ impl Pulse {
 
     /// Looks.
     pub(super) fn look(&self, now: Timestamp) -> Look {
-        let due = self.due();
-        let phase = self.phase();
-        if phase == Phase::Body || (phase == Phase::Head && self.blocked.load(Relaxed)) {
-            return self.look_at_bodies(now);
+        match self.phase() {
+            Phase::Body => return self.look_at_bodies(now),
+            Phase::Idle | Phase::Head if self.blocked.load(Relaxed) => {
+                return self.look_at_bodies(now);
+            }
+            Phase::Answer => return self.look_for_answer(now),
+            Phase::Idle | Phase::Head => {}
         }
+        let due = self.due();
         if now < due {
             return Look::Again(due);
         }
-        if phase == Phase::Head {
-            return Look::Close;
+        Look::Close(if self.phase() == Phase::Idle {
+            Closed::KeepAlive
+        } else {
+            Closed::Head
+        })
+    }
+
+    fn look_for_answer(&self, now: Timestamp) -> Look {
+        let (ends, stop) = self.ends();
+        if now.0 < ends {
+            self.due.store(ends, Relaxed);
+            return Look::Again(Timestamp(ends));
         }
-        self.stop.store(Stop::Expired as u8, Relaxed);
-        let again = Timestamp(now.0.saturating_add(self.head_limit));
+        if self.stop() != Stop::Ending {
+            self.stop.store(stop as u8, Relaxed);
+        }
+        let again = Timestamp(now.0.saturating_add(self.limits.head));
         self.due.store(again.0, Relaxed);
         Look::Again(again)
     }
 
     fn look_at_bodies(&self, now: Timestamp) -> Look {
+        let whole = self.whole.load(Relaxed);
+        if self.phase() == Phase::Body && now.0 >= whole {
+            return Look::Close(Closed::Total);
+        }
         let progress = self.progress.load(Relaxed);
         let mut quiet = 0;
         if progress == self.seen.swap(progress, Relaxed) {
@@ -254,17 +528,23 @@ impl Pulse {
         }
         self.quiet.store(quiet, Relaxed);
         if u64::from(quiet) > LOOKS {
-            return Look::Close;
+            return Look::Close(Closed::Silence);
         }
-        let again = now.0.saturating_add(self.limit.load(Relaxed) / LOOKS);
+        let again = now.0.saturating_add(self.silence.load(Relaxed) / LOOKS);
+        let again = if self.phase() == Phase::Body {
+            again.min(whole)
+        } else {
+            again
+        };
         self.due.store(again, Relaxed);
         Look::Again(Timestamp(again))
     }
 
     fn phase(&self) -> Phase {
         match self.phase.load(Relaxed) {
-            0 => Phase::Head,
-            1 => Phase::Answer,
+            0 => Phase::Idle,
+            1 => Phase::Head,
+            2 => Phase::Answer,
             _ => Phase::Body,
         }
     }
@@ -274,8 +554,23 @@ impl Pulse {
 mod tests {
     use super::*;
 
-    const HEAD: Duration = Duration::from_secs(30);
     const LIMIT: Duration = Duration::from_secs(10);
+
+    /// Limits of 10 s, but for those that are off by default.
+    fn timeouts() -> TimeoutSpec {
+        TimeoutSpec {
+            request: LIMIT,
+            upload: LIMIT,
+            response: LIMIT,
+            idle: LIMIT,
+            ..TimeoutSpec::default()
+        }
+    }
+
+    /// The default: 30 s for a head, 75 s to the next one.
+    fn pulse(seconds: f64) -> Pulse {
+        Pulse::new(at(seconds), &GatewaySpec::default())
+    }
 
     fn at(seconds: f64) -> Timestamp {
         Timestamp((seconds * 1e6) as u64)
@@ -283,22 +578,24 @@ mod tests {
 
     #[test]
     fn a_head_must_come_within_its_limit() {
-        let pulse = Pulse::new(at(5.0), HEAD);
+        let pulse = pulse(5.0);
         assert_eq!(pulse.look(at(34.9)), Look::Again(at(35.0)));
-        assert_eq!(pulse.look(at(35.0)), Look::Close);
+        assert_eq!(pulse.look(at(35.0)), Look::Close(Closed::Head));
     }
 
     #[test]
     fn an_answer_must_come_within_its_limit_and_only_the_guilty_is_blamed() {
-        let pulse = Pulse::new(at(0.0), HEAD);
-        pulse.arrived(at(20.0), LIMIT);
+        let pulse = pulse(0.0);
+        pulse.arrived(at(20.0), &timeouts());
         assert!(!pulse.is_idle());
         assert_eq!(pulse.look(at(29.0)), Look::Again(at(30.0)));
         assert_eq!(pulse.stop(), Stop::No);
         assert_eq!(pulse.look(at(30.0)), Look::Again(at(60.0)));
-        assert_eq!(pulse.stop(), Stop::Expired);
+        assert_eq!(pulse.stop(), Stop::Request);
         assert_eq!(pulse.stopped(), (Reason::RequestTimeout, true));
+        pulse.arrived(at(40.0), &timeouts());
         pulse.set_upload(Upload::Waiting);
+        pulse.look(at(50.0));
         assert_eq!(pulse.stopped(), (Reason::ClientTimeout, false));
         pulse.end();
         assert_eq!(pulse.stopped(), (Reason::ShuttingDown, false));
@@ -306,8 +603,8 @@ mod tests {
 
     #[test]
     fn an_upload_that_moves_keeps_its_request_alive() {
-        let pulse = Pulse::new(at(0.0), HEAD);
-        pulse.arrived(at(0.0), LIMIT);
+        let pulse = pulse(0.0);
+        pulse.arrived(at(0.0), &timeouts());
         pulse.set_upload(Upload::Waiting);
         pulse.uploaded(at(9.0));
         assert_eq!(pulse.look(at(10.0)), Look::Again(at(19.0)));
@@ -318,8 +615,8 @@ mod tests {
 
     #[test]
     fn a_silent_body_is_cut_and_a_slow_one_is_not() {
-        let pulse = Pulse::new(at(0.0), HEAD);
-        pulse.arrived(at(0.0), LIMIT);
+        let pulse = pulse(0.0);
+        pulse.arrived(at(0.0), &timeouts());
         pulse.answering(at(1.0), LIMIT);
         let mut now = pulse.due();
         for _ in 0..100 {
@@ -342,27 +639,124 @@ mod tests {
 
     #[test]
     fn a_client_that_still_drains_an_answer_is_not_idle() {
-        let pulse = Pulse::new(at(0.0), HEAD);
-        pulse.arrived(at(0.0), LIMIT);
+        let pulse = pulse(0.0);
+        pulse.arrived(at(0.0), &timeouts());
         pulse.answering(at(1.0), LIMIT);
         pulse.answered(at(2.0));
         pulse.set_blocked(true);
         pulse.progressed();
         assert!(matches!(pulse.look(at(40.0)), Look::Again(_)));
         pulse.set_blocked(false);
-        assert_eq!(pulse.look(pulse.due()), Look::Close);
+        assert_eq!(pulse.look(pulse.due()), Look::Close(Closed::KeepAlive));
     }
 
     #[test]
     fn an_upload_that_outlives_its_answer_is_watched() {
-        let pulse = Pulse::new(at(0.0), HEAD);
-        pulse.arrived(at(0.0), LIMIT);
+        let pulse = pulse(0.0);
+        pulse.arrived(at(0.0), &timeouts());
         pulse.set_upload(Upload::Passing);
         pulse.answering(at(1.0), LIMIT);
         pulse.answered(at(2.0));
         assert!(!pulse.is_idle());
         pulse.upload_over(at(3.0));
         assert!(pulse.is_idle());
-        assert_eq!(pulse.due(), at(33.0));
+        assert_eq!(pulse.due(), at(78.0));
+    }
+
+    #[test]
+    fn a_head_that_has_begun_must_end_and_silence_between_requests_may_last() {
+        let pulse = pulse(0.0);
+        pulse.arrived(at(0.0), &timeouts());
+        pulse.answered(at(1.0));
+        assert_eq!(pulse.look(at(40.0)), Look::Again(at(76.0)));
+        assert!(!pulse.has_begun() && !pulse.is_within_head());
+        pulse.read();
+        assert!(pulse.has_begun() && !pulse.has_begun());
+        pulse.begins(at(40.0));
+        assert!(pulse.is_within_head());
+        assert_eq!(pulse.look(at(41.0)), Look::Again(at(70.0)));
+        assert_eq!(pulse.look(at(70.0)), Look::Close(Closed::Head));
+    }
+
+    #[test]
+    fn a_try_ends_before_its_request_does() {
+        let pulse = pulse(0.0);
+        let spec = TimeoutSpec {
+            attempt: Some(Duration::from_secs(3)),
+            response: Duration::from_secs(4),
+            ..timeouts()
+        };
+        pulse.arrived(at(0.0), &spec);
+        pulse.tries(at(0.0));
+        pulse.look(at(3.0));
+        assert_eq!(pulse.stopped(), (Reason::TryTimeout, true));
+        pulse.resume();
+        // Nothing ends while the next one is waited for, but the request.
+        assert_eq!(pulse.look(at(3.5)), Look::Again(at(10.0)));
+        pulse.tries(at(4.0));
+        assert_eq!(pulse.due(), at(7.0));
+        assert_eq!((pulse.stop(), pulse.deadline()), (Stop::No, at(10.0)));
+        assert_eq!(pulse.look(at(5.0)), Look::Again(at(7.0)));
+        pulse.look(at(7.0));
+        pulse.resume();
+        pulse.tries(at(8.0));
+        assert_eq!(pulse.look(at(8.0)), Look::Again(at(10.0)));
+        pulse.look(at(10.0));
+        assert_eq!(pulse.stopped(), (Reason::RequestTimeout, true));
+    }
+
+    #[test]
+    fn an_instance_that_has_everything_must_begin_to_answer() {
+        let pulse = pulse(0.0);
+        let spec = TimeoutSpec {
+            response: Duration::from_secs(2),
+            ..timeouts()
+        };
+        pulse.arrived(at(0.0), &spec);
+        pulse.set_upload(Upload::Passing);
+        pulse.uploaded(at(5.0));
+        assert_eq!(pulse.look(at(6.0)), Look::Again(at(15.0)));
+        pulse.tries(at(5.0));
+        pulse.upload_over(at(7.0));
+        assert_eq!(pulse.due(), at(9.0));
+        pulse.look(at(9.0));
+        assert_eq!(pulse.stopped(), (Reason::ResponseTimeout, true));
+    }
+
+    #[test]
+    fn a_whole_exchange_has_its_limit_even_if_everything_moves() {
+        let pulse = pulse(0.0);
+        let spec = TimeoutSpec {
+            total: Some(Duration::from_secs(15)),
+            ..timeouts()
+        };
+        pulse.arrived(at(0.0), &spec);
+        assert_eq!(pulse.deadline(), at(10.0));
+        pulse.answering(at(9.0), LIMIT);
+        let mut now = pulse.due();
+        while let Look::Again(next) = pulse.look(now) {
+            pulse.progressed();
+            now = next;
+        }
+        assert_eq!(now, at(15.0));
+        assert_eq!(pulse.look(now), Look::Close(Closed::Total));
+    }
+
+    #[test]
+    fn connections_have_a_last_request() {
+        let gateway = GatewaySpec {
+            max_connection_requests: Some(2),
+            ..GatewaySpec::default()
+        };
+        let few = Pulse::new(at(0.0), &gateway);
+        few.counts(at(1.0));
+        assert!(!few.is_last());
+        few.counts(at(2.0));
+        assert!(few.is_last());
+        let old = pulse(0.0);
+        old.counts(at(3599.0));
+        assert!(!old.is_last());
+        old.counts(at(3600.0));
+        assert!(old.is_last());
     }
 }

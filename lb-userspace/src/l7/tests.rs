@@ -15,6 +15,7 @@ mod lifecycle;
 mod random;
 mod rates;
 mod retries;
+mod timeouts;
 mod tunnels;
 
 use std::{

@@ -4,7 +4,14 @@
 //! HTTP connection like any other, and what it sends is held back; a proxy that opens the tunnel
 //! when it is asked for lets a client send requests that nobody examines (CVE-2026-2833 was that).
 
-use std::{cell::Cell, io, rc::Rc};
+use std::{
+    cell::Cell,
+    io,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use hyper::{
@@ -14,7 +21,7 @@ use hyper::{
     upgrade::{OnUpgrade, Upgraded},
 };
 use tokio::{
-    io::{AsyncWriteExt as _, copy_bidirectional},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf, copy_bidirectional},
     net::TcpStream,
 };
 
@@ -22,6 +29,7 @@ use super::{
     admission::Stay,
     connection::{Client, Watched},
     head::{self, Seen},
+    pulse::Closed,
     socket::Socket,
 };
 
@@ -39,9 +47,19 @@ pub(super) fn is_wanted(request: &Request<Incoming>, seen: Seen) -> bool {
         && !protocols.any(|protocol| protocol.to_ascii_lowercase().starts_with(b"h2c"))
 }
 
+/// How often a tunnel is looked at within its limit of silence, which is thus noticed after 1 to
+/// 1.25 times the limit.
+const LOOKS: u32 = 4;
+
 /// Joins the client's connection and the instance's as soon as both are free. The request stays in
-/// flight until one of them closes.
-pub(super) fn open(client: &Client, to_client: OnUpgrade, to_instance: OnUpgrade, busy: Stay) {
+/// flight until one of them closes, or nothing has passed for as long as `idle`.
+pub(super) fn open(
+    client: &Client,
+    to_client: OnUpgrade,
+    to_instance: OnUpgrade,
+    busy: Stay,
+    idle: Duration,
+) {
     let worker = Rc::clone(&client.worker);
     tokio::task::spawn_local(async move {
         let _busy = busy;
@@ -49,12 +67,26 @@ pub(super) fn open(client: &Client, to_client: OnUpgrade, to_instance: OnUpgrade
         let (Ok(left), Ok(right)) = tokio::join!(to_client, to_instance) else {
             return;
         };
-        // Either side may end a tunnel in any way that it likes; nothing is wrong then.
-        let _ = join(left, right).await;
+        let moved = Cell::new(0);
+        tokio::select! {
+            // Either side may end a tunnel in any way that it likes; nothing is wrong then.
+            _ = join(left, right, &moved) => {}
+            () = silence(&moved, idle) => worker.stats.closed(Closed::Tunnel),
+        }
     });
 }
 
-async fn join(left: Upgraded, right: Upgraded) -> io::Result<()> {
+/// Waits until nothing has moved for as long as `idle`.
+async fn silence(moved: &Cell<u32>, idle: Duration) {
+    let (mut seen, mut quiet) = (moved.get(), 0);
+    while quiet < LOOKS {
+        tokio::time::sleep(idle / LOOKS).await;
+        quiet = if moved.get() == seen { quiet + 1 } else { 0 };
+        seen = moved.get();
+    }
+}
+
+async fn join(left: Upgraded, right: Upgraded, moved: &Cell<u32>) -> io::Result<()> {
     let (Ok(left), Ok(right)) = (left.downcast::<Watched>(), right.downcast::<Socket>()) else {
         return Err(io::ErrorKind::InvalidInput.into());
     };
@@ -62,8 +94,61 @@ async fn join(left: Upgraded, right: Upgraded) -> io::Result<()> {
     let (mut instance, first) = (right.io.into_inner(), right.read_buf);
     pass(&mut instance, &early).await?;
     pass(&mut client, &first).await?;
+    let mut client = Noted {
+        stream: client,
+        moved,
+    };
+    let mut instance = Noted {
+        stream: instance,
+        moved,
+    };
     copy_bidirectional(&mut client, &mut instance).await?;
     Ok(())
+}
+
+/// A connection that notes when something comes from it.
+struct Noted<'a> {
+    stream: TcpStream,
+    moved: &'a Cell<u32>,
+}
+
+impl Noted<'_> {
+    fn stream(self: Pin<&mut Self>) -> Pin<&mut TcpStream> {
+        Pin::new(&mut self.get_mut().stream)
+    }
+}
+
+impl AsyncRead for Noted<'_> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let moved = self.moved;
+        let read = self.stream().poll_read(cx, buffer);
+        if read.is_ready() {
+            moved.set(moved.get().wrapping_add(1));
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Noted<'_> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.stream().poll_write(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream().poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream().poll_shutdown(cx)
+    }
 }
 
 async fn pass(to: &mut TcpStream, bytes: &Bytes) -> io::Result<()> {

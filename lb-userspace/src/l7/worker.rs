@@ -25,8 +25,14 @@ use tokio::{
 };
 
 use super::{
-    access::AccessLog, admission::RateTable, affinity, connection, management::Management,
-    pool::Pool, pulse::Pulse, router::Router, spare::Buffers,
+    access::AccessLog,
+    admission::RateTable,
+    affinity, connection,
+    management::Management,
+    pool::Pool,
+    pulse::{Closed, Pulse},
+    router::Router,
+    spare::Buffers,
 };
 use crate::{
     balance::Random,
@@ -50,6 +56,7 @@ pub struct GatewayStats {
     pub answers: ServiceStats,
     accepted: AtomicU64,
     open: AtomicU64,
+    closed: [AtomicU64; Closed::ALL.len()],
     unlogged: Arc<AtomicU64>,
 }
 
@@ -78,6 +85,17 @@ impl GatewayStats {
     #[must_use]
     pub fn open(&self) -> u64 {
         self.open.load(Relaxed)
+    }
+
+    /// Connections that lb has closed for this reason.
+    #[must_use]
+    pub fn closings(&self, why: Closed) -> u64 {
+        self.closed[why as usize].load(Relaxed)
+    }
+
+    /// Counts a connection that lb closes.
+    pub(super) fn closed(&self, why: Closed) {
+        self.closed[why as usize].fetch_add(1, Relaxed);
     }
 
     /// Counts what hyper has refused, and answered, by itself.

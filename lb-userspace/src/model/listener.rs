@@ -14,8 +14,15 @@ pub struct ListenerSpec {
 /// What holds for every client connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GatewaySpec {
-    /// To receive the whole head of a request, also the idle limit between two requests.
+    /// To receive the whole head of a request: from its first byte, or from the beginning of the
+    /// connection.
     pub header_timeout: Duration,
+    /// To the first byte of the next request.
+    pub keepalive_timeout: Duration,
+    /// Age from which on a connection is closed after an answer.
+    pub max_connection_age: Option<Duration>,
+    /// Requests after which it is.
+    pub max_connection_requests: Option<u64>,
     /// Most header fields of a request, above which it is answered with 431.
     pub max_headers: usize,
     /// Most bytes of a request's head, 8192 at least.
@@ -39,6 +46,11 @@ impl Default for GatewaySpec {
     fn default() -> Self {
         Self {
             header_timeout: Duration::from_secs(30),
+            // nginx's, and longer than most clients keep a connection: who closes first should be
+            // the client, whose next request could else be under way.
+            keepalive_timeout: Duration::from_secs(75),
+            max_connection_age: Some(Duration::from_secs(3600)),
+            max_connection_requests: None,
             max_headers: 100,
             max_head_bytes: 64 * 1024,
             pool_idle_per_instance: 256,

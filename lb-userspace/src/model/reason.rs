@@ -46,6 +46,8 @@ reasons! {
     RateLimited: 429, "rate_limited", "http_request_denied";
     /// The client stopped sending the body of its request.
     ClientTimeout: 408, "client_timeout", "http_request_error";
+    /// The rest of a request's head did not come in time.
+    HeaderTimeout: 408, "header_timeout", "http_request_error";
     /// The service has no instance that may be chosen.
     NoInstance: 503, "no_instance", "destination_unavailable";
     /// The circuit breaker of every instance that may be chosen is open.
@@ -65,6 +67,12 @@ reasons! {
     BadAnswer: 502, "bad_answer", "http_protocol_error";
     /// The head of the answer did not come within the request timeout.
     RequestTimeout: 504, "request_timeout", "http_response_timeout";
+    /// The try took longer than a try may take.
+    TryTimeout: 504, "try_timeout", "http_response_timeout";
+    /// The instance has the request and did not begin to answer in time.
+    ResponseTimeout: 504, "response_timeout", "http_response_timeout";
+    /// The whole exchange took longer than it may.
+    TotalTimeout: 504, "total_timeout", "http_response_timeout";
     /// lb is shutting down.
     ShuttingDown: 503, "shutting_down", "destination_unavailable";
 }

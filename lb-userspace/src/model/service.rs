@@ -210,7 +210,8 @@ impl Default for LoadReportSpec {
     }
 }
 
-/// Limits of an HTTP exchange with an instance.
+/// Limits of time of an HTTP exchange. Those of client connections are in
+/// [`super::GatewaySpec`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimeoutSpec {
     /// To establish a connection.
@@ -218,17 +219,34 @@ pub struct TimeoutSpec {
     /// From the request's arrival to the head of the answer, all tries together. It starts anew
     /// with each part of the request's body, so a long upload that makes progress is not cut.
     pub request: Duration,
+    /// Longest silence of a client that has more of a request's body to send.
+    pub upload: Duration,
+    /// From the moment that an instance has the whole request to the head of its answer.
+    pub response: Duration,
+    /// Of one try on one instance, connecting included, to the head of the answer.
+    pub attempt: Option<Duration>,
     /// Longest silence between two parts of the answer's body.
     pub idle: Duration,
+    /// From the request's arrival to the end of the answer.
+    pub total: Option<Duration>,
+    /// Longest silence of a tunnel.
+    pub tunnel: Duration,
 }
 
 impl Default for TimeoutSpec {
-    /// 5 s to connect (Envoy's default), 30 s for the answer (the guide's), 30 s of silence.
+    /// 5 s to connect (Envoy's default); 30 s for the answer (the guide's) and of silence; an hour
+    /// for tunnels, in which silence is no sign of trouble. A try has no limit of its own: where
+    /// answers are slow by nature, it would repeat work that is under way.
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(5),
             request: Duration::from_secs(30),
+            upload: Duration::from_secs(30),
+            response: Duration::from_secs(30),
+            attempt: None,
             idle: Duration::from_secs(30),
+            total: None,
+            tunnel: Duration::from_secs(3600),
         }
     }
 }

@@ -11,7 +11,10 @@ use super::{
     names,
     samples::{Samples, describe},
 };
-use crate::{l7::GatewayStats, model::Reason};
+use crate::{
+    l7::{Closed, GatewayStats},
+    model::Reason,
+};
 
 /// Where the proxy's own counters are found once the proxy runs: it starts after the API, which it
 /// serves.
@@ -30,6 +33,7 @@ impl GatewayCollector {
             &names::GATEWAY_ACCEPTED,
             &names::GATEWAY_OPEN,
             &names::GATEWAY_ANSWERS,
+            &names::GATEWAY_CLOSED,
             &names::ACCESS_LOG_DROPPED,
         ])?;
         Ok(Self {
@@ -57,9 +61,13 @@ impl Collector for GatewayCollector {
             let count = stats.answers.answers(*reason);
             answers.add(&[reason.label()], count as f64);
         }
+        let mut closed = Samples::new(&names::GATEWAY_CLOSED);
+        for why in Closed::ALL {
+            closed.add(&[why.label()], stats.closings(*why) as f64);
+        }
         let mut unlogged = Samples::new(&names::ACCESS_LOG_DROPPED);
         unlogged.add(&[], stats.unlogged() as f64);
-        [accepted, open, answers, unlogged]
+        [accepted, open, answers, closed, unlogged]
             .map(Samples::finish)
             .to_vec()
     }

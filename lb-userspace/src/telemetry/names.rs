@@ -155,6 +155,9 @@ families! {
     GATEWAY_ANSWERS: Counter "lb_gateway_answers_total"
         ["reason"]
         "Answers that lb made to requests that reached no service, by reason.";
+    GATEWAY_CLOSED: Counter "lb_gateway_closed_total"
+        ["reason"]
+        "Connections of clients that lb closed because a limit of time had passed, by which.";
     ACCESS_LOG_DROPPED: Counter "lb_access_log_dropped_total"
         []
         "Requests that the access log should have and has not, as it could not keep up.";

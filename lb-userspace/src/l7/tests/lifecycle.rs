@@ -162,6 +162,7 @@ fn a_head_that_does_not_come_is_not_waited_for() {
     let stub = Stub::saying("x");
     let mut desired = everything_to(&[stub.address]);
     desired.gateway.header_timeout = Duration::from_millis(100);
+    desired.gateway.keepalive_timeout = Duration::from_millis(100);
     let gateway = Gateway::of(desired);
     let mut silent = gateway.connect();
     let mut slow = gateway.connect();

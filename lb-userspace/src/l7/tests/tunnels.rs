@@ -53,8 +53,12 @@ fn a_tunnel_outlives_every_limit_of_http() {
     let mut desired = everything_to(&[stub.address]);
     let short = Duration::from_millis(50);
     desired.gateway.header_timeout = short;
+    desired.gateway.keepalive_timeout = short;
     desired.services[0].timeouts.request = short;
-    desired.services[0].timeouts.idle = short;
+    let timeouts = &mut desired.services[0].timeouts;
+    timeouts.idle = short;
+    timeouts.response = short;
+    (timeouts.attempt, timeouts.total) = (Some(short), Some(short));
     let gateway = Gateway::of(desired);
     let mut client = gateway.connect();
     client.send(ASK);
