@@ -23,9 +23,9 @@ pub use settings::Settings;
 pub use table::{SLOTS, Table};
 pub use traffic::Traffic;
 pub use vip::{
-    FORWARD_GUE, FORWARD_IPIP, FORWARD_L2DSR, FORWARD_NAT, HASH_FLOW, HASH_SOURCE, MAX_VIPS,
-    PROTOCOL_TCP, PROTOCOL_UDP, SELECT_HASH, SELECT_LEAST_CONNECTIONS, SELECT_TURN, Vip, VipKey,
-    encapsulates, translates,
+    FORWARD_DNAT, FORWARD_GUE, FORWARD_IPIP, FORWARD_L2DSR, FORWARD_NAT, HASH_FLOW, HASH_SOURCE,
+    MAX_VIPS, PROTOCOL_TCP, PROTOCOL_UDP, SELECT_HASH, SELECT_LEAST_CONNECTIONS, SELECT_TURN, Vip,
+    VipKey, encapsulates, translates,
 };
 
 /// An address of either family in 16 bytes; IPv4 as IPv4-mapped IPv6.

@@ -4,13 +4,17 @@
 //! that decides whether a source port is free; a processor that then loses the race for the forward
 //! entry removes its own reply entry and joins the winner, so a pair is never half of one choice
 //! and half of another.
+//!
+//! A `dnat` connection has two entries as well, but the client's address and port in the reply entry
+//! are the client's own, so there is nothing to choose: whoever else begins the same connection with
+//! the same instance has the same reply entry, and shares it.
 
 use lb_common::{
-    Counter, FLOW_FORWARD, FLOW_REPLY, FlowEntry, FlowKey, InstanceEntry, SELECT_HASH, STATE_OPEN,
-    Settings, Vip, is_v4, same_address, translates,
+    Counter, FLOW_FORWARD, FLOW_REPLY, FORWARD_NAT, FlowEntry, FlowKey, InstanceEntry, SELECT_HASH,
+    STATE_OPEN, Settings, Vip, is_v4, same_address, translates,
 };
 
-use crate::{Insert, Scratch, Tables, Verdict, hash, parse::TCP_RST, select};
+use crate::{Flow, Insert, Scratch, Tables, Verdict, hash, parse::TCP_RST, select};
 
 /// Source ports that `nat` tries before it gives up. With nine ports in ten in use towards one
 /// instance, one connection in five fails to find a free one in sixteen tries.
@@ -98,8 +102,8 @@ fn begin_at<T: Tables>(tables: &T, scratch: &mut Scratch, vip: &Vip) -> Result<B
     }
 }
 
-/// Finds a free source port for a `nat` connection and remembers both its directions.
-/// [`Scratch::entry`] has what they have in common.
+/// Remembers both directions of a translated connection. [`Scratch::entry`] has what they have in
+/// common.
 #[inline(always)]
 fn insert_pair<T: Tables>(
     tables: &T,
@@ -107,28 +111,21 @@ fn insert_pair<T: Tables>(
     hash: u64,
     instance: &InstanceEntry,
 ) -> Result<Insert, Counter> {
-    let v4 = is_v4(&scratch.key.source);
-    if v4 != is_v4(&instance.address) {
+    if is_v4(&scratch.key.source) != is_v4(&instance.address) {
         return Err(Counter::DropFamily);
     }
-    let settings = tables.settings().ok_or(Counter::DropNoNatSource)?;
-    let source = settings.nat_source(v4);
-    let first = u32::from(settings.nat_port_first);
-    let ports = (u32::from(settings.nat_port_last) + 1).saturating_sub(first);
-    if same_address(&source, &[0; 16]) || ports == 0 {
-        return Err(Counter::DropNoNatSource);
-    }
-    // What the instance will answer to; the destination port is found below.
     let Scratch {
         key,
         partner,
         entry,
         ..
     } = scratch;
+    // What the instance will answer to; `nat` finds another source.
     *partner = FlowKey {
         source: instance.address,
-        destination: source,
+        destination: key.source,
         source_port: instance.port,
+        destination_port: key.source_port,
         protocol: key.protocol,
         ..FlowKey::default()
     };
@@ -137,33 +134,91 @@ fn insert_pair<T: Tables>(
     entry.source_port = key.destination_port;
     entry.destination = key.source;
     entry.destination_port = key.source_port;
-    match insert_reply(tables, partner, entry, hash as u32, first, ports) {
-        Insert::Done => {}
-        Insert::Exists => return Err(Counter::DropNatPorts),
-        Insert::Full => return Ok(Insert::Full),
-    }
+    let is_ours = if entry.forward == FORWARD_NAT {
+        match insert_reply(tables, partner, entry, hash as u32)? {
+            Insert::Done => true,
+            Insert::Exists => return Err(Counter::DropNatPorts),
+            Insert::Full => return Ok(Insert::Full),
+        }
+    } else {
+        match tables.insert_flow(partner, entry) {
+            Insert::Done => true,
+            Insert::Exists if is_same_reply(tables, partner, entry) => false,
+            Insert::Exists => return Err(Counter::DropReplyTaken),
+            Insert::Full => return Ok(Insert::Full),
+        }
+    };
     entry.direction = FLOW_FORWARD;
     entry.source = partner.destination;
     entry.source_port = partner.destination_port;
     entry.destination = partner.source;
     entry.destination_port = partner.source_port;
     let inserted = tables.insert_flow(key, entry);
-    if inserted != Insert::Done {
+    if inserted == Insert::Done {
+        if !is_ours {
+            keep_reply(tables, key, partner, entry);
+        }
+    } else if is_ours && !is_answered_by(tables, key, partner) {
         tables.remove_flow(partner);
     }
     Ok(inserted)
 }
 
-/// Inserts the reply entry under the first source port that is free, which it writes into `key`.
+/// Inserts the reply entry again that was found and shared, should whoever was removing the
+/// connection before have taken it away meanwhile. He does that before he removes the forward entry,
+/// and that he has done since we could insert ours; so it stays now.
+#[inline(always)]
+fn keep_reply<T: Tables>(tables: &T, key: &FlowKey, partner: &FlowKey, entry: &mut FlowEntry) {
+    entry.direction = FLOW_REPLY;
+    entry.source = key.destination;
+    entry.source_port = key.destination_port;
+    entry.destination = key.source;
+    entry.destination_port = key.source_port;
+    // That it is there, or that there is no room for it, changes nothing.
+    let _ = tables.insert_flow(partner, entry);
+}
+
+/// Whether the entry of a reply is the one that was to be inserted, by another processor or left
+/// from the same connection.
+#[inline(always)]
+fn is_same_reply<T: Tables>(tables: &T, partner: &FlowKey, wanted: &FlowEntry) -> bool {
+    tables.flow(partner).is_some_and(|flow| {
+        let found = flow.entry();
+        same_address(&found.source, &wanted.source)
+            && found.source_port == wanted.source_port
+            && found.instance == wanted.instance
+            && found.generation == wanted.generation
+    })
+}
+
+/// Whether the connection that another processor has begun with this key is answered by `partner`.
+#[inline(always)]
+fn is_answered_by<T: Tables>(tables: &T, key: &FlowKey, partner: &FlowKey) -> bool {
+    tables.flow(key).is_some_and(|flow| {
+        let entry = flow.entry();
+        same_address(&entry.destination, &partner.source)
+            && entry.destination_port == partner.source_port
+            && same_address(&entry.source, &partner.destination)
+            && entry.source_port == partner.destination_port
+    })
+}
+
+/// Finds a free source port of lb's for a `nat` connection and inserts the reply entry under it;
+/// address and port are written into `key`.
 #[inline(always)]
 fn insert_reply<T: Tables>(
     tables: &T,
     key: &mut FlowKey,
     entry: &FlowEntry,
     hash: u32,
-    first: u32,
-    ports: u32,
-) -> Insert {
+) -> Result<Insert, Counter> {
+    let settings = tables.settings().ok_or(Counter::DropNoNatSource)?;
+    key.destination = settings.nat_source(is_v4(&key.source));
+    let first = u32::from(settings.nat_port_first);
+    let ports = (u32::from(settings.nat_port_last) + 1).saturating_sub(first);
+    if same_address(&key.destination, &[0; 16]) || ports == 0 {
+        return Err(Counter::DropNoNatSource);
+    }
     let start = hash % ports;
     for attempt in 0..MAX_PORT_TRIES {
         // `first + ports` is at most 65536, so the sum fits 16 bits.
@@ -171,10 +226,10 @@ fn insert_reply<T: Tables>(
         key.destination_port = (port as u16).to_be_bytes();
         match tables.insert_flow(key, entry) {
             Insert::Exists => tables.count(Counter::NatPortRetries),
-            decided => return decided,
+            decided => return Ok(decided),
         }
     }
-    Insert::Exists
+    Ok(Insert::Exists)
 }
 
 /// Whether a packet with this key could be a reply to a `nat` connection: it is for lb's source

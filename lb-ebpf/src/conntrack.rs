@@ -5,8 +5,9 @@
 //! whoever sets [`STATE_CLOSED`] first.
 
 use lb_common::{
-    Counter, FLOW_FORWARD, FLOW_REPLY, FlowEntry, FlowKey, INSTANCE_ABSENT, InstanceEntry,
-    STATE_CLOSED, STATE_FIN_CLIENT, STATE_FIN_INSTANCE, STATE_REMOVED, same_address, translates,
+    Counter, FLOW_FORWARD, FLOW_REPLY, FORWARD_DNAT, FORWARD_NAT, FlowEntry, FlowKey,
+    INSTANCE_ABSENT, InstanceEntry, STATE_CLOSED, STATE_FIN_CLIENT, STATE_FIN_INSTANCE,
+    STATE_REMOVED, same_address, translates,
 };
 
 use crate::{
@@ -138,12 +139,22 @@ pub fn forget<T: Tables>(tables: &T, flow: &T::Flow, key: &FlowKey) {
     if before & STATE_CLOSED == 0 && live {
         tables.live_end(entry.instance);
     }
+    // Whoever begins a `dnat` connection anew takes the reply entry over that he finds, and finds
+    // out that it has gone before he is done only if it goes first.
+    if entry.forward == FORWARD_DNAT {
+        forget_partner(tables, key, &entry);
+    }
     tables.remove_flow(key);
-    if translates(entry.forward) {
-        let partner = key.partner(&entry);
-        if paired(tables, &partner, key).is_some() {
-            tables.remove_flow(&partner);
-        }
+    if entry.forward == FORWARD_NAT {
+        forget_partner(tables, key, &entry);
+    }
+}
+
+#[inline(always)]
+fn forget_partner<T: Tables>(tables: &T, key: &FlowKey, entry: &FlowEntry) {
+    let partner = key.partner(entry);
+    if paired(tables, &partner, key).is_some() {
+        tables.remove_flow(&partner);
     }
 }
 

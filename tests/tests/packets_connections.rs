@@ -3,9 +3,9 @@
 
 use anyhow::{Result, ensure};
 use lb_common::{
-    Counter, FORWARD_L2DSR, HASH_SOURCE, INSTANCE_ABSENT, INSTANCE_DOWN, INSTANCE_DRAINING,
-    InstanceEntry, PROTOCOL_TCP, PROTOCOL_UDP, SELECT_LEAST_CONNECTIONS, SELECT_TURN, Settings,
-    Vip, names,
+    Counter, FORWARD_DNAT, FORWARD_L2DSR, HASH_SOURCE, INSTANCE_ABSENT, INSTANCE_DOWN,
+    INSTANCE_DRAINING, InstanceEntry, PROTOCOL_TCP, PROTOCOL_UDP, SELECT_LEAST_CONNECTIONS,
+    SELECT_TURN, Settings, Vip, names,
 };
 use lb_ebpf::Verdict;
 use lb_tests::packet::build::tcp;
@@ -62,6 +62,76 @@ fn target(frame: &[u8]) -> [u8; 6] {
 
 fn count(lab: &Lab, counter: Counter) -> u64 {
     lab.counters().get(counter)
+}
+
+#[test]
+fn dnat_keeps_the_client_and_takes_the_replies() -> Result<()> {
+    run(SIZES, |lab| {
+        let dnat = |id, table| Vip {
+            forward: FORWARD_DNAT,
+            table,
+            ..vip(id)
+        };
+        serve(lab, dnat(1, 0), &[1])?;
+        lab.serve(vip_key("10.1.1.1", 81, PROTOCOL_TCP), dnat(2, 0), &[1])?;
+        lab.set_instance(3, instance("fd00:1::11", 8080))?;
+        lab.serve(vip_key("fd00:f::1", 80, PROTOCOL_UDP), dnat(3, 1), &[3])?;
+        lab.serve(vip_key("10.1.1.1", 82, PROTOCOL_TCP), dnat(4, 1), &[3])?;
+        let syn = from(5000, tcp::SYN);
+        let query = Build::udp(at("[fd00:1::2]:5000"), at("[fd00:f::1]:80"), b"question");
+        for (request, to) in [
+            (syn.clone(), "10.0.1.11:8080"),
+            (query, "[fd00:1::11]:8080"),
+        ] {
+            for _ in 0..2 {
+                let seen = lab.send(&request.bytes())?;
+                let expected = request.with(|packet| {
+                    packet.destination = at(to);
+                    packet.ttl -= 1;
+                    packet.macs = (MAC_1, FRONT_MAC);
+                });
+                ensure!(seen.frame == expected.bytes(), "{:02x?}", seen.frame);
+                let reply = expected.with(|packet| {
+                    packet.source = expected.destination;
+                    packet.destination = expected.source;
+                    packet.ttl = 64;
+                });
+                let seen = lab.send(&reply.bytes())?;
+                let expected = reply.with(|packet| {
+                    packet.source = request.destination;
+                    packet.ttl -= 1;
+                    packet.macs = (CLIENT_MAC, FRONT_MAC);
+                });
+                ensure!(seen.frame == expected.bytes(), "{:02x?}", seen.frame);
+                check::checksums(&seen.frame)?;
+            }
+        }
+        ensure!(lab.flows()? == 4 && lab.live(1)? == 1);
+        // The same client from the same port to the same instance, but through another VIP: its
+        // answers would look the same.
+        let taken = syn.with(|packet| packet.destination = at("10.1.1.1:81"));
+        let seen = lab.send(&taken.bytes())?;
+        ensure!(seen.verdict == Verdict::Drop(Counter::DropReplyTaken));
+        let family = syn.with(|packet| packet.destination = at("10.1.1.1:82"));
+        let seen = lab.send(&family.bytes())?;
+        ensure!(seen.verdict == Verdict::Drop(Counter::DropFamily));
+        // What the instance sends elsewhere is for the stack to route.
+        let own = Build::tcp(at("10.0.1.11:40000"), at("10.0.1.2:443"), tcp::SYN);
+        let seen = lab.send(&own.bytes())?;
+        ensure!(seen.verdict == Verdict::Pass(Counter::PassedNotVip));
+
+        // Ended and begun anew, and moved when its instance goes down.
+        lab.send(&from(5000, tcp::RST).bytes())?;
+        ensure!(lab.live(1)? == 0);
+        lab.send(&syn.bytes())?;
+        ensure!(lab.live(1)? == 1 && lab.flows()? == 4);
+        lab.set_instance(1, in_state(first(), INSTANCE_DOWN))?;
+        lab.serve(vip_key("10.1.1.1", 80, PROTOCOL_TCP), dnat(1, 0), &[2])?;
+        let seen = lab.send(&from(5000, tcp::ACK).bytes())?;
+        ensure!(target(&seen.frame) == MAC_2);
+        ensure!(lab.live(1)? == 0 && lab.live(2)? == 1 && lab.flows()? == 4);
+        Ok(())
+    })
 }
 
 #[test]

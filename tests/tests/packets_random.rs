@@ -3,8 +3,9 @@
 
 use anyhow::{Context, Result, ensure};
 use lb_common::{
-    FORWARD_GUE, FORWARD_IPIP, FORWARD_L2DSR, INSTANCE_ACTIVE, INSTANCE_DOWN, INSTANCE_DRAINING,
-    InstanceEntry, PROTOCOL_TCP, PROTOCOL_UDP, SELECT_TURN, Settings, Vip, names,
+    FORWARD_DNAT, FORWARD_GUE, FORWARD_IPIP, FORWARD_L2DSR, INSTANCE_ACTIVE, INSTANCE_DOWN,
+    INSTANCE_DRAINING, InstanceEntry, PROTOCOL_TCP, PROTOCOL_UDP, SELECT_TURN, Settings, Vip,
+    names,
 };
 use lb_ebpf::hash;
 use lb_tests::packet::Build;
@@ -60,6 +61,8 @@ fn serve(lab: &mut Lab) -> Result<()> {
         (82, FORWARD_L2DSR, SELECT_TURN),
         (83, FORWARD_IPIP, vip(1).select),
         (84, FORWARD_GUE, SELECT_TURN),
+        (85, FORWARD_DNAT, vip(1).select),
+        (86, FORWARD_DNAT, SELECT_TURN),
     ] {
         for (id, address, table, instances) in [
             (0, "10.1.1.1", 1, &[1, 2, 3][..]),
@@ -81,7 +84,7 @@ fn serve(lab: &mut Lab) -> Result<()> {
 
 fn packet(random: &mut Random) -> Vec<u8> {
     let port = 5000 + random.below(200);
-    let to = 80 + random.below(6);
+    let to = 80 + random.below(8);
     let (from, to) = if random.one_in(2) {
         (format!("10.0.1.2:{port}"), format!("10.1.1.1:{to}"))
     } else {

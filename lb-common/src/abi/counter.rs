@@ -174,6 +174,9 @@ counters! {
     DropHeadroom = 32, "no_headroom", Dropped;
     /// lb has no source address of the instance's family for a tunnel.
     DropNoTunnelSource = 33, "no_tunnel_source", Dropped;
+    /// With `dnat`: the client has a connection to the same instance from the same port already,
+    /// through another VIP, and replies could not be told apart.
+    DropReplyTaken = 34, "reply_tuple_in_use", Dropped;
 
     /// Connections begun.
     ConnectionsOpened = 48, "connections_opened", Event;

@@ -1,7 +1,7 @@
 //! The connection table.
 //!
 //! One map holds both directions. An entry says what the packet's addresses and ports become, so
-//! translating a request and translating its reply are the same operation. A `nat` connection has
+//! translating a request and translating its reply are the same operation. A `nat` or `dnat` connection has
 //! two entries: the forward one (client → VIP) and the reply one (instance → lb). A connection whose
 //! replies go straight to the client has the forward one only, and its packets keep their addresses.
 //!
@@ -53,9 +53,9 @@ pub struct FlowKey {
 pub struct FlowEntry {
     /// `CLOCK_MONOTONIC` nanoseconds of the last packet, rewritten about once a second.
     pub last_seen: u64,
-    /// The source address that a translated packet gets (`nat`), else zero.
+    /// The source address that a translated packet gets, else zero.
     pub source: Address,
-    /// The destination address that a translated packet gets (`nat`), else zero.
+    /// The destination address that a translated packet gets, else zero.
     pub destination: Address,
     /// The source port that a translated packet gets.
     pub source_port: [u8; 2],

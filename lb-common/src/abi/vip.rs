@@ -12,6 +12,9 @@ pub const PROTOCOL_UDP: u8 = 17;
 
 /// [`Vip::forward`]: source and destination are rewritten, replies come back through lb.
 pub const FORWARD_NAT: u8 = 1;
+/// [`Vip::forward`]: the destination is rewritten, replies come back through lb, which is the
+/// instances' way to their clients.
+pub const FORWARD_DNAT: u8 = 3;
 /// [`Vip::forward`]: only the MAC addresses are rewritten, replies go straight to the client.
 pub const FORWARD_L2DSR: u8 = 2;
 /// [`Vip::forward`]: the packet travels whole in another IP packet, replies go straight to the client.

@@ -32,6 +32,7 @@ const ALGORITHM: Choice<Algorithm> = Choice {
 const FORWARDING: Choice<Forwarding> = Choice {
     choices: &[
         Forwarding::Nat,
+        Forwarding::Dnat,
         Forwarding::L2Dsr,
         Forwarding::Ipip,
         Forwarding::Gue,

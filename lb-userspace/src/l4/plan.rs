@@ -11,9 +11,10 @@ use std::{
 };
 
 use lb_common::{
-    Address, FORWARD_GUE, FORWARD_IPIP, FORWARD_L2DSR, FORWARD_NAT, HASH_FLOW, HASH_SOURCE,
-    INSTANCE_ACTIVE, INSTANCE_DOWN, INSTANCE_DRAINING, InstanceEntry, MAX_VIPS, PROTOCOL_TCP,
-    PROTOCOL_UDP, SELECT_HASH, SELECT_LEAST_CONNECTIONS, SELECT_TURN, Settings, VipKey, from_v4,
+    Address, FORWARD_DNAT, FORWARD_GUE, FORWARD_IPIP, FORWARD_L2DSR, FORWARD_NAT, HASH_FLOW,
+    HASH_SOURCE, INSTANCE_ACTIVE, INSTANCE_DOWN, INSTANCE_DRAINING, InstanceEntry, MAX_VIPS,
+    PROTOCOL_TCP, PROTOCOL_UDP, SELECT_HASH, SELECT_LEAST_CONNECTIONS, SELECT_TURN, Settings,
+    VipKey, from_v4,
 };
 
 use super::recipe::{Order, Recipe, Share};
@@ -68,6 +69,7 @@ impl VipPlan {
     pub(crate) const fn forward(&self) -> u8 {
         match self.forwarding {
             Forwarding::Nat => FORWARD_NAT,
+            Forwarding::Dnat => FORWARD_DNAT,
             Forwarding::L2Dsr => FORWARD_L2DSR,
             Forwarding::Ipip => FORWARD_IPIP,
             Forwarding::Gue => FORWARD_GUE,
@@ -78,7 +80,7 @@ impl VipPlan {
     fn needs_source(&self, v4: bool) -> bool {
         match self.forwarding {
             Forwarding::Nat => self.spec.address.is_ipv4() == v4,
-            Forwarding::L2Dsr => false,
+            Forwarding::Dnat | Forwarding::L2Dsr => false,
             Forwarding::Ipip | Forwarding::Gue => self.outer == Some(v4),
         }
     }
@@ -239,7 +241,7 @@ fn outer(service: &Service, vip: &VipSpec) -> Option<bool> {
     Some(endpoint.is_ipv4())
 }
 
-/// `nat` does not translate between address families. The others leave packets as they are, and the
+/// `nat` and `dnat` do not translate between address families. The others leave packets as they are, and the
 /// instance's own address only says where they go, so there a service that has none of the VIP's
 /// family may take the others. It may not take both: a host with an address of each
 /// family is two instances of the service, and would have two shares.

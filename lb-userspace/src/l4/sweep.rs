@@ -13,8 +13,8 @@ use std::{
 };
 
 use lb_common::{
-    Address, FLOW_FORWARD, FlowEntry, FlowKey, INSTANCE_ABSENT, InstanceEntry, PROTOCOL_TCP,
-    STATE_CLOSED, STATE_FIN_CLIENT, STATE_FIN_INSTANCE, Vip, VipKey, translates,
+    Address, FLOW_FORWARD, FORWARD_DNAT, FlowEntry, FlowKey, INSTANCE_ABSENT, InstanceEntry,
+    PROTOCOL_TCP, STATE_CLOSED, STATE_FIN_CLIENT, STATE_FIN_INSTANCE, Vip, VipKey, translates,
 };
 
 use super::datapath::{Cursor, Datapath, DatapathError};
@@ -352,9 +352,16 @@ impl Sweep {
                 }
             }
             Judgement::Forget | Judgement::ForgetOpen => {
+                let has_partner = entry.direction == FLOW_FORWARD && translates(entry.forward);
+                // With `dnat` the reply's goes first, or a connection that begins anew in between
+                // would share it and lose it.
+                if has_partner && entry.forward == FORWARD_DNAT {
+                    let partner = datapath.remove_connection(&key.partner(entry))?;
+                    self.pass.forgotten += u64::from(partner);
+                }
                 let was_there = datapath.remove_connection(key)?;
                 self.pass.forgotten += u64::from(was_there);
-                if entry.direction == FLOW_FORWARD && translates(entry.forward) {
+                if has_partner && entry.forward != FORWARD_DNAT {
                     let partner = datapath.remove_connection(&key.partner(entry))?;
                     self.pass.forgotten += u64::from(partner);
                 }

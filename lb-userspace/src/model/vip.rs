@@ -30,6 +30,9 @@ pub enum Forwarding {
     /// Source and destination are rewritten; replies come back through lb.
     #[default]
     Nat,
+    /// The destination is rewritten; replies come back through lb, which is the instances' way to
+    /// their clients.
+    Dnat,
     /// Only the destination MAC address is rewritten; replies go straight to the client. The
     /// instances hold the VIP themselves and share a link with lb.
     L2Dsr,
@@ -47,6 +50,7 @@ impl Forwarding {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Nat => "nat",
+            Self::Dnat => "dnat",
             Self::L2Dsr => "l2dsr",
             Self::Ipip => "ipip",
             Self::Gue => "gue",
@@ -56,7 +60,7 @@ impl Forwarding {
     /// Whether packets get other addresses, which must be of the VIP's family.
     #[must_use]
     pub const fn translates(self) -> bool {
-        matches!(self, Self::Nat)
+        matches!(self, Self::Nat | Self::Dnat)
     }
 
     /// Whether packets get an outer header.

@@ -18,7 +18,7 @@ pub struct Service {
     pub service: String,
     /// Algorithm in force.
     pub algorithm: String,
-    /// How the kernel forwards packets of its VIPs: `nat`, `l2dsr`, `ipip` or `gue`.
+    /// How the kernel forwards packets of its VIPs: `nat`, `dnat`, `l2dsr`, `ipip` or `gue`.
     pub forwarding: String,
     /// Its instances.
     pub instances: InstanceCounts,
@@ -102,6 +102,6 @@ pub struct Vip {
     pub protocol: String,
     /// Where to.
     pub service: String,
-    /// How: `nat`, `l2dsr`, `ipip` or `gue`.
+    /// How: `nat`, `dnat`, `l2dsr`, `ipip` or `gue`.
     pub forwarding: String,
 }
