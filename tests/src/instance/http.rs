@@ -2,7 +2,8 @@
 //!
 //! Every path answers 200 with the instance's name. The query asks for more: `size=` bytes instead
 //! of the name, `status=`, `delay=` milliseconds. `/_set/delay/50` and `/_set/status/503` change what
-//! all later answers are, as trouble on an instance would. `Upgrade` gives a tunnel that echoes.
+//! all later answers are, as trouble on an instance would; `/_set/load/90` makes them say that the
+//! instance is used to 90 %, at a hundred requests a second. `Upgrade` gives a tunnel that echoes.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -28,6 +29,8 @@ struct State {
     name: Arc<str>,
     status: AtomicU64,
     delay: AtomicU64,
+    /// In percent; 0 is not said.
+    load: AtomicU64,
 }
 
 /// Accepts until the process is ended.
@@ -36,6 +39,7 @@ pub(super) async fn serve(listener: TcpListener, name: Arc<str>) -> Result<()> {
         name,
         status: AtomicU64::new(200),
         delay: AtomicU64::new(0),
+        load: AtomicU64::new(0),
     });
     loop {
         if let Ok((stream, _)) = listener.accept().await {
@@ -71,6 +75,16 @@ async fn answer(
         }
         None => plain(request, &state).await,
     };
+    let load = state.load.load(Ordering::Relaxed);
+    let report = format!(
+        "TEXT cpu_utilization={}, rps_fractional=100",
+        load as f64 / 100.0
+    );
+    if let Some(report) = (load > 0).then(|| report.parse().ok()).flatten() {
+        response
+            .headers_mut()
+            .insert("endpoint-load-metrics", report);
+    }
     if let Ok(name) = state.name.parse() {
         response.headers_mut().insert(NAME_HEADER, name);
     }
@@ -113,6 +127,7 @@ impl Asked {
             match (name, value) {
                 (Some("status"), Some(value)) => set(&state.status, value),
                 (Some("delay"), Some(value)) => set(&state.delay, value),
+                (Some("load"), Some(value)) => set(&state.load, value),
                 _ => {}
             }
             return Self {
