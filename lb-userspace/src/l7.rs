@@ -62,6 +62,7 @@ use self::{listeners::Listeners, worker::Worker};
 use crate::{model::Clock, registry::Registry};
 
 pub use access::{AccessLog, Asked, Ending, MOST_PATH, Record, Trace, WHOLE};
+pub use affinity::{Preview, Way};
 pub use management::{Management, ManagementService};
 pub use pulse::Closed;
 pub use worker::GatewayStats;

@@ -17,7 +17,7 @@ use super::{
     query::{Parameters, unexpected},
     services,
     state::ApiState,
-    types::{self, Candidate, Explanation, Key, Refusal},
+    types::{self, Candidate, ExplainedSession, Explanation, Key, Refusal},
 };
 use crate::{
     balance::Random,
@@ -41,7 +41,14 @@ pub(super) async fn explain(
     };
     let (snapshot, now) = (state.snapshot(), state.now());
     let random = Random::new(now.0);
-    let explained = explain::explain(&snapshot, request, client, now, &random);
+    let explained = explain::explain(
+        &snapshot,
+        state.registry().sessions(),
+        request,
+        client,
+        now,
+        &random,
+    );
     let mut answer = Explanation {
         request: types::AskedRequest {
             client: explained.client.to_string(),
@@ -51,6 +58,7 @@ pub(super) async fn explain(
         service: None,
         algorithm: None,
         key: None,
+        session: None,
         instance: None,
         reason: String::new(),
         refused: explained.refused.map(|reason| Refusal {
@@ -144,6 +152,18 @@ fn routed_to(answer: &mut Explanation, routed: &Routed, now: Timestamp) {
         source: spec.hash_key.to_string(),
         hash: format!("{hash:016x}"),
     });
+    answer.session = routed.session.map(|session| {
+        let name = |at: usize| service.members[at].instance.endpoint.name().to_owned();
+        let pinned = session.pinned;
+        ExplainedSession {
+            session: session.session.to_string(),
+            way: session.way.label().to_owned(),
+            instance: pinned.and_then(Result::ok).map(name),
+            broken: pinned
+                .and_then(Result::err)
+                .map(|why| why.label().to_owned()),
+        }
+    });
     let all = service.members.iter().zip(service.statuses.iter());
     answer.candidates = all
         .zip(&routed.candidates)
@@ -191,11 +211,17 @@ fn reason(answer: &Explanation, routed: &Routed) -> String {
             service.name()
         );
     };
+    if let Some(Ok(_)) = routed.session.and_then(|session| session.pinned) {
+        return format!("its session is pinned to {instance}");
+    }
     let certain = answer.candidates.iter().any(|one| one.chance >= 1.0);
     let rule = service.spec.algorithm.description();
     match (open, &service.spec.hash_key) {
         (1, _) => format!("{instance} is the only candidate of {all}"),
-        (_, key) if routed.key.is_some() && *key == HashKey::Source => {
+        _ if routed.key.is_some() && routed.session.is_some() => {
+            format!("{rule}, here its session: it belongs to {instance}")
+        }
+        (_, key) if routed.key.is_some() && matches!(key, HashKey::Source | HashKey::Session) => {
             format!("{rule}, here the client's address: it belongs to {instance}")
         }
         (_, key) if routed.key.is_some() => {

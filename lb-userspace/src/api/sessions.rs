@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use axum::{
-    extract::{FromRequest as _, Path, Query, Request, State, rejection::PathRejection},
+    extract::{FromRequest as _, Path, Request, State, rejection::PathRejection},
     http::Method,
     response::{IntoResponse as _, Response},
 };
@@ -11,9 +11,10 @@ use axum::{
 use super::{
     answer::Answer,
     body::Nothing,
-    error::{ApiError, Fault},
+    error::ApiError,
     instances::find_service,
     measure::round,
+    query::{Parameters, unexpected},
     state::ApiState,
     types::{Forgotten, ServiceSessions, Session, SessionPin, SessionStore, Sessions},
 };
@@ -30,12 +31,8 @@ const MOST: usize = 10_000;
 /// `GET /sessions`.
 pub(super) async fn list(
     State(state): State<ApiState>,
-    query: Result<Query<Vec<(String, String)>>, axum::extract::rejection::QueryRejection>,
+    parameters: Parameters,
 ) -> Result<Answer<Sessions>, ApiError> {
-    let Query(parameters) = query.map_err(|_| {
-        let found = "something else".to_owned();
-        unexpected("", "parameters in the form name=value&…", found)
-    })?;
     let asked = Asked::read(parameters)?;
     let (snapshot, now) = (state.snapshot(), state.now());
     let wanted = asked.wanted(&snapshot)?;
@@ -119,30 +116,21 @@ enum Wanted {
 }
 
 impl Asked {
-    fn read(parameters: Vec<(String, String)>) -> Result<Self, ApiError> {
-        let mut given: HashMap<String, String> = HashMap::new();
-        for (name, value) in parameters {
-            if !["service", "instance", "after", "limit"].contains(&name.as_str()) {
-                let expected = "the parameters service, instance, after and limit";
-                return Err(unexpected("", expected, name));
-            }
-            if given.insert(name.clone(), value).is_some() {
-                return Err(unexpected(&name, "it once", "it twice".to_owned()));
-            }
-        }
-        let limit = given.remove("limit").map_or(Ok(USUAL), |text| {
+    fn read(mut parameters: Parameters) -> Result<Self, ApiError> {
+        let limit = parameters.one("limit")?.map_or(Ok(USUAL), |text| {
             let number = text.parse().ok().filter(|limit| (1..=MOST).contains(limit));
-            number.ok_or_else(|| unexpected("limit", "a number from 1 to 10000", text))
-        });
+            number.ok_or_else(|| unexpected("limit", "a number from 1 to 10000", &text))
+        })?;
         let asked = Self {
-            service: given.remove("service"),
-            instance: given.remove("instance"),
-            after: given.remove("after").map(|text| SessionId::named(&text)),
-            limit: limit?,
+            service: parameters.one("service")?,
+            instance: parameters.one("instance")?,
+            after: parameters.one("after")?.map(|text| SessionId::named(&text)),
+            limit,
         };
+        parameters.end("service, instance, after and limit")?;
         if let (None, Some(instance)) = (&asked.service, &asked.instance) {
             let expected = "the parameter service beside it";
-            return Err(unexpected("instance", expected, instance.clone()));
+            return Err(unexpected("instance", expected, instance));
         }
         Ok(asked)
     }
@@ -170,15 +158,6 @@ impl Asked {
             }),
         }
     }
-}
-
-fn unexpected(parameter: &str, expected: &str, found: String) -> ApiError {
-    ApiError::Query(Fault {
-        pointer: parameter.to_owned(),
-        origin: None,
-        expected: expected.to_owned(),
-        found,
-    })
 }
 
 /// What services and instances in entries are called.

@@ -36,7 +36,7 @@ pub use datapath::{
     ConnectionTable, CounterValue, Datapath, Interface, Packets, Reconcile, Usage, VipTraffic,
 };
 pub use debug::{BalancedMember, Balancing, Debug, Reset};
-pub use explain::{AskedRequest, Candidate, Explanation, Key, Refusal};
+pub use explain::{AskedRequest, Candidate, ExplainedSession, Explanation, Key, Refusal};
 pub use health::{
     GatewayHealth, InstanceCounts, LastReload, ServiceHealth, ServicesHealth, Status,
 };

@@ -31,6 +31,12 @@ fn show(answer: &Explanation) -> String {
     rows.extend(answer.algorithm.clone().map(|name| ("Algorithm", name)));
     let key = answer.key.as_ref();
     rows.extend(key.map(|key| ("Key", format!("{} ({})", key.source, key.hash))));
+    rows.extend(answer.session.as_ref().map(|session| {
+        let leaves = session.broken.as_deref();
+        let leaves = leaves.map_or_else(String::new, |why| format!(", leaves its instance: {why}"));
+        let text = format!("{} ({}){leaves}", session.session, session.way);
+        ("Session", text)
+    }));
     if let Some(refused) = &answer.refused {
         rows.push(("Answer", format!("{} {}", refused.status, refused.reason)));
     }

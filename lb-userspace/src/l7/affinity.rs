@@ -12,6 +12,7 @@
 mod claims;
 mod cookie;
 mod following;
+mod preview;
 pub(super) mod token;
 
 use std::{
@@ -30,11 +31,13 @@ use self::{
 use super::connection::Client;
 use crate::{
     affinity::{Cache, Keyring, Ledger, Sealed, Store, source, store},
-    model::{AffinitySpec, SessionSpec, Timestamp},
+    model::{AffinitySpec, HashKey, SessionSpec, Timestamp},
     registry::{Service, Snapshot},
 };
 
 pub(super) use self::following::{Following, pick, settle};
+pub(super) use self::preview::preview;
+pub use self::preview::{Preview, Way};
 
 /// Tokens that a worker verifies in a second, which takes at most a fifth of its time. Beyond that
 /// tokens that are not known already count as not there: a flood of forged ones must not keep a
@@ -103,7 +106,8 @@ impl Of {
     fn new(service: &Service, common: &SessionSpec) -> Option<Rc<Self>> {
         let spec = &service.spec.affinity;
         let scope = store::scope(service.name());
-        spec.enabled.then(|| {
+        let hashed = service.spec.hash_key == HashKey::Session;
+        (spec.enabled || hashed).then(|| {
             Rc::new(Self {
                 spec: spec.clone(),
                 service: service.name().to_string(),
@@ -168,7 +172,12 @@ pub(super) fn follow(
     now: Timestamp,
 ) -> Option<Following> {
     let of = sessions.services.get(position)?.as_ref()?;
-    let mut asked = Asked::new(&client.worker, sessions, of, service, headers, now);
+    if !of.spec.enabled {
+        return None;
+    }
+    let worker = &client.worker;
+    let counts = Some((&*service.affinity, worker.index));
+    let mut asked = Asked::new(&worker.sessions, sessions, of, headers, now, counts);
     let claim = source::find(&of.spec.sources, &mut asked);
     let elsewhere = match claim {
         None if of.spec.sets_cookie() => asked.elsewhere(),
@@ -176,4 +185,20 @@ pub(super) fn follow(
     };
     let tls = client.peer.is_secure(headers);
     Some(Following::new(of, service, claim, elsewhere, tls))
+}
+
+/// What consistent hashing goes by where it hashes sessions that have no affinity; `None` where
+/// sessions are not hashed, or there is none.
+pub(super) fn key(
+    client: &Client,
+    sessions: &Sessions,
+    (position, service): (usize, &Service),
+    headers: &HeaderMap,
+    now: Timestamp,
+) -> Option<u64> {
+    let of = sessions.services.get(position)?.as_ref()?;
+    let worker = &client.worker;
+    let counts = Some((&*service.affinity, worker.index));
+    let mut asked = Asked::new(&worker.sessions, sessions, of, headers, now, counts);
+    source::find(&of.spec.sources, &mut asked).map(|claim| claim.session().key())
 }

@@ -12,13 +12,15 @@ use std::{
 use hyper::Request;
 
 use super::{
+    affinity::{self, Preview, Way},
     head,
     headers::Peer,
     key,
     router::{Router, Target},
 };
 use crate::{
-    balance::{Random, odds},
+    affinity::Store,
+    balance::{Choice, Random, Tried, odds},
     model::{Algorithm, Exclusion, Reason, RouteSpec, Timestamp},
     registry::{Service, Snapshot},
 };
@@ -41,6 +43,8 @@ pub struct Routed {
     pub route: RouteSpec,
     /// Its service.
     pub service: Arc<Service>,
+    /// The session that the request belongs to, where sessions matter.
+    pub session: Option<Preview>,
     /// Hash of the request's key, where the algorithm hashes.
     pub key: Option<u64>,
     /// What speaks for and against each member; same positions.
@@ -60,6 +64,7 @@ pub struct Candidate {
 #[must_use]
 pub fn explain(
     snapshot: &Snapshot,
+    store: &Arc<Store>,
     mut request: Request<()>,
     peer: SocketAddr,
     now: Timestamp,
@@ -81,10 +86,31 @@ pub fn explain(
     let Some(Target { service, route }) = target else {
         return refused(Reason::NoRoute);
     };
+    let choice = Choice {
+        key: 0,
+        worker: 0,
+        now,
+        random,
+        tried: &Tried::default(),
+    };
+    let session = affinity::preview(snapshot, store, service, request.headers(), &choice);
     let service = Arc::clone(&snapshot.services[service]);
-    let key = (service.spec.algorithm == Algorithm::ConsistentHash)
-        .then(|| key::hash(&service.spec.hash_key, &request, peer, || client));
-    let candidates = candidates(&service, key.unwrap_or_default(), now, random);
+    let hash = || key::hash(&service.spec.hash_key, &request, peer, || client);
+    let key = match session {
+        Some(Preview {
+            session,
+            way: Way::Hash | Way::Cookie,
+            ..
+        }) => session.key(),
+        _ => hash(),
+    };
+    let key = (service.spec.algorithm == Algorithm::ConsistentHash).then_some(key);
+    let mut candidates = candidates(&service, key.unwrap_or_default(), now, random);
+    if let Some(Ok(pinned)) = session.and_then(|session| session.pinned) {
+        for (position, candidate) in candidates.iter_mut().enumerate() {
+            candidate.chance = f64::from(u8::from(position == pinned));
+        }
+    }
     let nobody = candidates.iter().all(|candidate| candidate.chance == 0.0);
     Explanation {
         client,
@@ -92,6 +118,7 @@ pub fn explain(
         routed: Some(Routed {
             route: snapshot.routes[route].clone(),
             service,
+            session,
             key,
             candidates,
         }),

@@ -18,7 +18,8 @@ pub(super) fn hash<B>(
     client: impl FnOnce() -> IpAddr,
 ) -> u64 {
     let value = match key {
-        HashKey::Source => None,
+        // The session, where there is one, is found elsewhere: see `affinity`.
+        HashKey::Source | HashKey::Session => None,
         // Behind another proxy this is that proxy's connection, which is the only one there is.
         HashKey::Flow => {
             return address(peer.ip()).rotate_left(1) ^ mix(&peer.port().to_be_bytes());

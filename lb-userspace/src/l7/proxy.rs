@@ -9,8 +9,7 @@ use hyper::{Request, Response, StatusCode, Version, body::Incoming, upgrade::OnU
 use super::{
     access::{Ending, Entry},
     admission::{Stay, TooEarly},
-    affinity::{self, Following},
-    answer,
+    affinity, answer,
     body::{Answer, Passed},
     breaker,
     connection::Client,
@@ -78,7 +77,10 @@ pub(super) async fn serve(
         Algorithm::ConsistentHash => {
             let address = || client.peer.client(request.headers(), proxies);
             let hash = || key::hash(&service.spec.hash_key, &request, client.address, address);
-            let session = following.as_ref().and_then(Following::key);
+            let session = match &following {
+                Some(following) => following.key(),
+                None => affinity::key(&client, sessions, (target.service, service), fields, now),
+            };
             session.unwrap_or_else(hash)
         }
         _ => 0,

@@ -115,6 +115,9 @@ pub enum HashKey {
     Header(String),
     /// The value of a cookie; requests without it hash the client's address.
     Cookie(String),
+    /// The session, as the sources of the service's affinity find it, whether sessions have
+    /// affinity or not; requests without one hash the client's address.
+    Session,
     /// The path, without the query.
     Path,
     /// The value of a query parameter; requests without it hash the client's address.
@@ -130,6 +133,7 @@ impl fmt::Display for HashKey {
             Self::Header(name) => write!(f, "header {name}"),
             Self::Cookie(name) => write!(f, "cookie {name}"),
             Self::Path => f.write_str("path"),
+            Self::Session => f.write_str("session"),
             Self::Query(name) => write!(f, "query {name}"),
         }
     }

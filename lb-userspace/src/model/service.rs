@@ -105,6 +105,15 @@ impl ServiceSpec {
     }
 }
 
+impl ServiceSpec {
+    /// The bound of consistent hashing that holds: none where sessions have affinity, which is what
+    /// it would break.
+    #[must_use]
+    pub fn bound(&self) -> Option<u16> {
+        self.hash_bound.filter(|_| !self.affinity.enabled)
+    }
+}
+
 /// What a health check sends and expects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Probe {

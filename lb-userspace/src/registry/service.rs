@@ -145,12 +145,7 @@ impl ServiceState {
             limited: spec.limits.service.is_some()
                 || members.iter().any(|member| member.most != UNLIMITED),
             spec: Arc::new(spec),
-            balancer: balance::build_bounded(
-                self.algorithm,
-                &members,
-                workers,
-                self.spec.hash_bound,
-            ),
+            balancer: balance::build_bounded(self.algorithm, &members, workers, self.spec.bound()),
             members,
             statuses: self
                 .instances

@@ -241,7 +241,7 @@ impl Service {
     /// A balancer like the service's own that serves nobody, to try picks on. For one thread.
     #[must_use]
     pub fn rehearsal(&self) -> Arc<dyn Balancer> {
-        balance::build_bounded(self.spec.algorithm, &self.members, 1, self.spec.hash_bound)
+        balance::build_bounded(self.spec.algorithm, &self.members, 1, self.spec.bound())
     }
 
     /// Why the member at `position` gets no new traffic; `None` when it does.

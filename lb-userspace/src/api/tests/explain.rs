@@ -155,3 +155,44 @@ async fn queries_are_read_or_refused() {
         assert_eq!(problem["errors"][0]["pointer"], pointer, "{query}");
     }
 }
+
+#[tokio::test]
+async fn a_session_goes_where_it_is_pinned() {
+    let world = World::new();
+    let ask = "url=/api/v1/auth&header=X-Session-ID:%20abc";
+    let told = explain(&world, ask).await;
+    let session = crate::affinity::SessionId::of(b"abc");
+    assert_eq!(told["session"]["session"], session.to_string());
+    assert_eq!(told["session"]["way"], "new");
+    assert!(told["candidates"][1]["chance"].as_f64() < Some(1.0));
+    let service = name("main-backend");
+    let pinned = world.instance("main-backend", 0);
+    let (scope, ttl) = (
+        crate::affinity::store::scope(&service),
+        Duration::from_secs(60),
+    );
+    let store = world.registry.sessions();
+    store.pin(
+        session,
+        scope,
+        pinned.identity,
+        None,
+        ttl,
+        world.clock.now(),
+    );
+    let told = explain(&world, ask).await;
+    assert_eq!(told["session"]["way"], "memory");
+    assert_eq!(told["session"]["instance"], A);
+    assert_eq!(
+        (&told["instance"], &told["candidates"][0]["chance"]),
+        (&A.into(), &1.0.into())
+    );
+    assert_eq!(told["reason"], format!("its session is pinned to {A}"));
+    world.health(&pinned, Health::Unhealthy, "gone");
+    let told = explain(&world, ask).await;
+    assert_eq!(told["session"]["broken"], "unavailable");
+    assert_eq!(told["instance"], B);
+    // Asking keeps nobody alive.
+    let entry = store.find(session, world.clock.now())[0];
+    assert!(entry.expires <= world.clock.now() + ttl + Duration::from_secs(1));
+}

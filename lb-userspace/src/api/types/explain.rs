@@ -18,6 +18,9 @@ pub struct Explanation {
     /// Its algorithm in force.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub algorithm: Option<String>,
+    /// Its session; only where sessions matter and it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<ExplainedSession>,
     /// What is hashed; only where the algorithm hashes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<Key>,
@@ -44,6 +47,22 @@ pub struct AskedRequest {
     pub path: String,
     /// The client, as trusted proxies tell it.
     pub client: String,
+}
+
+/// The session of a request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExplainedSession {
+    /// 32 hexadecimal digits, as in `GET /sessions`.
+    pub session: String,
+    /// How it finds its instance: by lb's own `cookie`, from `memory`, by its `hash`; `new` when it
+    /// is pinned to none.
+    pub way: String,
+    /// The instance that it is pinned to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
+    /// Why it has to leave the instance that it is pinned to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub broken: Option<String>,
 }
 
 /// What is hashed.

@@ -152,7 +152,7 @@ fn each_fault_is_said_in_its_own_words() {
         (
             "defaults.hash_key = \"header:\"",
             "",
-            "defaults.hash_key: expected \"source\", \"flow\", \"path\", \"header:NAME\", \"cookie:NAME\" or \"query:NAME\", such as \"header:x-user\"; found \"header:\"",
+            "defaults.hash_key: expected \"source\", \"flow\", \"session\", \"path\", \"header:NAME\", \"cookie:NAME\" or \"query:NAME\", such as \"header:x-user\"; found \"header:\"",
         ),
         (
             "defaults.hash_bound = 1",

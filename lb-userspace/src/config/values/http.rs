@@ -37,13 +37,14 @@ pub(in crate::config) const STATUS: Pattern<(u16, u16)> = Pattern {
 
 /// What consistent hashing hashes.
 pub(in crate::config) const HASH_KEY: Pattern<HashKey> = Pattern {
-    expected: "\"source\", \"flow\", \"path\", \"header:NAME\", \"cookie:NAME\" or \"query:NAME\"",
+    expected: "\"source\", \"flow\", \"session\", \"path\", \"header:NAME\", \"cookie:NAME\" or \"query:NAME\"",
     example: "header:x-user",
     numbers: false,
     secret: false,
     parse: |text| match text.split_once(':') {
         None if text == "source" => Ok(HashKey::Source),
         None if text == "flow" => Ok(HashKey::Flow),
+        None if text == "session" => Ok(HashKey::Session),
         None if text == "path" => Ok(HashKey::Path),
         Some(("header", name)) if is_token(name) => Ok(HashKey::Header(name.to_ascii_lowercase())),
         Some(("cookie", name)) if is_token(name) => Ok(HashKey::Cookie(name.to_owned())),
@@ -53,6 +54,7 @@ pub(in crate::config) const HASH_KEY: Pattern<HashKey> = Pattern {
     show: |key| match key {
         HashKey::Source => "source".to_owned(),
         HashKey::Flow => "flow".to_owned(),
+        HashKey::Session => "session".to_owned(),
         HashKey::Path => "path".to_owned(),
         HashKey::Header(name) => format!("header:{name}"),
         HashKey::Cookie(name) => format!("cookie:{name}"),

@@ -5,9 +5,7 @@ use hyper::{HeaderMap, header};
 use super::{Of, Sessions, State, Verified, cookie};
 use crate::{
     affinity::{Claims, Sealed, SessionId},
-    l7::worker::Worker,
-    model::{Refused, Timestamp, clock::unix_seconds},
-    registry::Service,
+    model::{AffinityStats, Refused, Timestamp, clock::unix_seconds},
 };
 
 /// The longest a cookie's time of issue may be ahead of lb's clock, in seconds: another lb has
@@ -19,29 +17,28 @@ pub(super) struct Asked<'a> {
     state: &'a State,
     sessions: &'a Sessions,
     of: &'a Of,
-    service: &'a Service,
-    worker: usize,
     headers: &'a HeaderMap,
     now: Timestamp,
+    /// Where to count what is not believed, and for which worker.
+    counts: Option<(&'a AffinityStats, usize)>,
 }
 
 impl<'a> Asked<'a> {
     pub(super) fn new(
-        worker: &'a Worker,
+        state: &'a State,
         sessions: &'a Sessions,
         of: &'a Of,
-        service: &'a Service,
         headers: &'a HeaderMap,
         now: Timestamp,
+        counts: Option<(&'a AffinityStats, usize)>,
     ) -> Self {
         Self {
-            state: &worker.sessions,
+            state,
             sessions,
             of,
-            service,
-            worker: worker.index,
             headers,
             now,
+            counts,
         }
     }
 
@@ -73,7 +70,9 @@ impl<'a> Asked<'a> {
     }
 
     fn refuse(&self, claim: Refused) {
-        self.service.affinity.refuse(self.worker, claim);
+        if let Some((stats, worker)) = self.counts {
+            stats.refuse(worker, claim);
+        }
     }
 }
 

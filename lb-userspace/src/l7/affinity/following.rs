@@ -306,7 +306,7 @@ fn balanced(service: &Service, choice: &Choice<'_>) -> Option<usize> {
 }
 
 /// The position of `instance`, if a request whose session is pinned to it may go there.
-fn held(service: &Service, instance: u64, choice: &Choice<'_>) -> Result<usize, Break> {
+pub(super) fn held(service: &Service, instance: u64, choice: &Choice<'_>) -> Result<usize, Break> {
     let position = service.place(instance).ok_or(Break::Gone)?;
     let member = &service.members[position];
     match exclusion(member, choice) {

@@ -7,8 +7,8 @@ use crate::{
     affinity::{Keyring, Sealed, SessionId, store::scope},
     l7::affinity::token::tests::hs256,
     model::{
-        AdminState, Break, Followed, Health, HealthCheckSpec, JwtAlgorithm, JwtKey, RecoverySpec,
-        Refused, Secret,
+        AdminState, Break, Followed, HashKey, Health, HealthCheckSpec, JwtAlgorithm, JwtKey,
+        RecoverySpec, Refused, Secret,
     },
     registry::RecoveryStep,
     resilience::{Progress, WHOLE},
@@ -325,12 +325,41 @@ fn under_consistent_hash_nothing_is_remembered() {
     for n in 0..12 {
         let fields = format!("X-Session-ID: {n}\r\n");
         let instance = scene.instance(&fields);
+        // However much there is to do.
+        let member = scene.gateway.instance(instance);
+        let clock = Clock::real();
+        let busy = || member.begin(Algorithm::ConsistentHash, 0, &clock);
+        let _guards: Vec<_> = (0..50).map(|_| busy()).collect();
         assert_eq!(scene.instance(&fields), instance);
     }
     assert_eq!((scene.entries(), scene.followed(Followed::Hashed)), (0, 24));
     // The same place on every lb: it follows from id and configuration alone.
     let session = SessionId::of(b"5");
     assert_eq!(session, SessionId::named("5"));
+}
+
+#[test]
+fn sessions_are_hashed_without_affinity_too() {
+    let scene = Scene::new(|web| {
+        web.algorithm = Algorithm::ConsistentHash;
+        web.hash_key = HashKey::Session;
+        web.affinity.enabled = false;
+    });
+    let mut instances = BTreeSet::new();
+    for n in 0..20 {
+        let fields = [
+            format!("X-Session-ID: {n}\r\n"),
+            format!("Session-ID: {n}\r\n"),
+        ];
+        let [one, other] = fields.map(|fields| scene.instance(&fields));
+        assert_eq!(one, other);
+        instances.insert(one);
+    }
+    assert_eq!(instances.len(), 3);
+    let answer = scene.ask("");
+    assert_eq!((scene.entries(), cookie(&answer)), (0, None));
+    // Who has none is hashed by address.
+    assert_eq!(scene.ask("").text(), answer.text());
 }
 
 #[test]
