@@ -8,4 +8,5 @@ pub mod balance;
 pub mod cpu;
 pub mod l4;
 pub mod l7;
+pub mod pick;
 pub mod report;

@@ -20,12 +20,14 @@
 //! | [`world`] | the loop of events |
 //! | [`scenario`], [`catalogue`] | what happens, and the list of it |
 //! | [`outcome`], [`verdict`] | figures of a run, and what they are held against |
-//! | [`report`] | tables, JSON |
+//! | [`report`], [`plot`] | tables, JSON, SVG |
 
+mod breaker;
 pub mod catalogue;
 pub mod chance;
 pub mod machine;
 pub mod outcome;
+pub mod plot;
 pub mod proxy;
 pub mod report;
 pub mod scenario;

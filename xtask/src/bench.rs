@@ -30,7 +30,7 @@ enum Plane {
         #[arg(long, default_value_t = 6)]
         rounds: u32,
     },
-    /// Balancing algorithms against modelled instances in virtual time
+    /// Balancing algorithms against modelled instances in virtual time, and nanoseconds per choice
     Balance {
         /// Run only scenarios whose name contains this
         #[arg(long, default_value = "")]
@@ -38,6 +38,12 @@ enum Plane {
         /// Runs of each scenario, each with a seed of its own
         #[arg(long, default_value_t = 3)]
         seeds: u64,
+        /// Rounds of measuring what a choice costs; 0 leaves it out
+        #[arg(long, default_value_t = 9)]
+        rounds: u32,
+        /// Write results.json and plots into this folder
+        #[arg(long)]
+        out: Option<String>,
     },
 }
 
@@ -55,10 +61,26 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             system::require(system::BENCH_TOOLS)?;
             bench("l7", &["--rounds", &rounds.to_string()])
         }
-        Plane::Balance { scenario, seeds } => {
+        Plane::Balance {
+            scenario,
+            seeds,
+            rounds,
+            out,
+        } => {
             build::package(Profile::Release, "lb-tests")?;
-            let seeds = seeds.to_string();
-            bench("balance", &["--scenario", scenario, "--seeds", &seeds])
+            let (seeds, rounds) = (seeds.to_string(), rounds.to_string());
+            let mut options = vec![
+                "--scenario",
+                scenario,
+                "--seeds",
+                &seeds,
+                "--rounds",
+                &rounds,
+            ];
+            if let Some(folder) = out {
+                options.extend(["--out", folder]);
+            }
+            bench("balance", &options)
         }
     }
 }

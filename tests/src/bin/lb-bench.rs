@@ -41,7 +41,7 @@ enum Plane {
         #[arg(long)]
         json: bool,
     },
-    /// Algorithms against modelled instances in virtual time
+    /// Algorithms against modelled instances in virtual time, and nanoseconds per choice
     Balance {
         /// Run only scenarios whose name contains this
         #[arg(long, default_value = "")]
@@ -49,7 +49,13 @@ enum Plane {
         /// Runs of each scenario, each with a seed of its own
         #[arg(long, default_value_t = 3)]
         seeds: u64,
-        /// Print one JSON object a scenario instead of tables
+        /// Rounds of measuring what a choice costs; 0 leaves it out
+        #[arg(long, default_value_t = 9)]
+        rounds: u32,
+        /// Write results.json and plots into this folder
+        #[arg(long)]
+        out: Option<PathBuf>,
+        /// Print one JSON object a scenario or comparison instead of tables
         #[arg(long)]
         json: bool,
     },
@@ -69,15 +75,18 @@ fn main() -> Result<()> {
         Plane::Balance {
             scenario,
             seeds,
+            rounds,
+            out,
             json,
         } => {
-            return balance::run(
-                &balance::Plan {
-                    scenario,
-                    seeds: seeds.max(1),
-                },
+            let plan = balance::Plan {
+                scenario,
+                seeds: seeds.max(1),
+                rounds,
                 json,
-            );
+                out,
+            };
+            return balance::run(&plan, &mut progress);
         }
     };
     print(&comparisons, json);

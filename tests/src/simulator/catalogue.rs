@@ -8,6 +8,9 @@ use super::{
     scenario::{Effect, Scenario},
 };
 
+/// Switches off what ejects, breaks or recovers.
+const ALGORITHM_ALONE: &str = "breaker = { enabled = false }";
+
 /// All of them, in the order of the report.
 #[must_use]
 pub fn all() -> Vec<Scenario> {
@@ -21,6 +24,7 @@ pub fn all() -> Vec<Scenario> {
         neighbour(),
         cold(),
         failing(),
+        ejected(),
         failing_some(),
         huge(),
         overload(),
@@ -127,14 +131,26 @@ pub fn cold() -> Scenario {
     })
 }
 
-/// Failing is quicker than serving.
+/// Failing is quicker than serving, and nothing but the algorithms takes notice.
 #[must_use]
 pub fn failing() -> Scenario {
     let mut scenario = Scenario::alike("fast failures", 10, 0.6)
-        .about("1 of 10 answers 503 within 1 ms from second 15 on")
+        .about(
+            "1 of 10 answers 503 within 1 ms from second 15 on; nothing but the algorithms minds",
+        )
         .happens(15.0, 0, Effect::Manner(Manner::Fails(1.0)));
     scenario.culprit = Some((0, 15.0));
+    scenario.settings = ALGORITHM_ALONE;
     scenario
+}
+
+/// The same for all there is against it.
+#[must_use]
+pub fn ejected() -> Scenario {
+    let mut scenario = failing();
+    scenario.name = "fast failures, ejected";
+    scenario.settings = "";
+    scenario.about("the same with breakers and ejection as they are by default")
 }
 
 /// Not all of it fails.
@@ -144,6 +160,7 @@ pub fn failing_some() -> Scenario {
         .about("1 of 10 answers 503 to 30 % of its requests within 1 ms from second 15 on")
         .happens(15.0, 0, Effect::Manner(Manner::Fails(0.3)));
     scenario.culprit = Some((0, 15.0));
+    scenario.settings = ALGORITHM_ALONE;
     scenario
 }
 

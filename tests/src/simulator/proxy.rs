@@ -1,8 +1,8 @@
 //! The daemon's part: what chooses instances, and what learns about them, as the daemon has it.
 //!
 //! Services come out of the configuration reader, so that defaults are the daemon's. Once a second
-//! the control plane has its turn: checks (an instance that refuses connections fails them), scores
-//! and recoveries, in the daemon's order.
+//! the control plane has its turn: checks (an instance that refuses connections fails them), scores,
+//! recoveries and breakers.
 
 use std::{fmt::Write as _, sync::Arc, time::Duration};
 
@@ -10,17 +10,24 @@ use anyhow::{Context as _, Result, anyhow};
 use lb_userspace::{
     balance::{Choice, Random, Tried},
     config::{self, Overrides, Sources},
-    health::{comeback::Comebacks, scorer::Scorer},
-    model::{Algorithm, Clock, Endpoint, Health, InFlight, InstanceId},
+    health::{breakers, comeback::Comebacks, scorer::Scorer},
+    model::{Algorithm, Clock, Endpoint, Health, InFlight, Instance, InstanceId, Outcome},
     registry::{Change, Desired, Registry, Service},
-    resilience::ScoreWeights,
+    resilience::{Permit, ScoreWeights},
 };
 
-use super::{machine::Manner, scenario::Scenario};
+use super::{breaker, machine::Manner, scenario::Scenario};
 
 /// Checks that an instance must fail in a row to be out, and pass to be back.
 const FALL: u32 = 3;
 const RISE: u32 = 2;
+
+/// A request's place at an instance.
+#[derive(Debug)]
+pub struct Place {
+    guard: InFlight,
+    permit: Option<Permit<Instance>>,
+}
 
 /// A proxy of one worker.
 #[derive(Debug)]
@@ -74,8 +81,8 @@ impl Proxy {
         self.apply(Change::Configure(Box::new(desired)))
     }
 
-    /// Picks an instance: its machine, and the guard of the request.
-    pub fn pick(&self, key: u64, tried: &Tried) -> Option<(usize, InFlight)> {
+    /// Picks an instance: its machine, and what holds the request's place there.
+    pub fn pick(&self, key: u64, tried: &Tried) -> Option<(usize, Place)> {
         let choice = Choice {
             key,
             worker: 0,
@@ -84,10 +91,20 @@ impl Proxy {
             tried,
         };
         let service = self.service.as_ref()?;
-        let position = service.balancer.pick(&service.members, &choice)?;
+        let (position, permit) = breaker::enter(service, &choice)?;
         let instance = &service.members[position].instance;
         let guard = instance.begin(service.spec.algorithm, 0, &self.clock);
-        Some((self.machines[position], guard))
+        Some((self.machines[position], Place { guard, permit }))
+    }
+
+    /// Takes note of a request's end; its instance, for whoever wants another one.
+    pub fn end(&self, mut place: Place, outcome: Outcome) -> InstanceId {
+        place.guard.judge(outcome);
+        let spec = self.service.as_ref();
+        let spec = spec.and_then(|service| service.spec.breakers.instance.as_ref());
+        let (now, random) = (self.clock.now(), &self.random);
+        breaker::settle(spec, &place.guard, place.permit, outcome, now, random);
+        place.guard.instance().id
     }
 
     /// What the control plane does once a second, when machines answer in these manners.
@@ -109,6 +126,7 @@ impl Proxy {
         }
         self.scorer.score(&self.registry, now);
         self.comebacks.drive(&self.registry, now);
+        breakers::follow(&self.registry, now);
         self.refresh();
         Ok(())
     }
@@ -149,7 +167,7 @@ impl Proxy {
 }
 
 /// The service of a scenario with all its instances, as the configuration reader makes it.
-fn configuration(scenario: &Scenario, algorithm: Algorithm) -> Result<Desired> {
+pub(crate) fn configuration(scenario: &Scenario, algorithm: Algorithm) -> Result<Desired> {
     let mut text = format!(
         "[services.simulated]\nalgorithm = \"{}\"\nhealth_check = {{ enabled = false }}\n{}\n\
          instances = [\n",

@@ -9,14 +9,14 @@ use std::{
 use anyhow::Result;
 use lb_userspace::{
     balance::Tried,
-    model::{Algorithm, Clock, InFlight, Outcome, Timestamp},
+    model::{Algorithm, Clock, Outcome, Timestamp},
 };
 
 use super::{
     chance::{Arrival, Stream},
     machine::{End, JobId, Machine, Manner},
     outcome::Figures,
-    proxy::Proxy,
+    proxy::{Place, Proxy},
     scenario::{Effect, Happening, Scenario},
 };
 
@@ -56,7 +56,7 @@ struct Job {
     arrival: Arrival,
     arrived: u64,
     /// Nothing when its client has its answer and only the machine still works on it.
-    guard: Option<InFlight>,
+    place: Option<Place>,
     tried: Tried,
     tries: usize,
 }
@@ -172,7 +172,7 @@ impl<'a> World<'a> {
 
     fn is_open(&self, id: JobId, serial: u64) -> bool {
         let job = self.jobs[id].as_ref();
-        job.is_some_and(|job| job.serial == serial && job.guard.is_some())
+        job.is_some_and(|job| job.serial == serial && job.place.is_some())
     }
 
     fn go_to(&mut self, at: u64) {
@@ -257,7 +257,7 @@ impl<'a> World<'a> {
             serial: self.count,
             arrival,
             arrived: self.now,
-            guard: None,
+            place: None,
             tried: Tried::default(),
             tries: 0,
         };
@@ -286,13 +286,13 @@ impl<'a> World<'a> {
         };
         job.tries += 1;
         let proxy = &self.proxies[job.arrival.proxy];
-        let Some((machine, guard)) = proxy.pick(job.arrival.key, &job.tried) else {
+        let Some((machine, place)) = proxy.pick(job.arrival.key, &job.tried) else {
             self.figures.failed(job.arrived);
             self.open -= 1;
             self.free(id);
             return;
         };
-        job.guard = Some(guard);
+        job.place = Some(place);
         self.figures.sent(self.now, machine);
         let (serial, luck, work) = (job.serial, job.arrival.luck, job.arrival.work);
         let fails = match self.machines[machine].manner {
@@ -323,11 +323,10 @@ impl<'a> World<'a> {
         };
         if refused
             && job.tries < TRIES
-            && let Some(mut guard) = job.guard.take()
+            && let Some(place) = job.place.take()
         {
-            guard.judge(Outcome::Failure);
-            job.tried.insert(guard.instance().id);
-            drop(guard);
+            let instance = self.proxies[job.arrival.proxy].end(place, Outcome::Failure);
+            job.tried.insert(instance);
             self.send(id);
         } else {
             self.conclude(id, Outcome::Failure);
@@ -345,9 +344,9 @@ impl<'a> World<'a> {
     /// Tells client and daemon how a request has ended.
     fn conclude(&mut self, id: JobId, outcome: Outcome) {
         if let Some(job) = &mut self.jobs[id]
-            && let Some(mut guard) = job.guard.take()
+            && let Some(place) = job.place.take()
         {
-            guard.judge(outcome);
+            self.proxies[job.arrival.proxy].end(place, outcome);
             self.open -= 1;
             match outcome {
                 Outcome::Success => self.figures.served(job.arrived, self.now),
