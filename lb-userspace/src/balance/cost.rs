@@ -2,7 +2,8 @@
 //!
 //! **Latency.** The cost of a member is `latency × (in flight + 1) / weight` (Finagle's and
 //! linkerd's formula; the factor for requests in flight reacts before the first slow answer is
-//! there). Latencies are compared as intervals (see [`crate::model::pace`]): a member whose
+//! there), with a part of what was in flight before taken out of the latency (see
+//! [`crate::model::pace`]). Latencies are compared as intervals: a member whose
 //! interval meets that of the fastest candidate is not known to be slower and costs what the
 //! fastest costs, so that equals are chosen by their requests in flight alone and get equal
 //! shares. A gap between two intervals counts twice, up to the whole difference of the means:

@@ -291,6 +291,7 @@ impl Instance {
             worker,
             clock: clock.clone(),
             started,
+            behind: self.in_flight().saturating_sub(1),
             judged: false,
         }
     }
@@ -412,20 +413,20 @@ impl Instance {
         self.rests.store(0, Ordering::Relaxed);
     }
 
-    fn succeeded(&self, now: Timestamp, latency: Duration) {
+    fn succeeded(&self, now: Timestamp, latency: Duration, behind: u32) {
         self.latency.add(now, latency);
-        self.pace.add(now, latency);
+        self.pace.add(now, latency, behind);
         self.failures.end();
     }
 
-    fn failed(&self, now: Timestamp, latency: Duration) {
-        self.took_at_least(now, latency);
+    fn failed(&self, now: Timestamp, latency: Duration, behind: u32) {
+        self.took_at_least(now, latency, behind);
         self.failures.go_on();
     }
 
-    fn took_at_least(&self, now: Timestamp, bound: Duration) {
+    fn took_at_least(&self, now: Timestamp, bound: Duration, behind: u32) {
         self.latency.add_at_least(now, bound);
-        self.pace.add_at_least(now, bound);
+        self.pace.add_at_least(now, bound, behind);
     }
 
     fn record(&self, algorithm: Algorithm, worker: usize, now: Timestamp, o: Outcome, us: u64) {
@@ -457,6 +458,8 @@ pub struct InFlight {
     worker: usize,
     clock: Clock,
     started: Timestamp,
+    /// Requests that were in flight already when it began.
+    behind: u32,
     judged: bool,
 }
 
@@ -487,8 +490,8 @@ impl InFlight {
             self.instance
                 .record(self.algorithm, self.worker, now, outcome, us);
             match outcome {
-                Outcome::Success => self.instance.succeeded(now, latency),
-                Outcome::Failure => self.instance.failed(now, latency),
+                Outcome::Success => self.instance.succeeded(now, latency, self.behind),
+                Outcome::Failure => self.instance.failed(now, latency, self.behind),
             }
         }
         latency
@@ -504,7 +507,8 @@ impl Drop for InFlight {
         self.instance.load.end(self.worker);
         if !self.judged {
             let now = self.clock.now();
-            self.instance.took_at_least(now, now - self.started);
+            let behind = self.behind;
+            self.instance.took_at_least(now, now - self.started, behind);
         }
     }
 }

@@ -28,8 +28,10 @@ pub fn all() -> Vec<Scenario> {
         failing_some(),
         huge(),
         overload(),
+        overload_broken(),
         weights(),
         join(),
+        scale_out(),
         loss(),
         stall(),
         many_proxies(),
@@ -190,7 +192,17 @@ pub fn overload() -> Scenario {
     for spec in &mut scenario.instances {
         spec.queue = 50;
     }
+    scenario.settings = ALGORITHM_ALONE;
     scenario
+}
+
+/// The same with breakers, which take what an overloaded instance refuses for a fault of its own.
+#[must_use]
+pub fn overload_broken() -> Scenario {
+    let mut scenario = overload();
+    scenario.name = "overload, breakers";
+    scenario.settings = "";
+    scenario.about("the same with breakers as they are by default")
 }
 
 /// Instances of three sizes, and weights that say so.
@@ -218,6 +230,20 @@ pub fn join() -> Scenario {
     scenario
         .happens(20.0, 8, Effect::Join)
         .happens(20.0, 9, Effect::Join)
+}
+
+/// Too little, and then enough.
+#[must_use]
+pub fn scale_out() -> Scenario {
+    let mut scenario = Scenario::alike("scale-out", 12, 1.0)
+        .about("8 instances with more than they can do have queues when 4 more join at second 20");
+    for spec in &mut scenario.instances[8..] {
+        spec.present = false;
+    }
+    scenario.load = vec![(0.0, 0.8), (10.0, 1.1), (20.0, 1.05)];
+    (8..12).fold(scenario, |scenario, instance| {
+        scenario.happens(20.0, instance, Effect::Join)
+    })
 }
 
 /// One dies and comes back.
