@@ -8,8 +8,8 @@ use super::{
     scenario::{Effect, Scenario},
 };
 
-/// Switches off what ejects, breaks or recovers.
-const ALGORITHM_ALONE: &str = "breaker = { enabled = false }";
+/// Switches off what ejects and breaks.
+const ALGORITHM_ALONE: &str = "breaker = { enabled = false }\noutlier = { enabled = false }";
 
 /// All of them, in the order of the report.
 #[must_use]
@@ -28,7 +28,7 @@ pub fn all() -> Vec<Scenario> {
         failing_some(),
         huge(),
         overload(),
-        overload_broken(),
+        overload_ejected(),
         weights(),
         join(),
         scale_out(),
@@ -196,13 +196,14 @@ pub fn overload() -> Scenario {
     scenario
 }
 
-/// The same with breakers, which take what an overloaded instance refuses for a fault of its own.
+/// The same with breakers and ejection, which take what an overloaded instance refuses for a fault
+/// of its own.
 #[must_use]
-pub fn overload_broken() -> Scenario {
+pub fn overload_ejected() -> Scenario {
     let mut scenario = overload();
-    scenario.name = "overload, breakers";
+    scenario.name = "overload, ejection";
     scenario.settings = "";
-    scenario.about("the same with breakers as they are by default")
+    scenario.about("the same with breakers and ejection as they are by default")
 }
 
 /// Instances of three sizes, and weights that say so.

@@ -2,16 +2,31 @@
 //!
 //! Services come out of the configuration reader, so that defaults are the daemon's. Once a second
 //! the control plane has its turn: checks (an instance that refuses connections fails them), scores,
-//! recoveries and breakers.
+//! recoveries,
+//! slow starts, ejections and breakers. Instances that fail in a row ring the alarm, and the control
+//! plane looks up at once.
 
-use std::{fmt::Write as _, sync::Arc, time::Duration};
+use std::{
+    fmt::Write as _,
+    sync::Arc,
+    task::{Context, Waker},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, anyhow};
 use lb_userspace::{
     balance::{Choice, Random, Tried},
     config::{self, Overrides, Sources},
-    health::{breakers, comeback::Comebacks, scorer::Scorer},
-    model::{Algorithm, Clock, Endpoint, Health, InFlight, Instance, InstanceId, Outcome},
+    health::{
+        breakers,
+        comeback::Comebacks,
+        outlier::{Look, Outliers},
+        scorer::Scorer,
+        slow_start::Starts,
+    },
+    model::{
+        Algorithm, Clock, Endpoint, Health, InFlight, Instance, InstanceId, Outcome, Timestamp,
+    },
     registry::{Change, Desired, Registry, Service},
     resilience::{Permit, ScoreWeights},
 };
@@ -21,6 +36,9 @@ use super::{breaker, machine::Manner, scenario::Scenario};
 /// Checks that an instance must fail in a row to be out, and pass to be back.
 const FALL: u32 = 3;
 const RISE: u32 = 2;
+
+/// The shortest time between two looks at failures in a row, the daemon's.
+const SHORTEST: Duration = Duration::from_millis(10);
 
 /// A request's place at an instance.
 #[derive(Debug)]
@@ -38,6 +56,10 @@ pub struct Proxy {
     machines: Vec<usize>,
     scorer: Scorer,
     comebacks: Comebacks,
+    starts: Starts,
+    outliers: Outliers,
+    /// When the control plane may look at failures in a row again.
+    looks_at: Timestamp,
     /// What the last checks of each machine said, and how often in a row.
     checks: Vec<(bool, u32)>,
     desired: Desired,
@@ -58,6 +80,9 @@ impl Proxy {
             machines: Vec::new(),
             scorer: Scorer::new(ScoreWeights::default()),
             comebacks: Comebacks::default(),
+            starts: Starts::default(),
+            outliers: Outliers::with_seed(seed),
+            looks_at: Timestamp::default(),
             checks: vec![(true, 0); scenario.instances.len()],
             desired,
             random: Random::new(seed),
@@ -98,13 +123,27 @@ impl Proxy {
     }
 
     /// Takes note of a request's end; its instance, for whoever wants another one.
-    pub fn end(&self, mut place: Place, outcome: Outcome) -> InstanceId {
+    pub fn end(&mut self, mut place: Place, outcome: Outcome) -> InstanceId {
         place.guard.judge(outcome);
         let spec = self.service.as_ref();
         let spec = spec.and_then(|service| service.spec.breakers.instance.as_ref());
         let (now, random) = (self.clock.now(), &self.random);
         breaker::settle(spec, &place.guard, place.permit, outcome, now, random);
+        if outcome == Outcome::Failure {
+            self.look();
+        }
         place.guard.instance().id
+    }
+
+    /// Ejects who has failed too often in a row, if the alarm was rung.
+    fn look(&mut self) {
+        let now = self.clock.now();
+        let mut context = Context::from_waker(Waker::noop());
+        if now >= self.looks_at && self.registry.alarm().poll_rung(&mut context).is_ready() {
+            self.looks_at = now + SHORTEST;
+            self.outliers.look(&self.registry, now, Look::Runs);
+            self.refresh();
+        }
     }
 
     /// What the control plane does once a second, when machines answer in these manners.
@@ -126,6 +165,8 @@ impl Proxy {
         }
         self.scorer.score(&self.registry, now);
         self.comebacks.drive(&self.registry, now);
+        self.starts.drive(&self.registry, now);
+        self.outliers.look(&self.registry, now, Look::Whole);
         breakers::follow(&self.registry, now);
         self.refresh();
         Ok(())
