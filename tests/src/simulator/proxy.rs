@@ -138,8 +138,8 @@ impl Proxy {
     /// Ejects who has failed too often in a row, if the alarm was rung.
     fn look(&mut self) {
         let now = self.clock.now();
-        let mut context = Context::from_waker(Waker::noop());
-        if now >= self.looks_at && self.registry.alarm().poll_rung(&mut context).is_ready() {
+        let context = Context::from_waker(Waker::noop());
+        if now >= self.looks_at && self.registry.alarm().poll_rung(&context).is_ready() {
             self.looks_at = now + SHORTEST;
             self.outliers.look(&self.registry, now, Look::Runs);
             self.refresh();
