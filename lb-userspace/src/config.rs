@@ -22,6 +22,7 @@ mod flags;
 mod forms;
 mod hashing;
 mod health;
+mod hedge;
 mod load_reports;
 mod origin;
 mod outlier;

@@ -31,6 +31,7 @@ mod forward;
 mod guard;
 mod head;
 mod headers;
+mod hedge;
 mod key;
 mod listeners;
 mod load_report;

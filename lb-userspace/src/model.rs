@@ -64,7 +64,9 @@ pub use prefix::{IpPrefix, PrefixError};
 pub use rate_limit::{RateKey, RateLimitSpec, RateScope};
 pub use reason::{Reason, ServiceStats};
 pub use report::{LoadReport, LoadReports, ReportTimes};
-pub use retry::{MethodSet, RetryCause, RetryRefusal, RetrySpec, RetryStats};
+pub use retry::{
+    HedgeAfter, HedgeEnd, HedgeSpec, MethodSet, RetryCause, RetryRefusal, RetrySpec, RetryStats,
+};
 pub use route::{HostPattern, PathPattern, RouteSpec};
 pub use service::{
     HealthCheckSpec, InstanceSpec, LoadReportSpec, Probe, RecoverySpec, ServiceSpec, TimeoutSpec,

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     l7::GatewayStats,
-    model::{Reason, RetryCause, RetryRefusal, Timestamp, reason as counters},
+    model::{HedgeEnd, Reason, RetryCause, RetryRefusal, Timestamp, reason as counters},
     registry::Service,
 };
 
@@ -89,6 +89,7 @@ fn stats(service: &Service, now: Timestamp) -> (ServiceStats, Sum) {
         retry_causes: counts(RetryCause::ALL, |cause| {
             (cause.label(), retries.count(cause))
         }),
+        hedges: counts(HedgeEnd::ALL, |end| (end.label(), retries.hedges(end))),
         retry_refusals: counts(RetryRefusal::ALL, |refusal| {
             (refusal.label(), retries.refusals(refusal))
         }),

@@ -159,6 +159,9 @@ fn one(stats: &ServiceStats) -> String {
     for retries in &stats.retry_causes {
         text += &format!("retried after {}: {}\n", retries.reason, retries.count);
     }
+    for hedges in &stats.hedges {
+        text += &format!("hedged, {}: {}\n", hedges.reason, hedges.count);
+    }
     for refusals in &stats.retry_refusals {
         text += &format!("not retried for {}: {}\n", refusals.reason, refusals.count);
     }

@@ -10,6 +10,7 @@ use super::{
     forms::{Choice, Form as _, Number},
     hashing::HashSettings,
     health::HealthSettings,
+    hedge::HedgeSettings,
     load_reports::LoadReportSettings,
     origin::Sourced,
     outlier::OutlierSettings,
@@ -66,6 +67,7 @@ pub(super) struct ServiceSettings {
     affinity: AffinitySettings,
     timeouts: TimeoutSettings,
     retry: RetrySettings,
+    hedge: HedgeSettings,
 }
 
 /// A service, and where its parts were found.
@@ -95,6 +97,7 @@ impl ServiceSettings {
             affinity: AffinitySettings::unset(),
             timeouts: TimeoutSettings::unset(),
             retry: RetrySettings::unset(),
+            hedge: HedgeSettings::unset(),
         }
     }
 
@@ -114,6 +117,7 @@ impl ServiceSettings {
         let affinity = t.table("affinity", |t| self.affinity.read(t));
         let timeouts = t.table("timeouts", |t| self.timeouts.read(t));
         let retry = t.table("retry", |t| self.retry.read(t));
+        let hedge = t.table("hedge", |t| self.hedge.read(t));
         Self {
             algorithm,
             hash,
@@ -129,6 +133,7 @@ impl ServiceSettings {
             affinity,
             timeouts,
             retry,
+            hedge,
         }
     }
 }
@@ -167,6 +172,7 @@ pub(super) fn read(
                 affinity: settings.affinity.build(),
                 timeouts: settings.timeouts.build(),
                 retry: settings.retry.build(),
+                hedge: settings.hedge.build(),
                 limits: settings.limits.build(),
                 rate_limits,
                 instances: endpoints.iter().map(ReadInstance::spec).collect(),

@@ -30,6 +30,7 @@ pub(super) struct Place {
 /// What a request holds to the end of its answer: its place at an instance and its seat in the
 /// service.
 #[derive(Debug)]
+#[expect(dead_code, reason = "it is held for its end")]
 pub(super) struct Stay {
     // Given back in this order: whoever is told of a free seat finds the instance free, too.
     pub(super) in_flight: InFlight,

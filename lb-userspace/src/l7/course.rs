@@ -26,6 +26,7 @@ use super::{
     affinity::{self, Following},
     connection::Client,
     exchange::{Failure, Pending, unless_stopped},
+    forward::Answered,
     pool::Pool,
     proxy::Exchanged,
     spare::Spare,
@@ -33,7 +34,7 @@ use super::{
 };
 use crate::{
     balance::{Choice, Tried},
-    model::{InFlight, Instance, Reason, RetryCause, RetryRefusal, Timestamp},
+    model::{Instance, InstanceId, Reason, RetryCause, RetryRefusal, Timestamp},
     registry::Service,
     resilience::{
         Seat,
@@ -98,11 +99,15 @@ impl<'a> Course<'a> {
         admission::choose(self, &choice, Some(position))
     }
 
-    /// What a request holds to the end of its answer.
-    pub(super) fn stay(&mut self, in_flight: InFlight) -> Stay {
-        Stay {
-            in_flight,
-            seat: self.seat.take(),
+    /// An answer with what the request holds to its end.
+    pub(super) fn ends(&mut self, answered: Answered) -> Exchanged {
+        Exchanged {
+            answer: answered.answer,
+            lease: answered.lease,
+            stay: Stay {
+                in_flight: answered.in_flight,
+                seat: self.seat.take(),
+            },
         }
     }
 
@@ -131,8 +136,23 @@ impl<'a> Course<'a> {
         affinity::pick(self.following, worker, self.service, &self.choice(now))
     }
 
+    /// Whether nothing has failed so far.
+    pub(super) const fn is_first(&self) -> bool {
+        self.retries == 0
+    }
+
+    /// The instances that the request has been sent to in vain.
+    pub(super) const fn tried(&self) -> &Tried {
+        &self.tried
+    }
+
+    /// The request has been sent to this instance, too.
+    pub(super) fn has_tried(&mut self, id: InstanceId) {
+        self.tried.insert(id);
+    }
+
     /// What a pick goes by.
-    fn choice(&self, now: Timestamp) -> Choice<'_> {
+    pub(super) fn choice(&self, now: Timestamp) -> Choice<'_> {
         let worker = &self.client.worker;
         Choice {
             key: self.key,
@@ -154,27 +174,27 @@ impl<'a> Course<'a> {
     /// client after all.
     pub(super) async fn after_answer(
         &mut self,
-        exchanged: Exchanged,
+        answered: Answered,
         pending: &mut Pending,
     ) -> Result<Result<usize, Box<Exchanged>>, Reason> {
         let now = self.client.worker.clock.now();
-        let instance = &Arc::clone(exchanged.stay.in_flight.instance());
-        let (status, spec) = (exchanged.answer.status(), &self.service.spec.retry);
+        let instance = &Arc::clone(answered.in_flight.instance());
+        let (status, spec) = (answered.answer.status(), &self.service.spec.retry);
         if rests(status)
-            && let Some(asked) = retry_after(exchanged.answer.headers())
+            && let Some(asked) = retry_after(answered.answer.headers())
         {
             instance.rest(now + retry::rest(spec, asked));
         }
         if !spec.statuses.contains(&status.as_u16()) || spec.max == 0 {
-            return Ok(Err(Box::new(exchanged)));
+            return Ok(Err(Box::new(self.ends(answered))));
         }
         *pending = self.repeat();
         match self.again(instance, RetryCause::Status, pending, now) {
             Ok((next, wait)) => {
-                self.discard(exchanged, now);
+                self.discard(answered, now);
                 self.wait(next, wait).await.map(Ok)
             }
-            Err(_) => Ok(Err(Box::new(exchanged))),
+            Err(_) => Ok(Err(Box::new(self.ends(answered)))),
         }
     }
 
@@ -306,13 +326,8 @@ impl<'a> Course<'a> {
     }
 
     /// Reads what is left of an answer, if that is little, so that its connection can be kept.
-    fn discard(&mut self, exchanged: Exchanged, now: Timestamp) {
-        let Exchanged {
-            answer,
-            lease,
-            stay,
-        } = exchanged;
-        self.seat = stay.seat;
+    fn discard(&self, answered: Answered, now: Timestamp) {
+        let Answered { answer, lease, .. } = answered;
         let mut body = answer.into_body();
         let pool = Rc::clone(&self.client.worker.pool);
         if body.is_end_stream() {

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use hyper::{Request, header, header::HeaderValue};
+use hyper::{Request, Response, body::Incoming, header, header::HeaderValue};
 
 use super::{
     access::Entry,
@@ -16,12 +16,13 @@ use super::{
     connection::Client,
     course::Course,
     exchange::{self, Pending},
-    load_report,
+    hedge, load_report,
+    pool::Lease,
     proxy::Exchanged,
     upload::Upload,
 };
 use crate::{
-    model::{Instance, Outcome, Reason, Timestamp},
+    model::{InFlight, Instance, Outcome, Reason, Timestamp},
     registry::Service,
     resilience::Verdict,
 };
@@ -40,13 +41,25 @@ pub(super) async fn forward(
     let mut pending = Some(request);
     let mut place = course.enter(now)?;
     loop {
-        let tried = attempt(&mut course, place, &mut pending, entry).await;
-        let again = match tried {
-            Ok(exchanged) if !course.is_worth_a_look(exchanged.answer.status()) => {
-                return Ok(exchanged);
+        entry.asks(place.in_flight.instance());
+        client.pulse.tries(place.in_flight.began());
+        let tried = match hedge::wanted(&course, &pending) {
+            None => attempt(&course, place, &mut pending).await,
+            Some(spec) => {
+                let hedged = hedge::attempt(&course, spec, place, &mut pending, entry);
+                let (tried, other) = Box::pin(hedged).await;
+                if let Some(other) = other {
+                    course.has_tried(other);
+                }
+                tried
             }
-            Ok(exchanged) => {
-                let again = course.after_answer(exchanged, &mut pending);
+        };
+        let again = match tried {
+            Ok(answered) if !course.is_worth_a_look(answered.answer.status()) => {
+                return Ok(course.ends(answered));
+            }
+            Ok(answered) => {
+                let again = course.after_answer(answered, &mut pending);
                 match Box::pin(again).await? {
                     Ok(next) => next,
                     Err(exchanged) => return Ok(*exchanged),
@@ -60,13 +73,19 @@ pub(super) async fn forward(
     }
 }
 
+/// An answer, the connection that it came on, and the place at its instance.
+#[derive(Debug)]
+pub(super) struct Answered {
+    pub(super) answer: Response<Incoming>,
+    pub(super) lease: Lease,
+    pub(super) in_flight: InFlight,
+}
+
+/// What became of a try.
+pub(super) type Tried = Result<Answered, (exchange::Failure, Arc<Instance>)>;
+
 /// One try on one instance.
-async fn attempt(
-    course: &mut Course<'_>,
-    place: Place,
-    pending: &mut Pending,
-    entry: &mut Entry,
-) -> Result<Exchanged, (exchange::Failure, Arc<Instance>)> {
+pub(super) async fn attempt(course: &Course<'_>, place: Place, pending: &mut Pending) -> Tried {
     let Place {
         mut in_flight,
         probe,
@@ -76,8 +95,6 @@ async fn attempt(
     if let Some(request) = pending {
         name_host(request, instance);
     }
-    entry.asks(instance);
-    course.client.pulse.tries(in_flight.began());
     match exchange::run(course, instance, pending).await {
         Ok((mut answer, lease)) => {
             if let Some(spec) = &service.spec.load_reports {
@@ -91,10 +108,10 @@ async fn attempt(
             });
             let verdict = breaker::verdict(answer.status());
             breaker::settle(worker, service, &in_flight, probe, verdict);
-            Ok(Exchanged {
+            Ok(Answered {
                 answer,
                 lease,
-                stay: course.stay(in_flight),
+                in_flight,
             })
         }
         Err(failure) => {

@@ -11,6 +11,7 @@ mod breakers;
 mod failures;
 mod forwarding;
 mod framing;
+mod hedging;
 mod lifecycle;
 mod random;
 mod rates;

@@ -180,11 +180,54 @@ labelled! {
     }
 }
 
+/// Hedging: a second instance for requests whose answer takes long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HedgeSpec {
+    /// When.
+    pub after: HedgeAfter,
+    /// Hedges in percent of the requests of a sliding window, 1 to 100.
+    pub max_extra: u8,
+}
+
+impl Default for HedgeSpec {
+    /// After the 95th percentile, for 2 % more requests at most.
+    fn default() -> Self {
+        Self {
+            after: HedgeAfter::Quantile(95),
+            max_extra: 2,
+        }
+    }
+}
+
+/// When a request is worth a second instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HedgeAfter {
+    /// When its answer takes longer than so many percent of the service's answers, 50 to 99.
+    Quantile(u8),
+    /// After this time.
+    Time(Duration),
+}
+
+labelled! {
+    /// What became of a request that was slow enough to be hedged.
+    HedgeEnd {
+        /// The second instance answered first.
+        Won: "won";
+        /// The first one did, or neither answered well.
+        Lost: "lost";
+        /// The budget had nothing left for it.
+        Refused: "refused";
+        /// There was no second instance.
+        NoInstance: "no_instance";
+    }
+}
+
 /// What is counted of a service's retries.
 #[derive(Debug, Default)]
 pub struct RetryStats {
     made: [AtomicU64; RetryCause::ALL.len()],
     refused: [AtomicU64; RetryRefusal::ALL.len()],
+    hedged: [AtomicU64; HedgeEnd::ALL.len()],
 }
 
 impl RetryStats {
@@ -196,6 +239,17 @@ impl RetryStats {
     /// Counts a request that was not retried.
     pub fn refused(&self, refusal: RetryRefusal) {
         self.refused[refusal as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Counts a request that was slow enough to be hedged.
+    pub fn hedged(&self, end: HedgeEnd) {
+        self.hedged[end as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Requests that were slow enough to be hedged and ended like this.
+    #[must_use]
+    pub fn hedges(&self, end: HedgeEnd) -> u64 {
+        self.hedged[end as usize].load(Relaxed)
     }
 
     /// Retries for `cause`.
@@ -218,7 +272,7 @@ impl RetryStats {
 
     /// Forgets everything.
     pub fn reset(&self) {
-        for counter in self.made.iter().chain(&self.refused) {
+        for counter in self.made.iter().chain(&self.refused).chain(&self.hedged) {
             counter.store(0, Relaxed);
         }
     }

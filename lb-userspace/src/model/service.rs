@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    AffinitySpec, Algorithm, BreakersSpec, Endpoint, FailOpenSpec, Forwarding, HashKey, LimitSpec,
-    OutlierSpec, RateLimitSpec, ReportTimes, RetrySpec, ServiceName, SlowStartSpec,
+    AffinitySpec, Algorithm, BreakersSpec, Endpoint, FailOpenSpec, Forwarding, HashKey, HedgeSpec,
+    LimitSpec, OutlierSpec, RateLimitSpec, ReportTimes, RetrySpec, ServiceName, SlowStartSpec,
 };
 
 /// The bound of consistent hashing when nobody says anything, in percent: with a quarter more than
@@ -69,6 +69,8 @@ pub struct ServiceSpec {
     pub timeouts: TimeoutSpec,
     /// When a request is sent once more.
     pub retry: RetrySpec,
+    /// When a slow request is sent to a second instance; `None` is never.
+    pub hedge: Option<HedgeSpec>,
     /// The most requests at once.
     pub limits: LimitSpec,
     /// Limits of the rate of requests.
@@ -98,6 +100,7 @@ impl ServiceSpec {
             affinity: AffinitySpec::default(),
             timeouts: TimeoutSpec::default(),
             retry: RetrySpec::default(),
+            hedge: None,
             limits: LimitSpec::default(),
             rate_limits: Vec::new(),
             instances: Vec::new(),

@@ -14,7 +14,7 @@ use crate::{
         AdminState, AffinityStats, Algorithm, Health, Instance, Member, ServiceGuard, ServiceLoad,
         ServiceSpec, ServiceStats, UNLIMITED,
     },
-    resilience::{Admission, Budget, Factors, WeightInputs, effective_weight},
+    resilience::{Admission, Budget, Factors, Hedging, WeightInputs, effective_weight},
 };
 
 /// A service.
@@ -26,6 +26,7 @@ pub(super) struct ServiceState {
     pub(super) instances: Vec<InstanceState>,
     pub(super) stats: Arc<ServiceStats>,
     pub(super) budget: Arc<Budget>,
+    pub(super) hedging: Arc<Hedging>,
     pub(super) guard: Arc<ServiceGuard>,
     /// Requests in flight.
     pub(super) load: Arc<ServiceLoad>,
@@ -154,6 +155,7 @@ impl ServiceState {
                 .collect(),
             stats: Arc::clone(&self.stats),
             budget: Arc::clone(&self.budget),
+            hedging: Arc::clone(&self.hedging),
             admission: Arc::clone(&self.admission),
             guard: Arc::clone(&self.guard),
             fail_open,

@@ -11,7 +11,7 @@ use crate::{
         ListenerSpec, Member, RouteSpec, ServiceGuard, ServiceName, ServiceSpec, ServiceStats,
         Timestamp, VipSpec,
     },
-    resilience::{Admission, Budget, Ejection, Factors, Progress, Ramp, WHOLE},
+    resilience::{Admission, Budget, Ejection, Factors, Hedging, Progress, Ramp, WHOLE},
 };
 
 /// One consistent picture of everything, immutable.
@@ -53,6 +53,8 @@ pub struct Service {
     pub stats: Arc<ServiceStats>,
     /// What retries may cost.
     pub budget: Arc<Budget>,
+    /// How long its answers take, as far as hedging needs to know.
+    pub hedging: Arc<Hedging>,
     /// Who is inside, and who waits.
     pub admission: Arc<Admission>,
     /// Whether anything limits how many requests are in flight: without it nobody asks `admission`.

@@ -20,7 +20,7 @@ use crate::{
         InstanceId, InstanceSpec, ListenerSpec, RouteSpec, ServiceGuard, ServiceLoad, ServiceName,
         ServiceSpec, VipSpec,
     },
-    resilience::{Budget, Factors, Progress, Ramp},
+    resilience::{Budget, Factors, Hedging, Progress, Ramp},
 };
 
 /// Everything that the registry knows. Cheap to clone: a change works on a copy.
@@ -161,6 +161,7 @@ impl State {
                 instances,
                 stats: Arc::default(),
                 budget: Arc::new(Budget::new(self.workers)),
+                hedging: Arc::new(Hedging::new(self.workers)),
                 guard: Arc::new(ServiceGuard::new(self.workers)),
                 load,
                 admission: Arc::default(),
@@ -194,6 +195,7 @@ impl State {
             instances,
             stats: before.stats,
             budget: before.budget,
+            hedging: before.hedging,
             guard: before.guard,
             load: before.load,
             admission: before.admission,

@@ -132,13 +132,13 @@ impl Budget {
         granted
     }
 
-    /// Grants a hedge, or does not. One that is asked for early may use half of the share only, so
-    /// that something is left for those that have waited longer. Only thread `worker` may ask.
+    /// Grants a hedge, or does not. One that is asked for early may use a quarter of the share only,
+    /// so that something is left for those that have waited longer. Only thread `worker` may ask.
     #[must_use]
     pub fn hedge(&self, now: Timestamp, worker: usize, share: u8, early: bool) -> bool {
         let shard = self.shard(worker);
         let sums = shard.sums(now);
-        let parts = if early { 200 } else { 100 };
+        let parts = if early { 400 } else { 100 };
         let granted = (sums.hedges + 1) * parts <= sums.requests * u64::from(share);
         if granted {
             add(&shard.bucket(now).hedges);
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn hedges_that_come_early_leave_half() {
+    fn hedges_that_come_early_leave_most() {
         let budget = Budget::new(1);
         (0..1000).for_each(|_| budget.request(at(1), 0));
         let granted = |early| {
@@ -240,8 +240,8 @@ mod tests {
                 .filter(|_| budget.hedge(at(2), 0, 2, early))
                 .count()
         };
-        assert_eq!(granted(true), 10);
-        assert_eq!(granted(false), 10);
+        assert_eq!(granted(true), 5);
+        assert_eq!(granted(false), 15);
         // Retries have a share of their own.
         assert!(budget.retry(at(2), 0, 20, 0));
     }

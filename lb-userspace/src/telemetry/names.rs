@@ -78,6 +78,9 @@ families! {
     RETRIES: Counter "lb_retries_total"
         ["service", "reason"]
         "Requests that were sent once more, by what the try before failed with.";
+    HEDGES: Counter "lb_hedges_total"
+        ["service", "result"]
+        "Requests that were slow enough to be sent to a second instance, by what came of it.";
     RETRIES_REFUSED: Counter "lb_retries_refused_total"
         ["service", "reason"]
         "Requests that failed and were not sent once more, by why not.";

@@ -17,8 +17,8 @@ use super::{
 };
 use crate::{
     model::{
-        AdminState, Algorithm, BreakerState, Clock, Detector, Gate, Health, Member, Reason,
-        RetryCause, RetryRefusal, RetryStats, Timestamp, measure::LATENCY_BOUNDS_US,
+        AdminState, Algorithm, BreakerState, Clock, Detector, Gate, Health, HedgeEnd, Member,
+        Reason, RetryCause, RetryRefusal, RetryStats, Timestamp, measure::LATENCY_BOUNDS_US,
     },
     registry::{FailOpen, InstanceStatus, Registry, Service},
     resilience::{UNIT, WHOLE},
@@ -44,6 +44,7 @@ impl TrafficCollector {
             &names::HEALTH_SCORE,
             &names::ANSWERS,
             &names::RETRIES,
+            &names::HEDGES,
             &names::RETRIES_REFUSED,
             &names::SESSION_REQUESTS,
             &names::SESSION_BREAKS,
@@ -132,6 +133,7 @@ impl Collector for TrafficCollector {
 struct RetrySamples {
     made: Samples,
     refused: Samples,
+    hedges: Samples,
 }
 
 impl RetrySamples {
@@ -139,6 +141,7 @@ impl RetrySamples {
         Self {
             made: Samples::new(&names::RETRIES),
             refused: Samples::new(&names::RETRIES_REFUSED),
+            hedges: Samples::new(&names::HEDGES),
         }
     }
 
@@ -151,10 +154,14 @@ impl RetrySamples {
             let count = stats.refusals(*refusal) as f64;
             self.refused.add(&[service, refusal.label()], count);
         }
+        for end in HedgeEnd::ALL {
+            let count = stats.hedges(*end) as f64;
+            self.hedges.add(&[service, end.label()], count);
+        }
     }
 
-    fn finish(self) -> [MetricFamily; 2] {
-        [self.made, self.refused].map(Samples::finish)
+    fn finish(self) -> [MetricFamily; 3] {
+        [self.made, self.refused, self.hedges].map(Samples::finish)
     }
 }
 

@@ -63,6 +63,10 @@ pub struct ServiceStats {
     /// Requests that failed and were not sent once more, by why not; what never occurred is absent.
     #[serde(default)]
     pub retry_refusals: Vec<Count>,
+    /// Requests that were slow enough for a second instance, by what came of it; what never
+    /// occurred is absent.
+    #[serde(default)]
+    pub hedges: Vec<Count>,
     /// Answers that lb itself made, by reason; reasons that never occurred are absent.
     pub answers: Vec<AnswerCount>,
     /// How the requests and connections are spread, in the order of the configuration.

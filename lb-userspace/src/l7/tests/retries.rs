@@ -30,7 +30,7 @@ fn retrying(instances: &[&Stub], change: impl FnOnce(&mut RetrySpec)) -> Gateway
 }
 
 impl Gateway {
-    fn retries(&self, cause: RetryCause) -> u64 {
+    pub(super) fn retries(&self, cause: RetryCause) -> u64 {
         self.registry.snapshot().services[0]
             .stats
             .retries
