@@ -27,6 +27,7 @@ mod load_reports;
 mod origin;
 mod outlier;
 mod path;
+mod queue;
 mod rate_limit;
 mod reader;
 mod recovery;

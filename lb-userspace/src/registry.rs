@@ -131,6 +131,10 @@ impl Registry {
         }
         self.published.store(Arc::new(snapshot));
         self.revision.send_replace(revision);
+        // What they waited for may look different now.
+        for service in &before.services {
+            service.admission.queue().look_again();
+        }
         for event in &events {
             event.log(revision);
         }

@@ -1,15 +1,16 @@
 //! `/limits`: what may enter, and how much of it is used.
 
-use std::num::NonZeroU32;
+use std::{num::NonZeroU32, time::Duration};
 
 use axum::extract::State;
 
 use super::{
     answer::Answer,
+    measure,
     state::ApiState,
     types::{self, Limits, RateLimit, ServiceLimits},
 };
-use crate::{registry::Service, resilience::RateLimiter};
+use crate::{model::QueueSpec, registry::Service, resilience::RateLimiter};
 
 /// `GET /limits`.
 pub(super) async fn limits(State(state): State<ApiState>) -> Answer<Limits> {
@@ -32,7 +33,27 @@ pub(super) fn of(service: &Service) -> types::Admission {
         max_requests: limits.service.map(NonZeroU32::get),
         instance_max_requests: limits.instance.map(NonZeroU32::get),
         in_flight: members.map(|m| u64::from(m.instance.in_flight())).sum(),
+        queue: service.spec.queue.as_ref().map(|spec| queue(service, spec)),
     }
+}
+
+fn queue(service: &Service, spec: &QueueSpec) -> types::Queue {
+    let queue = service.admission.queue();
+    let (counts, sum_us) = queue.waits().read();
+    let served = counts.iter().sum();
+    types::Queue {
+        waiting: queue.waiting(),
+        size: spec.size,
+        timeout_ms: ms(spec.timeout),
+        target_ms: ms(spec.target),
+        interval_ms: ms(spec.interval),
+        served,
+        mean_wait_ms: measure::share(sum_us, served).map(|us| measure::round(us / 1e3)),
+    }
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn rate_limit(limiter: &RateLimiter) -> RateLimit {
@@ -42,7 +63,7 @@ fn rate_limit(limiter: &RateLimiter) -> RateLimit {
         name: limiter.name.clone(),
         key: spec.key.to_string(),
         requests: spec.requests,
-        per_ms: u64::try_from(spec.per.as_millis()).unwrap_or(u64::MAX),
+        per_ms: ms(spec.per),
         burst: spec.burst,
         refused: limiter.refused(),
         crowded: limiter.crowded(),

@@ -95,6 +95,7 @@ pub(super) async fn reset(
     let mut instances = 0;
     for service in &snapshot.services {
         service.stats.reset();
+        service.admission.queue().waits().reset();
         service.guard.reset();
         service.affinity.reset();
         for member in service.members.iter() {

@@ -30,7 +30,8 @@ use crate::{
     model::{
         Algorithm, ApiSpec, Clock, Endpoint, Forwarding, GatewaySpec, HashKey, Health,
         HealthCheckSpec, HostPattern, Instance, InstanceSpec, Outcome, PathPattern, Probe,
-        Protocol, RateKey, RateLimitSpec, RouteSpec, ServiceName, ServiceSpec, Timestamp, VipSpec,
+        Protocol, QueueSpec, RateKey, RateLimitSpec, RouteSpec, ServiceName, ServiceSpec,
+        Timestamp, VipSpec,
     },
     registry::{Change, Desired, Registry},
 };
@@ -212,6 +213,13 @@ fn desired() -> Desired {
     };
     let mut sticky = spec("main-backend", &[(A, 10), (B, 30)]);
     sticky.affinity.enabled = true;
+    sticky.queue = Some(QueueSpec {
+        size: 50,
+        timeout: Duration::from_secs(1),
+        target: Duration::from_millis(20),
+        interval: Duration::from_millis(100),
+        priority_header: None,
+    });
     Desired {
         services: vec![sticky, ocr],
         routes: vec![

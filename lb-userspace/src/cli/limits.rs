@@ -25,6 +25,8 @@ fn services(list: &[ServiceLimits]) -> String {
         ("IN FLIGHT", Lean::Right),
         ("MAX", Lean::Right),
         ("INSTANCE MAX", Lean::Right),
+        ("WAITING", Lean::Right),
+        ("QUEUE", Lean::Right),
     ];
     let rows = list.iter().map(|service| {
         let admission = &service.admission;
@@ -33,6 +35,8 @@ fn services(list: &[ServiceLimits]) -> String {
             admission.in_flight.to_string(),
             number(admission.max_requests),
             number(admission.instance_max_requests),
+            number(admission.queue.map(|queue| queue.waiting)),
+            number(admission.queue.map(|queue| queue.size)),
         ]
     });
     table(&columns, rows)

@@ -14,6 +14,7 @@ use super::{
     load_reports::LoadReportSettings,
     origin::Sourced,
     outlier::OutlierSettings,
+    queue::QueueSettings,
     rate_limit,
     reader::Section,
     recovery::RecoverySettings,
@@ -65,6 +66,7 @@ pub(super) struct ServiceSettings {
     fail_open: FailOpenSettings,
     slow_start: SlowStartSettings,
     affinity: AffinitySettings,
+    queue: QueueSettings,
     timeouts: TimeoutSettings,
     retry: RetrySettings,
     hedge: HedgeSettings,
@@ -95,6 +97,7 @@ impl ServiceSettings {
             fail_open: FailOpenSettings::unset(),
             slow_start: SlowStartSettings::unset(),
             affinity: AffinitySettings::unset(),
+            queue: QueueSettings::unset(),
             timeouts: TimeoutSettings::unset(),
             retry: RetrySettings::unset(),
             hedge: HedgeSettings::unset(),
@@ -115,6 +118,7 @@ impl ServiceSettings {
         let fail_open = t.table("fail_open", |t| self.fail_open.read(t));
         let slow_start = t.table("slow_start", |t| self.slow_start.read(t));
         let affinity = t.table("affinity", |t| self.affinity.read(t));
+        let queue = t.table("queue", |t| self.queue.read(t));
         let timeouts = t.table("timeouts", |t| self.timeouts.read(t));
         let retry = t.table("retry", |t| self.retry.read(t));
         let hedge = t.table("hedge", |t| self.hedge.read(t));
@@ -131,6 +135,7 @@ impl ServiceSettings {
             fail_open,
             slow_start,
             affinity,
+            queue,
             timeouts,
             retry,
             hedge,
@@ -174,6 +179,7 @@ pub(super) fn read(
                 retry: settings.retry.build(),
                 hedge: settings.hedge.build(),
                 limits: settings.limits.build(),
+                queue: settings.queue.build(),
                 rate_limits,
                 instances: endpoints.iter().map(ReadInstance::spec).collect(),
             },

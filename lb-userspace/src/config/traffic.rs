@@ -3,7 +3,7 @@
 use super::{
     forms::{Choice, Number},
     origin::Sourced,
-    rate_limit,
+    queue, rate_limit,
     reader::Section,
     values::{HOST, ROUTE_PATH, SERVICE, VIP_ADDRESS},
 };
@@ -54,12 +54,14 @@ fn read_routes(
     root.tables("routes", None, |t| {
         let host = t.value("host", &HOST, &Sourced::unset(HostPattern::Any));
         let path = t.required("path", &ROUTE_PATH);
+        let priority = queue::read_priority(t);
         let rate_limits = rate_limit::read(t);
         let service = t.required("service", &SERVICE)?;
         references.push(service.clone());
         Some(Leads {
             spec: RouteSpec {
                 host: host.value,
+                priority,
                 rate_limits,
                 ..RouteSpec::new(path?.value, service.value.clone())
             },

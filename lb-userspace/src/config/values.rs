@@ -11,7 +11,7 @@ use super::forms::{Pattern, Refused};
 use crate::model::{IpPrefix, ServiceName};
 
 pub(super) use http::{
-    COOKIE_KEY, COOKIE_NAME, HASH_KEY, HOST, JWT_SECRET, PROBE_HOST, PROBE_PATH, RATE_KEY,
+    COOKIE_KEY, COOKIE_NAME, FIELD, HASH_KEY, HOST, JWT_SECRET, PROBE_HOST, PROBE_PATH, RATE_KEY,
     ROUTE_PATH, SESSION_SOURCE, STATUS, is_token,
 };
 

@@ -3,17 +3,25 @@
 //! Nothing here costs more than a branch for a service without limits.
 
 mod rate;
+mod wait;
 
 use std::num::NonZeroU32;
 
-use super::{affinity, breaker, course::Course};
+use super::{
+    affinity::{self, Following},
+    breaker,
+    connection::Client,
+    course::Known,
+};
 use crate::{
     balance::Choice,
     model::{InFlight, Instance, Member, Reason, UNLIMITED},
+    registry::Service,
     resilience::{Permit, Seat},
 };
 
 pub(super) use rate::{RateTable, TooEarly};
+pub(super) use wait::priority;
 
 /// How often an instance is chosen that another worker fills up in the same moment, before the
 /// service counts as full: each time somebody else got on.
@@ -37,36 +45,67 @@ pub(super) struct Stay {
     pub(super) seat: Option<Seat>,
 }
 
-/// Takes a seat in the service, if it has limits, and a place at one of its instances, or says why
-/// there is none.
-pub(super) fn enter(
-    course: &Course<'_>,
+/// Takes a seat in the service, if it has limits, and a place at one of its instances; waits for
+/// them where requests may wait.
+///
+/// # Errors
+/// Why there is none.
+pub(super) async fn enter(
+    client: &Client,
+    service: &Service,
+    known: &Known<'_>,
     choice: &Choice<'_>,
 ) -> Result<(Place, Option<Seat>), Reason> {
-    let service = course.service;
+    let waits = service.limited && service.spec.queue.is_some();
+    // Nobody overtakes those who wait already.
+    let entered = if waits && service.admission.queue().waiting() > 0 {
+        Err(Reason::AtCapacity)
+    } else {
+        enter_now(client, service, known.following, choice)
+    };
+    match entered {
+        Err(Reason::AtCapacity) if waits => {
+            Box::pin(wait::wait(client, service.name(), known)).await
+        }
+        entered => entered,
+    }
+}
+
+/// The same without waiting.
+fn enter_now(
+    client: &Client,
+    service: &Service,
+    following: Option<&Following>,
+    choice: &Choice<'_>,
+) -> Result<(Place, Option<Seat>), Reason> {
     let seat = if service.limited {
         let limit = service.spec.limits.service;
         let most = limit.map_or(UNLIMITED, NonZeroU32::get);
-        Some(service.admission.enter(most).ok_or(Reason::AtCapacity)?)
+        let seat = service.admission.enter(most, &client.worker.clock);
+        Some(seat.ok_or(Reason::AtCapacity)?)
     } else {
         None
     };
-    Ok((choose(course, choice, None)?, seat))
+    match choose(client, service, following, choice, None) {
+        Ok(place) => Ok((place, seat)),
+        Err(reason) => {
+            if let Some(seat) = seat {
+                seat.unused();
+            }
+            Err(reason)
+        }
+    }
 }
 
 /// Takes a place for a request that is inside the service: at the instance that was `picked`, or at
 /// another one.
 pub(super) fn choose(
-    course: &Course<'_>,
+    client: &Client,
+    service: &Service,
+    following: Option<&Following>,
     choice: &Choice<'_>,
     mut picked: Option<usize>,
 ) -> Result<Place, Reason> {
-    let Course {
-        client,
-        service,
-        following,
-        ..
-    } = *course;
     let worker = &client.worker;
     for _ in 0..RACES {
         let next = picked

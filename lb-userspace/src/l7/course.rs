@@ -34,7 +34,7 @@ use super::{
 };
 use crate::{
     balance::{Choice, Tried},
-    model::{Instance, InstanceId, Reason, RetryCause, RetryRefusal, Timestamp},
+    model::{Instance, InstanceId, Priority, Reason, RetryCause, RetryRefusal, Timestamp},
     registry::Service,
     resilience::{
         Seat,
@@ -47,14 +47,26 @@ use crate::{
 const DISCARD_BYTES: u64 = 16 * 1024;
 const DISCARD_TIME: Duration = Duration::from_secs(1);
 
+/// What is known of a request before an instance is chosen for it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Known<'a> {
+    /// When it came.
+    pub(super) now: Timestamp,
+    /// For consistent hashing.
+    pub(super) key: u64,
+    /// How urgent it is.
+    pub(super) priority: Priority,
+    /// Its session.
+    pub(super) following: Option<&'a Following>,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Course<'a> {
     pub(super) client: &'a Client,
     pub(super) service: &'a Service,
-    pub(super) following: Option<&'a Following>,
     spare: Result<Spare, RetryRefusal>,
-    key: u64,
+    known: Known<'a>,
     tried: Tried,
     retries: u8,
     /// The request's seat in the service, whichever instance it is sent to.
@@ -66,19 +78,16 @@ impl<'a> Course<'a> {
     pub(super) fn new(
         client: &'a Client,
         service: &'a Service,
-        now: Timestamp,
-        key: u64,
-        following: Option<&'a Following>,
+        known: Known<'a>,
         request: &mut Request<Upload>,
     ) -> Self {
         let (worker, retry) = (&client.worker, &service.spec.retry);
-        service.budget.request(now, worker.index);
+        service.budget.request(known.now, worker.index);
         Self {
             client,
             service,
-            following,
             spare: Spare::new(request, retry, &worker.buffers),
-            key,
+            known,
             tried: Tried::default(),
             retries: 0,
             seat: None,
@@ -86,8 +95,11 @@ impl<'a> Course<'a> {
     }
 
     /// Chooses an instance for the first try, and takes a place there.
-    pub(super) fn enter(&mut self, now: Timestamp) -> Result<Place, Reason> {
-        let (place, seat) = admission::enter(self, &self.choice(now))?;
+    pub(super) async fn enter(&mut self) -> Result<Place, Reason> {
+        let known = &self.known;
+        let choice = self.choice(known.now);
+        let entered = admission::enter(self.client, self.service, known, &choice).await;
+        let (place, seat) = entered?;
         self.seat = seat;
         Ok(place)
     }
@@ -95,8 +107,30 @@ impl<'a> Course<'a> {
     /// Takes a place at the instance of a retry, or at another one if it has filled up since it
     /// was chosen.
     pub(super) fn enter_at(&self, position: usize) -> Result<Place, Reason> {
+        self.freed();
         let choice = self.choice(self.client.worker.clock.now());
-        admission::choose(self, &choice, Some(position))
+        let following = self.known.following;
+        admission::choose(
+            self.client,
+            self.service,
+            following,
+            &choice,
+            Some(position),
+        )
+    }
+
+    /// Tells whoever waits that the place of a try at its instance is free again, though the
+    /// request's seat in the service is not.
+    pub(super) fn freed(&self) {
+        if self.seat.is_some() {
+            let queue = self.service.admission.queue();
+            queue.released(&self.client.worker.clock);
+        }
+    }
+
+    /// Whether the request belongs to no session.
+    pub(super) const fn follows_nothing(&self) -> bool {
+        self.known.following.is_none()
     }
 
     /// An answer with what the request holds to its end.
@@ -133,7 +167,12 @@ impl<'a> Course<'a> {
     /// The position of an instance that the request has not been sent to.
     fn pick(&self, now: Timestamp) -> Option<usize> {
         let worker = &self.client.worker;
-        affinity::pick(self.following, worker, self.service, &self.choice(now))
+        affinity::pick(
+            self.known.following,
+            worker,
+            self.service,
+            &self.choice(now),
+        )
     }
 
     /// Whether nothing has failed so far.
@@ -155,7 +194,7 @@ impl<'a> Course<'a> {
     pub(super) fn choice(&self, now: Timestamp) -> Choice<'_> {
         let worker = &self.client.worker;
         Choice {
-            key: self.key,
+            key: self.known.key,
             worker: worker.index,
             now,
             random: &worker.random,

@@ -11,10 +11,9 @@ use hyper::{Request, Response, body::Incoming, header, header::HeaderValue};
 use super::{
     access::Entry,
     admission::Place,
-    affinity::Following,
     breaker,
     connection::Client,
-    course::Course,
+    course::{Course, Known},
     exchange::{self, Pending},
     hedge, load_report,
     pool::Lease,
@@ -22,7 +21,7 @@ use super::{
     upload::Upload,
 };
 use crate::{
-    model::{InFlight, Instance, Outcome, Reason, Timestamp},
+    model::{InFlight, Instance, Outcome, Reason},
     registry::Service,
     resilience::Verdict,
 };
@@ -31,15 +30,13 @@ use crate::{
 pub(super) async fn forward(
     client: &Client,
     service: &Service,
-    now: Timestamp,
-    key: u64,
-    following: Option<&Following>,
+    known: Known<'_>,
     mut request: Request<Upload>,
     entry: &mut Entry,
 ) -> Result<Exchanged, Reason> {
-    let mut course = Course::new(client, service, now, key, following, &mut request);
+    let mut course = Course::new(client, service, known, &mut request);
     let mut pending = Some(request);
-    let mut place = course.enter(now)?;
+    let mut place = course.enter().await?;
     loop {
         entry.asks(place.in_flight.instance());
         client.pulse.tries(place.in_flight.began());
@@ -48,6 +45,7 @@ pub(super) async fn forward(
             Some(spec) => {
                 let hedged = hedge::attempt(&course, spec, place, &mut pending, entry);
                 let (tried, other) = Box::pin(hedged).await;
+                course.freed();
                 if let Some(other) = other {
                     course.has_tried(other);
                 }

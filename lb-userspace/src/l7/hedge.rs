@@ -27,7 +27,7 @@ pub(super) fn wanted<'a>(course: &Course<'a>, pending: &Pending) -> Option<&'a H
     let spec = course.service.spec.hedge.as_ref()?;
     let fits = course.is_first()
         && course.repeats()
-        && course.following.is_none()
+        && course.follows_nothing()
         && pending.as_ref().is_some_and(|request| {
             let harmless = MethodSet::SAFE.contains(request.method().as_str());
             harmless && request.body().is_none()
@@ -121,7 +121,13 @@ async fn second_place(
             tried: &tried,
             ..course.choice(now)
         };
-        let place = admission::choose(course, &choice, None).ok();
+        let service = course.service;
+        // Who waits for a place comes before who would have a second one.
+        let place = if service.admission.queue().waiting() > 0 {
+            None
+        } else {
+            admission::choose(course.client, service, None, &choice, None).ok()
+        };
         if place.is_none() {
             stats(course).hedged(HedgeEnd::NoInstance);
         }

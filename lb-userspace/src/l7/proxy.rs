@@ -8,11 +8,12 @@ use hyper::{Request, Response, StatusCode, Version, body::Incoming, upgrade::OnU
 
 use super::{
     access::{Ending, Entry},
-    admission::{Stay, TooEarly},
+    admission::{self, Stay, TooEarly},
     affinity, answer,
     body::{Answer, Passed},
     breaker,
     connection::Client,
+    course::Known,
     forward::forward,
     guard,
     head::{self, Seen},
@@ -85,6 +86,13 @@ pub(super) async fn serve(
         }
         _ => 0,
     };
+    let route = &view.snapshot.routes[target.route];
+    let known = Known {
+        now,
+        key,
+        priority: admission::priority(service, route, &request),
+        following: following.as_ref(),
+    };
     let (mut request, upgrade) = prepare(&client, request, seen);
     sessions.strip(request.headers_mut());
     let permit = match guard::enter(service, now) {
@@ -95,12 +103,11 @@ pub(super) async fn serve(
             return Ok(response);
         }
     };
-    let follow = following.as_ref();
-    let exchanged = forward(&client, service, now, key, follow, request, &mut entry).await;
+    let exchanged = forward(&client, service, known, request, &mut entry).await;
     guard::leave(worker, service, now, permit, &exchanged);
     let answer =
         exchanged.and_then(|done| done.into_answer(&client, upgrade, timeouts, &mut entry));
-    let answer = match follow {
+    let answer = match known.following {
         Some(following) => following.ends(worker, service, sessions, answer),
         None => answer,
     };

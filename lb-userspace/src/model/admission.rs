@@ -3,6 +3,7 @@
 use std::{
     num::NonZeroU32,
     sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
 };
 
 /// The most requests at once.
@@ -15,6 +16,73 @@ pub struct LimitSpec {
     pub service: Option<NonZeroU32>,
     /// Of each instance that has no limit of its own; `None` when there is no limit.
     pub instance: Option<NonZeroU32>,
+}
+
+/// The queue before a service whose instances are full.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueSpec {
+    /// The most that may wait, at least 1.
+    pub size: u32,
+    /// The longest wait.
+    pub timeout: Duration,
+    /// The wait that is acceptable for longer than [`QueueSpec::interval`].
+    pub target: Duration,
+    /// How long everybody has to wait for more than the target until the queue counts as standing.
+    pub interval: Duration,
+    /// The field of a request that tells its [`Priority`], in lower case; no field does when
+    /// `None`.
+    pub priority_header: Option<String>,
+}
+
+/// How many priorities there are.
+pub const PRIORITIES: usize = 8;
+
+/// How urgent a request is: 0 comes first, 7 last (the urgency of RFC 9218, 4.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Priority(u8);
+
+impl Priority {
+    /// 3, as RFC 9218 says.
+    pub const DEFAULT: Self = Self(3);
+
+    /// The priority of that number; `None` above 7.
+    #[must_use]
+    pub const fn new(number: u8) -> Option<Self> {
+        if (number as usize) < PRIORITIES {
+            Some(Self(number))
+        } else {
+            None
+        }
+    }
+
+    /// The number.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        self.0
+    }
+
+    /// The number as a position.
+    #[must_use]
+    pub const fn lane(self) -> usize {
+        self.0 as usize
+    }
+
+    /// What a field says: a number alone, or the urgency `u` of a `Priority` field.
+    #[must_use]
+    pub fn parse(text: &[u8]) -> Option<Self> {
+        let digit = |text: &[u8]| match text {
+            [digit] => Self::new(digit.wrapping_sub(b'0')),
+            _ => None,
+        };
+        let mut parts = text.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+        digit(text.trim_ascii()).or_else(|| parts.find_map(|part| digit(part.strip_prefix(b"u=")?)))
+    }
+}
+
+impl Default for Priority {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
 }
 
 /// No limit of requests at once. See [`super::Member::most`].
@@ -68,6 +136,23 @@ mod tests {
         assert_eq!(of(Some(8), Some(50), 100), 50);
         assert_eq!(of(Some(8), Some(0), 100), UNLIMITED);
         assert_eq!(of(Some(u32::MAX - 1), None, 100), u32::MAX - 1);
+    }
+
+    #[test]
+    fn priorities_are_numbers_or_urgencies() {
+        let read = |text: &str| Priority::parse(text.as_bytes()).map(Priority::number);
+        for (text, number) in [
+            ("0", 0),
+            (" 7 ", 7),
+            ("u=2", 2),
+            ("i, u=5", 5),
+            ("u=1,i", 1),
+        ] {
+            assert_eq!(read(text), Some(number), "{text}");
+        }
+        for text in ["", "8", "-1", "10", "u=8", "i", "u=", "high"] {
+            assert_eq!(read(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -55,6 +55,12 @@ reasons! {
     /// Every instance that may be chosen, or the service as a whole, has as many requests in flight
     /// as it may have, and nothing may wait.
     AtCapacity: 503, "at_capacity", "connection_limit_reached";
+    /// As many requests wait for a place as may, none of them less urgent.
+    QueueFull: 503, "queue_full", "connection_limit_reached";
+    /// The request has waited for a place as long as it may.
+    QueueTimeout: 503, "queue_timeout", "connection_limit_reached";
+    /// The request has waited for a place while everybody had to wait, and gave way.
+    QueueShed: 503, "queue_shed", "connection_limit_reached";
     /// The circuit breaker of the service is open.
     ServiceBreakerOpen: 503, "service_breaker_open", "destination_unavailable";
     /// No connection: refused, unreachable or reset while connecting.

@@ -1,6 +1,6 @@
 //! Routes as they were asked for.
 
-use super::{RateLimitSpec, ServiceName};
+use super::{Priority, RateLimitSpec, ServiceName};
 
 /// Which `Host` a route serves.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -34,6 +34,8 @@ pub struct RouteSpec {
     pub path: PathPattern,
     /// Where to.
     pub service: ServiceName,
+    /// How urgent its requests are.
+    pub priority: Priority,
     /// Limits of the rate of requests.
     pub rate_limits: Vec<RateLimitSpec>,
 }
@@ -46,6 +48,7 @@ impl RouteSpec {
             host: HostPattern::Any,
             path,
             service,
+            priority: Priority::DEFAULT,
             rate_limits: Vec::new(),
         }
     }

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::{
     AffinitySpec, Algorithm, BreakersSpec, Endpoint, FailOpenSpec, Forwarding, HashKey, HedgeSpec,
-    LimitSpec, OutlierSpec, RateLimitSpec, ReportTimes, RetrySpec, ServiceName, SlowStartSpec,
+    LimitSpec, OutlierSpec, QueueSpec, RateLimitSpec, ReportTimes, RetrySpec, ServiceName,
+    SlowStartSpec,
 };
 
 /// The bound of consistent hashing when nobody says anything, in percent: with a quarter more than
@@ -73,6 +74,8 @@ pub struct ServiceSpec {
     pub hedge: Option<HedgeSpec>,
     /// The most requests at once.
     pub limits: LimitSpec,
+    /// Where requests wait when a limit is reached; `None` when they do not.
+    pub queue: Option<QueueSpec>,
     /// Limits of the rate of requests.
     pub rate_limits: Vec<RateLimitSpec>,
     /// Members, unique by endpoint.
@@ -102,6 +105,7 @@ impl ServiceSpec {
             retry: RetrySpec::default(),
             hedge: None,
             limits: LimitSpec::default(),
+            queue: None,
             rate_limits: Vec::new(),
             instances: Vec::new(),
         }

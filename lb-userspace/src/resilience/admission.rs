@@ -1,4 +1,4 @@
-//! Who is inside a service.
+//! Who is inside a service, and who waits.
 //!
 //! An instance counts its own requests in flight. What a service has beyond that is counted here,
 //! and lives as long as the service, whatever its settings: a reload that lowers a limit finds the
@@ -9,24 +9,30 @@ use std::sync::{
     atomic::{AtomicU32, Ordering},
 };
 
-use crate::model::{UNLIMITED, claim};
+use super::queue::Queue;
+use crate::model::{Clock, UNLIMITED, claim};
 
 /// The requests of a service as a whole.
 #[derive(Debug, Default)]
 pub struct Admission {
     inside: AtomicU32,
+    queue: Arc<Queue>,
 }
 
 impl Admission {
     /// Takes a seat, unless `most` are taken; exact across all workers.
     #[must_use]
-    pub fn enter(self: &Arc<Self>, most: u32) -> Option<Seat> {
+    pub fn enter(self: &Arc<Self>, most: u32, clock: &Clock) -> Option<Seat> {
         if most == UNLIMITED {
             self.inside.fetch_add(1, Ordering::Relaxed);
         } else if !claim(&self.inside, most) {
             return None;
         }
-        Some(Seat(Arc::clone(self)))
+        Some(Seat {
+            admission: Arc::clone(self),
+            clock: clock.clone(),
+            quiet: false,
+        })
     }
 
     /// Seats that are taken: requests in flight while anything limits them.
@@ -34,14 +40,36 @@ impl Admission {
     pub fn inside(&self) -> u32 {
         self.inside.load(Ordering::Relaxed)
     }
+
+    /// Those who wait for a place.
+    #[must_use]
+    pub const fn queue(&self) -> &Arc<Queue> {
+        &self.queue
+    }
 }
 
-/// A request inside a service. Dropping it gives the seat back, whatever the way.
+/// A request inside a service. Dropping it gives the seat back, whatever the way, and tells whoever
+/// waits. What else was held, such as the place at an instance, has to be given back before.
 #[derive(Debug)]
-pub struct Seat(Arc<Admission>);
+pub struct Seat {
+    admission: Arc<Admission>,
+    clock: Clock,
+    quiet: bool,
+}
+
+impl Seat {
+    /// Gives a seat back that was of no use, for there is no instance to go with it. Nobody is told:
+    /// whoever waits could not use it either, and would take and return it for ever.
+    pub fn unused(mut self) {
+        self.quiet = true;
+    }
+}
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.0.inside.fetch_sub(1, Ordering::Relaxed);
+        self.admission.inside.fetch_sub(1, Ordering::Relaxed);
+        if !self.quiet {
+            self.admission.queue.released(&self.clock);
+        }
     }
 }

@@ -11,7 +11,7 @@ use super::{
     names,
     samples::{Samples, describe},
 };
-use crate::{registry::Registry, resilience::RateLimiter};
+use crate::{model::measure::LATENCY_BOUNDS_US, registry::Registry, resilience::RateLimiter};
 
 /// Reads a registry at each scrape.
 #[derive(Debug)]
@@ -22,7 +22,12 @@ pub(super) struct AdmissionCollector {
 
 impl AdmissionCollector {
     pub(super) fn new(registry: Arc<Registry>) -> Result<Self, prometheus::Error> {
-        let descriptions = describe(&[&names::RATE_LIMITED, &names::RATE_LIMIT_CROWDED])?;
+        let descriptions = describe(&[
+            &names::QUEUE_WAITING,
+            &names::QUEUE_WAIT,
+            &names::RATE_LIMITED,
+            &names::RATE_LIMIT_CROWDED,
+        ])?;
         Ok(Self {
             registry,
             descriptions,
@@ -37,6 +42,18 @@ impl Collector for AdmissionCollector {
 
     fn collect(&self) -> Vec<MetricFamily> {
         let snapshot = self.registry.snapshot();
+        let mut waiting = Samples::new(&names::QUEUE_WAITING);
+        let mut waits = Samples::new(&names::QUEUE_WAIT);
+        for service in &snapshot.services {
+            if service.spec.queue.is_none() {
+                continue;
+            }
+            let (name, queue) = (service.name().as_str(), service.admission.queue());
+            waiting.add(&[name], f64::from(queue.waiting()));
+            let (counts, sum_us) = queue.waits().read();
+            let bounds = LATENCY_BOUNDS_US.iter().map(|us| *us as f64 / 1e6);
+            waits.add_histogram(&[name], bounds, &counts, sum_us as f64 / 1e6);
+        }
         let mut limited = Samples::new(&names::RATE_LIMITED);
         let mut crowded = Samples::new(&names::RATE_LIMIT_CROWDED);
         for limiter in snapshot.rate_limits.all() {
@@ -45,7 +62,9 @@ impl Collector for AdmissionCollector {
             limited.add(&labels, limiter.refused() as f64);
             crowded.add(&labels, limiter.crowded() as f64);
         }
-        vec![limited.finish(), crowded.finish()]
+        [waiting, waits, limited, crowded]
+            .map(Samples::finish)
+            .to_vec()
     }
 }
 

@@ -143,6 +143,12 @@ families! {
     CHECKS: Counter "lb_instance_checks_total"
         ["service", "instance", "result"]
         "Health checks of the instance, by what they found: passed or failed.";
+    QUEUE_WAITING: Gauge "lb_queue_waiting"
+        ["service"]
+        "Requests that wait for a place in the service; absent where none may wait.";
+    QUEUE_WAIT: Histogram "lb_queue_wait_seconds"
+        ["service"]
+        "How long requests that got a place in the service had waited for it.";
     RATE_LIMITED: Counter "lb_rate_limited_total"
         ["scope", "name", "limit"]
         "Requests that a rate limit refused, by what it limits and how.";

@@ -32,6 +32,29 @@ pub struct Admission {
     pub instance_max_requests: Option<u32>,
     /// Requests in flight to all instances together.
     pub in_flight: u64,
+    /// Where requests wait when a limit is reached; absent where they do not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue: Option<Queue>,
+}
+
+/// A queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Queue {
+    /// Requests that wait.
+    pub waiting: u32,
+    /// The most that may.
+    pub size: u32,
+    /// The longest wait.
+    pub timeout_ms: u64,
+    /// The wait that is acceptable for longer than `interval_ms`.
+    pub target_ms: u64,
+    /// How long everybody has to wait for more than the target until the queue stands.
+    pub interval_ms: u64,
+    /// Requests that waited and got a place.
+    pub served: u64,
+    /// How long those waited in the mean.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mean_wait_ms: Option<f64>,
 }
 
 /// A limit of the rate of requests.

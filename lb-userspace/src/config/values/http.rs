@@ -62,6 +62,19 @@ pub(in crate::config) const HASH_KEY: Pattern<HashKey> = Pattern {
     },
 };
 
+/// The name of a field.
+pub(in crate::config) const FIELD: Pattern<String> = Pattern {
+    expected: "the name of a header field",
+    example: "x-priority",
+    numbers: false,
+    secret: false,
+    parse: |text| {
+        let name = text.to_ascii_lowercase();
+        is_token(text).then_some(name).ok_or_else(Refused::default)
+    },
+    show: Clone::clone,
+};
+
 /// Which requests share a budget.
 pub(in crate::config) const RATE_KEY: Pattern<RateKey> = Pattern {
     expected: "\"all\", \"client\" or \"header:NAME\"",

@@ -262,12 +262,10 @@ fn cookies_outlive_the_rotation_of_keys_and_one_session_has_all_services() {
         let mut api = desired.services[0].clone();
         api.name = ServiceName::new("api").unwrap();
         desired.services.push(api);
-        desired.routes.push(RouteSpec {
-            host: HostPattern::Any,
-            path: PathPattern::Prefix("/api".to_owned()),
-            service: ServiceName::new("api").unwrap(),
-            rate_limits: Vec::new(),
-        });
+        desired.routes.push(RouteSpec::new(
+            PathPattern::Prefix("/api".to_owned()),
+            ServiceName::new("api").unwrap(),
+        ));
     });
     let answer = scene.ask("");
     let own = cookie(&answer).unwrap();
