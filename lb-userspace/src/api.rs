@@ -119,6 +119,10 @@ pub fn router(state: ApiState) -> Router {
             get(algorithms::one).put(algorithms::set),
         )
         .at(
+            "/api/v1/loadbalancer/algorithms/{service}/keys",
+            get(algorithms::keys),
+        )
+        .at(
             "/api/v1/loadbalancer/algorithms/{service}/reset",
             post(algorithms::reset),
         )

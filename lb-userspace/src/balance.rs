@@ -17,6 +17,7 @@ mod health_aware;
 mod least_connections;
 mod least_response_time;
 pub mod maglev;
+mod moves;
 mod odds;
 pub mod order;
 mod quota;
@@ -24,6 +25,7 @@ mod round_robin;
 mod turns;
 mod weighted_round_robin;
 
+pub use moves::{Moves, moves};
 pub use odds::odds;
 use turns::Turns;
 

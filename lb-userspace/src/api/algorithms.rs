@@ -6,15 +6,17 @@ use super::{
     answer::Answer,
     body::{Nothing, Strict},
     error::{ApiError, Fault},
-    instances::find_service,
+    instances::{self, find_service},
     measure,
+    query::Parameters,
     state::ApiState,
     types::{
-        AlgorithmInfo, Algorithms, InstanceWeight, ServiceAlgorithm, ServiceAlgorithmDetail,
+        AlgorithmInfo, Algorithms, InstanceWeight, Keys, ServiceAlgorithm, ServiceAlgorithmDetail,
         SetAlgorithm,
     },
 };
 use crate::{
+    balance::{self, Moves},
     model::{Algorithm, Member, Timestamp},
     registry::{Change, InstanceStatus, Service},
 };
@@ -98,6 +100,39 @@ pub(super) async fn reset(
     let snapshot = state.snapshot();
     let service = find_service(&snapshot, &service)?;
     Ok(Answer::ok(detail(service, None, state.now())))
+}
+
+/// `GET /algorithms/{service}/keys`: what taking instances out would do to consistent hashing.
+pub(super) async fn keys(
+    State(state): State<ApiState>,
+    Path(service): Path<String>,
+    mut parameters: Parameters,
+) -> Result<Answer<Keys>, ApiError> {
+    let snapshot = state.snapshot();
+    let service = find_service(&snapshot, &service)?;
+    let names = parameters.all("without");
+    parameters.end("without, which may be there several times")?;
+    let mut without = Vec::with_capacity(names.len());
+    for name in &names {
+        without.push(instances::find(service, name)?);
+    }
+    let keyed = |out: &[usize]| -> Vec<(u64, u32)> {
+        let members = service.members.iter().enumerate();
+        let weight = |at: usize, weight: u32| if out.contains(&at) { 0 } else { weight };
+        members
+            .map(|(at, member)| (member.instance.identity, weight(at, member.weight)))
+            .collect()
+    };
+    // Two tables of up to 4095 instances: milliseconds, which are not the workers'.
+    let Moves { moved, needed } = balance::moves(&keyed(&[]), &keyed(&without));
+    let name = |at: usize| service.members[at].instance.endpoint.name().to_owned();
+    Ok(Answer::ok(Keys {
+        service: service.name().to_string(),
+        algorithm: service.spec.algorithm.to_string(),
+        without: without.into_iter().map(name).collect(),
+        moved,
+        needed,
+    }))
 }
 
 fn weight(member: &Member, status: &InstanceStatus, now: Timestamp) -> InstanceWeight {

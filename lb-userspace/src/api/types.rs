@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 pub use admission::{Admission, Limits, Queue, RateLimit, ServiceLimits};
 pub use algorithm::{
-    AlgorithmInfo, Algorithms, InstanceWeight, ServiceAlgorithm, ServiceAlgorithmDetail,
+    AlgorithmInfo, Algorithms, InstanceWeight, Keys, ServiceAlgorithm, ServiceAlgorithmDetail,
     SetAlgorithm,
 };
 pub use breaker::{

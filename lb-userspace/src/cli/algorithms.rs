@@ -7,7 +7,7 @@ use super::{
     error::CliError,
     format::{self, Lean, duration, maybe, pairs, percent, table},
 };
-use crate::api::types::{Algorithms, ServiceAlgorithmDetail, SetAlgorithm};
+use crate::api::types::{Algorithms, Keys, ServiceAlgorithmDetail, SetAlgorithm};
 
 pub(super) async fn run(
     context: &mut Context<'_>,
@@ -22,6 +22,22 @@ pub(super) async fn run(
             let path = format!("/algorithms/{}", segment(&service));
             let detail: ServiceAlgorithmDetail = context.client.get(&path).await?;
             context.show(&detail, one)
+        }
+        AlgorithmCommand::Keys { service, without } => {
+            let mut path = format!("/algorithms/{}/keys?", segment(&service));
+            let names = without
+                .iter()
+                .map(|name| format!("without={}", segment(name)));
+            path += &names.collect::<Vec<_>>().join("&");
+            let keys: Keys = context.client.get(&path).await?;
+            context.show(&keys, |keys| {
+                format!(
+                    "{} of the keys of {} would go to another instance, {} have to",
+                    percent(keys.moved),
+                    keys.service,
+                    percent(keys.needed)
+                )
+            })
         }
         AlgorithmCommand::Reset { service } => {
             let path = format!("/algorithms/{}/reset", segment(&service));

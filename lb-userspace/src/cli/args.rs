@@ -343,6 +343,14 @@ pub(super) enum AlgorithmCommand {
         /// The service
         service: String,
     },
+    /// What taking instances out would do to the keys of consistent hashing
+    Keys {
+        /// The service
+        service: String,
+        /// An instance to be taken out; may be repeated
+        #[arg(long, required = true)]
+        without: Vec<String>,
+    },
     /// Forget what was learned of a service's weights
     Reset {
         /// The service

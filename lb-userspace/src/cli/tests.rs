@@ -280,6 +280,11 @@ fn algorithms_are_shown_and_set() {
     let text = lb.run("algorithm get main-backend").ok();
     assert!(text.contains("algorithm   round_robin\n"), "{text}");
     assert!(text.contains("EVIDENCE"), "{text}");
+    let keys = |rest: &str| lb.run(&format!("algorithm keys main-backend {rest}"));
+    // One of two, under an algorithm that ignores weights.
+    let text = keys("--without http://127.0.0.1:8080").ok();
+    assert!(text.contains("have to") && text.contains("50 %"), "{text}");
+    assert!(keys("--without nobody:1").failed(FAILED).contains("nobody"));
     let text = lb.run("algorithm reset main-backend").ok();
     assert!(text.contains("of main-backend is forgotten"), "{text}");
     let text = lb.run("algorithm set main-backend round_robin").ok();

@@ -4,6 +4,7 @@ use std::{fmt, sync::Arc};
 
 use super::{ids::IdError, snapshot::FailOpen};
 use crate::{
+    balance::Moves,
     model::{
         AdminState, Algorithm, BreakerState, GatewaySpec, Health, InstanceId, ListenerSpec,
         RouteSpec, ServiceName, ServiceSpec, VipSpec,
@@ -155,6 +156,8 @@ pub enum Event {
     FailOpenChanged(ServiceName, Option<FailOpen>),
     /// What was learned is forgotten.
     Reset,
+    /// A configuration or an operator moved keys of consistent hashing to other instances.
+    KeysMoved(ServiceName, Moves),
     /// Measured factors moved weights of a service.
     FactorsChanged(ServiceName),
 }
@@ -244,6 +247,12 @@ impl fmt::Display for Event {
             Self::AlgorithmChanged(service, algorithm) => {
                 write!(f, "algorithm of {service} is now {algorithm}")
             }
+            Self::KeysMoved(service, Moves { moved, needed }) => write!(
+                f,
+                "{:.1} % of the keys of {service} go to another instance, {:.1} % have to",
+                moved * 100.0,
+                needed * 100.0
+            ),
             Self::RoutesChanged => f.write_str("routes changed"),
             Self::VipsChanged => f.write_str("VIPs changed"),
             Self::ListenersChanged => f.write_str("listeners or their limits changed"),

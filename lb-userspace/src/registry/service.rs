@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::{
-    change::RegistryError,
+    change::{Event, RegistryError},
     snapshot::{FailOpen, InstanceStatus, Pins, Service},
 };
 use crate::{
@@ -93,6 +93,22 @@ impl ServiceState {
             state.instance.measured.forget();
         }
         any
+    }
+
+    /// What its instances are to consistent hashing; `None` when the service does not hash.
+    pub(super) fn keyed(&self) -> Option<Vec<(u64, u32)>> {
+        let hashes = self.algorithm == Algorithm::ConsistentHash;
+        let statuses = hashes.then(|| self.weighed().0)?;
+        let identities = self.instances.iter().map(|state| state.instance.identity);
+        let weights = statuses.iter().map(|status| weight(status, self.algorithm));
+        Some(identities.zip(weights).collect())
+    }
+
+    /// The keys that go to another instance, now that the instances are no more what `before` says.
+    pub(super) fn keys_moved(&self, before: Option<Vec<(u64, u32)>>) -> Option<Event> {
+        let (before, after) = (before?, self.keyed()?);
+        let moves = (before != after).then(|| balance::moves(&before, &after))?;
+        (moves.moved > 0.0).then(|| Event::KeysMoved(self.spec.name.clone(), moves))
     }
 
     pub(super) fn is_same_as(&self, old: &Service) -> bool {

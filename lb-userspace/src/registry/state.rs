@@ -168,6 +168,7 @@ impl State {
                 affinity: Arc::new(AffinityStats::new(self.workers)),
             });
         };
+        let keyed = before.keyed();
         let algorithm = if before.spec.algorithm == spec.algorithm {
             before.algorithm
         } else {
@@ -204,6 +205,7 @@ impl State {
         if algorithm != before.algorithm {
             after.forget_factors();
         }
+        events.extend(after.keys_moved(keyed));
         Ok(after)
     }
 
@@ -323,13 +325,17 @@ impl State {
         instance: &str,
         admin: AdminState,
     ) -> Result<Vec<Event>, RegistryError> {
-        let state = self.service(name)?.instance(instance)?;
+        let service = self.service(name)?;
+        let keyed = service.keyed();
+        let state = service.instance(instance)?;
         if state.status.admin == admin {
             return Ok(Vec::new());
         }
         state.status.admin = admin;
         let instance = state.instance.endpoint.name().to_owned();
-        Ok(vec![Event::AdminChanged(name.clone(), instance, admin)])
+        let mut events = vec![Event::AdminChanged(name.clone(), instance, admin)];
+        events.extend(service.keys_moved(keyed));
+        Ok(events)
     }
 
     fn algorithm(

@@ -158,6 +158,43 @@ fn a_restart_keeps_the_dead_away_and_stale_connections_stale() {
 }
 
 #[test]
+fn a_reload_and_a_drain_tell_how_many_keys_they_move() {
+    let registry = Registry::new(1, []);
+    let hashed = |endpoints: &[(&str, u16)]| ServiceSpec {
+        algorithm: Algorithm::ConsistentHash,
+        health_check: None,
+        ..spec("web", endpoints)
+    };
+    let moved = |applied: &Applied| {
+        let events = applied.events.iter();
+        let moves = events.filter_map(|event| match event {
+            Event::KeysMoved(_, moves) => Some(*moves),
+            _ => None,
+        });
+        moves.collect::<Vec<_>>()
+    };
+    let ten: Vec<String> = (1..=10).map(|host| format!("10.0.0.{host}:80")).collect();
+    let ten: Vec<(&str, u16)> = ten.iter().map(|endpoint| (endpoint.as_str(), 1)).collect();
+    let first = configure(&registry, vec![hashed(&ten)]).unwrap();
+    assert_eq!(moved(&first), []);
+    let change = Change::Admin {
+        service: ServiceName::new("web").unwrap(),
+        instance: ten[0].0.to_owned(),
+        state: AdminState::Draining,
+    };
+    let drained = moved(&registry.apply(change).unwrap());
+    assert!(
+        (drained[0].needed - 0.1).abs() < 0.001 && drained[0].moved < 0.11,
+        "{drained:?}"
+    );
+    // Who has no keys left moves none by going.
+    let gone = configure(&registry, vec![hashed(&ten[1..])]).unwrap();
+    assert_eq!(moved(&gone), []);
+    let less = moved(&configure(&registry, vec![hashed(&ten[2..])]).unwrap());
+    assert!((less[0].needed - 1.0 / 9.0).abs() < 0.001, "{less:?}");
+}
+
+#[test]
 fn a_bad_configuration_changes_nothing() {
     let registry = Registry::new(1, []);
     configure(&registry, vec![spec("web", &[(A, 1)])]).unwrap();

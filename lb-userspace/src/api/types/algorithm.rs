@@ -55,6 +55,22 @@ pub struct ServiceAlgorithmDetail {
     pub available: Vec<String>,
 }
 
+/// `GET /algorithms/{service}/keys`: what would become of the keys of consistent hashing if some
+/// instances took no traffic.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Keys {
+    /// The service.
+    pub service: String,
+    /// Name of the algorithm in force; under another one than `consistent_hash` it is what would be.
+    pub algorithm: String,
+    /// The instances that would be missing.
+    pub without: Vec<String>,
+    /// Share of the keys that would go to another instance, 0 to 1.
+    pub moved: f64,
+    /// Share of those that have to, because their instance would be missing.
+    pub needed: f64,
+}
+
 /// What an instance weighs, and what is made of its weight.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct InstanceWeight {
