@@ -57,7 +57,8 @@ pub fn encapsulate<P: Packet, T: Tables>(
             }
             Step::Done(way.forwarded(tables, out, interface))
         }
-        Err(Counter::DropTooBig) => Step::Next(Stage::TooBig),
+        // No ICMP error answers another (RFC 1122, 3.2.2).
+        Err(Counter::DropTooBig) if scratch.handover.is_message == 0 => Step::Next(Stage::TooBig),
         Err(reason) => Step::Done(way.refused(tables, reason)),
     }
 }
@@ -235,7 +236,8 @@ struct Inner {
     class: u8,
     /// The one's complement sum of the whole packet, where it follows from the packet's own
     /// checksums: the sum of an IPv4 header is zero, and that of a segment is zero with its
-    /// pseudo-header. Not known for UDP without a checksum and behind extension headers.
+    /// pseudo-header. Not known for UDP without a checksum, behind extension headers, and for
+    /// ICMP messages.
     sum: Option<Sum>,
 }
 
@@ -246,7 +248,7 @@ impl Inner {
         let first: [u8; 8] = packet.read(l3)?;
         let udp = key.protocol == lb_common::PROTOCOL_UDP;
         let check: [u8; 2] = packet.read(l4 + 6)?;
-        let summed = !(udp && u16::from_ne_bytes(check) == 0);
+        let summed = handover.is_message == 0 && !(udp && u16::from_ne_bytes(check) == 0);
         if handover.v4 != 0 {
             let segment = handover
                 .ip_length

@@ -21,6 +21,7 @@ pub mod decap;
 pub mod encapsulate;
 pub mod hash;
 pub mod hop;
+pub mod icmp;
 #[cfg(any(test, feature = "memory"))]
 pub mod memory;
 pub mod mss;

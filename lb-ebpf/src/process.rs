@@ -33,6 +33,7 @@ pub(crate) fn decide<P: Packet, T: Tables>(
     scratch.key = FlowKey::default();
     let layout = match parse::parse(packet, &mut scratch.key) {
         Ok(layout) => layout,
+        Err(Counter::PassedOtherProtocol) => return Step::Next(Stage::Icmp),
         Err(reason) => return Step::Done(Verdict::Pass(reason)),
     };
     let (flow, now) = match conntrack::find(tables, &scratch.key, &layout) {
@@ -116,7 +117,8 @@ fn hand_over(
         v4: u8::from(layout.v4),
         tcp_flags: layout.tcp_flags,
         direction: entry.direction,
-        pad: [0; 6],
+        is_message: 0,
+        pad: [0; 5],
     };
     Step::Next(stage)
 }

@@ -2,7 +2,9 @@
 
 use lb_common::Counter;
 
-use crate::{Packet, Scratch, Stage, Step, Tables, Verdict, encapsulate, process::decide, too_big};
+use crate::{
+    Packet, Scratch, Stage, Step, Tables, Verdict, encapsulate, icmp, process::decide, too_big,
+};
 
 /// The first stage: what every packet goes through, and most go no further. Counts the packet under
 /// [`Counter::Received`], and under its verdict's counter if it has one then.
@@ -31,6 +33,7 @@ pub fn resume<P: Packet, T: Tables>(
 ) -> Step {
     let step = match stage {
         Stage::Encapsulate => encapsulate::encapsulate(packet, tables, scratch, interface),
+        Stage::Icmp => icmp::forward(packet, tables, scratch, interface),
         Stage::TooBig => Step::Done(too_big::answer(packet, tables, scratch)),
     };
     counted(tables, step)
@@ -48,7 +51,7 @@ pub fn process<P: Packet, T: Tables>(
     loop {
         match step {
             Step::Done(verdict) => return verdict,
-            // No stage hands a packet on to one before it, so this ends.
+            // `Icmp` hands on to `Encapsulate`, that to `TooBig`, and that to nobody: this ends.
             Step::Next(stage) => step = resume(stage, packet, tables, scratch, interface),
         }
     }

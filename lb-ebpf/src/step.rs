@@ -19,6 +19,8 @@ pub enum Stage {
     Encapsulate = 0,
     /// [`crate::too_big`].
     TooBig = 1,
+    /// [`crate::icmp`].
+    Icmp = 2,
 }
 
 /// How far a packet has come.
@@ -56,8 +58,10 @@ pub struct Handover {
     pub tcp_flags: u8,
     /// One of the `FLOW_*` directions.
     pub direction: u8,
+    /// 1 when the packet is an ICMP message about the connection, not one of its packets.
+    pub is_message: u8,
     /// Always zero.
-    pub pad: [u8; 6],
+    pub pad: [u8; 5],
 }
 
 const _: () = assert!(size_of::<Handover>() == 32);

@@ -71,16 +71,21 @@ fn scene(forwarding: Forwarding) -> Result<Scene> {
         .vips(number, instance::UDP, "udp", "datagram");
     let scene = Scene::new(3, configuration.text())?;
     if forwarding == Forwarding::Dnat {
-        // lb is the instances' way to their clients.
-        for host in &scene.topology.instances {
-            host.namespace.ip(&FAMILIES.map(|family| {
-                let [client, lb] = [2, 1].map(|number| address(number, family));
-                let length = if client.is_ipv4() { 32 } else { 128 };
-                format!("route add {client}/{length} via {lb}")
-            }))?;
-        }
+        answer_through_lb(&scene)?;
     }
     Ok(scene)
+}
+
+/// Makes lb the instances' way to their clients.
+fn answer_through_lb(scene: &Scene) -> Result<()> {
+    for host in &scene.topology.instances {
+        host.namespace.ip(&FAMILIES.map(|family| {
+            let [client, lb] = [2, 1].map(|number| address(number, family));
+            let length = if client.is_ipv4() { 32 } else { 128 };
+            format!("route add {client}/{length} via {lb}")
+        }))?;
+    }
+    Ok(())
 }
 
 /// Nothing failed, and each instance has its share.
@@ -226,6 +231,38 @@ fn dnat_spreads_connections_by_weight_and_counts_them() -> Result<()> {
 #[ignore = "needs root"]
 fn large_transfers_by_dnat_are_intact() -> Result<()> {
     large_transfers(Forwarding::Dnat)
+}
+
+#[test]
+#[ignore = "needs root"]
+fn an_instance_that_refuses_is_heard_by_the_client() -> Result<()> {
+    // Nobody listens for datagrams where instances listen for connections.
+    let configuration = Configuration::new("[]")
+        .packets()
+        .service("nat", instance::TCP, &[1], "forwarding = \"nat\"")
+        .service("dnat", instance::TCP, &[1], "forwarding = \"dnat\"")
+        .vips(NAT, 1, "udp", "nat")
+        .vips(NAT, 2, "udp", "dnat");
+    let scene = Scene::new(1, configuration.text())?;
+    answer_through_lb(&scene)?;
+    for (family, port) in FAMILIES.iter().flat_map(|f| [(*f, 1), (*f, 2)]) {
+        let target = SocketAddr::new(address(NAT, family), port);
+        let client = &scene.topology.client.namespace;
+        let heard = client.enter(|| -> Result<std::io::ErrorKind> {
+            let any = SocketAddr::new(address(2, family), 0);
+            let socket = std::net::UdpSocket::bind(any)?;
+            socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+            socket.connect(target)?;
+            socket.send(b"is anybody there?")?;
+            let error = socket.recv(&mut [0; 16]).err();
+            Ok(error.map_or(std::io::ErrorKind::Other, |error| error.kind()))
+        })??;
+        ensure!(
+            heard == std::io::ErrorKind::ConnectionRefused,
+            "{target}: {heard:?}"
+        );
+    }
+    Ok(())
 }
 
 #[test]

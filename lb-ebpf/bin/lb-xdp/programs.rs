@@ -30,6 +30,14 @@ pub fn lb_too_big(context: XdpContext) -> u32 {
     })
 }
 
+/// [`Stage::Icmp`].
+#[xdp]
+pub fn lb_icmp(context: XdpContext) -> u32 {
+    run(&context, |packet, maps, scratch, interface| {
+        resume(Stage::Icmp, packet, maps, scratch, interface)
+    })
+}
+
 #[inline(always)]
 fn run(
     context: &XdpContext,

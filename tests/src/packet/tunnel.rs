@@ -38,7 +38,11 @@ impl Outer {
         let mut frame = [self.macs.0, self.macs.1].concat();
         frame.extend_from_slice(&inner[12..l3 - 2]);
         frame.extend(network_header(
-            self.ends, protocol, self.class, self.label, &payload,
+            self.ends,
+            protocol,
+            (self.class, 64),
+            self.label,
+            &payload,
         ));
         frame.extend(payload);
         frame
@@ -62,6 +66,46 @@ impl Outer {
     }
 }
 
+/// An ICMP error, of the version of its ends.
+#[derive(Clone, Debug)]
+pub struct IcmpError {
+    /// Where the frame goes and where it comes from.
+    pub macs: (Mac, Mac),
+    /// Who sends it, and to whom.
+    pub ends: (IpAddr, IpAddr),
+    /// Type of service or traffic class.
+    pub class: u8,
+    /// TTL or hop limit.
+    pub ttl: u8,
+    /// Type and code.
+    pub head: [u8; 2],
+    /// What follows the checksum.
+    pub rest: [u8; 4],
+    /// The beginning of the packet that it is about.
+    pub quoted: Vec<u8>,
+}
+
+impl IcmpError {
+    /// The frame.
+    #[must_use]
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut message = vec![self.head[0], self.head[1], 0, 0];
+        message.extend_from_slice(&self.rest);
+        message.extend_from_slice(&self.quoted);
+        let (protocol, sum) = if self.ends.0.is_ipv4() {
+            (1, checksum(&message))
+        } else {
+            (58, checksum(&covered(self.ends, 58, &message)))
+        };
+        message[2..4].copy_from_slice(&sum);
+        let header = network_header(self.ends, protocol, (self.class, self.ttl), 0, &message);
+        let mut frame = [self.macs.0, self.macs.1].concat();
+        frame.extend(header);
+        frame.extend(message);
+        frame
+    }
+}
+
 /// The message that `frame` is too large for a way that takes `mtu`, back to where it came from.
 ///
 /// # Panics
@@ -70,25 +114,23 @@ impl Outer {
 pub fn too_big(frame: &[u8], mtu: u32) -> Vec<u8> {
     let l3 = network(frame);
     let packet = &frame[l3..];
-    let v4 = packet[0] >> 4 == 4;
-    let ends = ends(packet);
-    let (head, quote, protocol) = if v4 {
-        ([3, 4], 548, 1)
+    let (head, quote) = if packet[0] >> 4 == 4 {
+        ([3, 4], 548)
     } else {
-        ([2, 0], 1232, 58)
+        ([2, 0], 1232)
     };
-    let mut message = vec![head[0], head[1], 0, 0];
-    message.extend_from_slice(&mtu.to_be_bytes());
-    message.extend_from_slice(&packet[..quote]);
-    let sum = if v4 {
-        checksum(&message)
-    } else {
-        checksum(&covered(ends, protocol, &message))
-    };
-    message[2..4].copy_from_slice(&sum);
-    let mut answer = [&frame[6..12], &frame[..6], &frame[12..l3 - 2]].concat();
-    answer.extend(network_header(ends, protocol, 0xc0, 0, &message));
-    answer.extend(message);
+    let mac = |at: usize| std::array::from_fn(|byte| frame[at + byte]);
+    let mut answer = IcmpError {
+        macs: (mac(6), mac(0)),
+        ends: ends(packet),
+        class: 0xc0,
+        ttl: 64,
+        head,
+        rest: mtu.to_be_bytes(),
+        quoted: packet[..quote].to_vec(),
+    }
+    .bytes();
+    answer.splice(12..12, frame[12..l3 - 2].iter().copied());
     answer
 }
 
@@ -120,7 +162,7 @@ fn network(frame: &[u8]) -> usize {
 fn network_header(
     ends: (IpAddr, IpAddr),
     protocol: u8,
-    class: u8,
+    (class, ttl): (u8, u8),
     label: u32,
     payload: &[u8],
 ) -> Vec<u8> {
@@ -128,7 +170,7 @@ fn network_header(
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
             let mut header = vec![0x45, class];
             header.extend_from_slice(&((20 + payload.len()) as u16).to_be_bytes());
-            header.extend_from_slice(&[0, 0, 0x40, 0, 64, protocol, 0, 0]);
+            header.extend_from_slice(&[0, 0, 0x40, 0, ttl, protocol, 0, 0]);
             header.extend_from_slice(&source.octets());
             header.extend_from_slice(&destination.octets());
             let sum = checksum(&header);
@@ -139,7 +181,7 @@ fn network_header(
             let first = 6 << 28 | u32::from(class) << 20 | label;
             let mut header = first.to_be_bytes().to_vec();
             header.extend_from_slice(&(payload.len() as u16).to_be_bytes());
-            header.extend_from_slice(&[protocol, 64]);
+            header.extend_from_slice(&[protocol, ttl]);
             header.extend_from_slice(&source.octets());
             header.extend_from_slice(&destination.octets());
             [&[0x86, 0xdd], &header[..]].concat()

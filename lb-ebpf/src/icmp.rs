@@ -1,0 +1,385 @@
+//! ICMP errors.
+//!
+//! A router that cannot forward a packet tells its sender, and quotes the packet's beginning. When
+//! the packet was an instance's to a client, its sender is the VIP by name, but only the instance
+//! that has sent it can act upon the message: without it, discovery of the path's MTU fails, and
+//! connections hang that have passed every check (a "black hole", RFC 2923). When it was lb's own to
+//! an instance, on behalf of a client, it is the client that should know.
+//!
+//! The quote holds addresses and ports. Turned round they are the tuple of the packets that go the
+//! other way, and that is how connections are known here: the entry that is found says where the
+//! message belongs, and, where addresses are translated, what the message and its quote become. The
+//! checksum of the quoted TCP or UDP header stays as it is: the quote is cut off in most messages,
+//! so nobody can check it.
+
+use lb_common::{
+    Address, Counter, FLOW_FORWARD, FLOW_REPLY, FlowEntry, FlowKey, INSTANCE_ABSENT, PROTOCOL_TCP,
+    PROTOCOL_UDP, SELECT_HASH, encapsulates, from_halves, from_v4, halves, same_address,
+    translates,
+};
+use network_types::{
+    eth::{EthHdr, EtherType},
+    ip::{IpProto, Ipv4Hdr, Ipv6Hdr},
+};
+
+use crate::{
+    Flow, Packet, Scratch, Stage, Step, Tables, Verdict, checksum::Difference, hash, hop, parse,
+    rewrite::l2, select, step::Handover, way::Way,
+};
+
+/// Bytes of an ICMP error before the quote.
+const HEADER: usize = 8;
+
+/// Sends an ICMP error on to who should know, if it is about a connection of a VIP. Everything else
+/// that is neither TCP nor UDP goes to the stack.
+#[inline(always)]
+pub fn forward<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    scratch: &mut Scratch,
+    interface: u32,
+) -> Step {
+    const OTHER: Step = Step::Done(Verdict::Pass(Counter::PassedOtherProtocol));
+    scratch.key = FlowKey::default();
+    let Some(message) = Message::read(packet, &mut scratch.key) else {
+        return OTHER;
+    };
+    let flow = tables.flow(&scratch.key);
+    // The entry lies in memory from here on: on the stack there is no room for it.
+    match &flow {
+        Some(flow) => scratch.entry = flow.entry(),
+        None if find_unremembered(tables, scratch) => {}
+        None => return OTHER,
+    }
+    let entry = &scratch.entry;
+    let owner = tables.instance(entry.instance);
+    if !owner.is_some_and(|instance| {
+        instance.state != INSTANCE_ABSENT && instance.generation == entry.generation
+    }) {
+        return OTHER;
+    }
+    if encapsulates(entry.forward) {
+        scratch.handover = message.handover(entry);
+        return Step::Next(Stage::Encapsulate);
+    }
+    let way = Way::new(packet, entry.vip, entry.instance, entry.direction);
+    Step::Done(
+        match send(packet, tables, interface, scratch, &message, flow.as_ref()) {
+            Ok(out) => way.forwarded(tables, out, interface),
+            Err(reason) => way.refused(tables, reason),
+        },
+    )
+}
+
+/// Writes into [`Scratch::entry`] what the connection of packets with this tuple would be, when it is
+/// one that works without an entry.
+#[inline(never)]
+fn find_unremembered<T: Tables>(tables: &T, scratch: &mut Scratch) -> bool {
+    scratch.vip = scratch.key.vip();
+    let Some(vip) = tables.vip(&scratch.vip) else {
+        return false;
+    };
+    if translates(vip.forward) || vip.select != SELECT_HASH {
+        return false;
+    }
+    let hash = hash::flow(&scratch.key);
+    let Some((index, instance)) = select::select(tables, &vip, &scratch.key, hash) else {
+        return false;
+    };
+    scratch.entry = FlowEntry {
+        instance: index,
+        generation: instance.generation,
+        vip: vip.id as u16,
+        direction: FLOW_FORWARD,
+        forward: vip.forward,
+        ..FlowEntry::default()
+    };
+    true
+}
+
+/// On an error the packet is as it was.
+#[inline(always)]
+fn send<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    interface: u32,
+    scratch: &Scratch,
+    message: &Message,
+    flow: Option<&T::Flow>,
+) -> Result<u32, Counter> {
+    let now = tables.now();
+    let entry = &scratch.entry;
+    let hop = match flow {
+        Some(flow) if entry.direction == FLOW_REPLY => {
+            hop::to_client(tables, interface, now, flow)?
+        }
+        _ => hop::to_instance(
+            tables,
+            interface,
+            entry.instance,
+            entry.generation,
+            now,
+            entry.forward,
+        )?,
+    };
+    if hop.interface != interface && message.l3 != EthHdr::LEN {
+        return Err(Counter::DropTagged);
+    }
+    if translates(entry.forward) {
+        translate(packet, scratch, message)?;
+    }
+    l2::rewrite(packet, &hop).ok_or(Counter::DropRewrite)?;
+    Ok(hop.interface)
+}
+
+/// An ICMP error.
+struct Message {
+    l3: usize,
+    /// Where the ICMP header is.
+    l4: usize,
+    /// Where the quoted IP header is.
+    quote: usize,
+    /// Where the quoted TCP or UDP header is.
+    quoted_l4: usize,
+    ip_length: u32,
+    v4: bool,
+}
+
+impl Message {
+    /// Reads an ICMP error; the tuple of packets that go the other way than the quoted one goes into
+    /// `key`, which must be all zero. `None` when it is no error, or not about TCP or UDP.
+    #[inline(always)]
+    fn read<P: Packet>(packet: &mut P, key: &mut FlowKey) -> Option<Self> {
+        let (l3, ether_type) = parse::link(packet)?;
+        let mut message = if ether_type == EtherType::Ipv4 as u16 {
+            Self::read_v4(packet, l3)?
+        } else if ether_type == EtherType::Ipv6 as u16 {
+            Self::read_v6(packet, l3)?
+        } else {
+            return None;
+        };
+        if l3 + message.ip_length as usize > packet.length() {
+            return None;
+        }
+        message.l4 = packet.blur(message.l4);
+        let [kind, _code]: [u8; 2] = packet.read(message.l4)?;
+        // Destination unreachable, time exceeded, parameter problem; of ICMPv6 also packet too big.
+        let is_error = if message.v4 {
+            kind == 3 || kind == 11 || kind == 12
+        } else {
+            (1..=4).contains(&kind)
+        };
+        if !is_error {
+            return None;
+        }
+        message.quote = packet.blur(message.l4 + HEADER);
+        let header = if message.v4 {
+            quoted_v4(packet, message.quote, key)?
+        } else {
+            quoted_v6(packet, message.quote, key)?
+        };
+        if key.protocol != PROTOCOL_TCP && key.protocol != PROTOCOL_UDP {
+            return None;
+        }
+        message.quoted_l4 = packet.blur(message.quote + header);
+        let ports: [u8; 4] = packet.read(message.quoted_l4)?;
+        key.destination_port = [ports[0], ports[1]];
+        key.source_port = [ports[2], ports[3]];
+        Some(message)
+    }
+
+    #[inline(always)]
+    fn read_v4<P: Packet>(packet: &P, l3: usize) -> Option<Self> {
+        let ip: Ipv4Hdr = packet.read(l3)?;
+        let header = ((ip.vihl & 0x0f) as usize) << 2;
+        let is_whole = u16::from_be_bytes(ip.frags) & 0x3fff == 0;
+        let is_message = ip.vihl >> 4 == 4
+            && header >= Ipv4Hdr::LEN
+            && ip.proto == IpProto::Icmp as u8
+            && is_whole;
+        is_message.then_some(Self {
+            l3,
+            l4: l3 + header,
+            quote: 0,
+            quoted_l4: 0,
+            ip_length: u32::from(u16::from_be_bytes(ip.tot_len)),
+            v4: true,
+        })
+    }
+
+    #[inline(always)]
+    fn read_v6<P: Packet>(packet: &P, l3: usize) -> Option<Self> {
+        let ip: Ipv6Hdr = packet.read(l3)?;
+        let is_message = ip.vcf[0] >> 4 == 6 && ip.next_hdr == IpProto::Ipv6Icmp as u8;
+        is_message.then_some(Self {
+            l3,
+            l4: l3 + Ipv6Hdr::LEN,
+            quote: 0,
+            quoted_l4: 0,
+            ip_length: u32::from(u16::from_be_bytes(ip.payload_len)) + Ipv6Hdr::LEN as u32,
+            v4: false,
+        })
+    }
+
+    #[inline(always)]
+    fn handover(&self, entry: &FlowEntry) -> Handover {
+        Handover {
+            l3: self.l3 as u32,
+            l4: self.l4 as u32,
+            ip_length: self.ip_length,
+            vip: entry.vip,
+            index: entry.instance,
+            generation: entry.generation,
+            forward: entry.forward,
+            v4: u8::from(self.v4),
+            direction: FLOW_FORWARD,
+            is_message: 1,
+            ..Handover::default()
+        }
+    }
+}
+
+/// Gives message and quote the addresses and ports that they have on the other side of lb.
+///
+/// A packet (a → b) that leaves as (c → d) is answered by (d → c): that is what is quoted on the
+/// other side, and its sender d is told.
+///
+/// Out of line, as asking for a way takes as much stack. On an error the packet is as it was.
+#[inline(never)]
+fn translate<P: Packet>(
+    packet: &mut P,
+    scratch: &Scratch,
+    message: &Message,
+) -> Result<(), Counter> {
+    let (key, entry) = (&scratch.key, &scratch.entry);
+    let addresses = Difference::none()
+        .address(&key.destination, &entry.destination)
+        .address(&key.source, &entry.source);
+    let ports = addresses
+        .word(key.destination_port, entry.destination_port)
+        .word(key.source_port, entry.source_port);
+    let check_at = message.l4 + 2;
+    let check: [u8; 2] = packet.read(check_at).ok_or(Counter::DropRewrite)?;
+    let change = if message.v4 {
+        translate_v4(packet, scratch, message, addresses, ports)?
+    } else {
+        translate_v6(packet, scratch, message, ports)?
+    };
+    let (s, d) = (entry.destination_port, entry.source_port);
+    packet
+        .write(message.quoted_l4, [s[0], s[1], d[0], d[1]])
+        .and_then(|()| packet.write(check_at, change.apply(check)))
+        .ok_or(Counter::DropRewrite)
+}
+
+/// Who says it on the other side: whoever complains about packets to himself has the name there that
+/// packets to him have.
+#[inline(always)]
+fn speaker(source: &Address, scratch: &Scratch) -> Address {
+    let [a, b] = halves(source);
+    let [c, d] = halves(&scratch.entry.source);
+    // Chosen by a mask, as in `Settings::nat_source`.
+    let mask = u64::from(same_address(source, &scratch.key.source)).wrapping_neg();
+    from_halves([(c & mask) | (a & !mask), (d & mask) | (b & !mask)])
+}
+
+#[inline(always)]
+fn translate_v4<P: Packet>(
+    packet: &mut P,
+    scratch: &Scratch,
+    message: &Message,
+    addresses: Difference,
+    ports: Difference,
+) -> Result<Difference, Counter> {
+    let entry = &scratch.entry;
+    let mut ip: Ipv4Hdr = packet.read(message.l3).ok_or(Counter::DropRewrite)?;
+    if ip.ttl <= 1 {
+        return Err(Counter::DropTtl);
+    }
+    let mut quoted: Ipv4Hdr = packet.read(message.quote).ok_or(Counter::DropRewrite)?;
+    let sum = addresses.apply(quoted.check);
+    let change = ports.word(quoted.check, sum);
+    quoted.check = sum;
+    quoted.src_addr = last(&entry.destination);
+    quoted.dst_addr = last(&entry.source);
+    let old = from_v4(ip.src_addr);
+    let source = speaker(&old, scratch);
+    let ttl = ip.ttl - 1;
+    ip.check = Difference::none()
+        .address(&old, &source)
+        .address(&from_v4(ip.dst_addr), &entry.destination)
+        .word([ip.ttl, ip.proto], [ttl, ip.proto])
+        .apply(ip.check);
+    ip.ttl = ttl;
+    ip.src_addr = last(&source);
+    ip.dst_addr = last(&entry.destination);
+    packet
+        .write(message.quote, quoted)
+        .and_then(|()| packet.write(message.l3, ip))
+        .ok_or(Counter::DropRewrite)?;
+    Ok(change)
+}
+
+#[inline(always)]
+fn translate_v6<P: Packet>(
+    packet: &mut P,
+    scratch: &Scratch,
+    message: &Message,
+    ports: Difference,
+) -> Result<Difference, Counter> {
+    let entry = &scratch.entry;
+    let mut ip: Ipv6Hdr = packet.read(message.l3).ok_or(Counter::DropRewrite)?;
+    if ip.hop_limit <= 1 {
+        return Err(Counter::DropTtl);
+    }
+    let mut quoted: Ipv6Hdr = packet.read(message.quote).ok_or(Counter::DropRewrite)?;
+    quoted.src_addr = entry.destination;
+    quoted.dst_addr = entry.source;
+    let source = speaker(&ip.src_addr, scratch);
+    // Only ICMPv6 covers the message's own addresses.
+    let change = ports
+        .address(&ip.src_addr, &source)
+        .address(&ip.dst_addr, &entry.destination);
+    ip.hop_limit -= 1;
+    ip.src_addr = source;
+    ip.dst_addr = entry.destination;
+    packet
+        .write(message.quote, quoted)
+        .and_then(|()| packet.write(message.l3, ip))
+        .ok_or(Counter::DropRewrite)?;
+    Ok(change)
+}
+
+/// The four bytes of a mapped IPv4 address.
+#[inline(always)]
+const fn last(address: &Address) -> [u8; 4] {
+    [address[12], address[13], address[14], address[15]]
+}
+
+/// Reads a quoted IPv4 header and returns its length.
+#[inline(always)]
+fn quoted_v4<P: Packet>(packet: &P, at: usize, key: &mut FlowKey) -> Option<usize> {
+    let ip: Ipv4Hdr = packet.read(at)?;
+    let header = ((ip.vihl & 0x0f) as usize) << 2;
+    // Only the first fragment has ports.
+    if ip.vihl >> 4 != 4 || header < Ipv4Hdr::LEN || u16::from_be_bytes(ip.frags) & 0x1fff != 0 {
+        return None;
+    }
+    key.source = from_v4(ip.dst_addr);
+    key.destination = from_v4(ip.src_addr);
+    key.protocol = ip.proto;
+    Some(header)
+}
+
+/// Reads a quoted IPv6 header and returns its length. Extension headers are not walked.
+#[inline(always)]
+fn quoted_v6<P: Packet>(packet: &P, at: usize, key: &mut FlowKey) -> Option<usize> {
+    let ip: Ipv6Hdr = packet.read(at)?;
+    if ip.vcf[0] >> 4 != 6 {
+        return None;
+    }
+    key.source = ip.dst_addr;
+    key.destination = ip.src_addr;
+    key.protocol = ip.next_hdr;
+    Some(Ipv6Hdr::LEN)
+}
