@@ -6,5 +6,6 @@ pub mod held;
 pub mod http;
 pub mod load;
 pub mod tcp;
+pub mod timeline;
 pub mod transfer;
 pub mod udp;

@@ -10,6 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use nix::sys::signal::Signal;
 
 pub use serve::{Arguments, serve};
 
@@ -80,6 +81,23 @@ impl Instance {
             name: name.to_owned(),
             process,
         })
+    }
+
+    /// Stops it as a debugger or a swapping machine would: the kernel goes on to accept connections
+    /// for it, and nobody answers.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn pause(&self) -> Result<()> {
+        self.process.signal(Signal::SIGSTOP)
+    }
+
+    /// Lets it go on after [`Instance::pause`].
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn resume(&self) -> Result<()> {
+        self.process.signal(Signal::SIGCONT)
     }
 
     /// Kills it: its connections are reset, its ports refuse.

@@ -3,7 +3,8 @@
 //! Whoever takes turns or hashes gives a member what its weight says, and a held-down weight is all
 //! that a recovery needs. An algorithm that compares loads does not: a weight in its cost makes an
 //! instance that comes back dearer, but an idle one with the lowest latency of all may be the
-//! cheapest even so, and gets everybody at once; or nobody, as long as the others are quick.
+//! cheapest even so, and gets everybody at once; or nobody, as long as the others are quick. And one
+//! whose weights follow scores would count what took the instance out once more, against its quota.
 //!
 //! So the quota stands in front of the algorithm. Every pick takes a turn in the weighted order of
 //! all members. A turn that falls on a recovering member is its own, whatever its load, which makes
@@ -116,6 +117,18 @@ mod tests {
                     );
                 }
             }
+        }
+    }
+
+    #[test]
+    fn what_was_measured_is_no_part_of_the_quota() {
+        for algorithm in BY_LOAD.into_iter().chain([Algorithm::HealthAware]) {
+            let mut members = recovering(60);
+            // What took it out still speaks against it: a quarter of its weight by its score.
+            members[0].weight = 15;
+            members[1].weight = 50;
+            let counts = Asker::new(1).counts(&*build(algorithm, &members, 1), &members, 2600);
+            assert_eq!(counts[0], 600, "{algorithm}: {counts:?}");
         }
     }
 

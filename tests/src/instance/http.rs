@@ -2,8 +2,9 @@
 //!
 //! Every path answers 200 with the instance's name. The query asks for more: `size=` bytes instead
 //! of the name, `status=`, `delay=` milliseconds. `/_set/delay/50` and `/_set/status/503` change what
-//! all later answers are, as trouble on an instance would; `/_set/load/90` makes them say that the
-//! instance is used to 90 %, at a hundred requests a second. `Upgrade` gives a tunnel that echoes.
+//! all later answers are, as trouble on an instance would; `/_set/failing/30` makes 30 of 100 a 500,
+//! evenly spread; `/_set/load/90` makes them say that the instance is used to 90 %, at a hundred requests
+//! a second. `Upgrade` gives a tunnel that echoes.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -31,6 +32,22 @@ struct State {
     delay: AtomicU64,
     /// In percent; 0 is not said.
     load: AtomicU64,
+    /// Answers of 100 that fail, and answers so far.
+    failing: AtomicU64,
+    answers: AtomicU64,
+}
+
+impl State {
+    /// The status of the next answer.
+    fn status(&self) -> u64 {
+        let failing = self.failing.load(Ordering::Relaxed);
+        let number = self.answers.fetch_add(1, Ordering::Relaxed);
+        if number * failing % 100 < failing {
+            500
+        } else {
+            self.status.load(Ordering::Relaxed)
+        }
+    }
 }
 
 /// Accepts until the process is ended.
@@ -40,6 +57,8 @@ pub(super) async fn serve(listener: TcpListener, name: Arc<str>) -> Result<()> {
         status: AtomicU64::new(200),
         delay: AtomicU64::new(0),
         load: AtomicU64::new(0),
+        failing: AtomicU64::new(0),
+        answers: AtomicU64::new(0),
     });
     loop {
         if let Ok((stream, _)) = listener.accept().await {
@@ -128,6 +147,7 @@ impl Asked {
                 (Some("status"), Some(value)) => set(&state.status, value),
                 (Some("delay"), Some(value)) => set(&state.delay, value),
                 (Some("load"), Some(value)) => set(&state.load, value),
+                (Some("failing"), Some(value)) => set(&state.failing, value),
                 _ => {}
             }
             return Self {
@@ -136,8 +156,7 @@ impl Asked {
                 size: None,
             };
         }
-        let status =
-            parameter(request, "status").unwrap_or_else(|| state.status.load(Ordering::Relaxed));
+        let status = parameter(request, "status").unwrap_or_else(|| state.status());
         let delay =
             parameter(request, "delay").unwrap_or_else(|| state.delay.load(Ordering::Relaxed));
         Self {

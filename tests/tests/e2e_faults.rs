@@ -1,0 +1,319 @@
+//! Instances that are in trouble: how soon traffic leaves them, by what they are found, and how it
+//! comes back.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use hyper::Method;
+use lb_tests::cleanup;
+use lb_tests::client::http;
+use lb_tests::client::load::{self, Load, Plan};
+use lb_tests::instance::{self, Instance};
+use lb_tests::scene::{Configuration, Scene, address};
+use lb_tests::topology::Family;
+use serde_json::Value;
+
+const ALGORITHMS: [&str; 7] = [
+    "round_robin",
+    "weighted_round_robin",
+    "least_connections",
+    "least_response_time",
+    "health_aware",
+    "consistent_hash",
+    "adaptive",
+];
+
+/// The instance that is in trouble.
+const BAD: &str = "10.77.0.11:8080";
+
+/// Breakers would take a bad instance away as well: here it is ejections that are looked at.
+const NO_BREAKER: &str = "breaker = { enabled = false }";
+
+/// A service for each algorithm, all of the same three instances.
+fn all_algorithms(settings: &str) -> Configuration {
+    let mut configuration = Configuration::new("[\"0.0.0.0:80\"]");
+    for name in ALGORITHMS {
+        let service = name.replace('_', "-");
+        let settings = format!(
+            "algorithm = \"{name}\"\nhash_key = \"path\"\nhash_bound = 0\n{NO_BREAKER}\n{settings}"
+        );
+        configuration = configuration
+            .service_over(
+                &[Family::V4],
+                &service,
+                instance::HTTP,
+                &[10, 10, 10],
+                &settings,
+            )
+            .route(&format!("/{service}"), &service);
+    }
+    configuration
+}
+
+fn services() -> impl Iterator<Item = String> {
+    ALGORITHMS.iter().map(|name| name.replace('_', "-"))
+}
+
+/// Tells an instance what to be like.
+fn set(scene: &Scene, at: SocketAddr, what: &str) -> Result<()> {
+    let namespace = &scene.topology.client.namespace;
+    let path = format!("/_set/{what}");
+    let answer = http::request(namespace, at, Method::GET, &path, "")?;
+    ensure!(answer.status.is_success(), "{path}: {answer:?}");
+    Ok(())
+}
+
+fn http_of(host: u8) -> SocketAddr {
+    SocketAddr::new(address(host, Family::V4), instance::HTTP)
+}
+
+/// Requests to a service until they are told to stop.
+fn endless(scene: &Scene, service: &str, clients: u32, pause: Duration) -> Load {
+    let plan = Plan {
+        clients,
+        requests: None,
+        pause,
+        ..Plan::requests(scene.gateway(80), &format!("/{service}/{{}}"), 0)
+    };
+    load::start(&scene.topology.client.namespace, plan)
+}
+
+/// Requests that the first instance of a service was asked so far, and all of them.
+fn asked(stats: &Value, service: &str) -> Result<(f64, f64)> {
+    let services = stats["services"].as_array().context("no services")?;
+    let one = services.iter().find(|one| one["service"] == service);
+    let shares = &one.context("no such service")?["shares"];
+    let of = |at: usize| shares[at]["requests"].as_f64().context("no requests");
+    Ok((of(0)?, of(0)? + of(1)? + of(2)?))
+}
+
+#[test]
+#[ignore = "needs root"]
+fn an_instance_that_fails_at_once_gets_next_to_nothing_under_every_algorithm() -> Result<()> {
+    let scene = Scene::new(3, all_algorithms("").text())?;
+    let loads: Vec<Load> = services()
+        .map(|service| endless(&scene, &service, 2, Duration::from_millis(1)))
+        .collect();
+    let flowing = cleanup::within(Duration::from_secs(5), || {
+        loads.iter().all(|load| load.sent() > 50)
+    });
+    ensure!(flowing, "the load does not begin");
+    set(&scene, http_of(11), "status/500")?;
+    std::thread::sleep(Duration::from_secs(2));
+    let before = scene.daemon.get("/stats")?;
+    std::thread::sleep(Duration::from_secs(1));
+    let after = scene.daemon.get("/stats")?;
+    for load in loads {
+        load.stop()?;
+    }
+    for service in services() {
+        let ((bad, all), (later_bad, later_all)) =
+            (asked(&before, &service)?, asked(&after, &service)?);
+        let (bad, all) = (later_bad - bad, later_all - all);
+        ensure!(
+            all >= 50.0 && bad <= all / 100.0,
+            "{service}: {bad} of {all} requests went to the bad instance"
+        );
+        let one = scene.daemon.get(&format!("/instances/{service}/{BAD}"))?;
+        let failures = one["requests"]["failures"].as_f64().unwrap_or_default();
+        // Algorithms that go by load and latency may have left it before it failed often enough.
+        let asked = !["least-connections", "least-response-time", "adaptive"].contains(&&*service);
+        if asked || failures >= 5.0 {
+            ensure!(
+                one["ejected"]["by"] == "consecutive_failures" && one["available"] == false,
+                "{service}: {one}"
+            );
+            // It was asked until it had failed five times, and what was under way besides.
+            ensure!((5.0..=20.0).contains(&failures), "{service}: {one}");
+        }
+    }
+    let health = scene.daemon.get("/health")?;
+    ensure!(
+        health.to_string().contains("5 failures in a row"),
+        "{health}"
+    );
+    let metrics = scene.daemon.cli(&["metrics"])?;
+    let total = format!(
+        "lb_instance_ejections_total{{service=\"round-robin\",instance=\"{BAD}\",detector=\"consecutive_failures\"}} 1"
+    );
+    ensure!(metrics.contains(&total), "{metrics}");
+    // An operator who knows better.
+    let back = scene
+        .daemon
+        .post(&format!("/instances/round-robin/{BAD}/uneject"))?;
+    ensure!(
+        back["ejected"].is_null() && back["recovery"].is_object(),
+        "{back}"
+    );
+    let log = scene.daemon.log();
+    ensure!(log.contains("instance ejected"), "{log}");
+    Ok(())
+}
+
+/// The steps of the recoveries that are measured, as shares of the weight.
+const STEPS: [f64; 2] = [0.2, 0.6];
+
+/// What the first instance has of its weight in each service; nothing while it is ejected, waits,
+/// or has all of it.
+fn shares(scene: &Scene) -> Result<Vec<Option<f64>>> {
+    let list = scene.daemon.get("/recovery")?;
+    let list = list["recoveries"].as_array().context("no recoveries")?;
+    let share = |service: String| {
+        let one = list.iter().find(|one| one["service"] == service)?;
+        one["recovery"]["share"]
+            .as_f64()
+            .filter(|share| *share > 0.0)
+    };
+    Ok(services().map(share).collect())
+}
+
+#[test]
+#[ignore = "needs root"]
+fn who_comes_back_has_its_step_in_every_second_under_every_algorithm() -> Result<()> {
+    let settings = "outlier = { base_time = \"500ms\" }\n\
+                    recovery = { start = 0.2, step = 0.4, interval = \"2500ms\" }";
+    let scene = Scene::new(3, all_algorithms(settings).text())?;
+    let loads: Vec<Load> = services()
+        .map(|service| endless(&scene, &service, 2, Duration::ZERO))
+        .collect();
+    // Algorithms that go by load may not ask it often enough: what counts is that it goes.
+    let gone = |instances: &Value| {
+        let all = instances["instances"].as_array().into_iter().flatten();
+        all.filter(|one| one["instance"] == BAD)
+            .all(|one| one["ejected"].is_object() || one["recovery"].is_object())
+    };
+    set(&scene, http_of(11), "status/500")?;
+    let ejected = scene
+        .daemon
+        .wait_for("/instances", Duration::from_secs(5), gone);
+    set(&scene, http_of(11), "status/200")?;
+    ejected?;
+    let mut seen = [[0_u32; STEPS.len()]; ALGORITHMS.len()];
+    let end = Instant::now() + Duration::from_secs(12);
+    let (mut before, mut shares_before) = (scene.daemon.get("/stats")?, shares(&scene)?);
+    while seen.as_flattened().contains(&0) && Instant::now() < end {
+        std::thread::sleep(Duration::from_secs(1));
+        // The shares first and the counters last, so that a step in between is noticed.
+        let shares_within = shares(&scene)?;
+        let after = scene.daemon.get("/stats")?;
+        let shares_after = shares(&scene)?;
+        for (at, service) in services().enumerate() {
+            let share = shares_before[at];
+            let (Some(share), true) = (
+                share,
+                share == shares_within[at] && share == shares_after[at],
+            ) else {
+                continue;
+            };
+            let step = STEPS.iter().position(|step| (step - share).abs() < 1e-6);
+            let step = step.with_context(|| format!("{service}: a share of {share}"))?;
+            let ((bad, all), (later_bad, later_all)) =
+                (asked(&before, &service)?, asked(&after, &service)?);
+            let (bad, all) = (later_bad - bad, later_all - all);
+            let (exact, found) = (share / (2.0 + share), bad / all);
+            // Turns are exact; keys of a hash are a sample of so many.
+            let chance = match service.as_str() {
+                "consistent-hash" => 3.0 * (exact * (1.0 - exact) / all).sqrt(),
+                _ => 0.0,
+            };
+            ensure!(
+                (found - exact).abs() <= 0.02 + chance,
+                "{service} at {share}: {bad} of {all} requests, expected {exact:.3}"
+            );
+            seen[at][step] += 1;
+        }
+        (before, shares_before) = (after, shares_after);
+    }
+    for load in loads {
+        load.stop()?;
+    }
+    ensure!(
+        !seen.as_flattened().contains(&0),
+        "not every step of every algorithm had a second of its own: {seen:?}\n{}",
+        scene.daemon.log()
+    );
+    Ok(())
+}
+
+/// Ways to be bad, each with the port of an instance of its own, and what finds it.
+const TROUBLE: [(&str, u16, &str); 4] = [
+    ("killed", 9001, "consecutive_failures"),
+    ("paused", 9002, "consecutive_failures"),
+    ("slow", 9003, "latency"),
+    ("unsteady", 9004, "success_rate"),
+];
+
+#[test]
+#[ignore = "needs root"]
+fn whoever_is_killed_paused_slow_or_unsteady_is_found_and_comes_back() -> Result<()> {
+    let mut configuration = Configuration::new("[\"0.0.0.0:80\"]");
+    for (name, port, _) in TROUBLE {
+        let good = [12, 13]
+            .map(|host| format!("\"{}\"", http_of(host)))
+            .join(", ");
+        configuration = configuration
+            .with(&format!(
+                "[services.{name}]\ninstances = [\"10.77.0.11:{port}\", {good}]\n{NO_BREAKER}\n\
+                 timeouts = {{ request = \"600ms\" }}\nretry = {{ max = 0 }}\n\
+                 outlier = {{ window = \"2s\", min_requests = 20, base_time = \"1s\", \
+                 latency_factor = 4 }}\nrecovery = {{ interval = \"200ms\", step = 0.9 }}"
+            ))
+            .route(&format!("/{name}"), name);
+    }
+    let mut scene = Scene::new(3, configuration.text())?;
+    let host = scene.host("i1")?.clone();
+    let start = |(name, port, _): &(&str, u16, &str)| {
+        let at = SocketAddr::new(IpAddr::V4(host.v4), *port);
+        Instance::start_http(&host, name, at)
+    };
+    let mut bad: Vec<Instance> = TROUBLE.iter().map(start).collect::<Result<_>>()?;
+    let loads: Vec<Load> = TROUBLE
+        .iter()
+        .map(|(name, ..)| endless(&scene, name, 4, Duration::from_millis(5)))
+        .collect();
+    // Evidence of latencies and rates takes a whole window.
+    std::thread::sleep(Duration::from_millis(2500));
+    let at = |port| SocketAddr::new(address(11, Family::V4), port);
+    bad[0].kill()?;
+    bad[1].pause()?;
+    set(&scene, at(TROUBLE[2].1), "delay/60")?;
+    set(&scene, at(TROUBLE[3].1), "failing/30")?;
+    let begun = Instant::now();
+    for (name, port, detector) in TROUBLE {
+        let path = format!("/instances/{name}/10.77.0.11:{port}");
+        let limit = Duration::from_secs(6).saturating_sub(begun.elapsed());
+        let metric = format!(
+            "lb_instance_ejections_total{{service=\"{name}\",instance=\"10.77.0.11:{port}\",detector=\"{detector}\"}}"
+        );
+        let found = cleanup::within(limit, || {
+            let metrics = scene.daemon.cli(&["metrics"]).unwrap_or_default();
+            let mut lines = metrics.lines();
+            lines.any(|line| line.starts_with(&metric) && !line.ends_with(" 0"))
+        });
+        ensure!(
+            found,
+            "{name} is not ejected by {detector}: {}\n{}",
+            scene.daemon.get(&path)?,
+            scene.daemon.log()
+        );
+    }
+    bad[0] = start(&TROUBLE[0])?;
+    bad[1].resume()?;
+    set(&scene, at(TROUBLE[2].1), "delay/0")?;
+    set(&scene, at(TROUBLE[3].1), "failing/0")?;
+    for (name, port, _) in TROUBLE {
+        let path = format!("/instances/{name}/10.77.0.11:{port}");
+        let back = |one: &Value| {
+            one["ejected"].is_null() && one["recovery"].is_null() && one["available"] == true
+        };
+        // It may have been ejected twice, and so for two seconds.
+        scene.daemon.wait_for(&path, Duration::from_secs(6), back)?;
+    }
+    for (load, (name, ..)) in loads.into_iter().zip(TROUBLE) {
+        let all = load.stop()?;
+        ensure!(all.of(name) > 0, "{name}: {all}");
+    }
+    scene.instances.append(&mut bad);
+    Ok(())
+}

@@ -1,0 +1,230 @@
+//! What is found out about an instance by its HTTP, seen by connections through a VIP: how soon new
+//! ones avoid it, what becomes of those that are held, and which share of them it has when it comes
+//! back.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use hyper::Method;
+use lb_tests::client::timeline::{Entry, Timeline};
+use lb_tests::client::{held::Held, http};
+use lb_tests::scene::{Configuration, NAT, Scene, address};
+use lb_tests::topology::Family;
+use lb_tests::{cleanup, instance};
+use serde_json::Value;
+
+const BAD: &str = "10.77.0.11:8080";
+
+/// Within which a decision of the control plane has to be in the kernel.
+const PROMPT: Duration = Duration::from_millis(100);
+
+/// A service behind both a route and a VIP, and one whose connections can be held on the same hosts.
+fn configuration() -> Configuration {
+    Configuration::new("[\"0.0.0.0:80\"]")
+        .packets()
+        .service_over(
+            &[Family::V4],
+            "shop",
+            instance::HTTP,
+            &[10, 10, 10],
+            "breaker = { enabled = false }\noutlier = { base_time = \"500ms\" }\n\
+             recovery = { start = 0.2, step = 0.4, interval = \"2500ms\" }",
+        )
+        .route("/shop", "shop")
+        .with(&format!(
+            "[[vips]]\naddress = \"{}\"\nport = {}\nservice = \"shop\"",
+            address(NAT, Family::V4),
+            instance::HTTP
+        ))
+}
+
+fn vip() -> SocketAddr {
+    SocketAddr::new(address(NAT, Family::V4), instance::HTTP)
+}
+
+fn set(scene: &Scene, what: &str) -> Result<()> {
+    let namespace = &scene.topology.client.namespace;
+    let at = SocketAddr::new(address(11, Family::V4), instance::HTTP);
+    let path = format!("/_set/{what}");
+    let answer = http::request(namespace, at, Method::GET, &path, "")?;
+    ensure!(answer.status.is_success(), "{path}: {answer:?}");
+    Ok(())
+}
+
+/// New connections through the VIP, one after the other.
+fn flows(scene: &Scene) -> Timeline {
+    let namespace = &scene.topology.client.namespace;
+    Timeline::start(namespace, vip(), "/", true, Duration::ZERO)
+}
+
+/// Requests through the gateway on one connection.
+fn requests(scene: &Scene) -> Timeline {
+    let namespace = &scene.topology.client.namespace;
+    let pause = Duration::from_millis(1);
+    Timeline::start(namespace, scene.gateway(80), "/shop", false, pause)
+}
+
+/// When the last new connection to the bad instance was begun before it came back, if it was after
+/// `since`.
+fn last_flow(flows: &[Entry], since: Instant, until: Instant) -> Duration {
+    let last = flows
+        .iter()
+        .filter(|entry| entry.instance == "i1" && entry.begun < until)
+        .map(|entry| entry.begun)
+        .max();
+    last.map_or(Duration::ZERO, |last| last.saturating_duration_since(since))
+}
+
+#[test]
+#[ignore = "needs root"]
+fn new_connections_avoid_a_drained_and_an_ejected_instance_at_once() -> Result<()> {
+    let scene = Scene::new(3, configuration().text())?;
+    let (flows, requests) = (flows(&scene), requests(&scene));
+    std::thread::sleep(Duration::from_millis(300));
+    let drained = Instant::now();
+    scene.daemon.post(&format!("/instances/shop/{BAD}/drain"))?;
+    std::thread::sleep(Duration::from_millis(400));
+    let enabled = Instant::now();
+    scene
+        .daemon
+        .post(&format!("/instances/shop/{BAD}/enable"))?;
+    std::thread::sleep(Duration::from_millis(300));
+    set(&scene, "status/500")?;
+    std::thread::sleep(Duration::from_millis(450));
+    let one = scene.daemon.get(&format!("/instances/shop/{BAD}"))?;
+    let (flows, requests) = (flows.stop()?, requests.stop()?);
+    ensure!(
+        one["ejected"].is_object() && one["available"] == false,
+        "{one}"
+    );
+    let by = |end: Instant| flows.iter().filter(|entry| entry.begun < end).count();
+    ensure!(
+        by(drained) > 30,
+        "too few connections to tell: {}",
+        by(drained)
+    );
+    let took = last_flow(&flows, drained, enabled);
+    ensure!(
+        took <= PROMPT,
+        "drained: the last new connection came {took:?} later"
+    );
+
+    // The fifth failure that the gateway saw is when lb knew.
+    let failed = |entry: &&Entry| entry.begun > enabled && entry.status == Some(500);
+    let fifth = requests.iter().filter(failed).nth(4);
+    let fifth = fifth.with_context(|| format!("expected five failures, found {one}"))?;
+    let took = last_flow(&flows, fifth.ended, Instant::now());
+    ensure!(
+        took <= PROMPT,
+        "ejected: the last new connection came {took:?} later"
+    );
+    let more = flows
+        .iter()
+        .filter(|entry| entry.begun > fifth.ended + PROMPT);
+    ensure!(more.count() > 30, "too few connections after the ejection");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root"]
+fn connections_to_an_ejected_instance_go_on_and_new_ones_return_by_steps() -> Result<()> {
+    let held = Configuration::service_over;
+    let configuration = held(
+        configuration(),
+        &[Family::V4],
+        "echo",
+        instance::TCP,
+        &[10, 10, 10],
+        "",
+    )
+    .with(&format!(
+        "[[vips]]\naddress = \"{}\"\nport = {}\nservice = \"echo\"",
+        address(NAT, Family::V4),
+        instance::TCP
+    ));
+    let scene = Scene::new(3, configuration.text())?;
+    let client = &scene.topology.client.namespace;
+    // On a connection to the bad instance through the VIP requests go on, whatever lb thinks of it.
+    let keep: Vec<Timeline> = (0..6)
+        .map(|_| Timeline::start(client, vip(), "/", false, Duration::from_millis(20)))
+        .collect();
+    let echo = SocketAddr::new(address(NAT, Family::V4), instance::TCP);
+    let held = Held::open(client, echo, 12)?;
+    let before = held.opened().clone();
+    let (flows, requests) = (flows(&scene), requests(&scene));
+    set(&scene, "status/500")?;
+    let path = format!("/instances/shop/{BAD}");
+    let ejected = scene.daemon.wait_for(&path, Duration::from_secs(3), |one| {
+        one["ejected"].is_object()
+    });
+    set(&scene, "status/200")?;
+    ejected?;
+    let seen = shares_by_second(&scene, &path)?;
+    flows.stop()?;
+    requests.stop()?;
+    for (step, exact) in [(0.2, 0.2 / 2.2), (0.6, 0.6 / 2.6)] {
+        let of_step = seen.iter().filter(|(share, _)| *share == step);
+        let found: Vec<f64> = of_step.map(|(_, found)| *found).collect();
+        ensure!(!found.is_empty(), "no second at {step}: {seen:?}");
+        for found in found {
+            ensure!(
+                (found - exact).abs() <= 0.02,
+                "expected {exact:.3} of the connections at {step}, found {found:.3}"
+            );
+        }
+    }
+    let mut on_bad = 0;
+    for timeline in keep {
+        let entries = timeline.stop()?;
+        let first = entries.first().context("no requests")?.instance.clone();
+        let moved = entries.iter().find(|entry| entry.instance != first);
+        ensure!(moved.is_none(), "a connection to {first} became {moved:?}");
+        on_bad += u32::from(first == "i1");
+    }
+    ensure!(on_bad > 0, "no connection to the bad instance was held");
+    let after = held.close()?;
+    ensure!(after == before, "opened {before}; at the end {after}");
+    Ok(())
+}
+
+/// Which part of the new connections of each second the bad instance had, beside the share of its
+/// weight that it had all that second long; until it has recovered.
+fn shares_by_second(scene: &Scene, path: &str) -> Result<Vec<(f64, f64)>> {
+    let connections = |stats: &Value| -> Option<(f64, f64)> {
+        let of = |at: usize| stats["shares"][at]["connections"].as_f64();
+        Some((of(0)?, of(0)? + of(1)? + of(2)?))
+    };
+    let share = |one: &Value| one["recovery"]["share"].as_f64();
+    let mut seen = Vec::new();
+    let mut last = None;
+    cleanup::within(Duration::from_secs(15), || {
+        Scene::age_figures();
+        let (Ok(before), Ok(stats)) = (scene.daemon.get(path), scene.daemon.get("/stats/shop"))
+        else {
+            return false;
+        };
+        let Ok(after) = scene.daemon.get(path) else {
+            return false;
+        };
+        let (now, counted) = (share(&before), connections(&stats));
+        if share(&after) != now {
+            last = None;
+        } else if let (Some((then, since, (bad, all))), Some((later_bad, later_all))) =
+            (last, counted)
+        {
+            let since: Instant = since;
+            if then != now {
+                last = None;
+            } else if since.elapsed() >= Duration::from_secs(1) {
+                seen.extend(now.map(|share| (share, (later_bad - bad) / (later_all - all))));
+                last = None;
+            }
+        }
+        if last.is_none() {
+            last = counted.map(|counted| (now, Instant::now(), counted));
+        }
+        before["ejected"].is_null() && before["recovery"].is_null() && !seen.is_empty()
+    });
+    Ok(seen)
+}
