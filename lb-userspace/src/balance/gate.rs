@@ -21,8 +21,7 @@ use crate::model::{Algorithm, Member};
 
 /// Whether `algorithm` needs a gate for `members`.
 pub(super) fn is_needed(algorithm: Algorithm, members: &[Member]) -> bool {
-    let by_measures = algorithm.compares_loads() || algorithm == Algorithm::HealthAware;
-    by_measures && members.iter().any(|m| m.recovering && m.weight > 0)
+    algorithm.goes_by_measures() && members.iter().any(|m| m.recovering && m.weight > 0)
 }
 
 /// Turns in front of an algorithm.

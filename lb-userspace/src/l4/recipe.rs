@@ -134,6 +134,50 @@ mod tests {
         assert_ne!(a, Recipe::new(Order::Maglev, [share(1, 1), share(2, 3)]));
     }
 
+    /// Slots that change hands from one table to another, and those of them that are neither the
+    /// gain of the instance that recovers nor its loss.
+    fn moved(before: &Table, after: &Table, recovering: u16) -> (usize, usize) {
+        let changed = before.slots.iter().zip(&after.slots);
+        let changed = changed.filter(|(before, after)| before != after);
+        changed.fold((0, 0), |(all, others), (before, after)| {
+            let own = *before == recovering || *after == recovering;
+            (all + 1, others + usize::from(!own))
+        })
+    }
+
+    /// A step of a recovery, an ejection and a drain move what they have to, and next to nothing
+    /// between instances that they are no concern of.
+    #[test]
+    fn a_step_of_a_recovery_moves_no_more_flows_than_it_demands() {
+        for members in [3_u16, 10, 100] {
+            let table = |share: u32| {
+                let shares = (1..=members).map(|index| match index {
+                    1 => self::share(1, 16 * share),
+                    _ => self::share(index, 1600),
+                });
+                Recipe::new(Order::Maglev, shares).table()
+            };
+            let mut before = table(0);
+            for percent in (10..=100).step_by(10).chain([0]) {
+                let after = table(percent);
+                let had = counts(&before).get(&1).copied().unwrap_or_default();
+                let has = counts(&after).get(&1).copied().unwrap_or_default();
+                let (all, others) = moved(&before, &after, 1);
+                let demanded = had.abs_diff(has);
+                // Maglev's own promise is "few", not "none".
+                assert!(
+                    all - others <= demanded + demanded / 4 + SLOTS / 100,
+                    "{members} at {percent} %: {all} moved for {demanded}"
+                );
+                assert!(
+                    others <= SLOTS / 50,
+                    "{members} at {percent} %: {others} between others"
+                );
+                before = after;
+            }
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(24))]
         #[test]

@@ -60,6 +60,13 @@ impl Algorithm {
         }
     }
 
+    /// Whether what lb measures decides beside the configured weights: a quota has to be kept apart
+    /// from it.
+    #[must_use]
+    pub const fn goes_by_measures(self) -> bool {
+        self.compares_loads() || matches!(self, Self::HealthAware)
+    }
+
     /// One sentence for people.
     #[must_use]
     pub const fn description(self) -> &'static str {

@@ -207,7 +207,7 @@ impl ServiceState {
 
 /// What recovering members are to get: their part of the weights that the algorithm goes by.
 fn quotas(algorithm: Algorithm, members: &[Member]) -> Vec<Quota> {
-    let weight = |member: &Member| match algorithm.compares_loads() {
+    let weight = |member: &Member| match algorithm.goes_by_measures() {
         true => f64::from(member.base),
         false => f64::from(member.weight),
     };
