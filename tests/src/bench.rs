@@ -10,3 +10,4 @@ pub mod l4;
 pub mod l7;
 pub mod pick;
 pub mod report;
+pub mod sessions;

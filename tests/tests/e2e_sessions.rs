@@ -12,8 +12,8 @@ use lb_tests::scene::{Configuration, Scene};
 use lb_tests::topology::Family;
 use serde_json::Value;
 
-const CHECKS: &str = "health_check = { enabled = true, path = \"/health\", interval = \"200ms\", \
-                      timeout = \"150ms\", rise = 1, fall = 2 }";
+const CHECKS: &str = "health_check = { enabled = true, path = \"/health\", interval = \"300ms\", \
+                      timeout = \"290ms\", rise = 1, fall = 3 }";
 
 /// Services over the same instances, each at `/NAME`.
 fn services(instances: usize, services: &[(&str, &str)]) -> Configuration {
@@ -256,10 +256,10 @@ fn an_instance_that_recovers_gets_its_share_though_every_client_has_a_session() 
         }
         let (got, due) = (f64::from(own) / f64::from(all), before / (2.0 + before));
         seen.push(format!("{before}: {got:.4} of {all}, due {due:.4}"));
-        ensure!(
-            (got - due).abs() <= 0.02,
-            "more than two points off: {seen:?}"
-        );
+        // Two points, and on a machine that is busy with something else what two workers may be
+        // off whatever the rate: three requests of slack and two of rounding each.
+        let most = f64::max(0.02, 10.0 / f64::from(all));
+        ensure!((got - due).abs() <= most, "too far off: {seen:?}");
         if before >= 1.0 {
             break;
         }

@@ -30,6 +30,12 @@ enum Plane {
         #[arg(long, default_value_t = 6)]
         rounds: u32,
     },
+    /// What session affinity adds to a request, and what a million sessions take
+    Sessions {
+        /// Rounds of which the best counts
+        #[arg(long, default_value_t = 20)]
+        rounds: u32,
+    },
     /// Balancing algorithms against modelled instances in virtual time, and nanoseconds per choice
     Balance {
         /// Run only scenarios whose name contains this
@@ -60,6 +66,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             build_all()?;
             system::require(system::BENCH_TOOLS)?;
             bench("l7", &["--rounds", &rounds.to_string()])
+        }
+        Plane::Sessions { rounds } => {
+            build::package(Profile::Release, "lb-tests")?;
+            bench("sessions", &["--rounds", &rounds.to_string()])
         }
         Plane::Balance {
             scenario,

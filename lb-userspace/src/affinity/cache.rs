@@ -42,8 +42,14 @@ impl<V> Default for Cache<V> {
 }
 
 impl<V: Copy> Cache<V> {
-    /// What is known of `text` in `scope`, else what `find` says, which is kept.
-    pub fn get_or(&mut self, scope: u32, text: &[u8], find: impl FnOnce() -> V) -> V {
+    /// What is known of `text` in `scope`, else what `find` says, which is kept unless it is
+    /// nothing.
+    pub fn get_or(
+        &mut self,
+        scope: u32,
+        text: &[u8],
+        find: impl FnOnce() -> Option<V>,
+    ) -> Option<V> {
         if text.len() > LONGEST {
             return find();
         }
@@ -56,10 +62,10 @@ impl<V: Copy> Cache<V> {
                 && *place.text == *text
             {
                 place.used = self.turn;
-                return place.value;
+                return Some(place.value);
             }
         }
-        let value = find();
+        let value = find()?;
         let age = |at: usize| {
             let place = self.places[at].as_ref();
             place.map_or(u32::MAX, |place| self.turn.wrapping_sub(place.used))
@@ -77,7 +83,7 @@ impl<V: Copy> Cache<V> {
             text: text.into(),
             value,
         });
-        value
+        Some(value)
     }
 
     /// Forgets everything: what the values were found out with has changed.
@@ -104,24 +110,27 @@ mod tests {
         ] {
             let value = cache.get_or(scope, text, || {
                 worked += 1;
-                worked
+                Some(worked)
             });
-            assert_eq!(value, expected);
+            assert_eq!(value, Some(expected));
         }
         cache.clear();
-        assert_eq!(cache.get_or(0, b"a", || 9), 9);
+        // Nothing is not kept.
+        assert_eq!(cache.get_or(0, b"a", || None), None);
+        assert_eq!(cache.get_or(0, b"a", || Some(9)), Some(9));
     }
 
     #[test]
     fn what_is_too_long_is_not_kept_and_the_rest_is_bounded() {
         let mut cache = Cache::default();
         let long = vec![b'x'; LONGEST + 1];
-        assert_eq!(cache.get_or(0, &long, || 1), 1);
-        assert_eq!(cache.get_or(0, &long, || 2), 2);
+        assert_eq!(cache.get_or(0, &long, || Some(1)), Some(1));
+        assert_eq!(cache.get_or(0, &long, || Some(2)), Some(2));
         for number in 0..10 * PLACES as u32 {
-            assert_eq!(cache.get_or(0, &number.to_be_bytes(), || number), number);
+            let found = cache.get_or(0, &number.to_be_bytes(), || Some(number));
+            assert_eq!(found, Some(number));
         }
         let last = 10 * PLACES as u32 - 1;
-        assert_eq!(cache.get_or(0, &last.to_be_bytes(), || 0), last);
+        assert_eq!(cache.get_or(0, &last.to_be_bytes(), || None), Some(last));
     }
 }

@@ -24,7 +24,7 @@ pub enum AdminState {
     /// Takes traffic when it is healthy.
     #[default]
     Enabled,
-    /// Keeps its connections and requests, gets no new ones.
+    /// Keeps its connections, its requests and the sessions that are pinned to it, gets no new ones.
     Draining,
     /// Gets nothing; its connections in the kernel go to others at once.
     Disabled,

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
-use lb_tests::bench::{balance, l4, l7, report::Comparison};
+use lb_tests::bench::{balance, l4, l7, report::Comparison, sessions};
 
 /// Measures lb against its peers.
 #[derive(Debug, Parser)]
@@ -40,6 +40,12 @@ enum Plane {
         /// Print one JSON object a comparison instead of tables
         #[arg(long)]
         json: bool,
+    },
+    /// What affinity adds to a request, and what a million sessions take
+    Sessions {
+        /// Rounds of which the best counts
+        #[arg(long, default_value_t = 20)]
+        rounds: u32,
     },
     /// Algorithms against modelled instances in virtual time, and nanoseconds per choice
     Balance {
@@ -72,6 +78,7 @@ fn main() -> Result<()> {
             };
             (l7::run(&lb, rounds.max(1), &mut progress)?, json)
         }
+        Plane::Sessions { rounds } => return sessions::run(rounds.max(1)),
         Plane::Balance {
             scenario,
             seeds,

@@ -58,7 +58,9 @@ impl<'a> Asked<'a> {
     fn open(&self, of: &Of, value: &[u8]) -> Option<Sealed> {
         let keyring = self.sessions.keyring.as_ref()?;
         let mut known = self.state.cookies.borrow_mut();
-        known.get_or(of.scope, value, || keyring.open(value, &of.service))
+        known
+            .get_or(of.scope, value, || Some(keyring.open(value, &of.service)))
+            .flatten()
     }
 
     fn is_timely(&self, of: &Of, sealed: &Sealed) -> bool {
@@ -91,11 +93,14 @@ impl Claims for Asked<'_> {
         let token = bearer(self.headers.get(header::AUTHORIZATION)?.as_bytes())?;
         let mut known = self.state.tokens.borrow_mut();
         let verified = known.get_or(self.of.scope, token, || match &self.of.verifier {
-            None => Some(Verified::unchecked(token)),
-            Some(verifier) if self.state.may_verify(self.now) => verifier.verify(token),
+            None => Some(Some(Verified::unchecked(token))),
+            Some(verifier) if self.state.may_verify(self.now) => Some(verifier.verify(token)),
+            // Not now, but the next time perhaps.
             Some(_) => None,
         });
-        let session = verified.and_then(|verified| verified.at(unix_seconds()));
+        let session = verified
+            .flatten()
+            .and_then(|verified| verified.at(unix_seconds()));
         if session.is_none() {
             self.refuse(Refused::Token);
         }
