@@ -161,7 +161,7 @@ fn detail(
         hash_key: service.spec.hash_key.to_string(),
         hash_bound: service
             .spec
-            .hash_bound
+            .bound()
             .map(|percent| f64::from(percent) / 100.0),
         weights: members
             .map(|(member, status)| weight(member, status, now))
