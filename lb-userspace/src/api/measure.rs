@@ -10,7 +10,10 @@ use crate::{
     registry::{FailOpen, InstanceStatus, Service},
     resilience::{Ejection, Progress, Ramp, UNIT, WHOLE},
 };
-use std::{sync::atomic::Ordering::Relaxed, time::SystemTime};
+use std::{
+    sync::atomic::Ordering::Relaxed,
+    time::{Duration, SystemTime},
+};
 
 /// Sums from which [`types::Requests`] is made, of one instance or of many.
 #[derive(Clone, Debug, Default)]
@@ -203,7 +206,7 @@ pub(super) fn instance(
 ) -> types::Instance {
     let instance = &member.instance;
     let kernel = kernel(&instance.kernel);
-    let ms = |latency: Option<std::time::Duration>| latency.map(|l| round(l.as_secs_f64() * 1e3));
+    let ms = |latency: Option<Duration>| latency.map(|l| round(l.as_secs_f64() * 1e3));
     let requests = types::Requests {
         ewma_latency_ms: ms(instance.latency.get(now)),
         ..Sum::of(instance, now).requests(now)
@@ -226,6 +229,7 @@ pub(super) fn instance(
         factor: status.factors.measured,
         learned: learned(instance, now),
         report: report(instance, status, now),
+        wanted_percent: instance.reports.wanted(now, Duration::MAX),
         score: instance.measured.score(),
         drained: (status.admin != AdminState::Enabled)
             .then_some(requests.in_flight == 0 && kernel.live_connections == 0),

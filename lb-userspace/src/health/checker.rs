@@ -170,7 +170,10 @@ impl Check {
         let now = self.clock.now();
         let took = now - begun;
         match &result {
-            Ok(()) => self.instance.probe_latency.add(now, took),
+            Ok(wanted) => {
+                self.instance.probe_latency.add(now, took);
+                self.instance.reports.want(now, *wanted);
+            }
             Err(failure) => {
                 let (service, instance) = (&self.instance.service, &self.instance.endpoint);
                 tracing::debug!(%service, %instance, %failure, "health check failed");
@@ -181,7 +184,7 @@ impl Check {
             return;
         };
         let detail = match result {
-            Ok(()) => format!("the check passed in {:.1} ms", took.as_secs_f64() * 1e3),
+            Ok(_) => format!("the check passed in {:.1} ms", took.as_secs_f64() * 1e3),
             Err(failure) => failure.to_string(),
         };
         let change = Change::Health {

@@ -5,7 +5,8 @@ use std::{io, net::SocketAddr, time::Duration};
 use bytes::Bytes;
 use http_body_util::Empty;
 use hyper::{
-    Request, StatusCode,
+    HeaderMap, Request, Response,
+    body::Incoming,
     client::conn::http1,
     header::{ACCEPT, CONNECTION, HOST, USER_AGENT},
 };
@@ -43,8 +44,15 @@ pub(super) enum Failure {
     Request(hyper::http::Error),
 }
 
-/// Checks the instance at `endpoint` as `spec` says.
-pub(super) async fn probe(endpoint: &Endpoint, spec: &HealthCheckSpec) -> Result<(), Failure> {
+/// The field of an answer by which an instance says what percent of its weight it wants to have.
+const WEIGHT: &str = "x-lb-weight";
+
+/// Checks the instance at `endpoint` as `spec` says. What it wants to weigh, in percent, if it has
+/// said so.
+pub(super) async fn probe(
+    endpoint: &Endpoint,
+    spec: &HealthCheckSpec,
+) -> Result<Option<u8>, Failure> {
     let address = endpoint.address();
     let address = SocketAddr::new(address.ip(), spec.port.unwrap_or(address.port()));
     let late = |expected| Failure::Late {
@@ -58,14 +66,15 @@ pub(super) async fn probe(endpoint: &Endpoint, spec: &HealthCheckSpec) -> Result
             .await
             .map_err(Failure::Connect)?;
         match &spec.probe {
-            Probe::Tcp => Ok(()),
+            Probe::Tcp => Ok(None),
             Probe::Http { path, status, host } => {
                 stream = Some(());
                 let host = host.as_deref().unwrap_or(endpoint.authority());
-                let found = get(connected, path, host).await?.as_u16();
+                let answer = get(connected, path, host).await?;
+                let found = answer.status().as_u16();
                 let expected = *status;
                 if (expected.0..=expected.1).contains(&found) {
-                    Ok(())
+                    Ok(weight(answer.headers()))
                 } else {
                     Err(Failure::Status { expected, found })
                 }
@@ -79,8 +88,8 @@ pub(super) async fn probe(endpoint: &Endpoint, spec: &HealthCheckSpec) -> Result
     }
 }
 
-/// The status of the answer to `GET path`. The body, whatever its length, is not waited for.
-async fn get(stream: TcpStream, path: &str, host: &str) -> Result<StatusCode, Failure> {
+/// The head of the answer to `GET path`. The body, whatever its length, is not waited for.
+async fn get(stream: TcpStream, path: &str, host: &str) -> Result<Response<Incoming>, Failure> {
     let request = Request::get(path)
         .header(HOST, host)
         .header(USER_AGENT, AGENT)
@@ -96,13 +105,23 @@ async fn get(stream: TcpStream, path: &str, host: &str) -> Result<StatusCode, Fa
     // The connection does the work; it may end before the answer has been picked up.
     let ended = tokio::select! {
         biased;
-        answer = &mut answer => return answer.map(|a| a.status()).map_err(classify),
+        answer = &mut answer => return answer.map_err(classify),
         ended = &mut connection => ended,
     };
     match (answer.await, ended) {
-        (Ok(answer), _) => Ok(answer.status()),
+        (Ok(answer), _) => Ok(answer),
         (Err(_), Err(error)) | (Err(error), Ok(())) => Err(classify(error)),
     }
+}
+
+/// 1 to 100, with or without a percent sign; anything else is nothing said.
+fn weight(fields: &HeaderMap) -> Option<u8> {
+    let text = fields.get(WEIGHT)?.to_str().ok()?.trim();
+    let digits = text.strip_suffix('%').unwrap_or(text).trim_end();
+    digits
+        .parse()
+        .ok()
+        .filter(|percent| (1..=100).contains(percent))
 }
 
 fn classify(error: hyper::Error) -> Failure {
@@ -122,5 +141,31 @@ fn describe(error: &io::Error) -> String {
         io::ErrorKind::NetworkUnreachable => "network unreachable".to_owned(),
         io::ErrorKind::TimedOut => "connection timed out".to_owned(),
         _ => format!("cannot connect: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_weight_is_a_percentage_or_nothing() {
+        for (text, wanted) in [
+            ("50%", Some(50)),
+            (" 100 % ", Some(100)),
+            ("1", Some(1)),
+            ("0%", None),
+            ("101%", None),
+            ("-5", None),
+            ("half", None),
+            ("", None),
+        ] {
+            let fields = HeaderMap::from_iter([(
+                hyper::header::HeaderName::from_static(WEIGHT),
+                text.parse().unwrap(),
+            )]);
+            assert_eq!(weight(&fields), wanted, "{text:?}");
+        }
+        assert_eq!(weight(&HeaderMap::new()), None);
     }
 }

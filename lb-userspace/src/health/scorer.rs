@@ -126,12 +126,13 @@ fn reported(service: &Service, seconds: &[Vec<WindowSum>], now: Timestamp) -> Op
         .collect();
     let penalty = f64::from(spec.error_penalty) / 100.0;
     let (factors, silent) = reported_factors(&instances, penalty);
-    Some(
-        factors
-            .into_iter()
-            .map(|own| own.unwrap_or(silent))
-            .collect(),
-    )
+    let wanted = |member: &Member| {
+        let percent = member.instance.reports.wanted(now, spec.times.expiry);
+        f32::from(percent.unwrap_or(100)) / 100.0
+    };
+    let factors = factors.into_iter().zip(service.members.iter());
+    let factors = factors.map(|(own, member)| own.unwrap_or(silent) * wanted(member));
+    Some(factors.collect())
 }
 
 /// The last seconds of each instance, the youngest first.

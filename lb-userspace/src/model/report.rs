@@ -37,6 +37,8 @@ pub struct LoadReports {
     load: AtomicU64,
     /// Requests and errors a second, as bits of two `f32`.
     rates: AtomicU64,
+    /// Percent of its weight that it wants to have, and the time; 0 is nothing said.
+    wanted: AtomicU64,
     /// When the first report of an unbroken row came, in milliseconds plus one; 0 is never.
     since: AtomicU32,
 }
@@ -86,8 +88,24 @@ impl LoadReports {
         (age < times.expiry && row >= times.blackout).then_some(report)
     }
 
+    /// Notes what the instance has told a health check at `now`: the percent of its weight that it
+    /// wants to have, or nothing.
+    pub fn want(&self, now: Timestamp, percent: Option<u8>) {
+        let word = percent.map_or(0, |percent| pack(percent.into(), stamp(now)));
+        self.wanted.store(word, Ordering::Relaxed);
+    }
+
+    /// The percent of its weight that the instance wants to have, as told less than `within` ago.
+    #[must_use]
+    pub fn wanted(&self, now: Timestamp, within: Duration) -> Option<u8> {
+        let (percent, at) = unpack(self.wanted.load(Ordering::Relaxed));
+        let age = since(at, now)?;
+        (age < within).then_some(percent.min(100) as u8)
+    }
+
     /// Forgets every report.
     pub fn reset(&self) {
+        self.wanted.store(0, Ordering::Relaxed);
         self.load.store(0, Ordering::Relaxed);
         self.since.store(0, Ordering::Relaxed);
     }
@@ -164,6 +182,18 @@ mod tests {
         assert_eq!(reports.get(at(370), &TIMES), Some(REPORT));
         reports.reset();
         assert_eq!(reports.last(at(370)), None);
+    }
+
+    #[test]
+    fn a_wanted_weight_holds_until_it_is_taken_back_or_expires() {
+        let reports = LoadReports::default();
+        assert_eq!(reports.wanted(at(1), TIMES.expiry), None);
+        reports.want(at(1), Some(50));
+        assert_eq!(reports.wanted(at(180), TIMES.expiry), Some(50));
+        assert_eq!(reports.wanted(at(181), TIMES.expiry), None);
+        reports.want(at(181), Some(25));
+        reports.want(at(182), None);
+        assert_eq!(reports.wanted(at(182), TIMES.expiry), None);
     }
 
     #[test]

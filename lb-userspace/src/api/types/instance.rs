@@ -55,6 +55,9 @@ pub struct Instance {
     pub report: Option<Report>,
     /// Health score, 0 to 1; 1 before anything was measured.
     pub score: f32,
+    /// Percent of its weight that it wants to have, as it last told a health check.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wanted_percent: Option<u8>,
     /// Only while it is draining or disabled: whether no request and no connection is left.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drained: Option<bool>,

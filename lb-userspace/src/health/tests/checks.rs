@@ -161,6 +161,18 @@ async fn the_http_check_asks_what_it_was_told_to() {
 }
 
 #[tokio::test]
+async fn an_answer_may_say_what_the_instance_wants_to_weigh() {
+    let fake = Fake::start(Some("HTTP/1.1 204 No Content\r\nX-LB-Weight: 40%\r\n\r\n")).await;
+    let endpoints = [format!("http://{}", fake.address)];
+    let service = service("web", Algorithm::Adaptive, Some(http()), &endpoints);
+    let registry = registry(vec![service]);
+    wait_for(&registry, Health::Healthy).await;
+    let instance = Arc::clone(&registry.snapshot().services[0].members[0].instance);
+    let wanted = instance.reports.wanted(Clock::real().now(), Duration::MAX);
+    assert_eq!(wanted, Some(40));
+}
+
+#[tokio::test]
 async fn a_port_and_a_host_of_its_own() {
     let fake = Fake::start(Some(OK)).await;
     let mut check = http();

@@ -121,6 +121,21 @@ fn reports_move_the_weights_of_both_planes_after_the_blackout_and_until_they_exp
 }
 
 #[test]
+fn what_a_health_check_is_told_lowers_the_weight() {
+    let mut run = listening(Algorithm::Adaptive, &[16; 2], LoadReportSpec::default());
+    run.members()[1]
+        .instance
+        .reports
+        .want(run.clock.now(), Some(50));
+    assert_eq!(run.reports(30, &[-1.0; 2]), [(16, 16), (8, 8)]);
+    run.members()[1]
+        .instance
+        .reports
+        .want(run.clock.now(), None);
+    assert_eq!(run.reports(30, &[-1.0; 2]), [(16, 16); 2]);
+}
+
+#[test]
 fn weighted_round_robin_listens_only_when_it_is_told_to() {
     let says = [0.25, 0.5];
     let run = |algorithm, weighted_round_robin| {
