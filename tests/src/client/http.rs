@@ -161,7 +161,10 @@ pub fn request(
 }
 
 /// A runtime on the calling thread alone, so that its sockets are in that thread's namespace.
-pub(crate) fn runtime() -> Result<tokio::runtime::Runtime> {
+///
+/// # Errors
+/// When the system has none to give.
+pub fn runtime() -> Result<tokio::runtime::Runtime> {
     Ok(tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?)

@@ -5,6 +5,7 @@
 //! all later answers are, as trouble on an instance would; `/_set/failing/30` makes 30 of 100 a 500,
 //! evenly spread; `/_set/load/90` makes them say that the instance is used to 90 %, at a hundred requests
 //! a second. `Upgrade` gives a tunnel that echoes.
+//! `/_count` says how many requests there were.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -30,6 +31,8 @@ struct State {
     name: Arc<str>,
     status: AtomicU64,
     delay: AtomicU64,
+    /// Requests so far.
+    count: AtomicU64,
     /// In percent; 0 is not said.
     load: AtomicU64,
     /// Answers of 100 that fail, and answers so far.
@@ -56,6 +59,7 @@ pub(super) async fn serve(listener: TcpListener, name: Arc<str>) -> Result<()> {
         name,
         status: AtomicU64::new(200),
         delay: AtomicU64::new(0),
+        count: AtomicU64::new(0),
         load: AtomicU64::new(0),
         failing: AtomicU64::new(0),
         answers: AtomicU64::new(0),
@@ -111,6 +115,10 @@ async fn answer(
 }
 
 async fn plain(request: Request<Incoming>, state: &State) -> Response<Full<Bytes>> {
+    if request.uri().path() == "/_count" {
+        let count = state.count.load(Ordering::Relaxed).to_string();
+        return Response::new(Full::new(Bytes::from(count)));
+    }
     let asked = Asked::read(&request, state);
     // The whole request is taken in, as a program that uses it would.
     let received = request
@@ -156,6 +164,7 @@ impl Asked {
                 size: None,
             };
         }
+        state.count.fetch_add(1, Ordering::Relaxed);
         let status = parameter(request, "status").unwrap_or_else(|| state.status());
         let delay =
             parameter(request, "delay").unwrap_or_else(|| state.delay.load(Ordering::Relaxed));
