@@ -237,7 +237,7 @@ mod tests {
         for i in 0..100 {
             idle.add(
                 now + Duration::from_millis(i),
-                Duration::from_micros(4000),
+                Duration::from_micros(2000),
                 15,
             );
         }
