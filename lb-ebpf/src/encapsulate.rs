@@ -15,9 +15,13 @@
 //! The outer header has the inner one's DSCP and ECN (RFC 6040's normal mode, RFC 2983's uniform
 //! model) and forbids fragments. The inner packet is not changed at all, its TTL neither: it was
 //! sent to the VIP, for which lb stands, and has arrived.
+//!
+//! Packets of `l2dsr` connections for which the connection table has no room are sent from here as
+//! well, as they are.
 
 use lb_common::{
-    Counter, FORWARD_GUE, FlowKey, InstanceEntry, NextHop, Settings, is_v4, same_address,
+    Counter, FORWARD_GUE, FlowKey, InstanceEntry, NextHop, Settings, encapsulates, is_v4,
+    same_address,
 };
 use network_types::{eth::EthHdr, ip::IpProto, udp::UdpHdr};
 
@@ -26,7 +30,7 @@ use crate::{
     checksum::Sum,
     conntrack, hash, hop,
     parse::{TCP_FIN, TCP_RST},
-    rewrite::{link::Link, outer::Outer},
+    rewrite::{l2, link::Link, outer::Outer},
     step::Handover,
     way::Way,
 };
@@ -38,7 +42,7 @@ const FIRST_PORT: u16 = 0xc000;
 /// No IP packet is longer.
 const MAX_LENGTH: u32 = u16::MAX as u32;
 
-/// Puts a packet into a tunnel to the instance that [`Scratch::handover`] names.
+/// Sends a packet to the instance that [`Scratch::handover`] names, in a tunnel if it says so.
 #[inline(always)]
 pub fn encapsulate<P: Packet, T: Tables>(
     packet: &mut P,
@@ -83,7 +87,14 @@ fn send<P: Packet, T: Tables>(
     if hop.interface != interface && handover.l3 as usize != EthHdr::LEN {
         return Err(Counter::DropTagged);
     }
-    wrap(packet, tables, scratch, &hop)?;
+    if encapsulates(handover.forward) {
+        wrap(packet, tables, scratch, &hop)?;
+    } else if hop.mtu != 0 && handover.ip_length > hop.mtu {
+        scratch.handover.mtu = hop.mtu;
+        return Err(Counter::DropTooBig);
+    } else {
+        l2::rewrite(packet, &hop).ok_or(Counter::DropRewrite)?;
+    }
     Ok(hop.interface)
 }
 

@@ -6,10 +6,7 @@
 //! no VIP, is found by the same look-up. Removing a VIP therefore means removing its connections
 //! too, which the daemon does.
 
-use lb_common::{
-    Counter, FLOW_FORWARD, FLOW_REPLY, FORWARD_L2DSR, FlowEntry, FlowKey, NextHop, encapsulates,
-    translates,
-};
+use lb_common::{Counter, FLOW_REPLY, FlowEntry, FlowKey, NextHop, encapsulates, translates};
 
 use crate::{
     Flow, Packet, Scratch, Stage, Step, Tables, Verdict,
@@ -41,8 +38,10 @@ pub(crate) fn decide<P: Packet, T: Tables>(
         Known::Decided(verdict) => return Step::Done(verdict),
         Known::No => match begin::begin(tables, scratch, layout.tcp_flags, layout.fragment) {
             Begun::Decided(verdict) => return Step::Done(verdict),
+            // Rare, and what follows is another copy of what follows for all others: not here.
             Begun::Unremembered => {
-                return unremembered(packet, tables, scratch, interface, &layout);
+                let entry = scratch.entry;
+                return hand_over(scratch, &layout, &entry, 0, Stage::Encapsulate);
             }
             Begun::Remembered => match tables.flow(&scratch.key) {
                 Some(flow) => (flow, tables.now()),
@@ -64,34 +63,6 @@ pub(crate) fn decide<P: Packet, T: Tables>(
             Step::Done(way.forwarded(tables, out, interface))
         }
         Err(Refusal::TooBig(mtu)) => hand_over(scratch, &layout, &entry, mtu, Stage::TooBig),
-        Err(Refusal::Other(reason)) => Step::Done(way.refused(tables, reason)),
-    }
-}
-
-/// A packet of a connection for which the table has no room; only one that needs no entry gets here.
-#[inline(always)]
-fn unremembered<P: Packet, T: Tables>(
-    packet: &mut P,
-    tables: &T,
-    scratch: &mut Scratch,
-    interface: u32,
-    layout: &Layout,
-) -> Step {
-    let entry = scratch.entry;
-    if encapsulates(entry.forward) {
-        return hand_over(scratch, layout, &entry, 0, Stage::Encapsulate);
-    }
-    let way = Way::new(packet, entry.vip, entry.instance, FLOW_FORWARD);
-    match stateless(
-        packet,
-        tables,
-        interface,
-        layout,
-        entry.instance,
-        entry.generation,
-    ) {
-        Ok(out) => Step::Done(way.forwarded(tables, out, interface)),
-        Err(Refusal::TooBig(mtu)) => hand_over(scratch, layout, &entry, mtu, Stage::TooBig),
         Err(Refusal::Other(reason)) => Step::Done(way.refused(tables, reason)),
     }
 }
@@ -171,23 +142,6 @@ fn forward<P: Packet, T: Tables>(
     if translated {
         rewrite::nat::rewrite(packet, key, layout, flow)?;
     }
-    rewrite::l2::rewrite(packet, &hop).ok_or(Counter::DropRewrite)?;
-    Ok(hop.interface)
-}
-
-/// Finds the way of a packet of an `l2dsr` connection for which the table has no room.
-#[inline(always)]
-fn stateless<P: Packet, T: Tables>(
-    packet: &mut P,
-    tables: &T,
-    interface: u32,
-    layout: &Layout,
-    index: u16,
-    generation: u16,
-) -> Result<u32, Refusal> {
-    let now = tables.now();
-    let hop = hop::to_instance(tables, interface, index, generation, now, FORWARD_L2DSR)?;
-    check(&hop, layout, interface)?;
     rewrite::l2::rewrite(packet, &hop).ok_or(Counter::DropRewrite)?;
     Ok(hop.interface)
 }

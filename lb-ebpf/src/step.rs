@@ -15,7 +15,7 @@ use crate::Verdict;
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// [`crate::encapsulate`].
+    /// [`crate::encapsulate`]; also for what is sent as it is, but rarely.
     Encapsulate = 0,
     /// [`crate::too_big`].
     TooBig = 1,
