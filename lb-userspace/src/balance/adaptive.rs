@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::{
     Balancer, Choice,
-    cost::{Candidates, cost},
+    cost::{Candidates, cost, is_as_good_as_any},
     turns::Turns,
 };
 use crate::model::Member;
@@ -78,6 +78,8 @@ impl Balancer for Adaptive {
         let threshold = &self.thresholds[choice.worker % self.thresholds.len()];
         let hot_above = 2.0 * threshold.get() + 1.0;
         let slowness = candidates.slowness(members, choice.now);
+        let first = candidates.as_slice()[0];
+        let idle = is_as_good_as_any(&members[first], slowness[0]);
         // Hot after cold; the first of equals wins, and the first is the one whose turn it is.
         let mut best: Option<((bool, f64), usize)> = None;
         for (i, &position) in candidates.as_slice().iter().enumerate() {
@@ -94,7 +96,11 @@ impl Balancer for Adaptive {
                 best = Some((rank, position));
             }
         }
-        best.map(|(_, position)| position)
+        if idle {
+            Some(first)
+        } else {
+            best.map(|(_, position)| position)
+        }
     }
 }
 

@@ -121,6 +121,14 @@ impl Candidates {
     }
 }
 
+/// Whether `member`, whose turn it is, can be taken without a look at the others' loads: it is idle
+/// and not known to be slower or to fail, so nobody is expected to answer earlier. That makes a
+/// calm service one of weighted turns; by the cost alone, the heaviest would get everything until
+/// it has as many requests in flight as others have weight less.
+pub(super) fn is_as_good_as_any(member: &Member, slowness: f64) -> bool {
+    slowness <= 1.0 && member.instance.in_flight() == 0
+}
+
 /// How many times as slow as the fastest an instance is, by what is known for sure.
 fn times(own: &Interval, fastest: &Interval) -> f64 {
     let gap = own.lower() - fastest.upper();

@@ -175,15 +175,22 @@ proptest! {
     }
 
     #[test]
-    fn idle_members_take_weighted_turns_under_least_connections(
+    fn idle_members_take_weighted_turns_under_algorithms_that_compare_loads(
         weights in prop::collection::vec(1u32..20, 1..30),
     ) {
         let members = members(&weights);
+        for member in &members {
+            answer(member, Duration::from_millis(5), Outcome::Success);
+        }
         let sum = u64::from(weights.iter().sum::<u32>());
-        let balancer = build(Algorithm::LeastConnections, &members, 1);
-        let counts = Asker::new(1).counts(&*balancer, &members, sum * 3);
         let expected: Vec<u32> = weights.iter().map(|weight| weight * 3).collect();
-        prop_assert_eq!(counts, expected);
+        for algorithm in [
+            Algorithm::LeastConnections, Algorithm::LeastResponseTime, Algorithm::Adaptive,
+        ] {
+            let balancer = build(algorithm, &members, 1);
+            let counts = Asker::new(1).counts(&*balancer, &members, sum * 3);
+            prop_assert_eq!(&counts, &expected, "{}", algorithm);
+        }
     }
 
     #[test]

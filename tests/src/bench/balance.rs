@@ -10,7 +10,10 @@ use lb_userspace::model::Algorithm;
 use serde_json::{Value, json};
 
 use super::pick;
-use crate::simulator::{catalogue, plot, report::Study};
+use crate::simulator::{
+    catalogue, plot,
+    report::{Study, overview},
+};
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -46,6 +49,9 @@ pub fn run(plan: &Plan, progress: &mut dyn FnMut(&str)) -> Result<()> {
             println!("{}", study.table());
         }
         studies.push(study);
+    }
+    if !plan.json {
+        println!("{}", overview(&studies));
     }
     if let Some(folder) = &plan.out {
         write(folder, &studies)?;

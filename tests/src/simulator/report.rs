@@ -133,3 +133,40 @@ impl Study {
         })
     }
 }
+
+/// All scenarios in one table: mean and 99th percentile in milliseconds, the share of errors in
+/// percent where there are any, and adaptive next to the best of the others.
+#[must_use]
+pub fn overview(studies: &[Study]) -> String {
+    let mut out = String::from("| scenario |");
+    for algorithm in Algorithm::ALL {
+        // Writing to a string cannot fail.
+        let _ = write!(out, " `{algorithm}` |");
+    }
+    out.push_str(" adaptive / best: mean, p99 |\n|---|");
+    out.push_str(&"---|".repeat(Algorithm::ALL.len() + 1));
+    for study in studies {
+        let _ = write!(out, "\n| {} |", study.scenario.name);
+        for (_, s) in study.summaries() {
+            let _ = write!(out, " {} / {}", figure(s.mean), figure(s.p99));
+            if s.errors >= 0.0005 {
+                let _ = write!(out, ", {:.1} %", s.errors * 100.0);
+            }
+            out.push_str(" |");
+        }
+        if let Some(v) = study.verdict() {
+            let _ = write!(out, " {:.2}, {:.2} |", v.mean, v.p99);
+        }
+    }
+    out.push('\n');
+    out
+}
+
+/// Three digits or so.
+fn figure(ms: f64) -> String {
+    if ms < 100.0 {
+        format!("{ms:.1}")
+    } else {
+        format!("{ms:.0}")
+    }
+}
