@@ -10,7 +10,9 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::sleep;
 
 use crate::{
-    model::{BreakerSpec, BreakerState, Clock, Gate, GateState, InstanceId, Timestamp},
+    model::{
+        BreakerSpec, BreakerState, Clock, Gate, GateState, InstanceId, ServiceName, Timestamp,
+    },
     registry::{Change, Registry, Service},
     resilience::breaker,
 };
@@ -43,13 +45,15 @@ pub async fn run(registry: Arc<Registry>, clock: Clock) {
 /// Brings the registry up to date; says when there will be something to do without anybody's doing.
 pub fn follow(registry: &Registry, now: Timestamp) -> Option<Timestamp> {
     let mut next: Option<Timestamp> = None;
-    let mut states: Vec<(InstanceId, BreakerState)> = Vec::new();
+    let mut instances: Vec<(InstanceId, BreakerState)> = Vec::new();
+    let mut services: Vec<(ServiceName, BreakerState)> = Vec::new();
     for service in &registry.snapshot().services {
-        let spec = service.spec.breakers.service.as_ref();
-        next = next
-            .into_iter()
-            .chain(tend_service(service, spec, now))
-            .min();
+        let due = tend_service(service, now);
+        next = next.into_iter().chain(due).min();
+        let state = service.guard.gate.state().kind(now);
+        if state != service.breaker {
+            services.push((service.name().clone(), state));
+        }
         let spec = service.spec.breakers.instance.as_ref();
         for (member, status) in service.members.iter().zip(service.statuses.iter()) {
             let gate = &member.instance.gate;
@@ -59,24 +63,26 @@ pub fn follow(registry: &Registry, now: Timestamp) -> Option<Timestamp> {
             next = next.into_iter().chain(tend(gate, spec, now)).min();
             let state = gate.state().kind(now);
             if state != status.breaker {
-                states.push((member.instance.id, state));
+                instances.push((member.instance.id, state));
             }
         }
     }
-    if !states.is_empty()
-        && let Err(error) = registry.apply(Change::Breakers(states))
-    {
+    if instances.is_empty() && services.is_empty() {
+        return next;
+    }
+    let change = Change::Breakers {
+        instances,
+        services,
+    };
+    if let Err(error) = registry.apply(change) {
         tracing::error!(%error, "the registry refused states of circuit breakers");
     }
     next
 }
 
-/// The same for the breaker of a service, which nobody beside the workers has to follow.
-fn tend_service(
-    service: &Service,
-    spec: Option<&BreakerSpec>,
-    now: Timestamp,
-) -> Option<Timestamp> {
+/// Does what is due at the breaker of a service; says when the next thing is.
+fn tend_service(service: &Service, now: Timestamp) -> Option<Timestamp> {
+    let spec = service.spec.breakers.service.as_ref();
     let guard = &service.guard;
     if guard.gate.is_closed() {
         return None;

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     affinity::Store,
     balance::{Choice, Random, Tried, odds},
-    model::{Algorithm, Exclusion, Reason, RouteSpec, Timestamp},
+    model::{Algorithm, AllOpen, Exclusion, Member, Reason, RouteSpec, Timestamp},
     registry::{Service, Snapshot},
 };
 
@@ -114,7 +114,7 @@ pub fn explain(
     let nobody = candidates.iter().all(|candidate| candidate.chance == 0.0);
     Explanation {
         client,
-        refused: nobody.then_some(Reason::NoInstance),
+        refused: refusal(&service, &candidates, nobody, now),
         routed: Some(Routed {
             route: snapshot.routes[route].clone(),
             service,
@@ -123,6 +123,35 @@ pub fn explain(
             candidates,
         }),
     }
+}
+
+/// What lb would answer itself.
+fn refusal(
+    service: &Service,
+    candidates: &[Candidate],
+    nobody: bool,
+    now: Timestamp,
+) -> Option<Reason> {
+    if service.guard.gate.exclusion(now).is_some() {
+        return Some(Reason::ServiceBreakerOpen);
+    }
+    if !nobody {
+        return None;
+    }
+    let shut = |(candidate, _): &(&Candidate, &Member)| {
+        matches!(
+            candidate.exclusion,
+            Some(Exclusion::BreakerOpen | Exclusion::ProbeBusy)
+        )
+    };
+    let mut shut = candidates.iter().zip(service.members.iter()).filter(shut);
+    let Some((_, first)) = shut.next() else {
+        return Some(Reason::NoInstance);
+    };
+    let held = |member: &Member| member.instance.gate.state().is_held();
+    let passes = service.spec.breakers.all_open == AllOpen::Pass
+        && (!held(first) || shut.any(|(_, member)| !held(member)));
+    (!passes).then_some(Reason::BreakerOpen)
 }
 
 fn candidates(service: &Service, key: u64, now: Timestamp, random: &Random) -> Vec<Candidate> {

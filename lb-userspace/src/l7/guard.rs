@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{breaker::verdict, proxy::Exchanged, worker::Worker};
 use crate::{
-    model::{BreakerSpec, GateState, Reason, ServiceGuard, Step, Timestamp},
+    model::{BreakerSpec, GateState, Reason, ServiceGuard, Timestamp},
     registry::Service,
     resilience::{Permit, Report, Verdict, breaker},
 };
@@ -77,16 +77,9 @@ pub(super) fn leave(
             })
         }
     };
-    if let Some(step) = step.filter(Step::is_transition) {
-        log(service, &step, now);
+    if step.is_some_and(|step| step.is_transition()) {
         worker.breakers.notify_one();
     }
-}
-
-#[cold]
-fn log(service: &Service, step: &Step, now: Timestamp) {
-    let (service, state) = (service.name(), step.after.kind(now).as_str());
-    tracing::warn!(%service, state, "circuit breaker of the service changed");
 }
 
 /// Whether an answer of lb's own means that the service has failed, not its client and not lb's

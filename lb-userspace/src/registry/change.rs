@@ -87,8 +87,13 @@ pub enum Change {
         /// The instance by any of its names.
         instance: String,
     },
-    /// Reports what circuit breakers do; those of instances that are gone are ignored.
-    Breakers(Vec<(InstanceId, BreakerState)>),
+    /// Reports what circuit breakers do; those of what is gone are ignored.
+    Breakers {
+        /// Those of instances.
+        instances: Vec<(InstanceId, BreakerState)>,
+        /// Those of services as a whole.
+        services: Vec<(ServiceName, BreakerState)>,
+    },
     /// Reports factors of weights; those of instances that are gone are ignored.
     Factors(Vec<(InstanceId, Factors)>),
     /// Forgets what was learned of a service's weights.
@@ -146,6 +151,8 @@ pub enum Event {
     RecoveryChanged(ServiceName, String, Option<Progress>),
     /// An instance's circuit breaker has opened, half-opened or closed.
     BreakerChanged(ServiceName, String, BreakerState),
+    /// The circuit breaker of a service has opened, half-opened or closed.
+    ServiceBreakerChanged(ServiceName, BreakerState),
     /// An instance is ejected.
     Ejected(ServiceName, String, Ejection),
     /// An instance's ejection is over, and why.
@@ -306,6 +313,9 @@ impl fmt::Display for Event {
             }
             Self::FailOpenChanged(service, Some(why)) => {
                 write!(f, "service {service} fails open: {}", why.as_str())
+            }
+            Self::ServiceBreakerChanged(service, state) => {
+                write!(f, "circuit breaker of {service} is now {}", state.as_str())
             }
             Self::Reset => f.write_str("learned state forgotten"),
             Self::FactorsChanged(service) => write!(f, "measured weights of {service} changed"),

@@ -11,8 +11,8 @@ use crate::{
     affinity::Quota,
     balance,
     model::{
-        AdminState, AffinityStats, Algorithm, Health, Instance, Member, ServiceGuard, ServiceLoad,
-        ServiceSpec, ServiceStats, UNLIMITED,
+        AdminState, AffinityStats, Algorithm, BreakerState, Health, Instance, Member, ServiceGuard,
+        ServiceLoad, ServiceSpec, ServiceStats, UNLIMITED,
     },
     resilience::{Admission, Budget, Factors, Hedging, WeightInputs, effective_weight},
 };
@@ -28,6 +28,8 @@ pub(super) struct ServiceState {
     pub(super) budget: Arc<Budget>,
     pub(super) hedging: Arc<Hedging>,
     pub(super) guard: Arc<ServiceGuard>,
+    /// What that does, as last heard.
+    pub(super) breaker: BreakerState,
     /// Requests in flight.
     pub(super) load: Arc<ServiceLoad>,
     pub(super) admission: Arc<Admission>,
@@ -113,6 +115,7 @@ impl ServiceState {
 
     pub(super) fn is_same_as(&self, old: &Service) -> bool {
         old.spec.algorithm == self.algorithm
+            && old.breaker == self.breaker
             && ServiceSpec {
                 algorithm: self.algorithm,
                 ..(*self.spec).clone()
@@ -174,6 +177,7 @@ impl ServiceState {
             hedging: Arc::clone(&self.hedging),
             admission: Arc::clone(&self.admission),
             guard: Arc::clone(&self.guard),
+            breaker: self.breaker,
             fail_open,
             sessions,
             affinity: Arc::clone(&self.affinity),

@@ -61,6 +61,8 @@ pub struct Service {
     pub limited: bool,
     /// Its circuit breaker.
     pub guard: Arc<ServiceGuard>,
+    /// What that does, as last heard; the guard's gate knows better.
+    pub breaker: BreakerState,
     /// Why traffic goes to instances that should not have any; `None` when it does not.
     pub fail_open: Option<FailOpen>,
     /// What sessions need to know, while the service has affinity.
@@ -266,6 +268,7 @@ impl InstanceStatus {
             AdminState::Draining => Exclusion::Draining,
             AdminState::Enabled if self.weight == 0 => Exclusion::NoWeight,
             AdminState::Enabled if self.health == Health::Unhealthy => Exclusion::Unhealthy,
+            AdminState::Enabled if self.ejected.is_some() => Exclusion::Ejected,
             AdminState::Enabled if self.recovery.is_some() => Exclusion::Recovering,
             AdminState::Enabled => Exclusion::Weightless,
         }

@@ -89,7 +89,14 @@ impl State {
             Change::Uneject { service, instance } => self.uneject(&service, &instance),
             Change::Ramps(ramps) => Ok(self.ramps(&ramps)),
             Change::ForceRecovery { service, instance } => self.force(&service, &instance),
-            Change::Breakers(states) => Ok(self.breakers(&states)),
+            Change::Breakers {
+                instances,
+                services,
+            } => {
+                let mut events = self.breakers(&instances);
+                events.extend(self.service_breakers(&services));
+                Ok(events)
+            }
             Change::Factors(factors) => Ok(self.factors(&factors)),
             Change::Forget(service) => self.forget(&service),
         }
@@ -163,6 +170,7 @@ impl State {
                 budget: Arc::new(Budget::new(self.workers)),
                 hedging: Arc::new(Hedging::new(self.workers)),
                 guard: Arc::new(ServiceGuard::new(self.workers)),
+                breaker: BreakerState::default(),
                 load,
                 admission: Arc::default(),
                 affinity: Arc::new(AffinityStats::new(self.workers)),
@@ -198,6 +206,7 @@ impl State {
             budget: before.budget,
             hedging: before.hedging,
             guard: before.guard,
+            breaker: before.breaker,
             load: before.load,
             admission: before.admission,
             affinity: before.affinity,
@@ -462,6 +471,19 @@ impl State {
         let moved = self.service(name)?.forget_factors();
         let event = moved.then(|| Event::FactorsChanged(name.clone()));
         Ok(event.into_iter().collect())
+    }
+
+    fn service_breakers(&mut self, states: &[(ServiceName, BreakerState)]) -> Vec<Event> {
+        let mut events = Vec::new();
+        for (name, breaker) in states {
+            if let Some(service) = self.services.get_mut(name)
+                && service.breaker != *breaker
+            {
+                service.breaker = *breaker;
+                events.push(Event::ServiceBreakerChanged(name.clone(), *breaker));
+            }
+        }
+        events
     }
 
     fn factors(&mut self, factors: &[(InstanceId, Factors)]) -> Vec<Event> {

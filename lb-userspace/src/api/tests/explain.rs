@@ -196,3 +196,19 @@ async fn a_session_goes_where_it_is_pinned() {
     let entry = store.find(session, world.clock.now())[0];
     assert!(entry.expires <= world.clock.now() + ttl + Duration::from_secs(1));
 }
+
+#[tokio::test]
+async fn open_breakers_are_the_reason_of_a_refusal() {
+    let world = World::new();
+    let path = "/breakers/main-backend";
+    world.post(&format!("{path}/{A}/open")).await.data();
+    let told = explain(&world, "url=/api/v1/auth").await;
+    assert_eq!(told["candidates"][0]["excluded"], "breaker_open");
+    assert_eq!((&told["instance"], told.get("refused")), (&B.into(), None));
+    world.post(&format!("{path}/{B}/open")).await.data();
+    let told = explain(&world, "url=/api/v1/auth").await;
+    assert_eq!(told["refused"]["reason"], "breaker_open", "{told}");
+    world.post(&format!("{path}/open")).await.data();
+    let told = explain(&world, "url=/api/v1/auth").await;
+    assert_eq!(told["refused"]["reason"], "service_breaker_open", "{told}");
+}

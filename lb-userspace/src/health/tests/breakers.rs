@@ -73,6 +73,7 @@ fn breakers_that_are_switched_off_are_closed_unless_an_operator_holds_them() {
     let guard = Arc::clone(&registry.snapshot().services[0].guard);
     open(&guard.gate, now + Duration::from_secs(1000));
     follow(&registry, now);
+    assert_eq!(registry.snapshot().services[0].breaker, BreakerState::Open);
     configure(
         &registry,
         vec![ServiceSpec {
@@ -84,6 +85,8 @@ fn breakers_that_are_switched_off_are_closed_unless_an_operator_holds_them() {
     let states = [0, 1].map(|at| status(&registry, at).breaker);
     assert_eq!(states, [BreakerState::Closed, BreakerState::Open]);
     assert!(guard.gate.is_closed());
+    let state = registry.snapshot().services[0].breaker;
+    assert_eq!(state, BreakerState::Closed);
 }
 
 #[test]
