@@ -13,6 +13,7 @@ mod admission;
 mod affinity;
 mod breaker;
 mod checks;
+mod concurrency;
 mod daemon;
 mod environment;
 mod fail_open;

@@ -36,7 +36,9 @@ pub mod slow_start;
 pub mod vip;
 pub mod window;
 
-pub use admission::{LimitSpec, PRIORITIES, Priority, QueueSpec, UNLIMITED, claim};
+pub use admission::{
+    ConcurrencySpec, LimitSpec, PRIORITIES, Priority, QueueSpec, UNLIMITED, claim,
+};
 pub use affinity::{
     AffinitySpec, AffinityStats, Break, Followed, JwtAlgorithm, JwtKey, Refused, SameSite, Secret,
     SecureCookie, SessionSource, SessionSpec,

@@ -4,6 +4,7 @@
 pub mod admission;
 pub mod breaker;
 pub mod budget;
+pub mod concurrency;
 pub mod factor;
 pub mod hedge;
 pub mod outlier;

@@ -33,6 +33,16 @@ pub(super) fn of(service: &Service) -> types::Admission {
         max_requests: limits.service.map(NonZeroU32::get),
         instance_max_requests: limits.instance.map(NonZeroU32::get),
         in_flight: members.map(|m| u64::from(m.instance.in_flight())).sum(),
+        concurrency: service.spec.concurrency.as_ref().map(|spec| {
+            let concurrency = service.admission.concurrency();
+            let ms = |base: Duration| measure::round(base.as_secs_f64() * 1e3);
+            types::Concurrency {
+                limit: concurrency.limit(spec),
+                min: spec.min,
+                max: spec.max,
+                base_ms: concurrency.base().map(ms),
+            }
+        }),
         queue: service.spec.queue.as_ref().map(|spec| queue(service, spec)),
     }
 }

@@ -28,8 +28,8 @@ use crate::{
     health::comeback::Comebacks,
     l4::{self, AttachMode, Attachment, Report, Reporter, VipReport},
     model::{
-        Algorithm, ApiSpec, Clock, Endpoint, Forwarding, GatewaySpec, HashKey, Health,
-        HealthCheckSpec, HostPattern, Instance, InstanceSpec, Outcome, PathPattern, Probe,
+        Algorithm, ApiSpec, Clock, ConcurrencySpec, Endpoint, Forwarding, GatewaySpec, HashKey,
+        Health, HealthCheckSpec, HostPattern, Instance, InstanceSpec, Outcome, PathPattern, Probe,
         Protocol, QueueSpec, RateKey, RateLimitSpec, RouteSpec, ServiceName, ServiceSpec,
         Timestamp, VipSpec,
     },
@@ -213,6 +213,7 @@ fn desired() -> Desired {
     };
     let mut sticky = spec("main-backend", &[(A, 10), (B, 30)]);
     sticky.affinity.enabled = true;
+    sticky.concurrency = Some(ConcurrencySpec::default());
     sticky.queue = Some(QueueSpec {
         size: 50,
         timeout: Duration::from_secs(1),

@@ -22,7 +22,7 @@ mod stats;
 
 use serde::{Deserialize, Serialize};
 
-pub use admission::{Admission, Limits, Queue, RateLimit, ServiceLimits};
+pub use admission::{Admission, Concurrency, Limits, Queue, RateLimit, ServiceLimits};
 pub use algorithm::{
     AlgorithmInfo, Algorithms, InstanceWeight, Keys, ServiceAlgorithm, ServiceAlgorithmDetail,
     SetAlgorithm,

@@ -25,6 +25,7 @@ fn services(list: &[ServiceLimits]) -> String {
         ("IN FLIGHT", Lean::Right),
         ("MAX", Lean::Right),
         ("INSTANCE MAX", Lean::Right),
+        ("ADAPTIVE", Lean::Right),
         ("WAITING", Lean::Right),
         ("QUEUE", Lean::Right),
     ];
@@ -35,6 +36,7 @@ fn services(list: &[ServiceLimits]) -> String {
             admission.in_flight.to_string(),
             number(admission.max_requests),
             number(admission.instance_max_requests),
+            number(admission.concurrency.map(|limit| limit.limit)),
             number(admission.queue.map(|queue| queue.waiting)),
             number(admission.queue.map(|queue| queue.size)),
         ]

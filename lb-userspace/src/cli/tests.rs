@@ -365,7 +365,7 @@ fn configuration_and_metrics_can_be_read() {
     let text = lb.run("limits").ok();
     assert_eq!(
         cells(&text, "main-backend"),
-        ["main-backend", "0", "-", "-", "0", "50"]
+        ["main-backend", "0", "-", "-", "10", "0", "50"]
     );
     let row = ["gateway", "client", "100", "1m", "20", "0"];
     assert_eq!(cells(&text, "gateway"), row);

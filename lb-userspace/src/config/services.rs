@@ -6,6 +6,7 @@ use super::{
     admission::{self, LimitSettings},
     affinity::AffinitySettings,
     breaker::BreakerSettings,
+    concurrency::ConcurrencySettings,
     fail_open::FailOpenSettings,
     forms::{Choice, Form as _, Number},
     hashing::HashSettings,
@@ -67,6 +68,7 @@ pub(super) struct ServiceSettings {
     slow_start: SlowStartSettings,
     affinity: AffinitySettings,
     queue: QueueSettings,
+    concurrency: ConcurrencySettings,
     timeouts: TimeoutSettings,
     retry: RetrySettings,
     hedge: HedgeSettings,
@@ -98,6 +100,7 @@ impl ServiceSettings {
             slow_start: SlowStartSettings::unset(),
             affinity: AffinitySettings::unset(),
             queue: QueueSettings::unset(),
+            concurrency: ConcurrencySettings::unset(),
             timeouts: TimeoutSettings::unset(),
             retry: RetrySettings::unset(),
             hedge: HedgeSettings::unset(),
@@ -119,6 +122,7 @@ impl ServiceSettings {
         let slow_start = t.table("slow_start", |t| self.slow_start.read(t));
         let affinity = t.table("affinity", |t| self.affinity.read(t));
         let queue = t.table("queue", |t| self.queue.read(t));
+        let concurrency = t.table("concurrency", |t| self.concurrency.read(t));
         let timeouts = t.table("timeouts", |t| self.timeouts.read(t));
         let retry = t.table("retry", |t| self.retry.read(t));
         let hedge = t.table("hedge", |t| self.hedge.read(t));
@@ -136,6 +140,7 @@ impl ServiceSettings {
             slow_start,
             affinity,
             queue,
+            concurrency,
             timeouts,
             retry,
             hedge,
@@ -180,6 +185,7 @@ pub(super) fn read(
                 hedge: settings.hedge.build(),
                 limits: settings.limits.build(),
                 queue: settings.queue.build(),
+                concurrency: settings.concurrency.build(),
                 rate_limits,
                 instances: endpoints.iter().map(ReadInstance::spec).collect(),
             },

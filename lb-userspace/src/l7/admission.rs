@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     balance::Choice,
-    model::{InFlight, Instance, Member, Reason, UNLIMITED},
+    model::{InFlight, Instance, Member, Priority, Reason, UNLIMITED},
     registry::Service,
     resilience::{Permit, Seat},
 };
@@ -61,10 +61,10 @@ pub(super) async fn enter(
     let entered = if waits && service.admission.queue().waiting() > 0 {
         Err(Reason::AtCapacity)
     } else {
-        enter_now(client, service, known.following, choice)
+        enter_now(client, service, known, choice)
     };
     match entered {
-        Err(Reason::AtCapacity) if waits => {
+        Err(Reason::AtCapacity | Reason::Overloaded) if waits => {
             Box::pin(wait::wait(client, service.name(), known)).await
         }
         entered => entered,
@@ -75,18 +75,15 @@ pub(super) async fn enter(
 fn enter_now(
     client: &Client,
     service: &Service,
-    following: Option<&Following>,
+    known: &Known<'_>,
     choice: &Choice<'_>,
 ) -> Result<(Place, Option<Seat>), Reason> {
     let seat = if service.limited {
-        let limit = service.spec.limits.service;
-        let most = limit.map_or(UNLIMITED, NonZeroU32::get);
-        let seat = service.admission.enter(most, &client.worker.clock);
-        Some(seat.ok_or(Reason::AtCapacity)?)
+        Some(take_seat(client, service, known.priority)?)
     } else {
         None
     };
-    match choose(client, service, following, choice, None) {
+    match choose(client, service, known.following, choice, None) {
         Ok(place) => Ok((place, seat)),
         Err(reason) => {
             if let Some(seat) = seat {
@@ -95,6 +92,27 @@ fn enter_now(
             Err(reason)
         }
     }
+}
+
+/// Takes a seat in a service that has limits: one that was asked for, or one that follows what the
+/// service can do, or both.
+fn take_seat(client: &Client, service: &Service, priority: Priority) -> Result<Seat, Reason> {
+    let (spec, admission) = (&service.spec, &service.admission);
+    let fixed = spec.limits.service.map_or(UNLIMITED, NonZeroU32::get);
+    let adaptive = spec.concurrency.as_ref().map_or(UNLIMITED, |concurrency| {
+        // Those who wait are in the order of their urgency; without a queue it is a matter of who
+        // is refused.
+        match spec.queue {
+            Some(_) => admission.concurrency().limit(concurrency),
+            None => admission.concurrency().limit_for(concurrency, priority),
+        }
+    });
+    let seat = admission.enter(fixed.min(adaptive), &client.worker.clock);
+    seat.ok_or(if adaptive < fixed {
+        Reason::Overloaded
+    } else {
+        Reason::AtCapacity
+    })
 }
 
 /// Takes a place for a request that is inside the service: at the instance that was `picked`, or at

@@ -135,6 +135,14 @@ impl<'a> Course<'a> {
 
     /// An answer with what the request holds to its end.
     pub(super) fn ends(&mut self, answered: Answered) -> Exchanged {
+        if let Some(spec) = &self.service.spec.concurrency
+            && !answered.answer.status().is_server_error()
+        {
+            let now = self.client.worker.clock.now();
+            let latency = now - answered.in_flight.began();
+            let waits = self.service.spec.queue.is_some();
+            self.service.admission.answered(spec, now, latency, waits);
+        }
         Exchanged {
             answer: answered.answer,
             lease: answered.lease,

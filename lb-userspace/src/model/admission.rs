@@ -18,6 +18,28 @@ pub struct LimitSpec {
     pub instance: Option<NonZeroU32>,
 }
 
+/// A limit of a service's requests at once that follows what it can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConcurrencySpec {
+    /// The limit never falls below this, at least 1.
+    pub min: u32,
+    /// The limit never rises above this.
+    pub max: u32,
+    /// How much above the latency without queueing is no sign of overload, in percent of it.
+    pub tolerance: u8,
+}
+
+impl Default for ConcurrencySpec {
+    /// Between 10 and 1000; a quarter more latency is tolerated (Envoy's buffer).
+    fn default() -> Self {
+        Self {
+            min: 10,
+            max: 1000,
+            tolerance: 25,
+        }
+    }
+}
+
 /// The queue before a service whose instances are full.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueueSpec {

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::{
-    AffinitySpec, Algorithm, BreakersSpec, Endpoint, FailOpenSpec, Forwarding, HashKey, HedgeSpec,
-    LimitSpec, OutlierSpec, QueueSpec, RateLimitSpec, ReportTimes, RetrySpec, ServiceName,
-    SlowStartSpec,
+    AffinitySpec, Algorithm, BreakersSpec, ConcurrencySpec, Endpoint, FailOpenSpec, Forwarding,
+    HashKey, HedgeSpec, LimitSpec, OutlierSpec, QueueSpec, RateLimitSpec, ReportTimes, RetrySpec,
+    ServiceName, SlowStartSpec,
 };
 
 /// The bound of consistent hashing when nobody says anything, in percent: with a quarter more than
@@ -74,6 +74,8 @@ pub struct ServiceSpec {
     pub hedge: Option<HedgeSpec>,
     /// The most requests at once.
     pub limits: LimitSpec,
+    /// A limit of requests at once that follows what the service can do; `None` when it is off.
+    pub concurrency: Option<ConcurrencySpec>,
     /// Where requests wait when a limit is reached; `None` when they do not.
     pub queue: Option<QueueSpec>,
     /// Limits of the rate of requests.
@@ -105,6 +107,7 @@ impl ServiceSpec {
             retry: RetrySpec::default(),
             hedge: None,
             limits: LimitSpec::default(),
+            concurrency: None,
             queue: None,
             rate_limits: Vec::new(),
             instances: Vec::new(),

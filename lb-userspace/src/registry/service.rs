@@ -163,6 +163,7 @@ impl ServiceState {
         };
         Service {
             limited: spec.limits.service.is_some()
+                || spec.concurrency.is_some()
                 || members.iter().any(|member| member.most != UNLIMITED),
             spec: Arc::new(spec),
             balancer: balance::build_bounded(self.algorithm, &members, workers, self.spec.bound()),

@@ -4,19 +4,23 @@
 //! and lives as long as the service, whatever its settings: a reload that lowers a limit finds the
 //! requests that are inside already.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
 };
 
-use super::queue::Queue;
-use crate::model::{Clock, UNLIMITED, claim};
+use super::{concurrency::Concurrency, queue::Queue};
+use crate::model::{Clock, ConcurrencySpec, Timestamp, UNLIMITED, claim};
 
 /// The requests of a service as a whole.
 #[derive(Debug, Default)]
 pub struct Admission {
     inside: AtomicU32,
     queue: Arc<Queue>,
+    concurrency: Concurrency,
 }
 
 impl Admission {
@@ -39,6 +43,21 @@ impl Admission {
     #[must_use]
     pub fn inside(&self) -> u32 {
         self.inside.load(Ordering::Relaxed)
+    }
+
+    /// The limit that follows what the service can do.
+    #[must_use]
+    pub const fn concurrency(&self) -> &Concurrency {
+        &self.concurrency
+    }
+
+    /// An answer has come after `latency`, which says something about what the service can do.
+    pub fn answered(&self, spec: &ConcurrencySpec, now: Timestamp, latency: Duration, waits: bool) {
+        let inside = self.inside();
+        let grown = self.concurrency.sample(spec, now, latency, inside, waits);
+        if grown > 0 && self.queue.waiting() > 0 {
+            self.queue.free(grown, now);
+        }
     }
 
     /// Those who wait for a place.

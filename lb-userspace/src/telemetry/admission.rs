@@ -23,6 +23,7 @@ pub(super) struct AdmissionCollector {
 impl AdmissionCollector {
     pub(super) fn new(registry: Arc<Registry>) -> Result<Self, prometheus::Error> {
         let descriptions = describe(&[
+            &names::CONCURRENCY_LIMIT,
             &names::QUEUE_WAITING,
             &names::QUEUE_WAIT,
             &names::RATE_LIMITED,
@@ -44,7 +45,12 @@ impl Collector for AdmissionCollector {
         let snapshot = self.registry.snapshot();
         let mut waiting = Samples::new(&names::QUEUE_WAITING);
         let mut waits = Samples::new(&names::QUEUE_WAIT);
+        let mut limits = Samples::new(&names::CONCURRENCY_LIMIT);
         for service in &snapshot.services {
+            if let Some(spec) = &service.spec.concurrency {
+                let limit = service.admission.concurrency().limit(spec);
+                limits.add(&[service.name().as_str()], f64::from(limit));
+            }
             if service.spec.queue.is_none() {
                 continue;
             }
@@ -62,7 +68,7 @@ impl Collector for AdmissionCollector {
             limited.add(&labels, limiter.refused() as f64);
             crowded.add(&labels, limiter.crowded() as f64);
         }
-        [waiting, waits, limited, crowded]
+        [limits, waiting, waits, limited, crowded]
             .map(Samples::finish)
             .to_vec()
     }

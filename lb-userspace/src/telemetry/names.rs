@@ -143,6 +143,9 @@ families! {
     CHECKS: Counter "lb_instance_checks_total"
         ["service", "instance", "result"]
         "Health checks of the instance, by what they found: passed or failed.";
+    CONCURRENCY_LIMIT: Gauge "lb_concurrency_limit"
+        ["service"]
+        "Requests that the service can have in flight, as found by latency; absent when it is off.";
     QUEUE_WAITING: Gauge "lb_queue_waiting"
         ["service"]
         "Requests that wait for a place in the service; absent where none may wait.";

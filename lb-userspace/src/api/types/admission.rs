@@ -32,9 +32,26 @@ pub struct Admission {
     pub instance_max_requests: Option<u32>,
     /// Requests in flight to all instances together.
     pub in_flight: u64,
+    /// The limit that follows what the service can do; absent when it is off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<Concurrency>,
     /// Where requests wait when a limit is reached; absent where they do not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queue: Option<Queue>,
+}
+
+/// A limit that follows what a service can do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Concurrency {
+    /// Requests that may be in flight now.
+    pub limit: u32,
+    /// The limit never falls below this.
+    pub min: u32,
+    /// It never rises above this.
+    pub max: u32,
+    /// The latency without queueing; absent before anything was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_ms: Option<f64>,
 }
 
 /// A queue.

@@ -60,8 +60,8 @@ pub(super) async fn wait(
                 random: &worker.random,
                 tried: &crate::balance::Tried::default(),
             };
-            match enter_now(client, &service, known.following, &choice) {
-                Err(Reason::AtCapacity) => {}
+            match enter_now(client, &service, known, &choice) {
+                Err(Reason::AtCapacity | Reason::Overloaded) => {}
                 Err(reason) => return Err(reason),
                 Ok(found) => {
                     waiter.admitted();
