@@ -12,7 +12,7 @@ use lb_tests::client::load::{self, Load, Plan};
 use lb_tests::instance::{self, Instance};
 use lb_tests::scene::{Configuration, Scene, address};
 use lb_tests::topology::Family;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const ALGORITHMS: [&str; 7] = [
     "round_robin",
@@ -30,11 +30,12 @@ const BAD: &str = "10.77.0.11:8080";
 /// Breakers would take a bad instance away as well: here it is ejections that are looked at.
 const NO_BREAKER: &str = "breaker = { enabled = false }";
 
-/// A service for each algorithm, all of the same three instances.
-fn all_algorithms(settings: &str) -> Configuration {
+/// A service for each algorithm, all of the same three instances. Each begins with its own, or all
+/// with the same.
+fn all_algorithms(first: Option<&str>, settings: &str) -> Configuration {
     let mut configuration = Configuration::new("[\"0.0.0.0:80\"]");
     for name in ALGORITHMS {
-        let service = name.replace('_', "-");
+        let (service, name) = (name.replace('_', "-"), first.unwrap_or(name));
         let settings = format!(
             "algorithm = \"{name}\"\nhash_key = \"path\"\nhash_bound = 0\n{NO_BREAKER}\n{settings}"
         );
@@ -91,7 +92,7 @@ fn asked(stats: &Value, service: &str) -> Result<(f64, f64)> {
 #[test]
 #[ignore = "needs root"]
 fn an_instance_that_fails_at_once_gets_next_to_nothing_under_every_algorithm() -> Result<()> {
-    let scene = Scene::new(3, all_algorithms("").text())?;
+    let scene = Scene::new(3, all_algorithms(None, "").text())?;
     let loads: Vec<Load> = services()
         .map(|service| endless(&scene, &service, 2, Duration::from_millis(1)))
         .collect();
@@ -168,16 +169,27 @@ fn shares(scene: &Scene) -> Result<Vec<Option<f64>>> {
     Ok(services().map(share).collect())
 }
 
+/// The counters, and the shares as they were both before and after these were read.
+fn counted(scene: &Scene) -> Result<(Value, Vec<Option<f64>>)> {
+    let before = shares(scene)?;
+    let stats = scene.daemon.get("/stats")?;
+    let after = shares(scene)?;
+    let same = before.into_iter().zip(after);
+    let same = same.map(|(before, after)| before.filter(|_| before == after));
+    Ok((stats, same.collect()))
+}
+
 #[test]
 #[ignore = "needs root"]
 fn who_comes_back_has_its_step_in_every_second_under_every_algorithm() -> Result<()> {
     let settings = "outlier = { base_time = \"500ms\" }\n\
                     recovery = { start = 0.2, step = 0.4, interval = \"2500ms\" }";
-    let scene = Scene::new(3, all_algorithms(settings).text())?;
+    let scene = Scene::new(3, all_algorithms(Some("round_robin"), settings).text())?;
     let loads: Vec<Load> = services()
         .map(|service| endless(&scene, &service, 2, Duration::ZERO))
         .collect();
-    // Algorithms that go by load may not ask it often enough: what counts is that it goes.
+    // Algorithms that go by load might leave it before it has failed often enough, so they are set
+    // when it is out.
     let gone = |instances: &Value| {
         let all = instances["instances"].as_array().into_iter().flatten();
         all.filter(|one| one["instance"] == BAD)
@@ -187,23 +199,23 @@ fn who_comes_back_has_its_step_in_every_second_under_every_algorithm() -> Result
     let ejected = scene
         .daemon
         .wait_for("/instances", Duration::from_secs(5), gone);
-    set(&scene, http_of(11), "status/200")?;
     ejected?;
+    for (service, algorithm) in services().zip(ALGORITHMS) {
+        let wanted = json!({ "algorithm": algorithm });
+        scene
+            .daemon
+            .put(&format!("/algorithms/{service}"), &wanted)?;
+    }
+    set(&scene, http_of(11), "status/200")?;
     let mut seen = [[0_u32; STEPS.len()]; ALGORITHMS.len()];
     let end = Instant::now() + Duration::from_secs(12);
-    let (mut before, mut shares_before) = (scene.daemon.get("/stats")?, shares(&scene)?);
+    let (mut before, mut shares_before) = counted(&scene)?;
     while seen.as_flattened().contains(&0) && Instant::now() < end {
         std::thread::sleep(Duration::from_secs(1));
-        // The shares first and the counters last, so that a step in between is noticed.
-        let shares_within = shares(&scene)?;
-        let after = scene.daemon.get("/stats")?;
-        let shares_after = shares(&scene)?;
+        let (after, shares_after) = counted(&scene)?;
         for (at, service) in services().enumerate() {
-            let share = shares_before[at];
-            let (Some(share), true) = (
-                share,
-                share == shares_within[at] && share == shares_after[at],
-            ) else {
+            let share = shares_before[at].filter(|_| shares_before[at] == shares_after[at]);
+            let Some(share) = share else {
                 continue;
             };
             let step = STEPS.iter().position(|step| (step - share).abs() < 1e-6);
@@ -315,5 +327,74 @@ fn whoever_is_killed_paused_slow_or_unsteady_is_found_and_comes_back() -> Result
         ensure!(all.of(name) > 0, "{name}: {all}");
     }
     scene.instances.append(&mut bad);
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root"]
+fn who_joins_starts_slowly_and_a_service_of_which_none_is_left_fails_open() -> Result<()> {
+    let configuration = |weights: &[u16]| {
+        Configuration::new("[\"0.0.0.0:80\"]")
+            .service_over(
+                &[Family::V4],
+                "shop",
+                instance::HTTP,
+                weights,
+                "slow_start = { enabled = true, window = \"20s\" }\n\
+                 health_check = { enabled = true, type = \"http\", interval = \"200ms\", \
+                 timeout = \"150ms\", rise = 1, fall = 2 }",
+            )
+            .route("/shop", "shop")
+    };
+    let scene = Scene::new(3, configuration(&[10, 10]).text())?;
+    let requests = |count| {
+        let plan = Plan::requests(scene.gateway(80), "/shop/{}", count);
+        load::run(&scene.topology.client.namespace, &plan)
+    };
+    let tally = requests(40)?;
+    ensure!(
+        (tally.share("i1") - 0.5).abs() < 0.1,
+        "nobody starts slowly with the daemon: {tally}"
+    );
+    scene
+        .daemon
+        .configure(configuration(&[10, 10, 10]).text())?;
+    scene.daemon.cli(&["reload"])?;
+    let tally = requests(210)?;
+    ensure!((tally.share("i3") - 1.0 / 21.0).abs() < 0.02, "{tally}");
+    let path = "/instances/shop/10.77.0.13:8080";
+    let one = scene.daemon.get(path)?;
+    ensure!(one["slow_start"]["share"] == 0.1, "{one}");
+    scene.daemon.wait_for(path, Duration::from_secs(4), |one| {
+        one["slow_start"]["share"].as_f64() > Some(0.1)
+    })?;
+    let forced = scene.daemon.post("/recovery/shop/10.77.0.13:8080/force")?;
+    ensure!(forced["slow_start"].is_null(), "{forced}");
+    let tally = requests(300)?;
+    ensure!((tally.share("i3") - 1.0 / 3.0).abs() < 0.02, "{tally}");
+
+    // All checks fail, although the instances answer: that is better than nobody who answers.
+    for host in 11..=13 {
+        set(&scene, http_of(host), "status/404")?;
+    }
+    let health = scene
+        .daemon
+        .wait_for("/health", Duration::from_secs(4), |health| {
+            health["services"][0]["fail_open"] == "none_left"
+        })?;
+    ensure!(health["services"][0]["status"] == "unhealthy", "{health}");
+    let namespace = &scene.topology.client.namespace;
+    let answer = http::request(namespace, scene.gateway(80), Method::GET, "/shop", "")?;
+    ensure!(
+        answer.status == 404 && answer.instance().is_some(),
+        "expected an instance's answer, found {answer:?}"
+    );
+    let metrics = scene.daemon.cli(&["metrics"])?;
+    let metric = "lb_service_fail_open{service=\"shop\",reason=\"none_left\"} 1";
+    ensure!(metrics.contains(metric), "{metrics}");
+    let explained = scene.daemon.get("/explain?url=/shop")?;
+    ensure!(explained["fail_open"] == "none_left", "{explained}");
+    let log = scene.daemon.log();
+    ensure!(log.contains("service fails open"), "{log}");
     Ok(())
 }

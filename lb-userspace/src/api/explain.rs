@@ -57,6 +57,7 @@ pub(super) async fn explain(
         route: None,
         service: None,
         algorithm: None,
+        fail_open: None,
         key: None,
         session: None,
         instance: None,
@@ -148,6 +149,7 @@ fn routed_to(answer: &mut Explanation, routed: &Routed, now: Timestamp) {
     answer.route = Some(services::route(&routed.route));
     answer.service = Some(spec.name.to_string());
     answer.algorithm = Some(spec.algorithm.to_string());
+    answer.fail_open = measure::fail_open(service);
     answer.key = routed.key.map(|hash| Key {
         source: spec.hash_key.to_string(),
         hash: format!("{hash:016x}"),
@@ -186,8 +188,11 @@ fn of_member(
         instance: instance.endpoint.name().to_owned(),
         chance: measure::round(candidate.chance),
         excluded: candidate.exclusion.map(|why| why.label().to_owned()),
-        detail: (candidate.exclusion == Some(Exclusion::Unhealthy))
-            .then(|| status.detail.to_string()),
+        detail: match candidate.exclusion {
+            Some(Exclusion::Unhealthy) => Some(status.detail.to_string()),
+            Some(Exclusion::Ejected) => status.ejected.as_ref().map(|e| e.detail.to_string()),
+            _ => None,
+        },
         effective_weight: measure::weight(member.weight),
         recovery: status.recovery.as_ref().map(|p| measure::recovery(p, now)),
         in_flight: instance.in_flight(),

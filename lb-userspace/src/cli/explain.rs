@@ -29,6 +29,7 @@ fn show(answer: &Explanation) -> String {
         rows.push(("Service", service.clone()));
     }
     rows.extend(answer.algorithm.clone().map(|name| ("Algorithm", name)));
+    rows.extend(answer.fail_open.clone().map(|why| ("Fails open", why)));
     let key = answer.key.as_ref();
     rows.extend(key.map(|key| ("Key", format!("{} ({})", key.source, key.hash))));
     rows.extend(answer.session.as_ref().map(|session| {

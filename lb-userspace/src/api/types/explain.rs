@@ -18,6 +18,10 @@ pub struct Explanation {
     /// Its algorithm in force.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub algorithm: Option<String>,
+    /// Why it gives traffic to instances that should not have any: `only_recovering`, `none_left` or
+    /// `too_few`. Absent when it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fail_open: Option<String>,
     /// Its session; only where sessions matter and it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<ExplainedSession>,
