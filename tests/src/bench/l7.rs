@@ -3,6 +3,9 @@
 //! The proxy under test has core 0 for itself. The instances (nginx, two ports) and the client
 //! (h2load, 64 keep-alive connections) share core 1. All proxies run with one worker, keep-alive
 //! on both sides, and round robin over both instances; the one that is not being measured sleeps.
+//! lb runs three times: as it is by default, with everything off that can be switched off, and with
+//! everything on that looks at each request.
+//!
 //! What is compared is the proxy's on-CPU time, user and kernel, over the requests that it
 //! answered: unlike requests per second it does not depend on how fast client and instances are.
 
@@ -80,11 +83,10 @@ pub fn run(lb: &Path, rounds: u32, progress: &mut dyn FnMut(&str)) -> Result<Vec
     let folder = tempfile::tempdir()?;
     let _instances = start_instances(folder.path())?;
     // haproxy is the yardstick, so it comes first.
-    let proxies = [
-        start_haproxy(folder.path())?,
-        start_nginx(folder.path())?,
-        start_lb(lb, folder.path())?,
-    ];
+    let mut proxies = vec![start_haproxy(folder.path())?, start_nginx(folder.path())?];
+    for variant in (0..).zip(VARIANTS) {
+        proxies.push(start_lb(lb, folder.path(), variant)?);
+    }
     let mut comparisons = Vec::new();
     for (case, path, requests) in CASES {
         let mut series: Vec<Series> = proxies
@@ -110,10 +112,20 @@ pub fn run(lb: &Path, rounds: u32, progress: &mut dyn FnMut(&str)) -> Result<Vec
                 ));
             }
         }
+        let (unit, what) = ("CPU µs per request", format!("answer of {case}"));
+        let features = VARIANTS.map(|(name, ..)| name);
+        let of_lb = series.iter().filter(|one| features.contains(&&*one.name));
+        let mut features: Vec<Series> = of_lb.cloned().collect();
+        features.swap(0, 1);
         comparisons.push(Comparison {
-            title: format!("proxied request, answer of {case}, {CONNECTIONS} connections"),
-            unit: "CPU µs per request",
+            title: format!("proxied request, {what}, {CONNECTIONS} connections"),
+            unit,
             series,
+        });
+        comparisons.push(Comparison {
+            title: format!("what lb's features cost, {what}"),
+            unit,
+            series: features,
         });
     }
     Ok(comparisons)
@@ -130,6 +142,9 @@ fn measure(proxy: &Proxy, path: &str, requests: u32) -> Result<f64> {
             &CONNECTIONS.to_string(),
             "-n",
             &requests.to_string(),
+            // A session for those that look for one.
+            "-H",
+            "x-session-id: 7f3b",
             &url,
         ])
         .output()
@@ -235,16 +250,62 @@ fn start_haproxy(folder: &Path) -> Result<Proxy> {
     })
 }
 
-fn start_lb(lb: &Path, folder: &Path) -> Result<Proxy> {
-    let port = 18_113;
+/// lb as it is configured by default, without anything that can be switched off, and with
+/// everything switched on.
+const VARIANTS: [(&str, &str, &str); 3] = [
+    ("lb", "", ""),
+    ("lb, all off", "", ALL_OFF),
+    ("lb, all on", ALL_ON_GATEWAY, ALL_ON),
+];
+
+const ALL_OFF: &str = r#"
+[services.web]
+recovery = { enabled = false }
+breaker = { enabled = false }
+outlier = { enabled = false }
+fail_open = { enabled = false }
+retry = { max = 0 }
+"#;
+
+const ALL_ON_GATEWAY: &str = r#"
+rate_limit = { requests = 1000000, key = "client" }
+"#;
+
+/// Limits that are asked at each request and never reached.
+const ALL_ON: &str = r#"
+[services.web]
+rate_limit = { requests = 1000000 }
+breaker = { service = { enabled = true } }
+limits = { max_requests = 100000, instance_max_requests = 100000 }
+load_reports = { enabled = true }
+outlier = { latency_factor = 100 }
+slow_start = { enabled = true }
+affinity = { enabled = true }
+queue = { size = 1000 }
+hedge = { enabled = true }
+timeouts = { try = "20s", total = "60s" }
+"#;
+
+fn start_lb(
+    lb: &Path,
+    folder: &Path,
+    (position, variant): (u16, (&'static str, &str, &str)),
+) -> Result<Proxy> {
+    let (name, gateway, service) = variant;
+    let (port, api) = (18_113 + 2 * position, 18_114 + 2 * position);
     let [a, b] = INSTANCES;
-    let config = folder.join("lb.toml");
+    let config = folder.join(format!("lb-{position}.toml"));
+    let service = if service.is_empty() {
+        "[services.web]"
+    } else {
+        service
+    };
     fs::write(
         &config,
         format!(
-            "[gateway]\nlisten = [\"127.0.0.1:{port}\"]\nworkers = 1\n\
-             [api]\nlisten = \"127.0.0.1:18114\"\n\
-             [services.web]\nalgorithm = \"round_robin\"\n\
+            "[gateway]\nlisten = [\"127.0.0.1:{port}\"]\nworkers = 1\n{gateway}\
+             [api]\nlisten = \"127.0.0.1:{api}\"\n\
+             {service}\nalgorithm = \"round_robin\"\n\
              instances = [\"http://127.0.0.1:{a}\", \"http://127.0.0.1:{b}\"]\n\
              health_check = {{ path = \"/128\" }}\n\
              [[routes]]\npath = \"/*\"\nservice = \"web\"\n"
@@ -255,11 +316,11 @@ fn start_lb(lb: &Path, folder: &Path) -> Result<Proxy> {
         "--config",
         config.to_str().context("the path is not UTF-8")?,
     ];
-    let process = Process::start(PROXY_CORE, lb, &arguments, &folder.join("lb.log"))?;
-    wait_for(port, "lb")
-        .with_context(|| fs::read_to_string(folder.join("lb.log")).unwrap_or_default())?;
+    let log = folder.join(format!("lb-{position}.log"));
+    let process = Process::start(PROXY_CORE, lb, &arguments, &log)?;
+    wait_for(port, name).with_context(|| fs::read_to_string(log).unwrap_or_default())?;
     Ok(Proxy {
-        name: "lb",
+        name,
         port,
         process,
     })
