@@ -283,6 +283,7 @@ slow_start = { enabled = true }
 affinity = { enabled = true }
 queue = { size = 1000 }
 hedge = { enabled = true }
+concurrency = { enabled = true, min = 1000 }
 timeouts = { try = "20s", total = "60s" }
 "#;
 
