@@ -266,19 +266,22 @@ impl Store {
         }
     }
 
-    /// Takes entries out of the first shard from `from` on that has any.
+    /// Takes out what has expired in the shard that was not looked at for the longest, or, if
+    /// there is nothing, live entries of the first shard from `from` on that has any. Whoever
+    /// always looked at the shard of the new session would evict live ones there while others are
+    /// full of expired ones.
     #[cold]
     fn make_room(&self, from: usize, now: Timestamp) {
+        let oldest = self.swept.fetch_add(1, Relaxed) % SHARDS;
+        let expired = self.shard(oldest).sweep(now);
+        self.forget(expired, &self.expired);
+        if expired > 0 {
+            return;
+        }
         for at in (from..SHARDS).chain(0..from) {
-            let expired = self.shard(at).sweep(now);
-            self.forget(expired, &self.expired);
-            let evicted = if expired == 0 {
-                self.shard(at).evict()
-            } else {
-                0
-            };
+            let evicted = self.shard(at).evict();
             self.forget(evicted, &self.evicted);
-            if expired + evicted > 0 {
+            if evicted > 0 {
                 break;
             }
         }
