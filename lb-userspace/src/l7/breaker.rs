@@ -11,9 +11,7 @@ use hyper::StatusCode;
 use super::{connection::Client, worker::Worker};
 use crate::{
     balance::{self, Choice},
-    model::{
-        AllOpen, BreakerSpec, Exclusion, GateState, InFlight, Instance, Member, Reason, Timestamp,
-    },
+    model::{AllOpen, BreakerSpec, Exclusion, GateState, InFlight, Instance, Reason, Timestamp},
     registry::Service,
     resilience::{Permit, Report, Verdict, breaker},
 };
@@ -74,12 +72,17 @@ fn rules(service: &Service) -> BreakerSpec {
 /// What remains when every member is excluded.
 #[cold]
 fn nobody(service: &Service, choice: &Choice<'_>) -> Result<Chosen, Reason> {
+    // Each member is looked at once: whoever was full a moment ago may have room now.
+    let mut is_full = false;
+    for (position, member) in service.members.iter().enumerate() {
+        match balance::exclusion(member, choice) {
+            None if member.instance.gate.is_closed() => return Ok((position, None)),
+            Some(Exclusion::Full) => is_full |= !choice.tried.contains(member.instance.id),
+            _ => {}
+        }
+    }
     // Whoever is full will have room again: to wait is better than to ask one that fails.
-    let is_full = |member: &Member| {
-        balance::exclusion(member, choice) == Some(Exclusion::Full)
-            && !choice.tried.contains(member.instance.id)
-    };
-    if service.members.iter().any(is_full) {
+    if is_full {
         return Err(Reason::AtCapacity);
     }
     let is_shut = |position: &usize| {
