@@ -195,7 +195,9 @@ const BEFORE_TRY: u64 = NEVER;
 const AFTER_TRY: u64 = NEVER + 1;
 
 fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).map_or(NEVER, |micros| micros.min(NEVER))
+    // In 64 bits: this is asked some times for each request.
+    let seconds = duration.as_secs().min(NEVER / 1_000_000 - 1);
+    seconds * 1_000_000 + u64::from(duration.subsec_micros())
 }
 
 fn maybe(limit: Option<Duration>) -> u64 {
@@ -293,7 +295,9 @@ impl Pulse {
     /// A try begins, and with it its limits.
     pub(super) fn tries(&self, now: Timestamp) {
         // What is to be looked at is not due sooner than before.
-        if self.tried.swap(now.0, Relaxed) == AFTER_TRY {
+        let between = self.tried.load(Relaxed) == AFTER_TRY;
+        self.tried.store(now.0, Relaxed);
+        if between {
             self.due.store(self.ends().0, Relaxed);
         }
     }
