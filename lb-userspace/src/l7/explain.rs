@@ -138,6 +138,11 @@ fn refusal(
     if !nobody {
         return None;
     }
+    // Whoever is full will have room again, so that comes before breakers, as for a request.
+    let full = |candidate: &Candidate| candidate.exclusion == Some(Exclusion::Full);
+    if candidates.iter().any(full) {
+        return Some(Reason::AtCapacity);
+    }
     let shut = |(candidate, _): &(&Candidate, &Member)| {
         matches!(
             candidate.exclusion,

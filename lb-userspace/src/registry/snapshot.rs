@@ -255,7 +255,8 @@ impl Service {
         if member.weight == 0 {
             return Some(self.statuses[position].exclusion());
         }
-        member.instance.exclusion(now)
+        let full = member.is_full().then_some(Exclusion::Full);
+        member.instance.exclusion(now).or(full)
     }
 }
 

@@ -212,3 +212,23 @@ async fn open_breakers_are_the_reason_of_a_refusal() {
     let told = explain(&world, "url=/api/v1/auth").await;
     assert_eq!(told["refused"]["reason"], "service_breaker_open", "{told}");
 }
+
+#[tokio::test]
+async fn instances_without_a_free_place_are_told_as_full() {
+    let world = World::new();
+    let mut desired = desired();
+    desired.services[0].limits.instance = std::num::NonZeroU32::new(1);
+    let change = Change::Configure(Box::new(desired));
+    world.registry.apply(change).unwrap();
+    let busy = [0, 1].map(|position| {
+        let instance = world.instance("main-backend", position);
+        instance.begin(Algorithm::Adaptive, 0, &world.clock)
+    });
+    let told = explain(&world, "url=/api/v1/auth").await;
+    assert_eq!(told["candidates"][0]["excluded"], "full");
+    assert_eq!(told["refused"]["reason"], "at_capacity");
+    drop(busy);
+    let told = explain(&world, "url=/api/v1/auth").await;
+    assert!(told["candidates"][0].get("excluded").is_none());
+    assert!(told.get("refused").is_none());
+}
