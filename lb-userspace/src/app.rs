@@ -87,6 +87,7 @@ async fn serve(sources: Sources, config: Config) -> anyhow::Result<()> {
     ));
     let (for_state, hook) = (Arc::clone(&registry), reloader.hook());
     let state = ApiState::new(for_state, clock.clone(), &daemon.api, packet_path, hook)?;
+    state.metrics().limit(&daemon.metrics);
     state.configured(&settings);
     // Whoever asks while the gateway starts waits in the queue: an answer means that it serves.
     let for_api = match daemon.api.listen {

@@ -212,6 +212,7 @@ fn interpret(
         let api = daemon::read_api(t);
         let log = daemon::read_log(t);
         let access_log = daemon::read_access_log(t);
+        let metrics = daemon::read_metrics(t);
         let datapath = daemon::read_datapath(t);
         let defaults = t.table("defaults", |t| {
             services::ServiceSettings::unset().read(t, false)
@@ -245,6 +246,7 @@ fn interpret(
                 api: api.spec.clone(),
                 log,
                 access_log,
+                metrics,
                 datapath: datapath.spec.clone(),
             },
             environment: environment.value,

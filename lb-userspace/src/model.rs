@@ -47,7 +47,7 @@ pub use algorithm::{Algorithm, HashKey};
 pub use breaker::{AllOpen, BreakerSpec, BreakersSpec};
 pub use clock::{Clock, Timestamp};
 pub use daemon::{
-    AccessLogSpec, ApiSpec, DaemonSpec, DatapathMode, DatapathSpec, LogFormat, LogSpec,
+    AccessLogSpec, ApiSpec, DaemonSpec, DatapathMode, DatapathSpec, LogFormat, LogSpec, MetricsSpec,
 };
 pub use endpoint::{Endpoint, EndpointError};
 pub use exclusion::Exclusion;

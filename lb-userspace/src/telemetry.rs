@@ -6,10 +6,12 @@
 
 pub mod access_log;
 mod admission;
+mod cap;
 mod gateway;
 pub mod logging;
 pub mod metrics;
 pub mod names;
+pub mod openmetrics;
 mod packets;
 mod process;
 mod samples;

@@ -19,7 +19,8 @@ use super::{
     },
 };
 use crate::model::{
-    AccessLogSpec, ApiSpec, DaemonSpec, DatapathMode, DatapathSpec, GatewaySpec, LogFormat, LogSpec,
+    AccessLogSpec, ApiSpec, DaemonSpec, DatapathMode, DatapathSpec, GatewaySpec, LogFormat,
+    LogSpec, MetricsSpec,
 };
 
 /// A period from `min` milliseconds to `max` seconds.
@@ -237,6 +238,16 @@ pub(super) fn read_access_log(root: &mut Section<'_, '_>) -> AccessLogSpec {
             sample: t
                 .value("sample", &Share, &Sourced::unset(unset.sample))
                 .value,
+        }
+    })
+}
+
+pub(super) fn read_metrics(root: &mut Section<'_, '_>) -> MetricsSpec {
+    root.table("metrics", |t| {
+        let unset = Sourced::unset(MetricsSpec::default().max_series);
+        let series = number(1000, 10_000_000, 50_000);
+        MetricsSpec {
+            max_series: t.value("max_series", &series, &unset).value,
         }
     })
 }

@@ -1,6 +1,6 @@
 //! What a reload cannot change.
 
-use crate::model::{AccessLogSpec, ApiSpec, DaemonSpec, DatapathSpec, LogSpec};
+use crate::model::{AccessLogSpec, ApiSpec, DaemonSpec, DatapathSpec, LogSpec, MetricsSpec};
 
 /// The settings that differ between `running` and `wanted` and need a restart, by path; empty
 /// when a reload is enough.
@@ -18,6 +18,7 @@ pub fn needs_restart(running: &DaemonSpec, wanted: &DaemonSpec) -> Vec<&'static 
         api,
         log,
         access_log,
+        metrics,
         datapath,
     } = running;
     compare(*workers != wanted.workers, "gateway.workers");
@@ -41,6 +42,11 @@ pub fn needs_restart(running: &DaemonSpec, wanted: &DaemonSpec) -> Vec<&'static 
     compare(*enabled != other.enabled, "access_log.enabled");
     compare(*path != other.path, "access_log.path");
     compare(*sample != other.sample, "access_log.sample");
+    let MetricsSpec { max_series } = metrics;
+    compare(
+        *max_series != wanted.metrics.max_series,
+        "metrics.max_series",
+    );
     let DatapathSpec {
         mode,
         interfaces,

@@ -19,8 +19,23 @@ pub struct DaemonSpec {
     pub log: LogSpec,
     /// The access log.
     pub access_log: AccessLogSpec,
+    /// The exposition of metrics.
+    pub metrics: MetricsSpec,
     /// The packet path.
     pub datapath: DatapathSpec,
+}
+
+/// The exposition of metrics.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MetricsSpec {
+    /// Most series that a scrape gets.
+    pub max_series: usize,
+}
+
+impl Default for MetricsSpec {
+    fn default() -> Self {
+        Self { max_series: 50_000 }
+    }
 }
 
 /// Where the management API is served, and to whom.
@@ -169,6 +184,7 @@ impl Default for DaemonSpec {
                 format: LogFormat::default(),
             },
             access_log: AccessLogSpec::default(),
+            metrics: MetricsSpec::default(),
             datapath: DatapathSpec::default(),
         }
     }

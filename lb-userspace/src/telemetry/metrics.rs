@@ -1,21 +1,57 @@
 //! The Prometheus exposition.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
 
-use prometheus::{IntCounterVec, Opts, TextEncoder};
+use prometheus::{IntCounterVec, Opts, TextEncoder, proto::MetricFamily};
 
 use super::{
     admission::AdmissionCollector,
+    cap,
     gateway::{Gateway, GatewayCollector},
-    names,
+    names, openmetrics,
     packets::PacketCollector,
     process::ProcessCollector,
+    samples::Samples,
     traffic::TrafficCollector,
 };
-use crate::{l4, model::Clock, registry::Registry};
+use crate::{
+    l4,
+    model::{Clock, MetricsSpec},
+    registry::Registry,
+};
 
-/// The `Content-Type` of [`Metrics::render`].
-pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+/// In which of its text formats the exposition is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Prometheus' own, version 0.0.4.
+    Plain,
+    /// OpenMetrics 1.0.0.
+    OpenMetrics,
+}
+
+impl Format {
+    /// What a client that sends this `Accept` gets.
+    #[must_use]
+    pub fn accepted(accept: &str) -> Self {
+        if openmetrics::is_wanted(accept) {
+            Self::OpenMetrics
+        } else {
+            Self::Plain
+        }
+    }
+
+    /// The `Content-Type`.
+    #[must_use]
+    pub const fn content_type(self) -> &'static str {
+        match self {
+            Self::Plain => "text/plain; version=0.0.4; charset=utf-8",
+            Self::OpenMetrics => openmetrics::CONTENT_TYPE,
+        }
+    }
+}
 
 /// Metrics could not be set up or written.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +64,15 @@ pub struct Metrics {
     registry: prometheus::Registry,
     reloads: IntCounterVec,
     gateway: Gateway,
+    series: Arc<Series>,
+}
+
+/// What bounds the number of series.
+#[derive(Debug)]
+struct Series {
+    most: AtomicUsize,
+    /// One scrape at a time; there are few.
+    shown: Mutex<cap::Shown>,
 }
 
 impl Metrics {
@@ -60,6 +105,10 @@ impl Metrics {
             registry: collectors,
             reloads,
             gateway,
+            series: Arc::new(Series {
+                most: AtomicUsize::new(MetricsSpec::default().max_series),
+                shown: Mutex::default(),
+            }),
         })
     }
 
@@ -74,11 +123,42 @@ impl Metrics {
         self.reloads.with_label_values(&[result]).inc();
     }
 
-    /// Everything as text, in the format of [`CONTENT_TYPE`].
+    /// Sets how many series there may be; see [`super::cap`].
+    pub fn limit(&self, spec: &MetricsSpec) {
+        self.series.most.store(spec.max_series, Relaxed);
+    }
+
+    /// Everything as text.
     ///
     /// # Errors
     /// When a value cannot be written, which no value that lb has can.
-    pub fn render(&self) -> Result<String, MetricsError> {
-        Ok(TextEncoder::new().encode_to_string(&self.registry.gather())?)
+    pub fn render(&self, format: Format) -> Result<String, MetricsError> {
+        let families = self.families();
+        match format {
+            Format::Plain => Ok(TextEncoder::new().encode_to_string(&families)?),
+            Format::OpenMetrics => Ok(openmetrics::encode(&families)),
+        }
+    }
+
+    fn families(&self) -> Vec<MetricFamily> {
+        let mut families = self.registry.gather();
+        let most = self.series.most.load(Relaxed);
+        let mut shown = self
+            .series
+            .shown
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        // Room for the figures about this itself.
+        let folded = cap::cap(&mut families, most.saturating_sub(4), &mut shown);
+        drop(shown);
+        let mut limit = Samples::new(&names::SERIES_MAX);
+        limit.add(&[], most as f64);
+        let mut hidden = Samples::new(&names::SERIES_FOLDED);
+        hidden.add(&["instance"], folded.instances as f64);
+        hidden.add(&["service"], folded.services as f64);
+        let mut series = Samples::new(&names::SERIES);
+        series.add(&[], (cap::count(&families) + 4) as f64);
+        families.extend([limit, hidden, series].map(Samples::finish));
+        families
     }
 }

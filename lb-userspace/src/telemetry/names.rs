@@ -244,6 +244,12 @@ families! {
         []
         "How long the last pass over the maps took.";
 
+    SERIES: Gauge "lb_metrics_series" []
+        "Series that this answer has.";
+    SERIES_MAX: Gauge "lb_metrics_series_max" []
+        "Series that an answer may have.";
+    SERIES_FOLDED: Gauge "lb_metrics_folded" ["kind"]
+        "Instances or services that have no series of their own, because there would be too many.";
     BUILD: Gauge "lb_build_info"
         ["version"]
         "1; the label says which lb this is.";
