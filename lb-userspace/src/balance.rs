@@ -122,11 +122,20 @@ pub fn exclusion(member: &Member, choice: &Choice<'_>) -> Option<Exclusion> {
     if member.weight == 0 {
         return Some(Exclusion::Weightless);
     }
+    obstacle(member, choice)
+}
+
+/// The same for a member whose weight does not matter, for a session is pinned to it.
+#[must_use]
+pub fn obstacle(member: &Member, choice: &Choice<'_>) -> Option<Exclusion> {
     if let Some(why) = member.instance.exclusion(choice.now) {
         return Some(why);
     }
     if member.is_full() {
         return Some(Exclusion::Full);
+    }
+    if member.is_out_of_connections() {
+        return Some(Exclusion::NoConnection);
     }
     let tried = !choice.tried.is_empty() && choice.tried.contains(member.instance.id);
     tried.then_some(Exclusion::Tried)

@@ -9,7 +9,7 @@
 //! [`proxy`] (the way of a request), [`head`] (what a request must look like), [`management`] or
 //! [`router`], [`affinity`] (its session), [`headers`] (what is forwarded), [`guard`] (the service's breaker), [`forward`] and
 //! [`course`] (which instances it is sent to), [`admission`] (whether there is room) and [`breaker`] (who of them may be asked),
-//! [`exchange`] with [`pool`] and [`spare`] (one try on one instance), [`body`] and [`tunnel`]
+//! [`exchange`] with [`pool`], [`room`] and [`spare`] (one try on one instance), [`body`] and [`tunnel`]
 //! (what follows the heads), [`answer`] (answers of lb's own).
 //! [`access`] accompanies it for the access log.
 //!
@@ -39,6 +39,7 @@ mod management;
 mod pool;
 mod proxy;
 mod pulse;
+mod room;
 mod router;
 mod socket;
 mod spare;
@@ -59,7 +60,7 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
-use self::{listeners::Listeners, worker::Worker};
+use self::{listeners::Listeners, room::Bells, worker::Worker};
 use crate::{model::Clock, registry::Registry};
 
 pub use access::{AccessLog, Asked, Ending, MOST_PATH, Record, Trace, WHOLE};
@@ -119,14 +120,15 @@ pub fn start(
         threads: Vec::new(),
     };
     let mut orders = Vec::new();
+    let bells = Bells::new(workers);
     for index in 0..workers.max(1) {
         let (sender, receiver) = mpsc::unbounded_channel();
         orders.push(sender);
         let (registry, clock) = (Arc::clone(&registry), clock.clone());
         let (management, stats) = (management.clone(), Arc::clone(&proxy.stats));
-        let access = access.clone();
+        let (access, bells) = (access.clone(), Arc::clone(&bells));
         proxy.spawn(format!("lb-l7-{index}"), move |runtime| {
-            let worker = Worker::new(index, registry, clock, management, access, stats);
+            let worker = Worker::new(index, registry, clock, management, access, stats, bells);
             runtime.block_on(worker.run(receiver));
         })?;
     }

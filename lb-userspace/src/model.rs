@@ -10,6 +10,7 @@ pub mod affinity;
 pub mod algorithm;
 pub mod breaker;
 pub mod clock;
+pub mod connections;
 pub mod daemon;
 pub mod endpoint;
 pub mod exclusion;
@@ -46,6 +47,7 @@ pub use affinity::{
 pub use algorithm::{Algorithm, HashKey};
 pub use breaker::{AllOpen, BreakerSpec, BreakersSpec};
 pub use clock::{Clock, Timestamp};
+pub use connections::{Connection, Connections, InUse, MostConnections, Opened, Want};
 pub use daemon::{
     AccessLogSpec, ApiSpec, DaemonSpec, DatapathMode, DatapathSpec, LogFormat, LogSpec, MetricsSpec,
 };

@@ -1,6 +1,10 @@
 //! `/limits`: what may enter, and how much of it is used.
 
-use std::{num::NonZeroU32, time::Duration};
+use std::{
+    num::NonZeroU32,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use axum::extract::State;
 
@@ -10,7 +14,11 @@ use super::{
     state::ApiState,
     types::{self, Limits, RateLimit, ServiceLimits},
 };
-use crate::{model::QueueSpec, registry::Service, resilience::RateLimiter};
+use crate::{
+    model::{Instance, QueueSpec},
+    registry::Service,
+    resilience::RateLimiter,
+};
 
 /// `GET /limits`.
 pub(super) async fn limits(State(state): State<ApiState>) -> Answer<Limits> {
@@ -28,11 +36,16 @@ pub(super) async fn limits(State(state): State<ApiState>) -> Answer<Limits> {
 /// What may be in flight of a service's requests, and what is.
 pub(super) fn of(service: &Service) -> types::Admission {
     let limits = &service.spec.limits;
-    let members = service.members.iter();
+    let members = || service.members.iter().map(|member| &member.instance);
+    let live = |instance: &Arc<Instance>| instance.kernel.live.load(Ordering::Relaxed);
     types::Admission {
         max_requests: limits.service.map(NonZeroU32::get),
         instance_max_requests: limits.instance.map(NonZeroU32::get),
-        in_flight: members.map(|m| u64::from(m.instance.in_flight())).sum(),
+        in_flight: members().map(|one| u64::from(one.in_flight())).sum(),
+        max_connections: limits.connections.map(NonZeroU32::get),
+        instance_max_connections: limits.instance_connections.map(NonZeroU32::get),
+        connections: members().map(|one| u64::from(one.connections.open())).sum(),
+        kernel_connections: members().map(live).sum(),
         concurrency: service.spec.concurrency.as_ref().map(|spec| {
             let concurrency = service.admission.concurrency();
             let ms = |base: Duration| measure::round(base.as_secs_f64() * 1e3);

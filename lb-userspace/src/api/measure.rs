@@ -198,6 +198,11 @@ pub(super) fn fraction(percent: u8) -> f64 {
     f64::from(percent) / f64::from(WHOLE)
 }
 
+/// A limit, if there is one.
+fn limit(most: u32) -> Option<u32> {
+    (most != UNLIMITED).then_some(most)
+}
+
 /// Everything about one instance.
 pub(super) fn instance(
     member: &Member,
@@ -233,7 +238,12 @@ pub(super) fn instance(
         score: instance.measured.score(),
         drained: (status.admin != AdminState::Enabled)
             .then_some(requests.in_flight == 0 && kernel.live_connections == 0),
-        max_requests: (member.most != UNLIMITED).then_some(member.most),
+        max_requests: limit(member.most),
+        max_connections: limit(member.most_connections.instance),
+        connections: types::Connections {
+            open: instance.connections.open(),
+            idle: instance.connections.idle(),
+        },
         requests,
         probe_latency_ms: ms(instance.probe_latency.at_last_sample()),
         kernel,

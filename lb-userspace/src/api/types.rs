@@ -40,7 +40,7 @@ pub use explain::{AskedRequest, Candidate, ExplainedSession, Explanation, Key, R
 pub use health::{
     GatewayHealth, InstanceCounts, LastReload, ServiceHealth, ServicesHealth, Status,
 };
-pub use instance::{Ejected, Instance, Instances, Kernel, Learned, Report, SlowStart};
+pub use instance::{Connections, Ejected, Instance, Instances, Kernel, Learned, Report, SlowStart};
 pub use performance::{Figures, InstancePerformance, Performance, ServicePerformance};
 pub use recovery::{Recoveries, RecoveringInstance, Recovery, RecoverySettings};
 pub use service::{HealthCheck, Route, Routes, Service, Services, Timeouts, Vip, Vips};

@@ -31,6 +31,7 @@ pub(super) fn members(weights: &[u32]) -> Vec<Member> {
                 recovering: false,
                 base: weight,
                 most: crate::model::UNLIMITED,
+                most_connections: crate::model::MostConnections::UNLIMITED,
             }
         })
         .collect()

@@ -250,6 +250,17 @@ fn one(instance: &Instance) -> String {
         lines.push(("reported load", text));
     }
     lines.extend(status::requests(&instance.requests));
+    let connections = &instance.connections;
+    let most = instance.max_connections.map(|most| format!(" of {most}"));
+    lines.push((
+        "proxy connections",
+        format!(
+            "{}{}, {} idle",
+            connections.open,
+            most.unwrap_or_default(),
+            connections.idle
+        ),
+    ));
     lines.extend([
         (
             "latency",

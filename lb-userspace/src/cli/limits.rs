@@ -25,6 +25,9 @@ fn services(list: &[ServiceLimits]) -> String {
         ("IN FLIGHT", Lean::Right),
         ("MAX", Lean::Right),
         ("INSTANCE MAX", Lean::Right),
+        ("CONNECTIONS", Lean::Right),
+        ("MAX", Lean::Right),
+        ("INSTANCE MAX", Lean::Right),
         ("ADAPTIVE", Lean::Right),
         ("WAITING", Lean::Right),
         ("QUEUE", Lean::Right),
@@ -36,6 +39,13 @@ fn services(list: &[ServiceLimits]) -> String {
             admission.in_flight.to_string(),
             number(admission.max_requests),
             number(admission.instance_max_requests),
+            // The proxy's and the kernel's have the same limit, each for itself.
+            format!(
+                "{} + {}",
+                admission.connections, admission.kernel_connections
+            ),
+            number(admission.max_connections),
+            number(admission.instance_max_connections),
             number(admission.concurrency.map(|limit| limit.limit)),
             number(admission.queue.map(|queue| queue.waiting)),
             number(admission.queue.map(|queue| queue.size)),

@@ -5,18 +5,20 @@ use std::num::NonZeroU32;
 use super::{forms::Number, origin::Sourced, reader::Section};
 use crate::model::LimitSpec;
 
-/// Requests at once; 0 is no limit.
-const REQUESTS: Number<u32> = Number {
+/// Requests at once, or connections; 0 is no limit.
+const LIMIT: Number<u32> = Number {
     min: 0,
     max: 1_000_000,
     example: 100,
 };
 
-/// The most requests at once, each setting with its source.
+/// The most requests at once and the most connections, each setting with its source.
 #[derive(Clone, Debug)]
 pub(super) struct LimitSettings {
     service: Sourced<u32>,
     instance: Sourced<u32>,
+    connections: Sourced<u32>,
+    instance_connections: Sourced<u32>,
 }
 
 impl LimitSettings {
@@ -25,14 +27,22 @@ impl LimitSettings {
         Self {
             service: Sourced::unset(0),
             instance: Sourced::unset(0),
+            connections: Sourced::unset(0),
+            instance_connections: Sourced::unset(0),
         }
     }
 
     /// Reads a table; `self` holds for what it does not say.
     pub(super) fn read(&self, t: &mut Section<'_, '_>) -> Self {
         Self {
-            service: t.value("max_requests", &REQUESTS, &self.service),
-            instance: t.value("instance_max_requests", &REQUESTS, &self.instance),
+            service: t.value("max_requests", &LIMIT, &self.service),
+            instance: t.value("instance_max_requests", &LIMIT, &self.instance),
+            connections: t.value("max_connections", &LIMIT, &self.connections),
+            instance_connections: t.value(
+                "instance_max_connections",
+                &LIMIT,
+                &self.instance_connections,
+            ),
         }
     }
 
@@ -40,13 +50,27 @@ impl LimitSettings {
         LimitSpec {
             service: NonZeroU32::new(self.service.value),
             instance: NonZeroU32::new(self.instance.value),
+            connections: NonZeroU32::new(self.connections.value),
+            instance_connections: NonZeroU32::new(self.instance_connections.value),
         }
     }
 }
 
-/// The limit of one instance. Zero lifts the one that the service has for all.
-pub(super) fn read_own(t: &mut Section<'_, '_>) -> Option<u32> {
+/// The limits of one instance.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OwnLimits {
+    /// Requests at once; as the service says when `None`.
+    pub(super) requests: Option<u32>,
+    /// Connections; as the service says when `None`.
+    pub(super) connections: Option<u32>,
+}
+
+/// The limits of one instance. Zero lifts the one that the service has for all.
+pub(super) fn read_own(t: &mut Section<'_, '_>) -> OwnLimits {
     let unset = Sourced::unset(None);
-    let own = t.optional("max_requests", &REQUESTS, &unset, "the service's");
-    own.value
+    let mut own = |name| t.optional(name, &LIMIT, &unset, "the service's").value;
+    OwnLimits {
+        requests: own("max_requests"),
+        connections: own("max_connections"),
+    }
 }

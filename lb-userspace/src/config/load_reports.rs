@@ -82,7 +82,6 @@ impl LoadReportSettings {
     /// What is listened to, or `None` when nothing is.
     pub(super) fn build(&self) -> Option<LoadReportSpec> {
         self.enabled.value.then(|| LoadReportSpec {
-            header: self.header.value.clone(),
             strip: self.strip.value,
             times: ReportTimes {
                 blackout: self.blackout.value,
@@ -90,6 +89,7 @@ impl LoadReportSettings {
             },
             error_penalty: self.error_penalty.value,
             weighted_round_robin: self.weighted_round_robin.value,
+            ..LoadReportSpec::in_field(self.header.value.clone())
         })
     }
 }

@@ -202,13 +202,14 @@ pub(super) fn read(
 struct ReadInstance {
     endpoint: Sourced<Endpoint>,
     weight: u16,
-    max_requests: Option<u32>,
+    limits: admission::OwnLimits,
 }
 
 impl ReadInstance {
     fn spec(&self) -> InstanceSpec {
         InstanceSpec {
-            max_requests: self.max_requests,
+            max_requests: self.limits.requests,
+            max_connections: self.limits.connections,
             ..InstanceSpec::new(self.endpoint.value.clone(), self.weight)
         }
     }
@@ -224,11 +225,11 @@ fn read_instances(t: &mut Section<'_, '_>, resolved: &Resolved) -> Vec<ReadInsta
     let instances = t.tables("instances", Some("endpoint"), |t| {
         let endpoint = t.required("endpoint", resolved);
         let weight = t.value("weight", &WEIGHT, &Sourced::unset(DEFAULT_WEIGHT));
-        let max_requests = admission::read_own(t);
+        let limits = admission::read_own(t);
         Some(ReadInstance {
             endpoint: endpoint?,
             weight: weight.value,
-            max_requests,
+            limits,
         })
     });
     let mut seen: BTreeMap<_, Sourced<Endpoint>> = BTreeMap::new();

@@ -12,10 +12,11 @@ use super::{
     breaker,
     connection::Client,
     course::Known,
+    room::{self, Way},
 };
 use crate::{
     balance::Choice,
-    model::{InFlight, Instance, Member, Priority, Reason, UNLIMITED},
+    model::{InFlight, Instance, MostConnections, Priority, Reason, UNLIMITED},
     registry::Service,
     resilience::{Permit, Seat},
 };
@@ -33,6 +34,9 @@ pub(super) struct Place {
     pub(super) in_flight: InFlight,
     /// The permit of the instance's breaker, if the try is a probe.
     pub(super) probe: Option<Permit<Instance>>,
+    /// How it comes by its connection, and how many there may be.
+    pub(super) way: Way,
+    pub(super) most_connections: MostConnections,
 }
 
 /// What a request holds to the end of its answer: its place at an instance and its seat in the
@@ -64,11 +68,19 @@ pub(super) async fn enter(
         enter_now(client, service, known, choice)
     };
     match entered {
-        Err(Reason::AtCapacity | Reason::Overloaded) if waits => {
+        Err(reason) if waits && is_lack_of_room(reason) => {
             Box::pin(wait::wait(client, service.name(), known)).await
         }
         entered => entered,
     }
+}
+
+/// Whether there will be room once somebody else is done.
+const fn is_lack_of_room(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::AtCapacity | Reason::ConnectionLimit | Reason::Overloaded
+    )
 }
 
 /// The same without waiting.
@@ -125,18 +137,29 @@ pub(super) fn choose(
     mut picked: Option<usize>,
 ) -> Result<Place, Reason> {
     let worker = &client.worker;
+    let mut lacking = Reason::AtCapacity;
     for _ in 0..RACES {
         let next = picked
             .take()
             .or_else(|| affinity::pick(following, worker, service, choice));
         let (position, probe) = breaker::enter(client, service, choice, next)?;
-        let Member { instance, most, .. } = &service.members[position];
-        let algorithm = service.spec.algorithm;
-        let begun = instance.try_begin(*most, algorithm, worker.index, &worker.clock);
-        if let Some(in_flight) = begun {
-            affinity::settle(following, worker, service, choice, position);
-            return Ok(Place { in_flight, probe });
-        }
+        let member = &service.members[position];
+        let (instance, algorithm) = (&member.instance, service.spec.algorithm);
+        let begun = instance.try_begin(member.most, algorithm, worker.index, &worker.clock);
+        let Some(in_flight) = begun else {
+            continue;
+        };
+        let Some(way) = room::way(worker, member) else {
+            lacking = Reason::ConnectionLimit;
+            continue;
+        };
+        affinity::settle(following, worker, service, choice, position);
+        return Ok(Place {
+            in_flight,
+            probe,
+            way,
+            most_connections: member.most_connections,
+        });
     }
-    Err(Reason::AtCapacity)
+    Err(lacking)
 }

@@ -60,7 +60,7 @@ fn ask(
         }
         picked = service.balancer.pick(&service.members, choice);
     }
-    nobody(service, choice)
+    nobody(service, choice).map(|position| (position, None))
 }
 
 /// What instances' breakers go by. Without any they are all closed, but for those that an operator
@@ -69,21 +69,29 @@ fn rules(service: &Service) -> BreakerSpec {
     service.spec.breakers.instance.unwrap_or_default()
 }
 
-/// What remains when every member is excluded.
+/// What remains when every member is excluded: one that may be asked all the same.
+///
+/// # Errors
+/// Why there is none.
 #[cold]
-fn nobody(service: &Service, choice: &Choice<'_>) -> Result<Chosen, Reason> {
+pub(super) fn nobody(service: &Service, choice: &Choice<'_>) -> Result<usize, Reason> {
     // Each member is looked at once: whoever was full a moment ago may have room now.
-    let mut is_full = false;
+    let mut full = None;
     for (position, member) in service.members.iter().enumerate() {
-        match balance::exclusion(member, choice) {
-            None if member.instance.gate.is_closed() => return Ok((position, None)),
-            Some(Exclusion::Full) => is_full |= !choice.tried.contains(member.instance.id),
-            _ => {}
+        let reason = match balance::exclusion(member, choice) {
+            None if member.instance.gate.is_closed() => return Ok(position),
+            Some(Exclusion::Full) => Reason::AtCapacity,
+            Some(Exclusion::NoConnection) => Reason::ConnectionLimit,
+            _ => continue,
+        };
+        // Requests end sooner than connections do, so their limit is the one to name.
+        if !choice.tried.contains(member.instance.id) && full != Some(Reason::AtCapacity) {
+            full = Some(reason);
         }
     }
     // Whoever is full will have room again: to wait is better than to ask one that fails.
-    if is_full {
-        return Err(Reason::AtCapacity);
+    if let Some(reason) = full {
+        return Err(reason);
     }
     let is_shut = |position: &usize| {
         matches!(
@@ -106,7 +114,7 @@ fn nobody(service: &Service, choice: &Choice<'_>) -> Result<Chosen, Reason> {
         for position in shut.iter().filter(free) {
             match drawn.checked_sub(weight(position)) {
                 Some(left) => drawn = left,
-                None => return Ok((*position, None)),
+                None => return Ok(*position),
             }
         }
     }

@@ -142,7 +142,7 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, address: Socket
     let Some(parts) = connection.into_parts() else {
         return;
     };
-    let stream = parts.io.io.into_inner();
+    let (stream, _) = parts.io.io.into_parts();
     match cut {
         // In a box, or every connection would carry the buffer for its whole life.
         None => Box::pin(linger(stream)).await,

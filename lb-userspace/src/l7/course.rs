@@ -29,6 +29,7 @@ use super::{
     forward::Answered,
     pool::Pool,
     proxy::Exchanged,
+    room::{self, Way},
     spare::Spare,
     upload::Upload,
 };
@@ -46,6 +47,10 @@ use crate::{
 /// connection: closing one for each retry would make an outage dearer.
 const DISCARD_BYTES: u64 = 16 * 1024;
 const DISCARD_TIME: Duration = Duration::from_secs(1);
+
+/// How often a request looks for another place that has waited for a connection in vain, where there is no
+/// queue: each time somebody else had a use for it.
+const RACES: u32 = 8;
 
 /// What is known of a request before an instance is chosen for it.
 #[derive(Clone, Copy, Debug)]
@@ -99,9 +104,43 @@ impl<'a> Course<'a> {
         let known = &self.known;
         let choice = self.choice(known.now);
         let entered = admission::enter(self.client, self.service, known, &choice).await;
-        let (place, seat) = entered?;
+        let (mut place, seat) = entered?;
         self.seat = seat;
+        if place.way.is_soon() {
+            place = Box::pin(self.enter_soon(place)).await?;
+        }
         Ok(place)
+    }
+
+    /// Waits for the connection that another worker is to give up, and looks for another place when
+    /// that has found a use for it: who has not been sent anywhere may still go, or wait, elsewhere.
+    async fn enter_soon(&mut self, mut place: Place) -> Result<Place, Reason> {
+        let (client, service) = (self.client, self.service);
+        let limit = service.spec.timeouts.connect;
+        let most = if service.spec.queue.is_some() {
+            u32::MAX
+        } else {
+            RACES
+        };
+        for _ in 0..most {
+            if !place.way.is_soon() {
+                return Ok(place);
+            }
+            let instance = Arc::clone(place.in_flight.instance());
+            match room::wait(client, &instance, &place.most_connections, limit).await {
+                Ok(opened) => place.way = Way::New(opened),
+                Err(failure) if failure.reason != Reason::ConnectionLimit => {
+                    return Err(failure.reason);
+                }
+                Err(_) => {
+                    drop((place, self.seat.take()));
+                    let choice = self.choice(client.worker.clock.now());
+                    let entered = admission::enter(client, service, &self.known, &choice).await;
+                    (place, self.seat) = entered?;
+                }
+            }
+        }
+        Err(Reason::ConnectionLimit)
     }
 
     /// Takes a place at the instance of a retry, or at another one if it has filled up since it

@@ -15,12 +15,13 @@ use tokio::net::TcpStream;
 use super::{
     connection::Client,
     course::Course,
-    pool::Lease,
+    pool::{self, Lease},
     pulse::{Pulse, Stop, Upload as Uploaded},
+    room::{self, Held, Way},
     socket::Socket,
     upload::Upload,
 };
-use crate::model::{Instance, Reason, RetryCause, TimeoutSpec};
+use crate::model::{Instance, MostConnections, Opened, Reason, RetryCause};
 
 /// Largest buffer for what an instance sends, in bytes: also the largest head of an answer.
 const BUFFER: usize = 128 * 1024;
@@ -44,7 +45,8 @@ impl Failure {
         Self { reason, blame }
     }
 
-    fn stopped(pulse: &Pulse) -> Self {
+    /// One of a request that is over.
+    pub(super) fn stopped(pulse: &Pulse) -> Self {
         let (reason, blame) = pulse.stopped();
         Self { reason, blame }
     }
@@ -55,6 +57,7 @@ impl Failure {
             Reason::ConnectFailed => Some(RetryCause::ConnectFailed),
             Reason::ConnectTimeout => Some(RetryCause::ConnectTimeout),
             Reason::ConnectionLost => Some(RetryCause::ConnectionLost),
+            Reason::ConnectionLimit => Some(RetryCause::ConnectionLimit),
             Reason::TryTimeout => Some(RetryCause::TryTimeout),
             Reason::ResponseTimeout => Some(RetryCause::ResponseTimeout),
             _ => None,
@@ -65,18 +68,22 @@ impl Failure {
 /// A request on its way: there until it is sent, and there again when it may be sent once more.
 pub(super) type Pending = Option<Request<Upload>>;
 
-/// Sends `pending` to `instance` and waits for the head of the answer. After a failure the request
-/// is there again if it may be sent to another instance.
+/// Sends `pending` to `instance` on a connection that it comes by on its `way`, and waits for the head
+/// of the answer. After a failure the request is there again if it may be sent to another instance.
 pub(super) async fn run(
     course: &Course<'_>,
     instance: &Arc<Instance>,
+    (way, most): (Way, &MostConnections),
     pending: &mut Pending,
 ) -> Result<(Response<Incoming>, Lease), Failure> {
     let (client, pool) = (course.client, &course.client.worker.pool);
-    let kept = if course.repeats() {
-        pool.take(instance.id)
-    } else {
-        pool.take_fresh(instance.id).await
+    let (kept, opened) = match way {
+        Way::Any if course.repeats() => (pool.take(instance.id), None),
+        Way::Any => (pool.take_fresh(instance.id).await, None),
+        Way::Kept(lease) if course.repeats() => (Some(lease), None),
+        Way::Kept(lease) => (pool::if_fresh(lease).await, None),
+        Way::New(opened) => (None, Some(opened)),
+        Way::Soon => (None, None),
     };
     if let Some(mut lease) = kept {
         match send(client, &mut lease, pending).await {
@@ -94,8 +101,7 @@ pub(super) async fn run(
     }
     // Rare beside requests on connections that exist, so it does not count against the size of
     // every request's future.
-    let timeouts = &course.service.spec.timeouts;
-    let mut lease = Box::pin(connect(client, instance, timeouts)).await?;
+    let mut lease = Box::pin(connect(course, instance, (opened, most))).await?;
     let answer = send(client, &mut lease, pending).await?;
     Ok((answer, lease))
 }
@@ -129,13 +135,21 @@ async fn send(
     Err(Failure::of_instance(Reason::ConnectionLost))
 }
 
+/// Opens a connection: `opened`, if there is room for it already.
 async fn connect(
-    client: &Client,
-    instance: &Instance,
-    timeouts: &TimeoutSpec,
+    course: &Course<'_>,
+    instance: &Arc<Instance>,
+    (opened, most): (Option<Opened>, &MostConnections),
 ) -> Result<Lease, Failure> {
+    let (client, service) = (course.client, course.service);
+    let limit = service.spec.timeouts.connect;
+    // Counted before it is opened, and until it is closed: what is declared later is dropped before.
+    let opened = match opened {
+        Some(opened) => opened,
+        None => room::wait(client, instance, most, limit).await?,
+    };
     let connecting = TcpStream::connect(instance.endpoint.address());
-    let limited = tokio::time::timeout(timeouts.connect, connecting);
+    let limited = tokio::time::timeout(limit, connecting);
     let failure = Failure::of_instance;
     let Some(connected) = unless_stopped(&client.pulse, limited).await else {
         return Err(Failure::stopped(&client.pulse));
@@ -153,9 +167,11 @@ async fn connect(
     // either the connection still works.
     let _ = stream.set_nodelay(true);
     let _ = SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE);
+    let in_use = opened.connection().take();
+    let held = Held::new(&client.worker, service, opened);
     let handshake = http1::Builder::new()
         .max_buf_size(BUFFER)
-        .handshake(Socket::new(stream))
+        .handshake(Socket::held(stream, held))
         .await;
     let Ok((sender, connection)) = handshake else {
         return Err(failure(Reason::ConnectionLost));
@@ -166,7 +182,8 @@ async fn connect(
     });
     Ok(Lease {
         sender,
-        id: instance.id,
+        in_use,
+        admission: Arc::clone(&service.admission),
     })
 }
 

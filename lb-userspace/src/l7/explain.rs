@@ -13,7 +13,7 @@ use hyper::Request;
 
 use super::{
     affinity::{self, Preview, Way},
-    head,
+    breaker, head,
     headers::Peer,
     key,
     router::{Router, Target},
@@ -21,7 +21,7 @@ use super::{
 use crate::{
     affinity::Store,
     balance::{Choice, Random, Tried, odds},
-    model::{Algorithm, AllOpen, Exclusion, Member, Reason, RouteSpec, Timestamp},
+    model::{Algorithm, Exclusion, Reason, RouteSpec, Timestamp},
     registry::{Service, Snapshot},
 };
 
@@ -114,7 +114,7 @@ pub fn explain(
     let nobody = candidates.iter().all(|candidate| candidate.chance == 0.0);
     Explanation {
         client,
-        refused: refusal(&service, &candidates, nobody, now),
+        refused: refusal(&service, nobody, &choice),
         routed: Some(Routed {
             route: snapshot.routes[route].clone(),
             service,
@@ -125,38 +125,14 @@ pub fn explain(
     }
 }
 
-/// What lb would answer itself.
-fn refusal(
-    service: &Service,
-    candidates: &[Candidate],
-    nobody: bool,
-    now: Timestamp,
-) -> Option<Reason> {
-    if service.guard.gate.exclusion(now).is_some() {
+/// What lb would answer itself; `nobody` says whether no candidate would be picked.
+fn refusal(service: &Service, nobody: bool, choice: &Choice<'_>) -> Option<Reason> {
+    if service.guard.gate.exclusion(choice.now).is_some() {
         return Some(Reason::ServiceBreakerOpen);
     }
-    if !nobody {
-        return None;
-    }
-    // Whoever is full will have room again, so that comes before breakers, as for a request.
-    let full = |candidate: &Candidate| candidate.exclusion == Some(Exclusion::Full);
-    if candidates.iter().any(full) {
-        return Some(Reason::AtCapacity);
-    }
-    let shut = |(candidate, _): &(&Candidate, &Member)| {
-        matches!(
-            candidate.exclusion,
-            Some(Exclusion::BreakerOpen | Exclusion::ProbeBusy)
-        )
-    };
-    let mut shut = candidates.iter().zip(service.members.iter()).filter(shut);
-    let Some((_, first)) = shut.next() else {
-        return Some(Reason::NoInstance);
-    };
-    let held = |member: &Member| member.instance.gate.state().is_held();
-    let passes = service.spec.breakers.all_open == AllOpen::Pass
-        && (!held(first) || shut.any(|(_, member)| !held(member)));
-    (!passes).then_some(Reason::BreakerOpen)
+    nobody
+        .then(|| breaker::nobody(service, choice).err())
+        .flatten()
 }
 
 fn candidates(service: &Service, key: u64, now: Timestamp, random: &Random) -> Vec<Candidate> {

@@ -87,13 +87,15 @@ pub(super) async fn attempt(course: &Course<'_>, place: Place, pending: &mut Pen
     let Place {
         mut in_flight,
         probe,
+        way,
+        most_connections,
     } = place;
     let (worker, service) = (&course.client.worker, course.service);
     let instance = in_flight.instance();
     if let Some(request) = pending {
         name_host(request, instance);
     }
-    match exchange::run(course, instance, pending).await {
+    match exchange::run(course, instance, (way, &most_connections), pending).await {
         Ok((mut answer, lease)) => {
             if let Some(spec) = &service.spec.load_reports {
                 load_report::take(spec, instance, answer.headers_mut(), worker.clock.now());

@@ -7,16 +7,25 @@
 //! endpoint-load-metrics: TEXT cpu_utilization=0.3, rps_fractional=10.0, eps=1
 //! endpoint-load-metrics: JSON {"cpu_utilization": 0.3, "rps_fractional": 10.0, "eps": 1}
 //! endpoint-load-metrics: cpu_utilization:0.3, rps_fractional:10.0
+//! endpoint-load-metrics: BIN CTMzMzMzM9M/MQAAAAAAACRAOQAAAAAAAPA/
+//! endpoint-load-metrics-bin: CTMzMzMzM9M/MQAAAAAAACRAOQAAAAAAAPA/
 //! ```
 //!
-//! The last one, without a word for its form, is what servers sent before there were words. A colon
-//! does as well as an equals sign, and metrics that lb has no use for are passed over. What cannot
-//! be read is no report; it is not worth an answer to a client.
+//! The third one, without a word for its form, is what servers sent before there were words. A colon
+//! does as well as an equals sign, and metrics that lb has no use for are passed over. The last two are
+//! the message `xds.data.orca.v3.OrcaLoadReport` in base64, with or without padding; where an answer
+//! has both fields, the one of bytes counts, as in Envoy. What cannot be read is no report; it is not
+//! worth an answer to a client.
 //!
 //! Reports are cheap to ignore: an instance is listened to ten times a second at most, whatever its
 //! traffic is, and all that other answers pay for is a look for the field.
 
+use base64::{
+    Engine as _,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
 use hyper::HeaderMap;
+use prost::Message as _;
 use serde::Deserialize;
 
 use crate::model::{Instance, LoadReport, LoadReportSpec, LoadReports, Timestamp};
@@ -31,18 +40,67 @@ pub(super) fn take(
     fields: &mut HeaderMap,
     now: Timestamp,
 ) {
-    let Some(field) = fields.get(&spec.header) else {
+    let binary = fields.get(&spec.binary_header);
+    let Some(field) = binary.or_else(|| fields.get(&spec.header)) else {
         return;
     };
     let reports: &LoadReports = &instance.reports;
-    if reports.is_due(now)
-        && let Some(report) = parse(field.as_bytes())
-    {
-        reports.record(now, report, spec.times.expiry);
+    if reports.is_due(now) {
+        let report = match binary {
+            Some(field) => bytes(field.as_bytes()),
+            None => parse(field.as_bytes()),
+        };
+        if let Some(report) = report {
+            reports.record(now, report, spec.times.expiry);
+        }
     }
     if spec.strip {
+        fields.remove(&spec.binary_header);
         fields.remove(&spec.header);
     }
+}
+
+/// Base64 as senders write it: most leave the padding out, as gRPC does.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &base64::alphabet::STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+        .with_decode_allow_trailing_bits(true),
+);
+
+/// The fields of `OrcaLoadReport` that lb has a use for, by their numbers. A field of any other
+/// number is passed over.
+#[derive(Clone, PartialEq, prost::Message)]
+struct OrcaLoadReport {
+    #[prost(double, tag = "1")]
+    cpu_utilization: f64,
+    /// What was there before `rps_fractional`.
+    #[prost(uint64, tag = "3")]
+    rps: u64,
+    #[prost(double, tag = "6")]
+    rps_fractional: f64,
+    #[prost(double, tag = "7")]
+    eps: f64,
+    #[prost(double, tag = "9")]
+    application_utilization: f64,
+}
+
+/// The report in a field of bytes. A number that is zero is not sent, but a message without any says
+/// nothing.
+fn bytes(value: &[u8]) -> Option<LoadReport> {
+    let value = Some(value.trim_ascii()).filter(|value| value.len() <= LONGEST)?;
+    let message = BASE64.decode(value).ok().filter(|m| !m.is_empty())?;
+    let message = OrcaLoadReport::decode(&*message).ok()?;
+    let metrics = Metrics {
+        cpu_utilization: Some(message.cpu_utilization),
+        application_utilization: Some(message.application_utilization),
+        rps_fractional: Some(match message.rps_fractional {
+            0.0 => message.rps as f64,
+            requests => requests,
+        }),
+        eps: Some(message.eps),
+    };
+    metrics.report()
 }
 
 /// The metrics of a report that lb has a use for, by their names in `OrcaLoadReport`.
@@ -62,6 +120,9 @@ struct Metrics {
 fn parse(value: &[u8]) -> Option<LoadReport> {
     let text = std::str::from_utf8(value.get(..value.len().min(LONGEST + 1))?).ok()?;
     let text = Some(text.trim()).filter(|text| text.len() <= LONGEST)?;
+    if let Some(message) = text.strip_prefix("BIN ") {
+        return bytes(message.as_bytes());
+    }
     let metrics = if let Some(json) = text.strip_prefix("JSON ") {
         serde_json::from_str(json).ok()?
     } else {
@@ -166,7 +227,13 @@ mod tests {
             "TEXT cpu_utilization=0.5, eps=-1",
             "JSON {\"cpu_utilization\": \"much\"}",
             "JSON {",
+            "BIN ",
             "BIN CgA=",
+            "BIN not base64",
+            // A negative utilization, one that is infinite, and a number that ends too soon.
+            "BIN CQAAAAAAAPC/",
+            "BIN CQAAAAAAAPB/",
+            "BIN CQAAAAAA",
         ] {
             assert_eq!(parse(text.as_bytes()), None, "{text}");
         }
@@ -174,7 +241,102 @@ mod tests {
         assert_eq!(parse(long.as_bytes()), None);
     }
 
+    #[test]
+    fn messages_are_understood_however_they_are_padded() {
+        let said = OrcaLoadReport {
+            cpu_utilization: 0.3,
+            rps_fractional: 10.0,
+            eps: 1.0,
+            ..OrcaLoadReport::default()
+        };
+        let of =
+            |message: &OrcaLoadReport| bytes(BASE64.encode(message.encode_to_vec()).as_bytes());
+        assert_eq!(of(&said), report(0.3, 10.0, 1.0));
+        // What a server that was built from the .proto sends, in the module's documentation.
+        for text in [
+            "CTMzMzMzM9M/MQAAAAAAACRAOQAAAAAAAPA/",
+            " CTMzMzMzM9M/MQAAAAAAACRAOQAAAAAAAPA/ ",
+        ] {
+            assert_eq!(bytes(text.as_bytes()), report(0.3, 10.0, 1.0), "{text}");
+            let worded = format!("BIN {text}");
+            assert_eq!(parse(worded.as_bytes()), report(0.3, 10.0, 1.0), "{text}");
+        }
+        let older = OrcaLoadReport {
+            application_utilization: 0.9,
+            rps: 7,
+            ..OrcaLoadReport::default()
+        };
+        assert_eq!(of(&older), report(0.9, 7.0, 0.0));
+        // Eleven bytes and thirteen: one character of padding is whole, and two are.
+        for (rps, most) in [(7, 1), (40_000, 2)] {
+            let message = OrcaLoadReport {
+                cpu_utilization: 0.5,
+                rps,
+                ..OrcaLoadReport::default()
+            };
+            let text = BASE64.encode(message.encode_to_vec());
+            let bare = text.trim_end_matches('=');
+            assert_eq!(text.len() - bare.len(), most);
+            for padding in 0..=most {
+                let text = bare.to_owned() + &"=".repeat(padding);
+                let expected = report(0.5, rps as f32, 0.0);
+                assert_eq!(bytes(text.as_bytes()), expected, "{text}");
+            }
+        }
+        // Memory, costs and metrics of the application's own are passed over.
+        let mut more = said.encode_to_vec();
+        more.extend_from_slice(&[0x11, 0, 0, 0, 0, 0, 0, 0xe0, 0x3f]);
+        more.extend_from_slice(&[0x42, 12, 0x0a, 1, b'q', 0x11, 0, 0, 0, 0, 0, 0, 0xf0, 0x3f]);
+        let more = BASE64.encode(more);
+        assert_eq!(bytes(more.as_bytes()), report(0.3, 10.0, 1.0));
+        let long = "A".repeat(LONGEST + 1);
+        assert_eq!(bytes(long.as_bytes()), None);
+    }
+
+    /// Bytes that are a message, nearly one, or none.
+    fn message() -> impl Strategy<Value = Vec<u8>> {
+        let numbers = prop::array::uniform4(any::<f64>());
+        let sane = (numbers, any::<u64>()).prop_map(|([cpu, fractional, eps, own], rps)| {
+            let message = OrcaLoadReport {
+                cpu_utilization: cpu,
+                rps,
+                rps_fractional: fractional,
+                eps,
+                application_utilization: own,
+            };
+            message.encode_to_vec()
+        });
+        let bytes = prop::collection::vec(any::<u8>(), 0..120);
+        (sane, bytes, any::<prop::sample::Index>(), 0..4).prop_map(|(sane, bytes, at, how)| {
+            let mut message = sane;
+            match how {
+                0 => return bytes,
+                1 => message.extend(bytes),
+                2 if !message.is_empty() => {
+                    let at = at.index(message.len());
+                    message[at] ^= 1 << (bytes.len() % 8);
+                }
+                _ => message.truncate(message.len().saturating_sub(bytes.len() % 9)),
+            }
+            message
+        })
+    }
+
     proptest! {
+        #[test]
+        fn whatever_bytes_an_instance_sends_are_a_sane_report_or_none(
+            message in message(),
+            text in prop::collection::vec(any::<u8>(), 0..200),
+        ) {
+            for value in [BASE64.encode(message).into_bytes(), text] {
+                if let Some(report) = bytes(&value) {
+                    for number in [report.utilization, report.rate, report.errors] {
+                        prop_assert!(number.is_finite() && number >= 0.0);
+                    }
+                }
+            }
+        }
+
         #[test]
         fn whatever_an_instance_says_is_a_sane_report_or_none(
             value in prop_oneof![

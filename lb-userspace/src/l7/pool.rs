@@ -3,13 +3,25 @@
 //! Nothing here is shared between threads. The connection that was used last is used first: it is
 //! the least likely to be dead, and those below it age out. Whether a connection is fit for another
 //! request is hyper's word, which has read the last answer to its end and nothing beyond it.
+//!
+//! Where connections are limited, one that is kept here may be what a request on another thread waits
+//! for: see [`super::room`].
 
-use std::{cell::RefCell, rc::Rc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 
 use hyper::client::conn::http1::SendRequest;
 
 use super::upload::Upload;
-use crate::model::{InstanceId, Timestamp};
+use crate::{
+    model::{Clock, Connection, InUse, InstanceId, ServiceLoad, Timestamp},
+    resilience::Admission,
+};
 
 /// How long a connection whose answer is complete may take to become fit for the next request.
 const SETTLE: Duration = Duration::from_secs(1);
@@ -18,12 +30,22 @@ const SETTLE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Lease {
     pub(super) sender: SendRequest<Upload>,
-    pub(super) id: InstanceId,
+    pub(super) in_use: InUse,
+    /// Of the service, where requests may wait for it.
+    pub(super) admission: Arc<Admission>,
+}
+
+impl Lease {
+    fn id(&self) -> InstanceId {
+        self.in_use.connection().instance().id
+    }
 }
 
 #[derive(Debug)]
 struct Idle {
     sender: SendRequest<Upload>,
+    connection: Arc<Connection>,
+    admission: Arc<Admission>,
     since: Timestamp,
 }
 
@@ -39,15 +61,17 @@ struct Slot {
 pub(super) struct Pool {
     /// By index of the instance.
     slots: RefCell<Vec<Slot>>,
-    most: std::cell::Cell<usize>,
+    most: Cell<usize>,
+    clock: Clock,
 }
 
 impl Pool {
     /// An empty pool that keeps at most `most` idle connections to each instance.
-    pub(super) fn new(most: usize) -> Rc<Self> {
+    pub(super) fn new(most: usize, clock: Clock) -> Rc<Self> {
         Rc::new(Self {
             slots: RefCell::default(),
             most: most.into(),
+            clock,
         })
     }
 
@@ -64,9 +88,13 @@ impl Pool {
             return None;
         }
         // One that is not ready has been closed by the instance: drop it and look further.
-        while let Some(Idle { sender, .. }) = slot.idle.pop() {
-            if sender.is_ready() {
-                return Some(Lease { sender, id });
+        while let Some(idle) = slot.idle.pop() {
+            if idle.sender.is_ready() {
+                return Some(Lease {
+                    sender: idle.sender,
+                    in_use: idle.connection.take(),
+                    admission: idle.admission,
+                });
             }
         }
         None
@@ -99,13 +127,18 @@ impl Pool {
             tokio::task::spawn_local(async move {
                 let ready = tokio::time::timeout(SETTLE, lease.sender.ready()).await;
                 if matches!(ready, Ok(Ok(()))) {
+                    let admission = Arc::clone(&lease.admission);
                     pool.keep(lease, now);
+                    // The request has given its place back already; whoever took it may have
+                    // found no connection.
+                    admission.queue().released(&pool.clock);
                 }
             });
         }
     }
 
-    fn keep(&self, Lease { sender, id }: Lease, since: Timestamp) {
+    fn keep(&self, lease: Lease, since: Timestamp) {
+        let id = lease.id();
         let mut slots = self.slots.borrow_mut();
         let index = usize::from(id.index);
         if slots.len() <= index {
@@ -117,7 +150,30 @@ impl Pool {
             slot.generation = id.generation;
         }
         if slot.idle.len() < self.most.get() {
-            slot.idle.push(Idle { sender, since });
+            slot.idle.push(Idle {
+                sender: lease.sender,
+                connection: Arc::clone(lease.in_use.connection()),
+                admission: lease.admission,
+                since,
+            });
+        }
+    }
+
+    /// Closes connections whose end somebody waits for, the oldest first, no more than are wanted.
+    pub(super) fn give_way(&self) {
+        let mut given: HashMap<*const ServiceLoad, u32> = HashMap::new();
+        for slot in self.slots.borrow_mut().iter_mut() {
+            let Some(first) = slot.idle.first() else {
+                continue;
+            };
+            let instance = first.connection.instance();
+            let given = given.entry(Arc::as_ptr(&instance.load)).or_default();
+            let any = instance.load.connections.wanted().saturating_sub(*given);
+            let own = instance.connections.wanted() as usize;
+            let close = own.saturating_add(any as usize).min(slot.idle.len());
+            // What closes for want of one to this instance makes no room that others wait for.
+            *given += u32::try_from(close.saturating_sub(own)).unwrap_or(u32::MAX);
+            slot.idle.drain(..close);
         }
     }
 
@@ -156,6 +212,12 @@ impl Pool {
     }
 }
 
+/// The connection of `lease` after the same look.
+pub(super) async fn if_fresh(lease: Lease) -> Option<Lease> {
+    tokio::task::yield_now().await;
+    lease.sender.is_ready().then_some(lease)
+}
+
 #[cfg(test)]
 mod tests {
     use hyper::client::conn::http1;
@@ -165,7 +227,10 @@ mod tests {
     };
 
     use super::*;
-    use crate::l7::socket::Socket;
+    use crate::{
+        l7::socket::Socket,
+        model::{Endpoint, Instance, MostConnections, ServiceName},
+    };
 
     /// The end of a connection is in the system, and its task has not run since.
     async fn taken_when_just_ended(fresh: bool) -> bool {
@@ -173,14 +238,23 @@ mod tests {
             index: 3,
             generation: 1,
         };
-        let pool = Pool::new(8);
+        let pool = Pool::new(8, Clock::real());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap());
         let (stream, accepted) = tokio::join!(stream, listener.accept());
         let socket = Socket::new(stream.unwrap());
         let (sender, connection) = http1::handshake(socket).await.unwrap();
         tokio::task::spawn_local(connection);
-        let mut lease = Lease { sender, id };
+        let load = Arc::new(ServiceLoad::new(1));
+        let endpoint = Endpoint::from_address(([127, 0, 0, 1], 1).into());
+        let instance = Instance::new(id, ServiceName::new("a").unwrap(), endpoint, load);
+        let opened = Arc::new(instance).try_connect(&MostConnections::UNLIMITED, 0);
+        let opened = opened.unwrap();
+        let mut lease = Lease {
+            sender,
+            in_use: opened.connection().take(),
+            admission: Arc::default(),
+        };
         lease.sender.ready().await.unwrap();
         Pool::give_back(&pool, lease, Timestamp(0));
         tokio::task::yield_now().await;

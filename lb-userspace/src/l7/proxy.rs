@@ -2,14 +2,15 @@
 //!
 //! See `docs/life-of-a-request.md` for the same in prose.
 
-use std::{convert::Infallible, rc::Rc};
+use std::{convert::Infallible, rc::Rc, sync::Arc};
 
 use hyper::{Request, Response, StatusCode, Version, body::Incoming, upgrade::OnUpgrade};
 
 use super::{
     access::{Ending, Entry},
     admission::{self, Stay, TooEarly},
-    affinity, answer,
+    affinity::{self, Following},
+    answer,
     body::{Answer, Passed},
     breaker,
     connection::Client,
@@ -17,107 +18,166 @@ use super::{
     forward::forward,
     guard,
     head::{self, Seen},
-    headers, key, management,
+    headers, key,
+    management::{self, Management},
     pool::{Lease, Pool},
+    router::Target,
     tunnel,
     upload::Upload,
+    worker::View,
 };
-use crate::model::{Algorithm, Reason, ServiceStats, TimeoutSpec};
+use crate::{
+    model::{Algorithm, Reason, ServiceStats, TimeoutSpec, Timestamp},
+    registry::Service,
+};
 
 /// Answers one request of a client. Never fails: what goes wrong becomes an answer.
 pub(super) async fn serve(
     client: Rc<Client>,
     mut request: Request<Incoming>,
 ) -> Result<Response<Answer>, Infallible> {
-    let worker = &client.worker;
-    let now = worker.clock.now();
+    let now = client.worker.clock.now();
     client.pulse.counts(now);
-    let view = worker.view();
+    let view = client.worker.view();
     let mut entry = Entry::new(&client, &request, &view.snapshot, now);
-    let examined = match head::to_origin_form(&mut request) {
-        Ok(()) => head::examine(&request),
-        Err(reason) => Err(reason),
-    };
+    Ok(match route(&client, &view, &mut request, &mut entry, now) {
+        Ok(Way::Service(target, seen)) => {
+            pass(&client, &view, (target, seen), request, &mut entry, now).await
+        }
+        Ok(Way::Management(management)) => {
+            entry.forget();
+            Box::pin(management::answer(&client, management, request)).await
+        }
+        Err(answer) => *answer,
+    })
+}
+
+/// Where a request goes.
+enum Way<'a> {
+    /// To the management API.
+    Management(&'a Management),
+    /// To a service, with what was seen in its head.
+    Service(Target, Seen),
+}
+
+/// Examines a request and finds out where it goes.
+///
+/// # Errors
+/// The answer, when it goes nowhere.
+fn route<'a>(
+    client: &'a Client,
+    view: &View,
+    request: &mut Request<Incoming>,
+    entry: &mut Entry,
+    now: Timestamp,
+) -> Result<Way<'a>, Box<Response<Answer>>> {
+    let worker = &client.worker;
+    let stats = &worker.stats.answers;
+    let examined = head::to_origin_form(request).and_then(|()| head::examine(request));
     let (host, seen) = match examined {
         Ok(examined) => (examined.host, examined.seen),
-        Err(reason) => return Ok(refuse(&client, reason, &worker.stats.answers, entry)),
+        Err(reason) => return Err(Box::new(refuse(client, reason, stats, entry))),
     };
     let path = request.uri().path();
     if let Some(management) = &worker.management
         && management.owns(path)
     {
-        entry.forget();
-        return Ok(Box::pin(management::answer(&client, management, request)).await);
+        return Ok(Way::Management(management));
     }
     let proxies = &view.snapshot.gateway.trusted_proxies;
     let Some(target) = view.router.route(host, path) else {
-        let stats = &worker.stats.answers;
-        if let Err(early) = view.rates.check(None, &client, &request, proxies, now) {
-            return Ok(refuse_early(&client, &early, stats, entry));
-        }
-        return Ok(refuse(&client, Reason::NoRoute, stats, entry));
+        let early = view.rates.check(None, client, request, proxies, now);
+        return Err(Box::new(match early {
+            Err(early) => refuse_early(client, &early, stats, entry),
+            Ok(()) => refuse(client, Reason::NoRoute, stats, entry),
+        }));
     };
     let service = &view.snapshot.services[target.service];
     entry.routed(service.name());
-    let timeouts = &service.spec.timeouts;
-    let stats = &service.stats;
-    if seen.has(Seen::MAX_FORWARDS) && head::ends_here(&mut request) {
-        return Ok(options(&client, entry));
+    if seen.has(Seen::MAX_FORWARDS) && head::ends_here(request) {
+        return Err(Box::new(options(client, entry)));
     }
-    let early = view
-        .rates
-        .check(Some(target.route), &client, &request, proxies, now);
-    if let Err(early) = early {
-        return Ok(refuse_early(&client, &early, stats, entry));
-    }
-    client.pulse.arrived(now, timeouts);
-    let sessions = &view.sessions;
-    let fields = request.headers();
-    let following = affinity::follow(&client, sessions, (target.service, service), fields, now);
-    let key = match service.spec.algorithm {
-        Algorithm::ConsistentHash => {
-            let address = || client.peer.client(request.headers(), proxies);
-            let hash = || key::hash(&service.spec.hash_key, &request, client.address, address);
-            let session = match &following {
-                Some(following) => following.key(),
-                None => affinity::key(&client, sessions, (target.service, service), fields, now),
-            };
-            session.unwrap_or_else(hash)
+    let route = Some(target.route);
+    match view.rates.check(route, client, request, proxies, now) {
+        Ok(()) => Ok(Way::Service(target, seen)),
+        Err(early) => {
+            let answer = refuse_early(client, &early, &service.stats, entry);
+            Err(Box::new(answer))
         }
-        _ => 0,
-    };
+    }
+}
+
+/// Passes a request on to its service, and the answer back.
+async fn pass(
+    client: &Client,
+    view: &View,
+    (target, seen): (Target, Seen),
+    request: Request<Incoming>,
+    entry: &mut Entry,
+    now: Timestamp,
+) -> Response<Answer> {
+    let (worker, sessions) = (&client.worker, &view.sessions);
+    let service = &view.snapshot.services[target.service];
+    let (timeouts, stats) = (&service.spec.timeouts, &service.stats);
+    client.pulse.arrived(now, timeouts);
+    let of: (usize, &Service) = (target.service, service);
+    let following = affinity::follow(client, sessions, of, request.headers(), now);
     let route = &view.snapshot.routes[target.route];
     let known = Known {
         now,
-        key,
+        key: key(client, view, of, &request, following.as_ref(), now),
         priority: admission::priority(service, route, &request),
         following: following.as_ref(),
     };
-    let (mut request, upgrade) = prepare(&client, request, seen);
+    let (mut request, upgrade) = prepare(client, request, seen);
     sessions.strip(request.headers_mut());
     let permit = match guard::enter(service, now) {
         Ok(permit) => permit,
         Err(reason) => {
-            let mut response = refuse(&client, reason, stats, entry);
+            let mut response = refuse(client, reason, stats, entry);
             answer::again_in(&mut response, guard::retry_after(service, now));
-            return Ok(response);
+            return response;
         }
     };
-    let exchanged = forward(&client, service, known, request, &mut entry).await;
+    let exchanged = forward(client, service, known, request, entry).await;
     guard::leave(worker, service, now, permit, &exchanged);
-    let answer =
-        exchanged.and_then(|done| done.into_answer(&client, upgrade, timeouts, &mut entry));
+    let answer = exchanged.and_then(|done| done.into_answer(client, upgrade, timeouts, entry));
     let answer = match known.following {
         Some(following) => following.ends(worker, service, sessions, answer),
         None => answer,
     };
-    Ok(answer.unwrap_or_else(|reason| {
-        let mut response = refuse(&client, reason, stats, entry);
+    answer.unwrap_or_else(|reason| {
+        let mut response = refuse(client, reason, stats, entry);
         if reason == Reason::BreakerOpen {
             answer::again_in(&mut response, breaker::retry_after(service, now));
         }
         response
-    }))
+    })
+}
+
+/// What consistent hashing goes by; nothing for other algorithms.
+fn key(
+    client: &Client,
+    view: &View,
+    of: (usize, &Service),
+    request: &Request<Incoming>,
+    following: Option<&Following>,
+    now: Timestamp,
+) -> u64 {
+    let spec = &of.1.spec;
+    if spec.algorithm != Algorithm::ConsistentHash {
+        return 0;
+    }
+    let fields = request.headers();
+    let session = match following {
+        Some(following) => following.key(),
+        None => affinity::key(client, &view.sessions, of, fields, now),
+    };
+    session.unwrap_or_else(|| {
+        let proxies = &view.snapshot.gateway.trusted_proxies;
+        let address = || client.peer.client(fields, proxies);
+        key::hash(&spec.hash_key, request, client.address, address)
+    })
 }
 
 /// An answer of lb's own.
@@ -125,7 +185,7 @@ fn refuse(
     client: &Client,
     reason: Reason,
     stats: &ServiceStats,
-    mut entry: Entry,
+    entry: &mut Entry,
 ) -> Response<Answer> {
     entry.ends(Ending::Refused(reason));
     client.pulse.answered(client.worker.clock.now());
@@ -140,7 +200,7 @@ fn refuse_early(
     client: &Client,
     early: &TooEarly,
     stats: &ServiceStats,
-    entry: Entry,
+    entry: &mut Entry,
 ) -> Response<Answer> {
     let mut response = refuse(client, TooEarly::REASON, stats, entry);
     early.tell(&mut response);
@@ -148,7 +208,7 @@ fn refuse_early(
 }
 
 /// The answer to an `OPTIONS` that was to go no further than here (RFC 9110, 7.6.2).
-fn options(client: &Client, mut entry: Entry) -> Response<Answer> {
+fn options(client: &Client, entry: &mut Entry) -> Response<Answer> {
     entry.ends(Ending::Answered(StatusCode::NO_CONTENT.as_u16()));
     client.pulse.answered(client.worker.clock.now());
     let mut response = Response::new(Answer::Empty);
@@ -204,7 +264,8 @@ impl Exchanged {
             let upgrade = upgrade.ok_or(Reason::BadAnswer)?;
             entry.ends(Ending::Answered(answer.status().as_u16()));
             let upgraded = hyper::upgrade::on(&mut answer);
-            tunnel::open(client, upgrade, upgraded, stay, timeouts.tunnel);
+            let busy = (lease.in_use, stay);
+            tunnel::open(client, upgrade, upgraded, busy, timeouts.tunnel);
             return Ok(answer.map(|_| Answer::Empty));
         }
         answer::ends_connection(answer.headers_mut(), &client.pulse);
@@ -219,7 +280,7 @@ impl Exchanged {
             Answer::Passing(Passed {
                 body,
                 worker: Rc::clone(worker),
-                pulse: std::sync::Arc::clone(&client.pulse),
+                pulse: Arc::clone(&client.pulse),
                 lease: Some(lease),
                 ended: false,
                 _stay: stay,

@@ -15,6 +15,8 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
+use super::room::Held;
+
 /// Largest write that is put together, in bytes.
 const SMALL: usize = 4096;
 
@@ -25,21 +27,36 @@ thread_local! {
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Socket(TokioIo<TcpStream>);
+pub(super) struct Socket {
+    // Closed before what it holds is given back.
+    io: TokioIo<TcpStream>,
+    held: Option<Held>,
+}
 
 impl Socket {
-    /// Wraps a connection.
+    /// Wraps a client's connection.
     pub(super) fn new(stream: TcpStream) -> Self {
-        Self(TokioIo::new(stream))
+        Self {
+            io: TokioIo::new(stream),
+            held: None,
+        }
     }
 
-    /// The connection.
-    pub(super) fn into_inner(self) -> TcpStream {
-        self.0.into_inner()
+    /// Wraps a connection to an instance, which counts there until it is closed.
+    pub(super) fn held(stream: TcpStream, held: Held) -> Self {
+        Self {
+            io: TokioIo::new(stream),
+            held: Some(held),
+        }
+    }
+
+    /// The connection, and what is to be held until it is closed.
+    pub(super) fn into_parts(self) -> (TcpStream, Option<Held>) {
+        (self.io.into_inner(), self.held)
     }
 
     fn io(self: Pin<&mut Self>) -> Pin<&mut TokioIo<TcpStream>> {
-        Pin::new(&mut self.get_mut().0)
+        Pin::new(&mut self.get_mut().io)
     }
 }
 

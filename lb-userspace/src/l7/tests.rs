@@ -8,6 +8,7 @@ mod access;
 mod admission;
 mod affinity;
 mod breakers;
+mod connections;
 mod failures;
 mod forwarding;
 mod framing;

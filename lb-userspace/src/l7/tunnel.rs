@@ -32,6 +32,7 @@ use super::{
     pulse::Closed,
     socket::Socket,
 };
+use crate::model::InUse;
 
 /// Whether a request asks for a tunnel that lb opens. HTTP/2 in clear text is a protocol of its
 /// own rules that lb does not enforce, so that is not asked for on the client's behalf.
@@ -52,12 +53,13 @@ pub(super) fn is_wanted(request: &Request<Incoming>, seen: Seen) -> bool {
 const LOOKS: u32 = 4;
 
 /// Joins the client's connection and the instance's as soon as both are free. The request stays in
-/// flight until one of them closes, or nothing has passed for as long as `idle`.
+/// flight, and the instance's connection in use, until one of them closes, or nothing has passed for
+/// as long as `idle`.
 pub(super) fn open(
     client: &Client,
     to_client: OnUpgrade,
     to_instance: OnUpgrade,
-    busy: Stay,
+    busy: (InUse, Stay),
     idle: Duration,
 ) {
     let worker = Rc::clone(&client.worker);
@@ -90,8 +92,9 @@ async fn join(left: Upgraded, right: Upgraded, moved: &Cell<u32>) -> io::Result<
     let (Ok(left), Ok(right)) = (left.downcast::<Watched>(), right.downcast::<Socket>()) else {
         return Err(io::ErrorKind::InvalidInput.into());
     };
-    let (mut client, early) = (left.io.io.into_inner(), left.read_buf);
-    let (mut instance, first) = (right.io.into_inner(), right.read_buf);
+    let ((mut client, _), early) = (left.io.io.into_parts(), left.read_buf);
+    // Held until the streams, which are dropped before it, are closed.
+    let ((mut instance, _held), first) = (right.io.into_parts(), right.read_buf);
     pass(&mut instance, &early).await?;
     pass(&mut client, &first).await?;
     let mut client = Noted {

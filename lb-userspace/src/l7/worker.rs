@@ -31,6 +31,7 @@ use super::{
     management::Management,
     pool::Pool,
     pulse::{Closed, Pulse},
+    room::{self, Bells},
     router::Router,
     spare::Buffers,
 };
@@ -153,6 +154,7 @@ pub(super) struct Worker {
     pub(super) clock: Clock,
     pub(super) random: Random,
     pub(super) pool: Rc<Pool>,
+    pub(super) bells: Arc<Bells>,
     pub(super) buffers: Rc<Buffers>,
     /// Bytes of requests' bodies that are kept to be sent again.
     pub(super) kept_bytes: Cell<usize>,
@@ -177,14 +179,16 @@ impl Worker {
         management: Option<Management>,
         access: Option<Arc<AccessLog>>,
         stats: Arc<GatewayStats>,
+        bells: Arc<Bells>,
     ) -> Rc<Self> {
         let snapshot = registry.snapshot();
         let gateway = &snapshot.gateway;
         Rc::new(Self {
             index,
             random: Random::new(clock.now().0 ^ ((index as u64 + 1) << 32)),
+            pool: Pool::new(gateway.pool_idle_per_instance, clock.clone()),
+            bells,
             clock,
-            pool: Pool::new(gateway.pool_idle_per_instance),
             buffers: Rc::default(),
             kept_bytes: Cell::default(),
             connections: Connections::default(),
@@ -250,6 +254,8 @@ impl Worker {
     /// any.
     pub(super) async fn run(self: Rc<Self>, mut orders: mpsc::UnboundedReceiver<Order>) {
         let sweeper = tokio::task::spawn_local(Rc::clone(&self).sweep());
+        let (bells, pool) = (Arc::clone(&self.bells), Rc::clone(&self.pool));
+        let giver = tokio::task::spawn_local(room::give_way(bells, self.index, pool));
         let mut listeners: HashMap<SocketAddr, Listening> = HashMap::new();
         let mut deadline = None;
         while let Some(order) = orders.recv().await {
@@ -280,6 +286,7 @@ impl Worker {
             self.drain(deadline).await;
         }
         sweeper.abort();
+        giver.abort();
     }
 
     fn open(self: &Rc<Self>, socket: StdListener) -> io::Result<Listening> {

@@ -6,16 +6,24 @@ use std::{
     time::Duration,
 };
 
-/// The most requests at once.
+use super::MostConnections;
+
+/// The most requests at once, and the most connections.
 ///
 /// A request counts from the moment that an instance is chosen for it to the end of its answer; a
-/// tunnel counts until it is closed. All workers count together.
+/// tunnel counts until it is closed. A connection counts as long as it is open, in use or not. All workers count
+/// together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LimitSpec {
     /// Of all instances of the service together; `None` when there is no limit.
     pub service: Option<NonZeroU32>,
     /// Of each instance that has no limit of its own; `None` when there is no limit.
     pub instance: Option<NonZeroU32>,
+    /// Connections to all instances of the service together; `None` when there is no limit. The
+    /// proxy's and the kernel's are counted apart.
+    pub connections: Option<NonZeroU32>,
+    /// Connections to each instance that has no limit of its own; `None` when there is no limit.
+    pub instance_connections: Option<NonZeroU32>,
 }
 
 /// A limit of a service's requests at once that follows what it can do.
@@ -137,6 +145,18 @@ impl LimitSpec {
         // At most the limit itself, which is a u32.
         u32::try_from(scaled).unwrap_or(UNLIMITED).max(1)
     }
+
+    /// The most connections to an instance whose own limit is `own` (0 for none), and to the
+    /// service. What recovers has the whole of it: connections cost an instance no work, and how
+    /// many there may be is a matter of its files and memory.
+    #[must_use]
+    pub fn connections(&self, own: Option<u32>) -> MostConnections {
+        let number = |limit: Option<NonZeroU32>| limit.map_or(UNLIMITED, NonZeroU32::get);
+        MostConnections {
+            instance: number(own.map_or(self.instance_connections, NonZeroU32::new)),
+            service: number(self.connections),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -158,6 +178,23 @@ mod tests {
         assert_eq!(of(Some(8), Some(50), 100), 50);
         assert_eq!(of(Some(8), Some(0), 100), UNLIMITED);
         assert_eq!(of(Some(u32::MAX - 1), None, 100), u32::MAX - 1);
+    }
+
+    #[test]
+    fn connections_are_limited_by_what_is_nearest() {
+        let spec = LimitSpec {
+            connections: NonZeroU32::new(9),
+            instance_connections: NonZeroU32::new(4),
+            ..LimitSpec::default()
+        };
+        let numbers = |spec: LimitSpec, own| {
+            let most = spec.connections(own);
+            (most.instance, most.service)
+        };
+        assert_eq!(numbers(spec, None), (4, 9));
+        assert_eq!(numbers(spec, Some(7)), (7, 9));
+        assert_eq!(numbers(spec, Some(0)), (UNLIMITED, 9));
+        assert!(!LimitSpec::default().connections(None).is_limited());
     }
 
     #[test]

@@ -27,13 +27,15 @@ pub enum Exclusion {
     ProbeBusy,
     /// It has as many requests in flight as it may have.
     Full,
+    /// The proxy has as many connections to it, or to its service, as it may have, all in use.
+    NoConnection,
     /// This request has been sent to it in vain.
     Tried,
 }
 
 impl Exclusion {
     /// All of them, in their order.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Disabled,
         Self::Draining,
         Self::NoWeight,
@@ -44,6 +46,7 @@ impl Exclusion {
         Self::BreakerOpen,
         Self::ProbeBusy,
         Self::Full,
+        Self::NoConnection,
         Self::Tried,
     ];
 
@@ -61,6 +64,7 @@ impl Exclusion {
             Self::BreakerOpen => "breaker_open",
             Self::ProbeBusy => "probe_busy",
             Self::Full => "full",
+            Self::NoConnection => "no_connection",
             Self::Tried => "tried",
         }
     }

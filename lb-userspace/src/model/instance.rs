@@ -9,9 +9,9 @@ use std::{
 };
 
 use super::{
-    Alarm, Algorithm, CheckCounts, Clock, Detector, Endpoint, Exclusion, FailureRun, Gate,
-    InstanceId, KernelTraffic, LoadReports, Measured, Pace, PeakEwma, ServiceLoad, ServiceName,
-    Timestamp, UNLIMITED, claim,
+    Alarm, Algorithm, CheckCounts, Clock, Connections, Detector, Endpoint, Exclusion, FailureRun,
+    Gate, InstanceId, KernelTraffic, LoadReports, Measured, MostConnections, Pace, PeakEwma,
+    ServiceLoad, ServiceName, Timestamp, UNLIMITED, claim,
     history::{Distribution, History, Span},
     identity,
     measure::{LATENCY_BOUNDS_US, LatencyHistogram},
@@ -91,6 +91,8 @@ pub struct Member {
     pub base: u32,
     /// The most requests that it may have in flight; [`UNLIMITED`] when there is no limit.
     pub most: u32,
+    /// The most connections that the proxy may have open to it.
+    pub most_connections: MostConnections,
 }
 
 impl Member {
@@ -98,6 +100,14 @@ impl Member {
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.most != UNLIMITED && self.instance.in_flight() >= self.most
+    }
+
+    /// Whether the proxy has as many connections to it, or to its service, as it may have, and all
+    /// of them are in use. A branch when there is no limit.
+    #[must_use]
+    pub fn is_out_of_connections(&self) -> bool {
+        let most = &self.most_connections;
+        most.is_limited() && !self.instance.may_connect(most)
     }
 }
 
@@ -160,6 +170,8 @@ pub struct Instance {
     pub latency: PeakEwma,
     /// What its service has in flight, this instance's requests among it.
     pub load: Arc<ServiceLoad>,
+    /// Connections of the proxy to it.
+    pub connections: Connections,
     shards: Box<[Shard]>,
     /// Fingerprint of service and endpoint, the same in every process. See [`identity`].
     pub identity: u64,
@@ -206,6 +218,7 @@ impl Instance {
             asked: AtomicU64::new(0),
             rests: AtomicU64::new(0),
             shards: (0..load.workers()).map(|_| Shard::default()).collect(),
+            connections: Connections::new(load.workers()),
             load,
         }
     }

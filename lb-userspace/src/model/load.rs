@@ -7,11 +7,15 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::Connections;
+
 /// Requests in flight of a service. It is shared by all its instances and lives as long as the
 /// service, whatever becomes of an instance with requests in flight.
 #[derive(Debug)]
 pub struct ServiceLoad {
     workers: Box<[Count]>,
+    /// Connections of the proxy to all instances together.
+    pub connections: Connections,
 }
 
 /// What one worker has begun and not ended.
@@ -25,6 +29,7 @@ impl ServiceLoad {
     pub fn new(workers: usize) -> Self {
         Self {
             workers: (0..workers.max(1)).map(|_| Count::default()).collect(),
+            connections: Connections::new(workers),
         }
     }
 

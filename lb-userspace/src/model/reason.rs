@@ -55,6 +55,9 @@ reasons! {
     /// Every instance that may be chosen, or the service as a whole, has as many requests in flight
     /// as it may have, and nothing may wait.
     AtCapacity: 503, "at_capacity", "connection_limit_reached";
+    /// To every instance that may be chosen, or to the service as a whole, there are as many
+    /// connections as there may be, all of them in use, and nothing may wait.
+    ConnectionLimit: 503, "connection_limit", "connection_limit_reached";
     /// The service has as many requests in flight as it can do at once, and nothing may wait.
     Overloaded: 503, "overloaded", "connection_limit_reached";
     /// As many requests wait for a place as may, none of them less urgent.

@@ -147,6 +147,8 @@ labelled! {
         KeptConnection: "kept_connection";
         /// The try took longer than a try may take.
         TryTimeout: "try_timeout";
+        /// No connection to the instance came free in time.
+        ConnectionLimit: "connection_limit";
         /// The instance took the request and did not begin to answer in time.
         ResponseTimeout: "response_timeout";
         /// The instance answered with a status that is worth a retry.
@@ -158,7 +160,10 @@ impl RetryCause {
     /// Whether the instance can not have seen the request.
     #[must_use]
     pub const fn nothing_sent(self) -> bool {
-        matches!(self, Self::ConnectFailed | Self::ConnectTimeout)
+        matches!(
+            self,
+            Self::ConnectFailed | Self::ConnectTimeout | Self::ConnectionLimit
+        )
     }
 }
 

@@ -21,6 +21,8 @@ pub struct InstanceSpec {
     pub weight: u16,
     /// The most requests at once, 0 for no limit; as the service says when `None`.
     pub max_requests: Option<u32>,
+    /// The most connections, 0 for no limit; as the service says when `None`.
+    pub max_connections: Option<u32>,
 }
 
 impl InstanceSpec {
@@ -31,6 +33,7 @@ impl InstanceSpec {
             endpoint,
             weight,
             max_requests: None,
+            max_connections: None,
         }
     }
 }
@@ -191,6 +194,8 @@ impl Default for RecoverySpec {
 pub struct LoadReportSpec {
     /// Name of the field of an answer that has the report, in lower case.
     pub header: String,
+    /// The same for the binary form: the name with `-bin`, as fields of bytes are named in gRPC.
+    pub binary_header: String,
     /// Whether clients do not get to see it.
     pub strip: bool,
     /// When reports count.
@@ -202,6 +207,22 @@ pub struct LoadReportSpec {
 }
 
 impl LoadReportSpec {
+    /// The defaults with reports in the field `header`, in lower case.
+    #[must_use]
+    pub fn in_field(header: String) -> Self {
+        Self {
+            binary_header: format!("{header}-bin"),
+            header,
+            strip: true,
+            times: ReportTimes {
+                blackout: Duration::from_secs(10),
+                expiry: Duration::from_secs(180),
+            },
+            error_penalty: 100,
+            weighted_round_robin: false,
+        }
+    }
+
     /// Whether `algorithm` goes by reports.
     #[must_use]
     pub fn feeds(&self, algorithm: Algorithm) -> bool {
@@ -216,16 +237,7 @@ impl LoadReportSpec {
 impl Default for LoadReportSpec {
     /// The header of ORCA, and the figures of gRFC A58.
     fn default() -> Self {
-        Self {
-            header: "endpoint-load-metrics".to_owned(),
-            strip: true,
-            times: ReportTimes {
-                blackout: Duration::from_secs(10),
-                expiry: Duration::from_secs(180),
-            },
-            error_penalty: 100,
-            weighted_round_robin: false,
-        }
+        Self::in_field("endpoint-load-metrics".to_owned())
     }
 }
 

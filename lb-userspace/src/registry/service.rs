@@ -154,6 +154,7 @@ impl ServiceState {
                     .spec
                     .limits
                     .of_instance(spec.max_requests, status.share()),
+                most_connections: self.spec.limits.connections(spec.max_connections),
             })
             .collect();
         let sessions = Arc::new(self.pins(&members));
@@ -164,7 +165,9 @@ impl ServiceState {
         Service {
             limited: spec.limits.service.is_some()
                 || spec.concurrency.is_some()
-                || members.iter().any(|member| member.most != UNLIMITED),
+                || members
+                    .iter()
+                    .any(|member| member.most != UNLIMITED || member.most_connections.is_limited()),
             spec: Arc::new(spec),
             balancer: balance::build_bounded(self.algorithm, &members, workers, self.spec.bound()),
             members,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::limits::RateLimits;
 use crate::{
     affinity::Quota,
-    balance::{self, Balancer},
+    balance::{self, Balancer, Choice, Random, Tried},
     model::{
         AdminState, AffinityStats, BreakerState, Exclusion, GatewaySpec, Health, InstanceId,
         ListenerSpec, Member, RouteSpec, ServiceGuard, ServiceName, ServiceSpec, ServiceStats,
@@ -251,12 +251,17 @@ impl Service {
     /// Why the member at `position` gets no new traffic; `None` when it does.
     #[must_use]
     pub fn exclusion(&self, position: usize, now: Timestamp) -> Option<Exclusion> {
-        let member = &self.members[position];
-        if member.weight == 0 {
-            return Some(self.statuses[position].exclusion());
+        let choice = Choice {
+            key: 0,
+            worker: 0,
+            now,
+            random: &Random::new(1),
+            tried: &Tried::default(),
+        };
+        match balance::exclusion(&self.members[position], &choice)? {
+            Exclusion::Weightless => Some(self.statuses[position].exclusion()),
+            why => Some(why),
         }
-        let full = member.is_full().then_some(Exclusion::Full);
-        member.instance.exclusion(now).or(full)
     }
 }
 

@@ -143,6 +143,18 @@ families! {
     CHECKS: Counter "lb_instance_checks_total"
         ["service", "instance", "result"]
         "Health checks of the instance, by what they found: passed or failed.";
+    CONNECTIONS: Gauge "lb_instance_open_connections"
+        ["service", "instance"]
+        "Connections of the proxy open to the instance, in use or kept for the next request.";
+    CONNECTIONS_IDLE: Gauge "lb_instance_idle_connections"
+        ["service", "instance"]
+        "Those of them that are kept for the next request.";
+    CONNECTIONS_MAX: Gauge "lb_instance_max_connections"
+        ["service", "instance"]
+        "Connections that proxy and kernel may each have to the instance; absent without a limit.";
+    SERVICE_CONNECTIONS_MAX: Gauge "lb_service_max_connections"
+        ["service"]
+        "Connections that proxy and kernel may each have to all instances; absent without a limit.";
     CONCURRENCY_LIMIT: Gauge "lb_concurrency_limit"
         ["service"]
         "Requests that the service can have in flight, as found by latency; absent when it is off.";

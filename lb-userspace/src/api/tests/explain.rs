@@ -232,3 +232,38 @@ async fn instances_without_a_free_place_are_told_as_full() {
     assert!(told["candidates"][0].get("excluded").is_none());
     assert!(told.get("refused").is_none());
 }
+
+#[tokio::test]
+async fn connections_that_are_all_in_use_are_told_and_idle_ones_are_none_of_them() {
+    let world = World::new();
+    let mut desired = desired();
+    desired.services[0].limits.connections = std::num::NonZeroU32::new(1);
+    let change = Change::Configure(Box::new(desired));
+    world.registry.apply(change).unwrap();
+    let opened = {
+        let snapshot = world.registry.snapshot();
+        let member = &snapshot.service("main-backend").unwrap().members[0];
+        let opened = member.instance.try_connect(&member.most_connections, 0);
+        opened.unwrap()
+    };
+    let told = explain(&world, "url=/api/v1/auth").await;
+    // The service has as many as it may have, so b is out of them as well.
+    for candidate in told["candidates"].as_array().unwrap() {
+        assert_eq!(candidate["excluded"], "no_connection", "{told}");
+    }
+    assert_eq!(told["refused"]["reason"], "connection_limit");
+    let shown = world.get(&format!("/instances/main-backend/{A}")).await;
+    assert_eq!(shown["connections"]["open"], 1, "{shown}");
+    assert_eq!(shown.get("max_connections"), None, "{shown}");
+    let limits = world.get("/limits").await;
+    let service = &limits["services"][0];
+    assert_eq!(
+        (&service["max_connections"], &service["connections"]),
+        (&1.into(), &1.into()),
+        "{limits}"
+    );
+    drop(opened.connection().take());
+    let told = explain(&world, "url=/api/v1/auth").await;
+    assert!(told.get("refused").is_none(), "{told}");
+    assert!(told["candidates"][1].get("excluded").is_none(), "{told}");
+}

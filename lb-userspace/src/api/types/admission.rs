@@ -32,6 +32,19 @@ pub struct Admission {
     pub instance_max_requests: Option<u32>,
     /// Requests in flight to all instances together.
     pub in_flight: u64,
+    /// The most connections to all instances together, for the proxy and for the kernel each; absent
+    /// without a limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_connections: Option<u32>,
+    /// The most connections to each instance without a limit of its own; absent without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance_max_connections: Option<u32>,
+    /// The proxy's connections to all instances together.
+    #[serde(default)]
+    pub connections: u64,
+    /// The kernel's.
+    #[serde(default)]
+    pub kernel_connections: u64,
     /// The limit that follows what the service can do; absent when it is off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<Concurrency>,

@@ -65,6 +65,12 @@ pub struct Instance {
     /// without a limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_requests: Option<u32>,
+    /// The most connections, for the proxy and for the kernel each; absent without a limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_connections: Option<u32>,
+    /// The proxy's connections to it.
+    #[serde(default)]
+    pub connections: Connections,
     /// HTTP requests.
     pub requests: Requests,
     /// Moving average of the time that health checks take.
@@ -72,6 +78,15 @@ pub struct Instance {
     pub probe_latency_ms: Option<f64>,
     /// Packets and connections.
     pub kernel: Kernel,
+}
+
+/// TCP connections of the proxy to an instance, all workers. Those of health checks do not count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connections {
+    /// Those that are open, tunnels among them.
+    pub open: u32,
+    /// Those of them that are kept for the next request.
+    pub idle: u32,
 }
 
 /// What was learned of an instance's weight.

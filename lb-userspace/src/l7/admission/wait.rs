@@ -8,7 +8,7 @@ use std::{future::poll_fn, pin::pin, sync::Arc, task::Poll};
 
 use hyper::Request;
 
-use super::{Place, enter_now};
+use super::{Place, enter_now, is_lack_of_room};
 use crate::{
     balance::Choice,
     l7::{connection::Client, course::Known, pulse::Stop},
@@ -61,7 +61,7 @@ pub(super) async fn wait(
                 tried: &crate::balance::Tried::default(),
             };
             match enter_now(client, &service, known, &choice) {
-                Err(Reason::AtCapacity | Reason::Overloaded) => {}
+                Err(reason) if is_lack_of_room(reason) => {}
                 Err(reason) => return Err(reason),
                 Ok(found) => {
                     waiter.admitted();

@@ -7,7 +7,7 @@ use hyper::{HeaderMap, Response};
 use super::{Of, Sessions, cookie};
 use crate::{
     affinity::{Claim, Ledger, Pinned, Sealed, SessionId},
-    balance::{Choice, Tried, exclusion},
+    balance::{Choice, Tried, exclusion, obstacle},
     l7::worker::Worker,
     model::{
         Algorithm, Break, Exclusion, Followed, Reason, SameSite, SecureCookie, Timestamp,
@@ -313,11 +313,11 @@ pub(super) fn held(service: &Service, instance: u64, choice: &Choice<'_>) -> Res
         None => Ok(position),
         Some(Exclusion::Tried) => Err(Break::Failed),
         Some(Exclusion::Weightless) if service.keeps_sessions(position) => {
-            if choice.tried.contains(member.instance.id) {
-                return Err(Break::Failed);
+            match obstacle(member, choice) {
+                None => Ok(position),
+                Some(Exclusion::Tried) => Err(Break::Failed),
+                Some(_) => Err(Break::Unavailable),
             }
-            let excluded = member.instance.exclusion(choice.now);
-            excluded.map_or(Ok(position), |_| Err(Break::Unavailable))
         }
         Some(_) => Err(Break::Unavailable),
     }

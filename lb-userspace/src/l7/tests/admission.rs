@@ -54,6 +54,7 @@ fn limits(service: u32, instance: u32) -> LimitSpec {
     LimitSpec {
         service: NonZeroU32::new(service),
         instance: NonZeroU32::new(instance),
+        ..LimitSpec::default()
     }
 }
 

@@ -388,3 +388,26 @@ fn an_instances_report_of_its_load_is_heard_and_kept_from_the_client() {
         assert_eq!(said, heard.then_some((0.75, 40.0)));
     }
 }
+
+#[test]
+fn a_report_in_bytes_is_heard_before_one_in_words_and_neither_is_passed_on() {
+    // cpu_utilization 0.3, rps_fractional 10, eps 1.
+    let stub = Stub::answering(|_| {
+        "HTTP/1.1 200 OK\r\nEndpoint-Load-Metrics: TEXT cpu_utilization=0.75\r\n\
+         Endpoint-Load-Metrics-Bin: CTMzMzMzM9M/MQAAAAAAACRAOQAAAAAAAPA/\r\n\
+         Content-Length: 0\r\n\r\n"
+            .to_owned()
+    });
+    let mut desired = everything_to(&[stub.address]);
+    desired.services[0].load_reports = Some(LoadReportSpec::default());
+    let gateway = Gateway::of(desired);
+    let answer = gateway.get("/");
+    assert_eq!(answer.count("endpoint-load-metrics"), 0);
+    assert_eq!(answer.count("endpoint-load-metrics-bin"), 0);
+    let instance = gateway.instance(0);
+    let (report, _) = instance.reports.last(Clock::real().now()).unwrap();
+    assert_eq!(
+        (report.utilization, report.rate, report.errors),
+        (0.3, 10.0, 1.0)
+    );
+}
