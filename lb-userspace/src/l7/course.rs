@@ -128,7 +128,10 @@ impl<'a> Course<'a> {
             }
             let instance = Arc::clone(place.in_flight.instance());
             match room::wait(client, &instance, &place.most_connections, limit).await {
-                Ok(opened) => place.way = Way::New(opened),
+                Ok(opened) => {
+                    place.way = Way::New(opened);
+                    return Ok(place);
+                }
                 Err(failure) if failure.reason != Reason::ConnectionLimit => {
                     return Err(failure.reason);
                 }
