@@ -35,6 +35,7 @@ mod recovery;
 mod resolve;
 mod restart;
 mod retry;
+mod score;
 mod services;
 mod slow_start;
 mod summary;

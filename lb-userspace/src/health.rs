@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::{model::Clock, registry::Registry, resilience::ScoreWeights};
+use crate::{model::Clock, registry::Registry};
 
 /// Checks and scores the instances of `registry` until `stopped` is true or its sender is gone.
 pub async fn run(registry: Arc<Registry>, clock: Clock, mut stopped: watch::Receiver<bool>) {
@@ -33,7 +33,7 @@ pub async fn run(registry: Arc<Registry>, clock: Clock, mut stopped: watch::Rece
     let breakers = breakers::run(Arc::clone(&registry), clock.clone());
     let outliers = outlier::run(Arc::clone(&registry), clock.clone());
     let starts = slow_start::run(Arc::clone(&registry), clock.clone());
-    let scores = scorer::run(registry, clock, ScoreWeights::default());
+    let scores = scorer::run(registry, clock);
     tokio::select! {
         () = checks => {}
         () = scores => {}

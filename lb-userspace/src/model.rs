@@ -32,6 +32,7 @@ pub mod reason;
 pub mod report;
 pub mod retry;
 pub mod route;
+pub mod score;
 pub mod service;
 pub mod slow_start;
 pub mod vip;
@@ -72,6 +73,7 @@ pub use retry::{
     HedgeAfter, HedgeEnd, HedgeSpec, MethodSet, RetryCause, RetryRefusal, RetrySpec, RetryStats,
 };
 pub use route::{HostPattern, PathPattern, RouteSpec};
+pub use score::ScoreSpec;
 pub use service::{
     HealthCheckSpec, InstanceSpec, LoadReportSpec, Probe, RecoverySpec, ServiceSpec, TimeoutSpec,
 };

@@ -27,6 +27,6 @@ pub use queue::{Queue, Waiter};
 pub use rate_limit::RateLimiter;
 pub use recovery::{Progress, Recovery};
 pub use reported::{Reported, reported_factors};
-pub use score::{Evidence, ScoreWeights, recent_success, scores};
+pub use score::{Evidence, recent_success, scores};
 pub use slow_start::Ramp;
 pub use weight::{Factors, UNIT, WHOLE, WeightInputs, effective_weight};

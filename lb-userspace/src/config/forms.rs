@@ -220,9 +220,10 @@ impl Form for Decimal {
     }
 }
 
-/// A length of time in whole seconds, from one on.
+/// A length of time in whole seconds.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct WholeSeconds {
+    pub(super) min: u64,
     pub(super) max: u64,
     pub(super) example: &'static str,
 }
@@ -230,7 +231,7 @@ pub(super) struct WholeSeconds {
 impl WholeSeconds {
     const fn period(self) -> Period {
         Period {
-            min: Duration::from_secs(1),
+            min: Duration::from_secs(self.min),
             max: Duration::from_secs(self.max),
             example: self.example,
         }

@@ -34,6 +34,7 @@ const REQUESTS: Number<u32> = Number {
 };
 
 const WINDOW: WholeSeconds = WholeSeconds {
+    min: 1,
     max: 60,
     example: "10s",
 };

@@ -21,6 +21,7 @@ use super::{
     recovery::RecoverySettings,
     resolve::Resolved,
     retry::RetrySettings,
+    score::ScoreSettings,
     slow_start::SlowStartSettings,
     timeouts::TimeoutSettings,
     values::SERVICE,
@@ -65,6 +66,7 @@ pub(super) struct ServiceSettings {
     load_reports: LoadReportSettings,
     outlier: OutlierSettings,
     fail_open: FailOpenSettings,
+    score: ScoreSettings,
     slow_start: SlowStartSettings,
     affinity: AffinitySettings,
     queue: QueueSettings,
@@ -97,6 +99,7 @@ impl ServiceSettings {
             load_reports: LoadReportSettings::unset(),
             outlier: OutlierSettings::unset(),
             fail_open: FailOpenSettings::unset(),
+            score: ScoreSettings::unset(),
             slow_start: SlowStartSettings::unset(),
             affinity: AffinitySettings::unset(),
             queue: QueueSettings::unset(),
@@ -119,6 +122,7 @@ impl ServiceSettings {
         let load_reports = t.table("load_reports", |t| self.load_reports.read(t));
         let outlier = t.table("outlier", |t| self.outlier.read(t));
         let fail_open = t.table("fail_open", |t| self.fail_open.read(t));
+        let score = t.table("score", |t| self.score.read(t));
         let slow_start = t.table("slow_start", |t| self.slow_start.read(t));
         let affinity = t.table("affinity", |t| self.affinity.read(t));
         let queue = t.table("queue", |t| self.queue.read(t));
@@ -137,6 +141,7 @@ impl ServiceSettings {
             load_reports,
             outlier,
             fail_open,
+            score,
             slow_start,
             affinity,
             queue,
@@ -178,6 +183,7 @@ pub(super) fn read(
                 load_reports: settings.load_reports.build(),
                 outlier: settings.outlier.build(),
                 fail_open: settings.fail_open.build(),
+                score: settings.score.build(),
                 slow_start: settings.slow_start.build(),
                 affinity: settings.affinity.build(),
                 timeouts: settings.timeouts.build(),

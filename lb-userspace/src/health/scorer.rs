@@ -5,63 +5,57 @@ use std::{sync::Arc, sync::atomic::Ordering, time::Duration};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::{
-    model::{Clock, Instance, InstanceId, Learned, Lesson, Member, Timestamp, window::WindowSum},
+    model::{
+        Clock, Instance, InstanceId, Learned, Lesson, Member, Timestamp,
+        history::Span,
+        window::{WINDOW_SECONDS, WindowSum},
+    },
     registry::{Change, Registry, Service},
     resilience::{
-        Factors, Measurement, Reported, ScoreWeights,
+        Factors, Measurement, Reported,
         factor::{HOLD, factors, is_step, learn},
         reported_factors,
-        score::{Evidence, WINDOW, recent_success, scores},
+        score::{Evidence, recent_success, scores},
     },
 };
 
 /// How often.
 const PERIOD: Duration = Duration::from_secs(1);
 
+/// Seconds of the window that weights and recent success go by. Long enough for an instance with
+/// a request a second to have evidence, short enough that an incident is over soon after.
+const WINDOW: u64 = 10;
+
 /// Scores the instances of `registry`, for as long as it is polled.
-pub async fn run(registry: Arc<Registry>, clock: Clock, weights: ScoreWeights) {
-    let scorer = Scorer::new(weights);
+pub async fn run(registry: Arc<Registry>, clock: Clock) {
     let mut ticks = interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        scorer.score(&registry, clock.now());
+        score(&registry, clock.now());
     }
 }
 
-/// Turns measurements into scores and weights. What is learned is kept with the instances.
-#[derive(Debug)]
-pub struct Scorer {
-    weights: ScoreWeights,
-}
-
-impl Scorer {
-    /// A scorer; `weights` are those of the score's parts.
-    #[must_use]
-    pub const fn new(weights: ScoreWeights) -> Self {
-        Self { weights }
+/// Scores every instance by what it has measured until `now`, and moves the weights of services
+/// whose algorithm goes by measurements or reports. What is learned is kept with the instances. To
+/// be called once a second.
+pub fn score(registry: &Registry, now: Timestamp) {
+    let mut steps = Vec::new();
+    for service in &registry.snapshot().services {
+        let seconds = seconds(service, now);
+        let measured = measure(service, &seconds, now);
+        step(
+            service,
+            &measured,
+            &reported(service, &seconds, now),
+            now,
+            &mut steps,
+        );
     }
-
-    /// Scores every instance by what it has measured until `now`, and moves the weights of
-    /// services whose algorithm goes by measurements or reports. To be called once a second.
-    pub fn score(&self, registry: &Registry, now: Timestamp) {
-        let mut steps = Vec::new();
-        for service in &registry.snapshot().services {
-            let seconds = seconds(service, now);
-            let measured = measure(service, &seconds, &self.weights, now);
-            step(
-                service,
-                &measured,
-                &reported(service, &seconds, now),
-                now,
-                &mut steps,
-            );
-        }
-        if !steps.is_empty()
-            && let Err(error) = registry.apply(Change::Factors(steps))
-        {
-            tracing::error!(%error, "the registry refused factors of weights");
-        }
+    if !steps.is_empty()
+        && let Err(error) = registry.apply(Change::Factors(steps))
+    {
+        tracing::error!(%error, "the registry refused factors of weights");
     }
 }
 
@@ -147,21 +141,15 @@ fn seconds(service: &Service, now: Timestamp) -> Vec<Vec<WindowSum>> {
 }
 
 /// Scores the instances of one service and says what else is known of them.
-fn measure(
-    service: &Service,
-    seconds: &[Vec<WindowSum>],
-    weights: &ScoreWeights,
-    now: Timestamp,
-) -> Vec<Measurement> {
-    let evidence: Vec<Evidence> = service
-        .members
-        .iter()
-        .zip(seconds)
-        .map(|(member, seconds)| {
-            let (younger, older) = seconds.split_at(seconds.len() / 2);
+fn measure(service: &Service, seconds: &[Vec<WindowSum>], now: Timestamp) -> Vec<Measurement> {
+    let spec = &service.spec.score;
+    let members = service.members.iter();
+    let evidence: Vec<Evidence> = members
+        .map(|member| {
+            let (younger, older) = halves(&member.instance, spec.window, now);
             Evidence {
-                younger: sum(younger),
-                older: sum(older),
+                younger,
+                older,
                 in_flight: in_flight(&member.instance),
                 weight: member.base,
             }
@@ -171,7 +159,7 @@ fn measure(
     let serving = || evidence.iter().filter(|e| e.weight > 0);
     let weight_of_all: f64 = serving().map(|e| f64::from(e.weight)).sum();
     let average = weight_of_all / serving().count().max(1) as f64;
-    scores(&evidence, weights)
+    scores(&evidence, spec)
         .into_iter()
         .enumerate()
         .map(|(i, score)| {
@@ -193,6 +181,21 @@ fn measure(
             }
         })
         .collect()
+}
+
+/// The younger and the older half of an instance's last `window`. Seconds are kept for a minute;
+/// what is longer is counted in minutes, two at least.
+fn halves(instance: &Instance, window: Duration, now: Timestamp) -> (WindowSum, WindowSum) {
+    let seconds = window.as_secs();
+    if seconds < WINDOW_SECONDS {
+        let half = seconds / 2;
+        let older = instance.window(now, half, seconds - half);
+        return (instance.window(now, 0, half), older);
+    }
+    let minutes = seconds.div_ceil(60).max(2);
+    let half = minutes / 2;
+    let of = |skip, count| instance.history(Span::minutes(now, skip, count)).sum();
+    (of(0, half), of(half, minutes - half))
 }
 
 /// The latency of each instance in seconds: of its requests when all that take traffic have had

@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use super::Timestamp;
+use super::{Timestamp, window::WindowSum};
 
 /// The longest window, in seconds.
 pub const LONGEST_WINDOW: u64 = 3600;
@@ -172,6 +172,17 @@ impl Span {
         }
     }
 
+    /// `minutes` of them, the running one included, that end `skip` minutes before that.
+    #[must_use]
+    pub fn minutes(now: Timestamp, skip: u64, minutes: u64) -> Self {
+        let last = (now.seconds() / 60).saturating_sub(skip);
+        let minutes = minutes.clamp(1, SLOTS as u64);
+        Self {
+            slot: 60,
+            slots: (last.saturating_sub(minutes - 1), last),
+        }
+    }
+
     /// How long it is, until `now`. At least a second, lest the first request of a process looks
     /// like a flood.
     #[must_use]
@@ -248,6 +259,16 @@ impl std::ops::AddAssign<&Self> for Distribution {
 }
 
 impl Distribution {
+    /// Counts and latencies alone.
+    #[must_use]
+    pub fn sum(&self) -> WindowSum {
+        WindowSum {
+            requests: self.requests(),
+            failures: self.failures,
+            latency_us: self.sum_us,
+        }
+    }
+
     /// Requests, failed ones included.
     #[must_use]
     pub fn requests(&self) -> u64 {

@@ -65,6 +65,8 @@ pub struct ServiceSpec {
     pub outlier: Option<OutlierSpec>,
     /// When traffic goes to instances that should not have any; `None` when it never does.
     pub fail_open: Option<FailOpenSpec>,
+    /// What health scores are made of.
+    pub score: ScoreSpec,
     /// How instances that join at run time get their share; `None` when they get all of it at once.
     pub slow_start: Option<SlowStartSpec>,
     /// Whether and how sessions stay with their instances.
@@ -104,6 +106,7 @@ impl ServiceSpec {
             load_reports: None,
             outlier: None,
             fail_open: None,
+            score: ScoreSpec::default(),
             slow_start: None,
             affinity: AffinitySpec::default(),
             timeouts: TimeoutSpec::default(),

@@ -2,7 +2,7 @@
 //!
 //! Four parts, each 0 to 1, weighted and added:
 //!
-//! | part | weight | 1 means | formula |
+//! | part | weight by default | 1 means | formula |
 //! |---|---|---|---|
 //! | success rate | 0.4 | every request succeeded | successes / requests |
 //! | latency | 0.3 | not above the service's median | min(1, median / own mean) |
@@ -19,35 +19,32 @@
 //! A part without evidence counts as 1: an instance that has served nothing so far is not ill.
 
 use super::factor::median;
-use crate::model::window::WindowSum;
-
-/// Seconds of the window that a score looks at. Long enough for an instance with a request a
-/// second to have evidence, short enough that an incident is over in the score soon after.
-pub const WINDOW: u64 = 10;
+use crate::model::{ScoreSpec, window::WindowSum};
 
 /// Requests that are enough to tell a success rate.
 pub const RECENT: u64 = 10;
 
-/// Weights of the parts; they add up to 1.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct ScoreWeights {
-    /// Of the success rate.
-    pub success: f64,
-    /// Of the latency.
-    pub latency: f64,
-    /// Of the load.
-    pub load: f64,
-    /// Of the error trend.
-    pub trend: f64,
+/// The share of each part in the whole.
+#[derive(Clone, Copy, Debug)]
+struct Shares {
+    success: f64,
+    latency: f64,
+    load: f64,
+    trend: f64,
 }
 
-impl Default for ScoreWeights {
-    fn default() -> Self {
+impl Shares {
+    fn of(spec: &ScoreSpec) -> Self {
+        let sum = [spec.success, spec.latency, spec.load, spec.trend]
+            .map(f64::from)
+            .iter()
+            .sum::<f64>()
+            .max(1.0);
         Self {
-            success: 0.4,
-            latency: 0.3,
-            load: 0.2,
-            trend: 0.1,
+            success: f64::from(spec.success) / sum,
+            latency: f64::from(spec.latency) / sum,
+            load: f64::from(spec.load) / sum,
+            trend: f64::from(spec.trend) / sum,
         }
     }
 }
@@ -55,9 +52,9 @@ impl Default for ScoreWeights {
 /// What is known of one instance.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Evidence {
-    /// The last [`WINDOW`] / 2 seconds.
+    /// The younger half of the window.
     pub younger: WindowSum,
-    /// The [`WINDOW`] / 2 seconds before them.
+    /// The older half.
     pub older: WindowSum,
     /// Requests and connections in flight.
     pub in_flight: u64,
@@ -81,7 +78,8 @@ impl Evidence {
 
 /// Scores of the instances of one service, in the same order, 0 to 1 each.
 #[must_use]
-pub fn scores(evidence: &[Evidence], weights: &ScoreWeights) -> Vec<f32> {
+pub fn scores(evidence: &[Evidence], spec: &ScoreSpec) -> Vec<f32> {
+    let shares = Shares::of(spec);
     let means = evidence.iter().filter_map(|e| e.all().mean_latency());
     let median = median(means.collect());
     let serving = || evidence.iter().filter(|e| e.weight > 0);
@@ -105,10 +103,10 @@ pub fn scores(evidence: &[Evidence], weights: &ScoreWeights) -> Vec<f32> {
                 (Some(now), Some(before)) => 1.0 - (before - now).max(0.0),
                 _ => 1.0,
             };
-            let score = weights.success * success
-                + weights.latency * latency
-                + weights.load * load
-                + weights.trend * trend;
+            let score = shares.success * success
+                + shares.latency * latency
+                + shares.load * load
+                + shares.trend * trend;
             score.clamp(0.0, 1.0) as f32
         })
         .collect()
@@ -165,7 +163,7 @@ mod tests {
     }
 
     fn scores_of(evidence: &[Evidence]) -> Vec<f32> {
-        scores(evidence, &ScoreWeights::default())
+        scores(evidence, &ScoreSpec::default())
     }
 
     #[test]
@@ -207,6 +205,26 @@ mod tests {
             ..good
         };
         close(better, 1.0 - 0.4 * 0.2);
+    }
+
+    #[test]
+    fn only_the_ratios_of_weights_matter() {
+        let own = [steady(100, 50, 3000), steady(100, 0, 1000)];
+        let only = |success, latency| {
+            let spec = ScoreSpec {
+                success,
+                latency,
+                load: 0,
+                trend: 0,
+                ..ScoreSpec::default()
+            };
+            scores(&own, &spec)[0]
+        };
+        assert_eq!(only(1, 0), 0.5);
+        assert_eq!(only(10, 0), 0.5);
+        // The median of 1 and 3 ms is 2 ms.
+        assert!((only(0, 7) - 2.0 / 3.0).abs() < 1e-6);
+        assert!((only(500_000, 500_000) - (0.5 + 2.0 / 3.0) / 2.0).abs() < 1e-6);
     }
 
     #[test]

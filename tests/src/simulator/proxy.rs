@@ -21,14 +21,14 @@ use lb_userspace::{
         breakers,
         comeback::Comebacks,
         outlier::{Look, Outliers},
-        scorer::Scorer,
+        scorer,
         slow_start::Starts,
     },
     model::{
         Algorithm, Clock, Endpoint, Health, InFlight, Instance, InstanceId, Outcome, Timestamp,
     },
     registry::{Change, Desired, Registry, Service},
-    resilience::{Permit, ScoreWeights},
+    resilience::Permit,
 };
 
 use super::{breaker, machine::Manner, scenario::Scenario};
@@ -54,7 +54,6 @@ pub struct Proxy {
     service: Option<Arc<Service>>,
     /// The machine of each member.
     machines: Vec<usize>,
-    scorer: Scorer,
     comebacks: Comebacks,
     starts: Starts,
     outliers: Outliers,
@@ -78,7 +77,6 @@ impl Proxy {
             registry: Registry::new(1, []),
             service: None,
             machines: Vec::new(),
-            scorer: Scorer::new(ScoreWeights::default()),
             comebacks: Comebacks::default(),
             starts: Starts::default(),
             outliers: Outliers::with_seed(seed),
@@ -163,7 +161,7 @@ impl Proxy {
             }
             self.check(machine, instance.id, passed)?;
         }
-        self.scorer.score(&self.registry, now);
+        scorer::score(&self.registry, now);
         self.comebacks.drive(&self.registry, now);
         self.starts.drive(&self.registry, now);
         self.outliers.look(&self.registry, now, Look::Whole);

@@ -4,15 +4,14 @@ use std::time::Duration;
 
 use super::*;
 use crate::{
-    health::scorer::Scorer,
-    model::{Clock, LoadReport, LoadReportSpec, Outcome, Timestamp},
-    resilience::{ScoreWeights, UNIT},
+    health::scorer,
+    model::{Clock, LoadReport, LoadReportSpec, Outcome, ScoreSpec, Timestamp},
+    resilience::UNIT,
 };
 
 struct Run {
     registry: Arc<Registry>,
     clock: Clock,
-    scorer: Scorer,
 }
 
 impl Run {
@@ -21,7 +20,6 @@ impl Run {
         Self {
             registry: registry(vec![service("web", algorithm, None, &endpoints)]),
             clock: Clock::manual(Timestamp(100_000_000)),
-            scorer: Scorer::new(ScoreWeights::default()),
         }
     }
 
@@ -42,7 +40,7 @@ impl Run {
                 }
             }
             self.clock.advance(Duration::from_secs(1));
-            self.scorer.score(&self.registry, self.clock.now());
+            scorer::score(&self.registry, self.clock.now());
         }
         self.members().iter().map(|member| member.weight).collect()
     }
@@ -73,7 +71,6 @@ fn listening(algorithm: Algorithm, weights: &[u16], spec: LoadReportSpec) -> Run
     Run {
         registry: registry(vec![service]),
         clock: Clock::manual(Timestamp(100_000_000)),
-        scorer: Scorer::new(ScoreWeights::default()),
     }
 }
 
@@ -97,7 +94,7 @@ impl Run {
                     .record(self.clock.now(), report, expiry);
             }
             self.clock.advance(Duration::from_secs(1));
-            self.scorer.score(&self.registry, self.clock.now());
+            scorer::score(&self.registry, self.clock.now());
         }
         let members = self.members();
         members
@@ -257,4 +254,44 @@ fn a_changed_algorithm_begins_at_full_weight() {
     };
     run.registry.apply(change).unwrap();
     assert_eq!(run.seconds(3, &[5, 500]), [FULL, FULL]);
+}
+
+#[test]
+fn a_score_looks_at_its_services_window_with_its_services_weights() {
+    let scores_after = |spec: ScoreSpec, quiet: u64| {
+        let endpoints = ["10.0.0.1:80".to_owned(), "10.0.0.2:80".to_owned()];
+        let service = ServiceSpec {
+            score: spec,
+            ..service("web", Algorithm::HealthAware, None, &endpoints)
+        };
+        let mut run = Run {
+            registry: registry(vec![service]),
+            clock: Clock::manual(Timestamp(600_000_000)),
+        };
+        run.seconds(1, &[-5, 5]);
+        run.clock.advance(Duration::from_secs(quiet));
+        scorer::score(&run.registry, run.clock.now());
+        run.members()[0].instance.measured.score()
+    };
+    let only_success = |seconds| ScoreSpec {
+        success: 1_000_000,
+        latency: 0,
+        load: 0,
+        trend: 0,
+        window: Duration::from_secs(seconds),
+    };
+    // A failure is all that counts, as long as the window sees it.
+    for (window, quiet, score) in [
+        (10, 5, 0.0),
+        (10, 12, 1.0),
+        (60, 50, 0.0),
+        (300, 200, 0.0),
+        (300, 400, 1.0),
+        (3600, 3000, 0.0),
+    ] {
+        let found = scores_after(only_success(window), quiet);
+        assert_eq!(found, score, "{window} s, {quiet} s later");
+    }
+    // By default it is two fifths of the whole.
+    assert_eq!(scores_after(ScoreSpec::default(), 2), 0.6);
 }
