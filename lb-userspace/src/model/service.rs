@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{
     AffinitySpec, Algorithm, BreakersSpec, ConcurrencySpec, Endpoint, FailOpenSpec, Forwarding,
     HashKey, HedgeSpec, LimitSpec, OutlierSpec, QueueSpec, RateLimitSpec, ReportTimes, RetrySpec,
-    ServiceName, SlowStartSpec,
+    ScoreSpec, ServiceName, SlowStartSpec,
 };
 
 /// The bound of consistent hashing when nobody says anything, in percent: with a quarter more than
