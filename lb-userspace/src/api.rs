@@ -26,9 +26,11 @@ mod config;
 pub(crate) mod datapath;
 mod debug;
 mod error;
+mod events;
 mod explain;
 mod health;
 mod instances;
+mod log;
 mod measure;
 mod metrics;
 mod path;
@@ -55,8 +57,10 @@ use axum::{
 use tower::util::BoxCloneSyncService;
 
 pub use crate::config::API_PATHS as PREFIXES;
+pub use access::Access;
 pub(crate) use error::Problem;
 pub use error::{ApiError, Fault};
+pub use events::watch_packet_path;
 pub use server::{ServeError, serve};
 pub use state::{ApiState, Reload, ReloadFailure, Reloaded};
 
@@ -92,7 +96,17 @@ pub fn with_peer<B>(mut request: Request<B>, peer: SocketAddr) -> Request<B> {
 
 /// All endpoints behind the rule of access.
 pub fn router(state: ApiState) -> Router {
-    let endpoints = Endpoints(Router::new())
+    endpoints()
+        .routes
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(no_such_method)
+        .layer(middleware::from_fn_with_state(state.clone(), access::guard))
+        .with_state(state)
+}
+
+/// All endpoints, for everybody.
+fn endpoints() -> Endpoints {
+    Endpoints::default()
         .at("/health", get(health::gateway))
         .at("/metrics", get(metrics::metrics))
         .at("/api/v1/loadbalancer/health", get(health::services))
@@ -130,35 +144,43 @@ pub fn router(state: ApiState) -> Router {
         .at("/api/v1/loadbalancer/routes", get(services::routes))
         .at("/api/v1/loadbalancer/vips", get(services::vips))
         .at("/api/v1/loadbalancer/explain", get(explain::explain))
+        .at("/api/v1/loadbalancer/events", get(events::events))
         .at("/api/v1/loadbalancer/limits", get(admission::limits))
         .at("/api/v1/loadbalancer/config", get(config::config))
         .at("/api/v1/loadbalancer/datapath", get(datapath::datapath))
         .at("/api/v1/admin/loadbalancer/debug", get(debug::debug))
+        .at(
+            "/api/v1/admin/loadbalancer/log",
+            get(log::show).put(log::set).delete(log::reset),
+        )
         .at("/api/v1/admin/loadbalancer/reset", post(debug::reset))
-        .at("/api/v1/admin/loadbalancer/reload", post(admin::reload));
-    endpoints
-        .0
-        .fallback(no_such_path)
-        .method_not_allowed_fallback(no_such_method)
-        .layer(middleware::from_fn_with_state(state.clone(), access::guard))
-        .with_state(state)
+        .at("/api/v1/admin/loadbalancer/reload", post(admin::reload))
 }
 
 /// Adds endpoints. A trailing slash makes no difference to any of them.
-struct Endpoints(Router<ApiState>);
+#[derive(Default)]
+struct Endpoints {
+    routes: Router<ApiState>,
+    /// Their paths, as they were given.
+    paths: Vec<String>,
+}
 
 impl Endpoints {
-    fn at(self, path: &str, methods: MethodRouter<ApiState>) -> Self {
-        Self(
-            self.0
-                .route(path, methods.clone())
-                .route(&format!("{path}/"), methods),
-        )
+    fn at(mut self, path: &str, methods: MethodRouter<ApiState>) -> Self {
+        self.routes = self
+            .routes
+            .route(path, methods.clone())
+            .route(&format!("{path}/"), methods);
+        self.paths.push(path.to_owned());
+        self
     }
 
     /// Everything below `path`, slashes included.
-    fn below(self, path: &str, methods: MethodRouter<ApiState>) -> Self {
-        Self(self.0.route(&format!("{path}/{{*rest}}"), methods))
+    fn below(mut self, path: &str, methods: MethodRouter<ApiState>) -> Self {
+        let path = format!("{path}/{{*rest}}");
+        self.routes = self.routes.route(&path, methods);
+        self.paths.push(path);
+        self
     }
 }
 

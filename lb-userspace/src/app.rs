@@ -18,13 +18,13 @@ use self::{
     signals::{Order, Signals},
 };
 use crate::{
-    api::{self, ApiState},
+    api::{self, Access, ApiState},
     config::{self, Config, Overrides, Sources},
     health, l4,
     l7::{self, Management},
     model::Clock,
     registry::{Change, Registry},
-    telemetry::{self, AccessLogWriter},
+    telemetry::{self, AccessLogWriter, LogFilter},
 };
 
 /// Threads of the control plane: checks and API calls wait, they do not compute.
@@ -40,7 +40,7 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 pub fn run(flags: Overrides) -> anyhow::Result<()> {
     let sources = Sources::of_process(flags);
     let config = config::load(&sources)?;
-    telemetry::logging::init(&config.daemon.log)?;
+    let log = telemetry::logging::init(&config.daemon.log)?;
     for notice in &config.notices {
         tracing::warn!(%notice, "configuration");
     }
@@ -50,13 +50,13 @@ pub fn run(flags: Overrides) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start the control plane's runtime")?;
-    let result = runtime.block_on(serve(sources, config));
+    let result = runtime.block_on(serve(sources, config, log));
     // A check or an API call in flight is not worth waiting for.
     runtime.shutdown_background();
     result
 }
 
-async fn serve(sources: Sources, config: Config) -> anyhow::Result<()> {
+async fn serve(sources: Sources, config: Config, log: LogFilter) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let clock = Clock::real();
     let Config {
@@ -80,13 +80,16 @@ async fn serve(sources: Sources, config: Config) -> anyhow::Result<()> {
     let checked = Arc::clone(&registry);
     tokio::spawn(health::run(checked, clock.clone(), stopped.clone()));
 
+    let access = Access::new(&daemon.api.access);
     let reloader = Arc::new(Reloader::new(
         sources,
         Arc::clone(&registry),
+        Arc::clone(&access),
+        log.clone(),
         daemon.clone(),
     ));
     let (for_state, hook) = (Arc::clone(&registry), reloader.hook());
-    let state = ApiState::new(for_state, clock.clone(), &daemon.api, packet_path, hook)?;
+    let state = ApiState::new(for_state, clock.clone(), access, log, packet_path, hook)?;
     state.metrics().limit(&daemon.metrics);
     state.configured(&settings);
     // Whoever asks while the gateway starts waits in the queue: an answer means that it serves.
@@ -103,8 +106,9 @@ async fn serve(sources: Sources, config: Config) -> anyhow::Result<()> {
     let proxy = l7::start(registry, clock, daemon.workers, management, access)?;
     state.set_gateway(Arc::clone(proxy.stats()));
     if let Some(listener) = for_api {
-        tokio::spawn(serve_api(listener, state.clone(), stopped));
+        tokio::spawn(serve_api(listener, state.clone(), stopped.clone()));
     }
+    tokio::spawn(api::watch_packet_path(state.clone(), stopped));
     let version = env!("CARGO_PKG_VERSION");
     tracing::info!(version, environment, "lb is running");
 

@@ -16,11 +16,13 @@ mod config;
 mod datapath;
 mod decap;
 mod error;
+mod events;
 mod explain;
 mod format;
 mod instances;
 mod limits;
 mod local;
+mod log;
 mod performance;
 mod recovery;
 mod services;
@@ -165,6 +167,7 @@ async fn ask(mut context: Context<'_>, command: Question) -> Result<(), CliError
             performance::performance(&mut context, service.as_deref(), window).await
         }
         Question::Explain(asked) => explain::explain(&mut context, &asked).await,
+        Question::Events(asked) => events::follow(&mut context, &asked).await,
         Question::Services => services::services(&mut context).await,
         Question::Routes => services::routes(&mut context).await,
         Question::Vips => services::vips(&mut context).await,
@@ -176,6 +179,7 @@ async fn ask(mut context: Context<'_>, command: Question) -> Result<(), CliError
         Question::Algorithm { command } => algorithms::run(&mut context, command).await,
         Question::Datapath { command } => datapath::run(&mut context, command).await,
         Question::Config { command } => config::run(&mut context, command).await,
+        Question::Log { command } => log::run(&mut context, command).await,
         Question::Reset => admin::reset(&mut context).await,
         Question::Debug => admin::debug(&mut context).await,
         Question::Reload => admin::reload(&mut context).await,

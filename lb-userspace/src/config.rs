@@ -11,6 +11,7 @@
 
 mod admission;
 mod affinity;
+mod api;
 mod breaker;
 mod checks;
 mod concurrency;
@@ -58,6 +59,7 @@ pub use origin::Origin;
 pub use path::KeyPath;
 pub use restart::needs_restart;
 pub use summary::{Effective, Summary};
+pub use values::log_filter;
 
 /// How long host names may take to resolve, all of them together.
 pub const RESOLVE_DEADLINE: Duration = Duration::from_secs(10);
@@ -210,7 +212,7 @@ fn interpret(
         let environment = t.optional("environment", &values::ENVIRONMENT, &none, "none");
         let mut gateway = daemon::read_gateway(t);
         gateway.spec.sessions = affinity::read_sessions(t);
-        let api = daemon::read_api(t);
+        let api = api::read(t);
         let log = daemon::read_log(t);
         let access_log = daemon::read_access_log(t);
         let metrics = daemon::read_metrics(t);

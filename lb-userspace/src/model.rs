@@ -8,6 +8,7 @@
 pub mod admission;
 pub mod affinity;
 pub mod algorithm;
+pub mod api;
 pub mod breaker;
 pub mod clock;
 pub mod connections;
@@ -46,6 +47,7 @@ pub use affinity::{
     SecureCookie, SessionSource, SessionSpec,
 };
 pub use algorithm::{Algorithm, HashKey};
+pub use api::{AccessSpec, Role, TokenSpec};
 pub use breaker::{AllOpen, BreakerSpec, BreakersSpec};
 pub use clock::{Clock, Timestamp};
 pub use connections::{Connection, Connections, InUse, MostConnections, Opened, Want};

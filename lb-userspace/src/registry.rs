@@ -8,13 +8,17 @@
 mod change;
 mod check;
 mod ejection;
+mod feed;
 mod ids;
 mod limits;
 mod service;
 mod snapshot;
 mod state;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::SystemTime,
+};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, watch};
@@ -26,6 +30,7 @@ use crate::{
 
 pub use crate::model::identity;
 pub use change::{Applied, Change, Desired, EjectionEnd, Event, RecoveryStep, RegistryError};
+pub use feed::{Batch, Entry, Feed, Happening};
 pub use ids::{IdError, KnownId};
 pub use limits::{Limiters, RateLimits};
 pub use snapshot::{FailOpen, InstanceStatus, Pins, Service, Snapshot};
@@ -39,6 +44,7 @@ pub struct Registry {
     revision: watch::Sender<u64>,
     breakers: Arc<Notify>,
     alarm: Arc<Alarm>,
+    feed: Feed,
 }
 
 impl Registry {
@@ -54,6 +60,7 @@ impl Registry {
             revision: watch::Sender::new(0),
             breakers: Arc::default(),
             alarm,
+            feed: Feed::new(SystemTime::now()),
         }
     }
 
@@ -103,6 +110,12 @@ impl Registry {
         &self.alarm
     }
 
+    /// What has happened, for whoever wants to be told.
+    #[must_use]
+    pub const fn feed(&self) -> &Feed {
+        &self.feed
+    }
+
     /// Applies `change` whole, or not at all. A change that changes nothing publishes nothing.
     ///
     /// # Errors
@@ -138,6 +151,10 @@ impl Registry {
         for event in &events {
             event.log(revision);
         }
+        // Under the lock still, so that happenings are in the order of revisions.
+        let happened = events.iter().cloned();
+        self.feed
+            .publish_all(happened.map(|event| Happening::State { revision, event }));
         Ok(Applied { revision, events })
     }
 }

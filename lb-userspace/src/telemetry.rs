@@ -19,5 +19,5 @@ mod sessions;
 mod traffic;
 
 pub use access_log::{AccessLogError, AccessLogWriter};
-pub use logging::LoggingError;
+pub use logging::{LogFilter, LoggingError};
 pub use metrics::{Metrics, MetricsError};

@@ -8,18 +8,22 @@ use super::{answer::Answer, state::ApiState, types::Config};
 pub(super) async fn config(State(state): State<ApiState>) -> Answer<Config> {
     let snapshot = state.snapshot();
     let mut settings = state.settings();
-    // The one setting of the configuration that can be another at run time.
-    for service in &snapshot.services {
-        let path = format!("services.{}.algorithm", service.name());
+    let mut at_run_time = |path: &str, in_force: &str| {
         let found = settings.iter_mut().find(|setting| setting.path == path);
-        let in_force = format!("{:?}", service.spec.algorithm.as_str());
+        let in_force = format!("{in_force:?}");
         if let Some(setting) = found
             && setting.value != in_force
         {
             setting.configured = Some(std::mem::replace(&mut setting.value, in_force));
             setting.origin = "run time".to_owned();
         }
+    };
+    // The settings of the configuration that can be others at run time.
+    for service in &snapshot.services {
+        let path = format!("services.{}.algorithm", service.name());
+        at_run_time(&path, service.spec.algorithm.as_str());
     }
+    at_run_time("log.level", &state.log().in_force().level);
     Answer::ok(Config {
         revision: snapshot.revision,
         settings,

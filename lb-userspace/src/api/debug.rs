@@ -108,13 +108,16 @@ pub(super) async fn reset(
     if let Some(gateway) = state.gateway() {
         gateway.answers.reset();
     }
-    let changes = applied
-        .events
-        .iter()
-        .filter(|event| **event != Event::Reset);
+    let events = applied.events.iter();
+    let events = events.filter(|event| **event != Event::Reset);
+    let mut changes: Vec<String> = events.map(ToString::to_string).collect();
+    if state.log().reset() {
+        let level = state.log().in_force().level;
+        changes.push(format!("log level is {level} again"));
+    }
     Ok(Answer::ok(Reset {
         revision: applied.revision,
-        changes: changes.map(ToString::to_string).collect(),
+        changes,
         instances,
     }))
 }

@@ -10,7 +10,7 @@ use axum::{
 use serde::{Deserialize, Serialize};
 
 use super::answer;
-use crate::registry::RegistryError;
+use crate::{model::Role, registry::RegistryError};
 
 /// One thing that is wrong in a document.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,6 +119,19 @@ pub enum ApiError {
     /// The peer has not shown who it is.
     #[error("{0}")]
     Unauthorized(&'static str),
+    /// The peer has shown a token that nobody has.
+    #[error("expected one of the configured bearer tokens, found another")]
+    WrongToken,
+    /// The caller lacks the role.
+    #[error("expected a caller with the role {needed} for this, found {caller} with {role}")]
+    Role {
+        /// The role that the request needs.
+        needed: Role,
+        /// Who asks.
+        caller: String,
+        /// The role that it has.
+        role: Role,
+    },
     /// The peer may not do this.
     #[error("{0}")]
     Forbidden(String),
@@ -130,6 +143,15 @@ pub enum ApiError {
         /// What is wrong in the configuration.
         faults: Vec<Fault>,
     },
+    /// Too many follow the events.
+    #[error("expected at most {most} streams of events at one time, found that many already")]
+    TooManyStreams {
+        /// The limit.
+        most: usize,
+    },
+    /// The daemon is shutting down.
+    #[error("expected an lb that runs, found one that is shutting down")]
+    Stopping,
     /// The registry refused a change for another reason.
     #[error("{0}")]
     Conflict(String),
@@ -189,13 +211,22 @@ impl ApiError {
                 "body-too-slow",
                 "Body too slow",
             ),
-            Self::Unauthorized(_) => (StatusCode::UNAUTHORIZED, "unauthorized", "Unauthorized"),
+            Self::Unauthorized(_) | Self::WrongToken => {
+                (StatusCode::UNAUTHORIZED, "unauthorized", "Unauthorized")
+            }
+            Self::Role { .. } => (StatusCode::FORBIDDEN, "role-missing", "Role missing"),
             Self::Forbidden(_) => (StatusCode::FORBIDDEN, "forbidden", "Forbidden"),
             Self::Reload { .. } => (
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "bad-configuration",
                 "Bad configuration",
             ),
+            Self::TooManyStreams { .. } => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "too-many-streams",
+                "Too many streams",
+            ),
+            Self::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping", "Stopping"),
             Self::Conflict(_) => (StatusCode::CONFLICT, "conflict", "Conflict"),
         }
     }
@@ -214,6 +245,10 @@ impl ApiError {
             Self::Unauthorized(_) => Some((
                 header::WWW_AUTHENTICATE,
                 HeaderValue::from_static("Bearer realm=\"lb\""),
+            )),
+            Self::WrongToken => Some((
+                header::WWW_AUTHENTICATE,
+                HeaderValue::from_static("Bearer realm=\"lb\", error=\"invalid_token\""),
             )),
             // The rest of an unread body is of no use to anybody.
             Self::TooLarge { .. } | Self::TooSlow { .. } => {

@@ -4,24 +4,24 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
 
+use tokio::sync::watch;
+
 use super::{
-    Fault,
+    Access, Fault,
+    events::Places,
     types::{self, LastReload},
 };
 use crate::{
     config::Setting,
     l4,
     l7::GatewayStats,
-    model::{ApiSpec, Clock, Timestamp},
-    registry::{Registry, Snapshot},
-    telemetry::{Metrics, MetricsError},
+    model::{Clock, Timestamp},
+    registry::{Happening, Registry, Snapshot},
+    telemetry::{LogFilter, Metrics, MetricsError},
 };
 
 /// What a reload did.
@@ -60,7 +60,8 @@ struct Inner {
     registry: Arc<Registry>,
     clock: Clock,
     packet_path: l4::Handle,
-    token: Option<String>,
+    access: Arc<Access>,
+    log: LogFilter,
     reload: Reload,
     /// One reload at a time; a second one waits and then reads the file as it is by then.
     reloading: tokio::sync::Mutex<()>,
@@ -68,12 +69,12 @@ struct Inner {
     settings: Mutex<Vec<types::Setting>>,
     metrics: Metrics,
     started: Timestamp,
-    stopping: AtomicBool,
+    stopping: watch::Sender<bool>,
+    streams: Places,
 }
 
 impl fmt::Debug for ApiState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The token stays out of every log.
         f.debug_struct("ApiState")
             .field("registry", &self.0.registry)
             .field("started", &self.0.started)
@@ -82,15 +83,16 @@ impl fmt::Debug for ApiState {
 }
 
 impl ApiState {
-    /// State of an API over `registry` and the packet path. `reload` is what `POST …/reload` calls; the uptime counts
-    /// from now.
+    /// State of an API over `registry` and the packet path, for those that `access` lets in.
+    /// `reload` is what `POST …/reload` calls; the uptime counts from now.
     ///
     /// # Errors
     /// When the metrics cannot be set up, which takes two of one name.
     pub fn new(
         registry: Arc<Registry>,
         clock: Clock,
-        spec: &ApiSpec,
+        access: Arc<Access>,
+        log: LogFilter,
         packet_path: l4::Handle,
         reload: Reload,
     ) -> Result<Self, MetricsError> {
@@ -100,15 +102,16 @@ impl ApiState {
             registry,
             clock,
             packet_path,
-            // An empty token would be one that everybody can guess.
-            token: spec.token.clone().filter(|token| !token.is_empty()),
+            access,
+            log,
             reload,
             reloading: tokio::sync::Mutex::default(),
             last_reload: Mutex::default(),
             settings: Mutex::default(),
             metrics,
             started,
-            stopping: AtomicBool::new(false),
+            stopping: watch::Sender::new(false),
+            streams: Places::default(),
         })))
     }
 
@@ -163,18 +166,40 @@ impl ApiState {
         self.now() - self.0.started
     }
 
-    pub(super) fn token(&self) -> Option<&str> {
-        self.0.token.as_deref()
+    /// What the daemon logs.
+    pub(super) fn log(&self) -> &LogFilter {
+        &self.0.log
+    }
+
+    /// Who may use the API.
+    pub(super) fn access(&self) -> &Access {
+        &self.0.access
     }
 
     /// Notes that the daemon is shutting down: `/health` answers 503 from now on, so that whoever
     /// stands in front of lb sends new connections elsewhere while the last requests finish.
+    /// Streams of events end, for they would never finish.
     pub fn stop(&self) {
-        self.0.stopping.store(true, Ordering::Relaxed);
+        self.0.stopping.send_replace(true);
     }
 
     pub(super) fn stopping(&self) -> bool {
-        self.0.stopping.load(Ordering::Relaxed)
+        *self.0.stopping.borrow()
+    }
+
+    /// Turns true when the daemon is shutting down.
+    pub(super) fn stopped(&self) -> watch::Receiver<bool> {
+        self.0.stopping.subscribe()
+    }
+
+    /// The places of streams of events.
+    pub(super) fn streams(&self) -> &Places {
+        &self.0.streams
+    }
+
+    /// The packet path.
+    pub(super) fn packet_path(&self) -> &l4::Handle {
+        &self.0.packet_path
     }
 
     /// Reloads the configuration and remembers how it went. A signal handler calls this too, so
@@ -190,6 +215,7 @@ impl ApiState {
             self.reconfigured(done);
         }
         self.0.metrics.reloaded(error.is_none());
+        self.0.registry.feed().publish(happening(&result));
         *lock(&self.0.last_reload) = Some(LastReload {
             timestamp: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
             success: error.is_none(),
@@ -247,6 +273,20 @@ impl ApiState {
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
         &self.0.metrics
+    }
+}
+
+fn happening(reload: &Result<Reloaded, ReloadFailure>) -> Happening {
+    match reload {
+        Ok(done) => Happening::Reloaded {
+            revision: done.revision,
+            changes: done.changes.len(),
+            needs_restart: done.needs_restart.clone(),
+        },
+        Err(failure) => Happening::ReloadRefused {
+            why: failure.message.clone(),
+            faults: failure.faults.len(),
+        },
     }
 }
 

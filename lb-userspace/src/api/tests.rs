@@ -3,6 +3,7 @@
 
 mod admin;
 mod breakers;
+mod events;
 mod explain;
 mod forms;
 mod metrics;
@@ -28,12 +29,13 @@ use crate::{
     health::comeback::Comebacks,
     l4::{self, AttachMode, Attachment, Report, Reporter, VipReport},
     model::{
-        Algorithm, ApiSpec, Clock, ConcurrencySpec, Endpoint, Forwarding, GatewaySpec, HashKey,
+        AccessSpec, Algorithm, Clock, ConcurrencySpec, Endpoint, Forwarding, GatewaySpec, HashKey,
         Health, HealthCheckSpec, HostPattern, Instance, InstanceSpec, Outcome, PathPattern, Probe,
-        Protocol, QueueSpec, RateKey, RateLimitSpec, RouteSpec, ServiceName, ServiceSpec,
+        Protocol, QueueSpec, RateKey, RateLimitSpec, Role, RouteSpec, ServiceName, ServiceSpec,
         Timestamp, VipSpec,
     },
     registry::{Change, Desired, Registry},
+    telemetry::LogFilter,
 };
 
 pub(crate) const A: &str = "http://127.0.0.1:8080";
@@ -101,15 +103,15 @@ impl World {
             .unwrap();
         let clock = Clock::manual(Timestamp(100_500_000));
         let reporter = Reporter::new(report(&registry));
-        let spec = ApiSpec {
-            listen: None,
-            on_gateway: true,
-            token: Some("secret".to_owned()),
+        let access = AccessSpec {
+            tokens: vec![access::tests::token("all", "secret", Role::Configure)],
+            ..AccessSpec::default()
         };
         let state = ApiState::new(
             Arc::clone(&registry),
             clock.clone(),
-            &spec,
+            Access::new(&access),
+            LogFilter::unattached("info"),
             reporter.handle(),
             reload,
         )

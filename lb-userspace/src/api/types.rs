@@ -11,9 +11,11 @@ mod breaker;
 mod config;
 mod datapath;
 mod debug;
+mod event;
 mod explain;
 mod health;
 mod instance;
+mod log;
 mod performance;
 mod recovery;
 mod service;
@@ -36,11 +38,13 @@ pub use datapath::{
     ConnectionTable, CounterValue, Datapath, Interface, Packets, Reconcile, Usage, VipTraffic,
 };
 pub use debug::{BalancedMember, Balancing, Debug, Reset};
+pub use event::{Event, Lost};
 pub use explain::{AskedRequest, Candidate, ExplainedSession, Explanation, Key, Refusal};
 pub use health::{
     GatewayHealth, InstanceCounts, LastReload, ServiceHealth, ServicesHealth, Status,
 };
 pub use instance::{Connections, Ejected, Instance, Instances, Kernel, Learned, Report, SlowStart};
+pub use log::{Log, SetLog};
 pub use performance::{Figures, InstancePerformance, Performance, ServicePerformance};
 pub use recovery::{Recoveries, RecoveringInstance, Recovery, RecoverySettings};
 pub use service::{HealthCheck, Route, Routes, Service, Services, Timeouts, Vip, Vips};

@@ -7,10 +7,11 @@
 use std::sync::Arc;
 
 use crate::{
-    api::{Fault, Reload, ReloadFailure, Reloaded},
+    api::{Access, Fault, Reload, ReloadFailure, Reloaded},
     config::{self, Sources},
     model::DaemonSpec,
     registry::{Change, Registry},
+    telemetry::LogFilter,
 };
 
 /// Reloads the configuration from where it was first read.
@@ -18,6 +19,8 @@ use crate::{
 pub(super) struct Reloader {
     sources: Sources,
     registry: Arc<Registry>,
+    access: Arc<Access>,
+    log: LogFilter,
     /// What the process was started with: these settings change at a restart only.
     running: DaemonSpec,
 }
@@ -28,11 +31,15 @@ impl Reloader {
     pub(super) const fn new(
         sources: Sources,
         registry: Arc<Registry>,
+        access: Arc<Access>,
+        log: LogFilter,
         running: DaemonSpec,
     ) -> Self {
         Self {
             sources,
             registry,
+            access,
+            log,
             running,
         }
     }
@@ -93,6 +100,11 @@ impl Reloader {
             message: refused.to_string(),
             faults: Vec::new(),
         })?;
+        self.access.replace(&config.daemon.api.access);
+        // It parsed when it was read, so this cannot fail while there is a log.
+        if let Err(error) = self.log.configure(&config.daemon.log.filter) {
+            tracing::error!(%error, "the log keeps its filter");
+        }
         Ok(Reloaded {
             revision: applied.revision,
             changes: applied.events.iter().map(ToString::to_string).collect(),

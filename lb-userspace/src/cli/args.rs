@@ -148,6 +148,8 @@ pub(super) enum Question {
     },
     /// What would become of a request, and why: route, candidates, exclusions, choice
     Explain(Explain),
+    /// What happens, as it happens: a line an event, until Ctrl-C
+    Events(Events),
     /// The services and what leads to them
     Services,
     /// The routes: which requests go to which service
@@ -195,6 +197,11 @@ pub(super) enum Question {
         #[command(subcommand)]
         command: ConfigCommand,
     },
+    /// What lb logs
+    Log {
+        #[command(subcommand)]
+        command: LogCommand,
+    },
     /// Undo what was set at run time, and forget what was measured and learned
     Reset,
     /// What lb decides by, as JSON
@@ -219,6 +226,32 @@ pub(super) struct Explain {
     /// Address of the client, with a port or without; the one that asks when nothing is said
     #[arg(long, value_name = "ADDRESS")]
     pub(super) client: Option<String>,
+}
+
+/// What to do about the log.
+#[derive(Clone, Debug, Subcommand)]
+pub(super) enum LogCommand {
+    /// Show what is logged, or log by another level until lb restarts
+    Level {
+        /// off, error, warn, info, debug, trace, or a filter by module
+        level: Option<String>,
+    },
+    /// Log as it is configured again
+    Reset,
+}
+
+/// Which events to follow.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Events {
+    /// Only those of this service; may be repeated
+    #[arg(long = "service", value_name = "SERVICE")]
+    pub(super) services: Vec<String>,
+    /// Only those of this type, such as health_changed; may be repeated
+    #[arg(long = "type", value_name = "TYPE")]
+    pub(super) types: Vec<String>,
+    /// Also what has happened since the event with this number, as far as lb still knows it
+    #[arg(long, value_name = "NUMBER")]
+    pub(super) after: Option<u64>,
 }
 
 /// What to do with the configuration.

@@ -5,7 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{
-    Method, Request, StatusCode, Uri,
+    Method, Request, Response, StatusCode, Uri,
+    body::Incoming,
     header::{self, HeaderValue},
 };
 use hyper_util::rt::TokioIo;
@@ -123,9 +124,23 @@ impl Client {
         path: &str,
         body: &impl Serialize,
     ) -> Result<T, CliError> {
-        let body = serde_json::to_vec(body).map_err(std::io::Error::from)?;
         let path = format!("/api/v1/loadbalancer{path}");
-        self.data(Method::PUT, &path, Some(body)).await
+        self.put_at(&path, body).await
+    }
+
+    /// The data of `PUT path`, an absolute path, with a body.
+    pub(super) async fn put_at<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, CliError> {
+        let body = serde_json::to_vec(body).map_err(std::io::Error::from)?;
+        self.data(Method::PUT, path, Some(body)).await
+    }
+
+    /// The data of `DELETE path`, an absolute path.
+    pub(super) async fn delete_at<T: DeserializeOwned>(&self, path: &str) -> Result<T, CliError> {
+        self.data(Method::DELETE, path, None).await
     }
 
     /// The answer to `GET path`, an absolute path, as text.
@@ -161,10 +176,7 @@ impl Client {
         let stream = self.connect().await?;
         match tokio::time::timeout(ANSWER_LIMIT, self.exchange(stream, method, path, body)).await {
             Ok(answer) => answer,
-            Err(_) => Err(CliError::Slow {
-                url: self.url.clone(),
-                limit: ANSWER_LIMIT,
-            }),
+            Err(_) => Err(self.slow()),
         }
     }
 
@@ -188,10 +200,23 @@ impl Client {
         path: &str,
         body: Option<Vec<u8>>,
     ) -> Result<Answer, CliError> {
-        let odd = |error: &dyn std::fmt::Display| self.foreign(&error.to_string());
+        let response = self.ask(stream, method, path, body).await?;
+        self.collect(response).await
+    }
+
+    /// Sends a request and returns the head of the answer.
+    async fn ask(
+        &self,
+        stream: TcpStream,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+    ) -> Result<Response<Incoming>, CliError> {
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
-            .map_err(|error| odd(&error))?;
+            .map_err(|error| self.odd(&error))?;
+        // The connection has to be driven beside the request, which shows its failure.
+        tokio::spawn(connection);
         let mut request = Request::builder()
             .method(method)
             .uri(format!("{}{path}", self.prefix))
@@ -204,19 +229,59 @@ impl Client {
             request = request.header(header::CONTENT_TYPE, "application/json");
         }
         let body = Full::new(Bytes::from(body.unwrap_or_default()));
-        let request = request.body(body).map_err(|error| odd(&error))?;
-        let answer = async {
-            let response = sender.send_request(request).await.map_err(|e| odd(&e))?;
-            let (parts, body) = response.into_parts();
-            let body = Limited::new(body, SIZE_LIMIT).collect().await;
-            Ok(Answer {
-                status: parts.status,
-                body: body.map_err(|error| odd(&error))?.to_bytes(),
-            })
-        };
-        // The connection has to be driven beside the request; its own failure shows there.
-        let (answer, _) = tokio::join!(answer, connection);
-        answer
+        let request = request.body(body).map_err(|error| self.odd(&error))?;
+        let response = sender.send_request(request).await;
+        response.map_err(|error| self.odd(&error))
+    }
+
+    async fn collect(&self, response: Response<Incoming>) -> Result<Answer, CliError> {
+        let (parts, body) = response.into_parts();
+        let body = Limited::new(body, SIZE_LIMIT).collect().await;
+        Ok(Answer {
+            status: parts.status,
+            body: body.map_err(|error| self.odd(&error))?.to_bytes(),
+        })
+    }
+
+    /// Reads the answer to `GET path`, an absolute path, line by line until it ends.
+    pub(super) async fn lines(
+        &self,
+        path: &str,
+        mut each: impl FnMut(&str) -> std::io::Result<()>,
+    ) -> Result<(), CliError> {
+        let stream = self.connect().await?;
+        let head = self.ask(stream, Method::GET, path, None);
+        let head = tokio::time::timeout(ANSWER_LIMIT, head).await;
+        let response = head.unwrap_or_else(|_| Err(self.slow()))?;
+        if !response.status().is_success() {
+            return Err(self.refused(&self.collect(response).await?));
+        }
+        let (mut body, mut rest) = (response.into_body(), Vec::new());
+        while let Some(frame) = body.frame().await {
+            let Ok(data) = frame.map_err(|error| self.odd(&error))?.into_data() else {
+                continue;
+            };
+            rest.extend_from_slice(&data);
+            while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = rest.drain(..=end).collect();
+                each(String::from_utf8_lossy(&line[..end]).trim_end_matches('\r'))?;
+            }
+            if rest.len() > SIZE_LIMIT {
+                return Err(self.foreign("its answer has a line without an end"));
+            }
+        }
+        Ok(())
+    }
+
+    fn odd(&self, error: &dyn std::fmt::Display) -> CliError {
+        self.foreign(&error.to_string())
+    }
+
+    fn slow(&self) -> CliError {
+        CliError::Slow {
+            url: self.url.clone(),
+            limit: ANSWER_LIMIT,
+        }
     }
 
     fn refused(&self, answer: &Answer) -> CliError {

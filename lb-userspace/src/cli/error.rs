@@ -41,6 +41,12 @@ pub enum CliError {
         /// The limit.
         limit: Duration,
     },
+    /// A stream of events is over.
+    #[error("expected events from lb at {url} for as long as it runs, found that it has ended")]
+    Ended {
+        /// Where.
+        url: String,
+    },
     /// What answers does not speak as lb does.
     #[error(
         "expected the management API of lb at {url}, found something else: {why}\n  --api or \
@@ -107,7 +113,7 @@ fn list(faults: &[Fault]) -> String {
 const fn hint(status: u16) -> &'static str {
     match status {
         401 => "\n  --token or LB_API_TOKEN gives the token.",
-        403 => "\n  Is --token (LB_API_TOKEN) the token of this lb?",
+        403 => "\n  Is --token (LB_API_TOKEN) one of this lb with the role for that?",
         _ => "",
     }
 }

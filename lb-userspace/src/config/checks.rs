@@ -10,7 +10,8 @@ use lb_common::{MAX_INSTANCES, MAX_VIPS};
 
 use super::{
     Notice,
-    daemon::{ReadApi, ReadDatapath, ReadGateway},
+    api::ReadApi,
+    daemon::{ReadDatapath, ReadGateway},
     origin::Sourced,
     reader::Reader,
     services::ReadService,
@@ -300,7 +301,7 @@ impl Whole<'_> {
         let open = api
             .listen
             .is_some_and(|address| !address.ip().is_loopback());
-        if open && api.token.is_none() {
+        if open && api.access.tokens.is_empty() {
             let text = "api: only peers on a loopback address are let in while there is no token";
             notices.push(Notice::new(self.api.listen.origin.clone(), text));
         }

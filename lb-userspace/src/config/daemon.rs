@@ -1,9 +1,7 @@
-//! The sections of the process itself: gateway, API, log, datapath.
+//! The sections of the process itself: gateway, log, datapath.
 
 use std::{
-    fs,
     net::{IpAddr, SocketAddr},
-    path::Path,
     time::Duration,
 };
 
@@ -14,13 +12,12 @@ use super::{
     reader::Section,
     timeouts::{OrOff, REQUESTS},
     values::{
-        ACCESS_LOG, API_LISTEN, FILE, INTERFACE, LISTEN, LOG_LEVEL, NAT_SOURCE, PIN_PATH, PORTS,
-        TOKEN, TRUSTED_PROXY,
+        ACCESS_LOG, INTERFACE, LISTEN, LOG_LEVEL, NAT_SOURCE, PIN_PATH, PORTS, TRUSTED_PROXY,
     },
 };
 use crate::model::{
-    AccessLogSpec, ApiSpec, DaemonSpec, DatapathMode, DatapathSpec, GatewaySpec, LogFormat,
-    LogSpec, MetricsSpec,
+    AccessLogSpec, DaemonSpec, DatapathMode, DatapathSpec, GatewaySpec, LogFormat, LogSpec,
+    MetricsSpec,
 };
 
 /// A period from `min` milliseconds to `max` seconds.
@@ -82,13 +79,6 @@ pub(super) struct ReadDatapath {
     pub(super) max_tables: Sourced<u32>,
     pub(super) interfaces: Vec<Sourced<String>>,
     pub(super) nat_sources: Vec<Sourced<IpAddr>>,
-}
-
-/// `[api]`.
-#[derive(Debug)]
-pub(super) struct ReadApi {
-    pub(super) spec: ApiSpec,
-    pub(super) listen: Sourced<Option<SocketAddr>>,
 }
 
 pub(super) fn read_gateway(root: &mut Section<'_, '_>) -> ReadGateway {
@@ -161,54 +151,6 @@ pub(super) fn read_gateway(root: &mut Section<'_, '_>) -> ReadGateway {
             workers,
         }
     })
-}
-
-pub(super) fn read_api(root: &mut Section<'_, '_>) -> ReadApi {
-    root.table("api", |t| {
-        let unset = DaemonSpec::default().api;
-        let listen = t.value("listen", &API_LISTEN, &Sourced::unset(unset.listen));
-        let on_gateway = t.value("on_gateway", &Switch, &Sourced::unset(unset.on_gateway));
-        let none = Sourced::unset(None);
-        let token = t.optional("token", &TOKEN, &none, "none");
-        let token_file = t.optional("token_file", &FILE, &Sourced::unset(None), "none");
-        if token.is_set() && token_file.is_set() {
-            let found = format!("{} as well", token.path);
-            t.reader()
-                .contradiction(&token_file, found, "either token or token_file");
-        }
-        let from_file = token_file
-            .value
-            .as_deref()
-            .and_then(|path| read_token(t, path, &token_file));
-        ReadApi {
-            spec: ApiSpec {
-                listen: listen.value,
-                on_gateway: on_gateway.value,
-                token: token.value.or(from_file),
-            },
-            listen,
-        }
-    })
-}
-
-/// Reads a token from the first line of a file.
-fn read_token<T>(t: &mut Section<'_, '_>, path: &Path, place: &Sourced<T>) -> Option<String> {
-    match fs::read_to_string(path) {
-        Ok(text) => match (TOKEN.parse)(text.lines().next().unwrap_or("").trim()) {
-            Ok(token) => return Some(token),
-            Err(_) => t.reader().contradiction(
-                place,
-                "a file whose first line is something else",
-                format!("a file whose first line is {}", TOKEN.expected),
-            ),
-        },
-        Err(error) => {
-            let expected = format!("a readable file ({error})");
-            t.reader()
-                .contradiction(place, format!("{:?}", path.display().to_string()), expected);
-        }
-    }
-    None
 }
 
 pub(super) fn read_log(root: &mut Section<'_, '_>) -> LogSpec {

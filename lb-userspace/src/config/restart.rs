@@ -25,13 +25,13 @@ pub fn needs_restart(running: &DaemonSpec, wanted: &DaemonSpec) -> Vec<&'static 
     let ApiSpec {
         listen,
         on_gateway,
-        token,
+        // In force at once.
+        access: _,
     } = api;
     compare(*listen != wanted.api.listen, "api.listen");
     compare(*on_gateway != wanted.api.on_gateway, "api.on_gateway");
-    compare(*token != wanted.api.token, "api.token");
-    let LogSpec { filter, format } = log;
-    compare(*filter != wanted.log.filter, "log.level");
+    // The filter is in force at once.
+    let LogSpec { filter: _, format } = log;
     compare(*format != wanted.log.format, "log.format");
     let AccessLogSpec {
         enabled,
@@ -98,11 +98,11 @@ mod tests {
         assert_eq!(needs_restart(&running, &running.clone()), [""; 0]);
         let mut wanted = running.clone();
         wanted.workers += 1;
-        wanted.api.token = Some("new".to_owned());
+        wanted.api.on_gateway ^= true;
         wanted.datapath.nat_ports = (20_000, 30_000);
         assert_eq!(
             needs_restart(&running, &wanted),
-            ["gateway.workers", "api.token", "datapath.nat_ports"]
+            ["gateway.workers", "api.on_gateway", "datapath.nat_ports"]
         );
     }
 }

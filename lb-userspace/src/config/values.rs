@@ -76,6 +76,37 @@ pub(super) const TOKEN: Pattern<String> = Pattern {
     show: |_| String::new(),
 };
 
+/// SHA-256 of a token.
+pub(super) const TOKEN_SHA256: Pattern<[u8; 32]> = Pattern {
+    expected: "64 hexadecimal digits: the SHA-256 of a token, as sha256sum prints it",
+    example: "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+    numbers: false,
+    secret: true,
+    parse: |text| {
+        let digits: Vec<u8> = text
+            .trim()
+            .chars()
+            .filter_map(|digit| Some(digit.to_digit(16)? as u8))
+            .collect();
+        let mut digest = [0; 32];
+        if digits.len() != 64 || text.trim().len() != 64 {
+            return Err(Refused::default());
+        }
+        for (byte, pair) in digest.iter_mut().zip(digits.chunks_exact(2)) {
+            *byte = pair[0] << 4 | pair[1];
+        }
+        Ok(digest)
+    },
+    show: |_| String::new(),
+};
+
+/// What the holder of a token is called.
+pub(super) const CALLER: Pattern<String> = Pattern {
+    expected: "1 to 64 letters, digits, hyphens, dots or underscores",
+    example: "grafana",
+    ..ENVIRONMENT
+};
+
 /// A path in the file system.
 pub(super) const FILE: Pattern<PathBuf> = Pattern {
     expected: "an absolute path",
@@ -145,6 +176,14 @@ pub(super) const LOG_LEVEL: Pattern<String> = Pattern {
     },
     show: Clone::clone,
 };
+
+/// The filter that a text means.
+///
+/// # Errors
+/// What is expected, and what is worth knowing beyond that.
+pub fn log_filter(text: &str) -> Result<String, (&'static str, Option<String>)> {
+    (LOG_LEVEL.parse)(text).map_err(|Refused(note)| (LOG_LEVEL.expected, note))
+}
 
 /// A name of a network interface: what the kernel accepts (`dev_valid_name`).
 pub(super) const INTERFACE: Pattern<String> = Pattern {

@@ -151,6 +151,12 @@ impl Handle {
         Arc::clone(&self.reports.borrow())
     }
 
+    /// Tells when there is another report.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<Arc<Report>> {
+        self.reports.clone()
+    }
+
     /// A report that was made just now: at most a tenth of a second before `now`. When none can be
     /// had soon, the latest one.
     pub async fn fresh(&self, now: Timestamp) -> Arc<Report> {

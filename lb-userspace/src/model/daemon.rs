@@ -2,11 +2,12 @@
 //! says that it takes a restart.
 
 use std::{
-    fmt,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     time::Duration,
 };
+
+use super::AccessSpec;
 
 /// Everything that holds for the life of the process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,27 +40,14 @@ impl Default for MetricsSpec {
 }
 
 /// Where the management API is served, and to whom.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiSpec {
     /// A listener of its own.
     pub listen: Option<SocketAddr>,
     /// Whether the API's paths are also served on every listener of the gateway.
     pub on_gateway: bool,
-    /// What peers that are not on a loopback address must show as `Authorization: Bearer …`;
-    /// without it they are refused.
-    pub token: Option<String>,
-}
-
-impl fmt::Debug for ApiSpec {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Whoever may read a log may not thereby use the API.
-        let token = self.token.as_ref().map(|_| "…");
-        f.debug_struct("ApiSpec")
-            .field("listen", &self.listen)
-            .field("on_gateway", &self.on_gateway)
-            .field("token", &token)
-            .finish()
-    }
+    /// To whom.
+    pub access: AccessSpec,
 }
 
 /// What is logged, and how.
@@ -177,7 +165,7 @@ impl Default for DaemonSpec {
             api: ApiSpec {
                 listen: Some(SocketAddr::from(([127, 0, 0, 1], 7700))),
                 on_gateway: true,
-                token: None,
+                access: AccessSpec::default(),
             },
             log: LogSpec {
                 filter: "info".to_owned(),

@@ -143,7 +143,9 @@ async fn a_refused_change_does_not_happen() {
     let refused = world.send(request(None)).await;
     refused.problem(401);
     assert!(refused.header("www-authenticate").starts_with("Bearer"));
-    world.send(request(Some("Bearer wrong"))).await.problem(403);
+    let wrong = world.send(request(Some("Bearer wrong"))).await;
+    wrong.problem(401);
+    assert!(wrong.header("www-authenticate").contains("invalid_token"));
     let here = Request::post(&path).header("host", "localhost");
     let no_peer = here.body(Body::empty()).unwrap();
     world.send(no_peer).await.problem(401);

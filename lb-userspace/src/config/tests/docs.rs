@@ -9,7 +9,7 @@ use super::*;
 const DOCS: &str = include_str!("../../../../docs/configuration.md");
 
 /// The smallest configuration that has one of everything. All keys are written in full.
-const BASE: [(&str, &str); 6] = [
+const BASE: [(&str, &str); 7] = [
     ("services.web.instances", "[\"10.0.0.1:80\"]"),
     (
         "routes",
@@ -20,6 +20,10 @@ const BASE: [(&str, &str); 6] = [
         "[{ address = \"10.0.0.9\", port = 80, service = \"web\" }]",
     ),
     ("datapath.interfaces", "[\"eth0\"]"),
+    (
+        "api.tokens",
+        "[{ name = \"one\", role = \"read\", token = \"secret\" }]",
+    ),
     ("gateway.rate_limit.requests", "9"),
     ("services.web.rate_limit.requests", "9"),
 ];
@@ -142,6 +146,12 @@ fn documented_examples_are_accepted() {
             "vips" => {
                 let address = ("address", "\"10.0.0.9\"");
                 ("vips", table(&[address, ("port", "80"), service]))
+            }
+            "api.tokens" => {
+                let mut others = vec![("name", "\"one\""), ("role", "\"read\"")];
+                // One form of the token, and no second one.
+                others.extend((key != "token_sha256").then_some(("token", "\"secret\"")));
+                ("api.tokens", table(&others))
             }
             "services.NAME.instances" => {
                 let endpoint = ("endpoint", "\"10.0.0.1:80\"");

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use ring::digest::{SHA256, digest};
+
 use super::*;
 use crate::model::{
     Algorithm, DatapathMode, Forwarding, GatewaySpec, HashKey, HealthCheckSpec, HostPattern,
-    PathPattern, Probe, TimeoutSpec,
+    PathPattern, Probe, Role, TimeoutSpec,
 };
 
 #[test]
@@ -272,14 +274,12 @@ fn a_token_comes_from_one_place_and_is_never_shown() {
     let file = folder.path().join("token");
     std::fs::write(&file, "from-file\n").unwrap();
     let text = format!("[api]\ntoken_file = {:?}\n", file.display().to_string());
-    let token = |config: &Config| config.daemon.api.token.clone();
-    assert_eq!(
-        token(&load_text(&text).unwrap()).as_deref(),
-        Some("from-file")
-    );
+    let token = |config: &Config| config.daemon.api.access.tokens[0].digest.to_vec();
+    let hash = |text: &str| digest(&SHA256, text.as_bytes()).as_ref().to_vec();
+    assert_eq!(token(&load_text(&text).unwrap()), hash("from-file"));
     let env = [("LB_API_TOKEN", "from-env")];
     let config = load_all(&text, &env, &Overrides::default()).unwrap();
-    assert_eq!(token(&config).as_deref(), Some("from-env"));
+    assert_eq!(token(&config), hash("from-env"));
     assert!(!config.effective().to_string().contains("from-env"));
     let both = load_text(&format!("{text}token = \"a\"")).map(|_| ());
     assert_eq!(
@@ -291,6 +291,39 @@ fn a_token_comes_from_one_place_and_is_never_shown() {
         .unwrap_err()
         .to_string();
     assert!(!secret.contains("two words"), "{secret}");
+}
+
+#[test]
+fn tokens_have_names_and_roles() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    std::fs::write(&file, "hush-two\n").unwrap();
+    let hash = "c846af09c88a238676292c8cb78c9ba097ba8f24a11014de6de1c6a510d6db7f"; // of "hush-three"
+    let text = format!(
+        "[api]\ntoken = \"hush-zero\"\nloopback_role = \"none\"\n\
+         [[api.tokens]]\nname = \"a\"\ntoken = \"hush-one\"\nrole = \"read\"\n\
+         [[api.tokens]]\nname = \"b\"\ntoken_file = {:?}\nrole = \"operate\"\n\
+         [[api.tokens]]\nname = \"c\"\ntoken_sha256 = \"{hash}\"\nrole = \"configure\"\n",
+        file.display().to_string()
+    );
+    let config = load_text(&text).unwrap();
+    let access = &config.daemon.api.access;
+    assert_eq!(access.loopback, None);
+    let expected = [
+        ("api.token", "hush-zero", Role::Configure),
+        ("a", "hush-one", Role::Read),
+        ("b", "hush-two", Role::Operate),
+        ("c", "hush-three", Role::Configure),
+    ];
+    assert_eq!(access.tokens.len(), expected.len());
+    for (token, (name, text, role)) in access.tokens.iter().zip(expected) {
+        assert_eq!((&*token.name, token.role), (name, role));
+        assert_eq!(token.digest, digest(&SHA256, text.as_bytes()).as_ref());
+    }
+    let shown = format!("{}{config:?}", config.effective());
+    for secret in ["hush", hash] {
+        assert!(!shown.contains(secret), "{secret} in {shown}");
+    }
 }
 
 #[test]

@@ -105,6 +105,41 @@ fn each_fault_is_said_in_its_own_words() {
             "api.token_file: expected a readable file (No such file or directory (os error 2)); found \"/nonexistent/token\"",
         ),
         (
+            "[[api.tokens]]\nname = \"a\"\nrole = \"read\"",
+            "",
+            "api.tokens[0].token_file: expected one of token, token_file and token_sha256, such as \"/etc/lb/token\"; found nothing",
+        ),
+        (
+            "[[api.tokens]]\nname = \"a\"\nrole = \"read\"\ntoken = \"t\"\ntoken_sha256 = \"c846af09c88a238676292c8cb78c9ba097ba8f24a11014de6de1c6a510d6db7f\"",
+            "",
+            "api.tokens[0].token_sha256: expected one of token, token_file and token_sha256; found api.tokens[0].token as well",
+        ),
+        (
+            "[[api.tokens]]\nname = \"a\"\nrole = \"root\"\ntoken = \"t\"",
+            "",
+            "api.tokens[0].role: expected \"read\", \"operate\" or \"configure\", such as \"read\"; found \"root\"",
+        ),
+        (
+            "[[api.tokens]]\nname = \"a\"\nrole = \"read\"\ntoken_sha256 = \"abc\"",
+            "",
+            "api.tokens[0].token_sha256: expected 64 hexadecimal digits: the SHA-256 of a token, as sha256sum prints it, such as \"9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08\"; found another value",
+        ),
+        (
+            "api.tokens = [{ name = \"a\", role = \"read\", token = \"t\" }, { name = \"a\", role = \"read\", token = \"u\" }]",
+            "",
+            "api.tokens[1].name: expected every name once, but api.tokens[0].name has it; found \"a\"",
+        ),
+        (
+            "api.token = \"t\"\napi.tokens = [{ name = \"a\", role = \"read\", token = \"t\" }]",
+            "",
+            "api.tokens[0].name: expected a token of its own, but api.token has it; found the same token",
+        ),
+        (
+            "api.loopback_role = \"all\"",
+            "",
+            "api.loopback_role: expected \"read\", \"operate\", \"configure\" or \"none\", such as \"read\"; found \"all\"",
+        ),
+        (
             "log.format = \"yaml\"",
             "",
             "log.format: expected \"text\" or \"json\", such as \"text\"; found \"yaml\"",

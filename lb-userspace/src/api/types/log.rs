@@ -1,0 +1,20 @@
+//! `/log`: what is logged.
+
+use serde::{Deserialize, Serialize};
+
+/// `PUT /log`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetLog {
+    /// `off`, `error`, `warn`, `info`, `debug` or `trace`, or a filter of such levels by module.
+    pub level: String,
+}
+
+/// What is logged: the answer of all methods of `/log`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Log {
+    /// What holds.
+    pub level: String,
+    /// What the configuration says.
+    pub configured: String,
+}
