@@ -23,8 +23,11 @@ mod answer;
 mod body;
 mod breakers;
 mod config;
+mod conventions;
 pub(crate) mod datapath;
 mod debug;
+mod document;
+mod endpoints;
 mod error;
 mod events;
 mod explain;
@@ -33,6 +36,7 @@ mod instances;
 mod log;
 mod measure;
 mod metrics;
+mod page;
 mod path;
 mod performance;
 mod query;
@@ -49,15 +53,17 @@ use std::{convert::Infallible, net::SocketAddr};
 use axum::{
     Router,
     body::Body,
-    extract::{ConnectInfo, Request, State},
+    extract::{ConnectInfo, Request},
     middleware,
     response::Response,
-    routing::{MethodRouter, any, get, post},
+    routing::get,
 };
 use tower::util::BoxCloneSyncService;
+use utoipa_axum::routes;
 
 pub use crate::config::API_PATHS as PREFIXES;
 pub use access::Access;
+use endpoints::Endpoints;
 pub(crate) use error::Problem;
 pub use error::{ApiError, Fault};
 pub use events::watch_packet_path;
@@ -97,105 +103,65 @@ pub fn with_peer<B>(mut request: Request<B>, peer: SocketAddr) -> Request<B> {
 /// All endpoints behind the rule of access.
 pub fn router(state: ApiState) -> Router {
     endpoints()
-        .routes
-        .fallback(no_such_path)
-        .method_not_allowed_fallback(no_such_method)
+        .also_at("/api/v1/openapi.json", get(document::openapi))
+        .also_at("/api/v1/docs", get(page::html))
+        .also_at("/api/v1/loadbalancer/docs/page.js", get(page::script))
+        .also_at("/api/v1/loadbalancer/docs/page.css", get(page::style))
+        .router()
         .layer(middleware::from_fn_with_state(state.clone(), access::guard))
+        .layer(middleware::from_fn(conventions::keep))
         .with_state(state)
 }
 
-/// All endpoints, for everybody.
+/// Every endpoint. Whoever adds one adds it here; `endpoints.rs` says what else belongs to it.
 fn endpoints() -> Endpoints {
     Endpoints::default()
-        .at("/health", get(health::gateway))
-        .at("/metrics", get(metrics::metrics))
-        .at("/api/v1/loadbalancer/health", get(health::services))
-        .at("/api/v1/loadbalancer/stats", get(stats::all))
-        .at("/api/v1/loadbalancer/stats/{service}", get(stats::one))
-        .at(
-            "/api/v1/loadbalancer/performance",
-            get(performance::performance),
-        )
-        .at("/api/v1/loadbalancer/instances", get(instances::all))
-        .below("/api/v1/loadbalancer/instances", any(instances::below))
-        .at("/api/v1/loadbalancer/breakers", get(breakers::all))
-        .below("/api/v1/loadbalancer/breakers", any(breakers::below))
-        .at("/api/v1/loadbalancer/recovery", get(recovery::all))
-        .below("/api/v1/loadbalancer/recovery", any(recovery::below))
-        .at(
-            "/api/v1/loadbalancer/sessions",
-            get(sessions::list).delete(sessions::clear),
-        )
-        .below("/api/v1/loadbalancer/sessions", any(sessions::below))
-        .at("/api/v1/loadbalancer/algorithms", get(algorithms::all))
-        .at(
-            "/api/v1/loadbalancer/algorithms/{service}",
-            get(algorithms::one).put(algorithms::set),
-        )
-        .at(
-            "/api/v1/loadbalancer/algorithms/{service}/keys",
-            get(algorithms::keys),
-        )
-        .at(
-            "/api/v1/loadbalancer/algorithms/{service}/reset",
-            post(algorithms::reset),
-        )
-        .at("/api/v1/loadbalancer/services", get(services::services))
-        .at("/api/v1/loadbalancer/routes", get(services::routes))
-        .at("/api/v1/loadbalancer/vips", get(services::vips))
-        .at("/api/v1/loadbalancer/explain", get(explain::explain))
-        .at("/api/v1/loadbalancer/events", get(events::events))
-        .at("/api/v1/loadbalancer/limits", get(admission::limits))
-        .at("/api/v1/loadbalancer/config", get(config::config))
-        .at("/api/v1/loadbalancer/datapath", get(datapath::datapath))
-        .at("/api/v1/admin/loadbalancer/debug", get(debug::debug))
-        .at(
-            "/api/v1/admin/loadbalancer/log",
-            get(log::show).put(log::set).delete(log::reset),
-        )
-        .at("/api/v1/admin/loadbalancer/reset", post(debug::reset))
-        .at("/api/v1/admin/loadbalancer/reload", post(admin::reload))
-}
-
-/// Adds endpoints. A trailing slash makes no difference to any of them.
-#[derive(Default)]
-struct Endpoints {
-    routes: Router<ApiState>,
-    /// Their paths, as they were given.
-    paths: Vec<String>,
-}
-
-impl Endpoints {
-    fn at(mut self, path: &str, methods: MethodRouter<ApiState>) -> Self {
-        self.routes = self
-            .routes
-            .route(path, methods.clone())
-            .route(&format!("{path}/"), methods);
-        self.paths.push(path.to_owned());
-        self
-    }
-
-    /// Everything below `path`, slashes included.
-    fn below(mut self, path: &str, methods: MethodRouter<ApiState>) -> Self {
-        let path = format!("{path}/{{*rest}}");
-        self.routes = self.routes.route(&path, methods);
-        self.paths.push(path);
-        self
-    }
-}
-
-async fn no_such_path(State(_): State<ApiState>, request: Request) -> ApiError {
-    ApiError::NoPath {
-        path: request.uri().path().to_owned(),
-    }
-}
-
-/// The router adds `Allow`.
-async fn no_such_method(request: Request) -> ApiError {
-    ApiError::Method {
-        method: request.method().to_string(),
-        allow: None,
-    }
+        .add(routes!(health::gateway))
+        .add(routes!(health::liveness))
+        .add(routes!(health::readiness))
+        .add(routes!(metrics::metrics))
+        .add(routes!(document::openapi))
+        .add(routes!(page::html))
+        .add(routes!(health::services))
+        .add(routes!(stats::all))
+        .add(routes!(stats::one))
+        .add(routes!(performance::performance))
+        .add(routes!(explain::explain))
+        .add(routes!(events::events))
+        .add(routes!(instances::all))
+        .add(routes!(instances::of_service))
+        .add(routes!(instances::one))
+        .add(routes!(instances::drain))
+        .add(routes!(instances::disable))
+        .add(routes!(instances::enable))
+        .add(routes!(instances::uneject))
+        .add(routes!(algorithms::all))
+        .add(routes!(algorithms::one, algorithms::set))
+        .add(routes!(algorithms::keys))
+        .add(routes!(algorithms::reset))
+        .add(routes!(breakers::all))
+        .add(routes!(breakers::one))
+        .add(routes!(breakers::open_service))
+        .add(routes!(breakers::close_service))
+        .add(routes!(breakers::reset_service))
+        .add(routes!(breakers::advise))
+        .add(routes!(breakers::open_instance))
+        .add(routes!(breakers::close_instance))
+        .add(routes!(breakers::reset_instance))
+        .add(routes!(recovery::all))
+        .add(routes!(recovery::force))
+        .add(routes!(sessions::list, sessions::clear))
+        .add(routes!(sessions::one, sessions::forget))
+        .add(routes!(services::services))
+        .add(routes!(services::routes))
+        .add(routes!(services::vips))
+        .add(routes!(admission::limits))
+        .add(routes!(config::config))
+        .add(routes!(datapath::datapath))
+        .add(routes!(debug::debug))
+        .add(routes!(log::show, log::set, log::reset))
+        .add(routes!(debug::reset))
+        .add(routes!(admin::reload))
 }
 
 #[cfg(test)]

@@ -48,6 +48,15 @@ fn profile_folder() -> Result<PathBuf> {
         .context("this program lies in no folder")
 }
 
+/// A program that `cargo xtask test` has got, below `target/tools`; nothing when it is not there.
+///
+/// # Errors
+/// When this program does not lie in a target folder.
+pub fn tool(path: &str) -> Result<Option<PathBuf>> {
+    let path = target()?.join("tools").join(path);
+    Ok(path.is_file().then_some(path))
+}
+
 fn target() -> Result<PathBuf> {
     let profile = profile_folder()?;
     profile

@@ -7,6 +7,7 @@
 
 pub mod artifact;
 pub mod bench;
+pub mod browser;
 pub mod cleanup;
 pub mod client;
 pub mod command;

@@ -1,12 +1,16 @@
 //! Getting tools from the network, with a limit on how long that may take.
 
+use std::fs;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{step, workspace};
+use crate::{step, system, workspace};
+
+/// How long pip may take: on a slow network, not forever on a dead one.
+const PIP_LIMIT: Duration = Duration::from_secs(300);
 
 /// Builds a tool from the registry into the target folder.
 pub(crate) fn cargo_install(name: &str, version: &str) -> Result<()> {
@@ -29,6 +33,33 @@ pub(crate) fn cargo_install(name: &str, version: &str) -> Result<()> {
             "could not build {name}; with a network, run\n    {}",
             step::shown(&command)
         )
+    })
+}
+
+/// Installs a program of Python's package index into an environment of its own below the target
+/// folder: `tools/NAME/bin/NAME`. Nothing happens when that version is there.
+pub(crate) fn pip_install(name: &str, version: &str) -> Result<()> {
+    let folder = workspace::tools().join(name);
+    let stamp = folder.join("version");
+    if fs::read_to_string(&stamp).is_ok_and(|found| found == version) {
+        return Ok(());
+    }
+    if system::find("python3").is_none() {
+        system::install(&["python3-venv"])?;
+    }
+    step::step(&format!("installing {name} {version}"), || {
+        let mut environment = Command::new("python3");
+        environment.args(["-m", "venv", "--clear"]).arg(&folder);
+        if step::output(&mut environment).is_err() {
+            // Debian's Python comes without the means to make one.
+            system::install(&["python3-venv"])?;
+            step::output(&mut environment)?;
+        }
+        let mut pip = Command::new(folder.join("bin/pip"));
+        pip.args(["install", "--quiet", "--disable-pip-version-check"])
+            .arg(format!("{name}=={version}"));
+        bounded(&mut pip, PIP_LIMIT)?;
+        Ok(fs::write(&stamp, version)?)
     })
 }
 

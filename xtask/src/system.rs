@@ -46,6 +46,10 @@ pub(crate) const PEER_TOOLS: &[Tool] = &[
         package: "nginx-light",
     },
     Tool {
+        program: "chromium",
+        package: "chromium",
+    },
+    Tool {
         program: "promtool",
         package: "prometheus",
     },

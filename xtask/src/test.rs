@@ -9,7 +9,10 @@
 use anyhow::Result;
 
 use crate::build::{self, Profile};
-use crate::{step, system, workspace};
+use crate::{fetch, step, system, workspace};
+
+/// The fuzzer of the management API.
+const SCHEMATHESIS: &str = "4.32.5";
 
 #[derive(clap::Args, Default)]
 pub(crate) struct Arguments {
@@ -30,6 +33,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     on_the_host(&["--workspace", "--exclude", "lb-tests"], filter)?;
     system::require(system::NETWORK_TOOLS)?;
     system::require(system::PEER_TOOLS)?;
+    if let Err(error) = fetch::pip_install("schemathesis", SCHEMATHESIS) {
+        step::note(&format!(
+            "SKIPPED: fuzzing the management API by its OpenAPI document, because schemathesis \
+             {SCHEMATHESIS} is not to be had: {error:#}"
+        ));
+    }
     build::object()?;
     build::daemon(Profile::Fast)?;
     let mut kernel = workspace::cargo();

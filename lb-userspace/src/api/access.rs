@@ -2,7 +2,7 @@
 //!
 //! | who | what |
 //! |---|---|
-//! | anybody | `GET /health` |
+//! | anybody | `GET /health`, `/livez`, `/readyz` |
 //! | shows one of the configured tokens as `Authorization: Bearer …` | what the token's role allows |
 //! | connects from a loopback address, without a proxy in between | what the role of loopback peers allows, guarded as below |
 //! | everybody else | 401 |
@@ -36,8 +36,8 @@ use axum::{
 };
 
 pub(crate) use self::caller::{Caller, Means, Peer};
-use super::{error::ApiError, state::ApiState};
-use crate::model::AccessSpec;
+use super::{conventions::RequestId, error::ApiError, state::ApiState};
+use crate::model::{AccessSpec, Role};
 
 /// Who may use the API: the rule in force, which a reload replaces.
 #[derive(Debug)]
@@ -56,6 +56,9 @@ impl Access {
     }
 }
 
+/// Paths that anybody may read: they name nothing.
+const OPEN: [&str; 3] = ["/health", "/livez", "/readyz"];
+
 /// Lets a request through or answers it, and writes down every attempt to change something.
 pub(super) async fn guard(State(state): State<ApiState>, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
@@ -63,6 +66,7 @@ pub(super) async fn guard(State(state): State<ApiState>, request: Request, next:
     let changing = changes(&parts.method);
     let (method, path) = (parts.method.clone(), parts.uri.path().to_owned());
     let peer = Peer::of(&parts);
+    let id = parts.extensions.get::<RequestId>().cloned();
     let (response, caller) = match verdict {
         Ok(caller) => {
             let who = caller.as_ref().map(ToString::to_string);
@@ -76,7 +80,8 @@ pub(super) async fn guard(State(state): State<ApiState>, request: Request, next:
     if changing {
         let status = response.status().as_u16();
         let caller = caller.as_deref().unwrap_or("nobody known");
-        tracing::info!(caller, %peer, %method, path, status, "management request");
+        let request = id.as_ref().map(RequestId::as_str);
+        tracing::info!(caller, %peer, %method, path, status, request, "management request");
     }
     response
 }
@@ -85,10 +90,15 @@ fn changes(method: &Method) -> bool {
     !roles::reads(method)
 }
 
+/// The role that a documented request needs; parameters of the path stand for themselves.
+pub(super) fn role(method: &Method, path: &str) -> Role {
+    roles::needed(method, path)
+}
+
 /// The rule of the module: who asks, when it may. `None` where it does not matter.
 fn judge(request: &Parts, spec: &AccessSpec) -> Result<Option<Caller>, ApiError> {
     let path = request.uri.path();
-    if matches!(path, "/health" | "/health/") && roles::reads(&request.method) {
+    if OPEN.contains(&path.strip_suffix('/').unwrap_or(path)) && roles::reads(&request.method) {
         return Ok(None);
     }
     let caller = identify(request, spec)?;

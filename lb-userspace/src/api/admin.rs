@@ -2,9 +2,28 @@
 
 use axum::extract::State;
 
-use super::{answer::Answer, body::Nothing, error::ApiError, state::ApiState, types::Reload};
+use super::{
+    answer::Answer,
+    body::Nothing,
+    document::{BadConfiguration, tag},
+    error::ApiError,
+    state::ApiState,
+    types::{Envelope, Reload},
+};
 
-/// `POST …/reload`.
+/// Read the configuration again
+///
+/// File, environment and flags are read as the start did, and applied whole or not at all.
+#[utoipa::path(
+    post,
+    path = "/api/v1/admin/loadbalancer/reload",
+    tag = tag::ADMINISTRATION,
+    operation_id = "reload",
+    responses(
+        (status = OK, body = Envelope<Reload>, description = "What changed, and what waits for a restart"),
+        BadConfiguration
+    )
+)]
 pub(super) async fn reload(
     State(state): State<ApiState>,
     _: Nothing,

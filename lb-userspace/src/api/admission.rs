@@ -10,9 +10,10 @@ use axum::extract::State;
 
 use super::{
     answer::Answer,
+    document::tag,
     measure,
     state::ApiState,
-    types::{self, Limits, RateLimit, ServiceLimits},
+    types::{self, Envelope, Limits, RateLimit, ServiceLimits},
 };
 use crate::{
     model::{Instance, QueueSpec},
@@ -20,7 +21,17 @@ use crate::{
     resilience::RateLimiter,
 };
 
-/// `GET /limits`.
+/// What may enter, and how much of it is used
+///
+/// Requests in flight of each service with their limits and queues, and rate limits with what they
+/// refused.
+#[utoipa::path(
+    get,
+    path = "/api/v1/loadbalancer/limits",
+    tag = tag::CONFIGURATION,
+    operation_id = "getLimits",
+    responses((status = OK, body = Envelope<Limits>, description = "The limits"))
+)]
 pub(super) async fn limits(State(state): State<ApiState>) -> Answer<Limits> {
     let snapshot = state.snapshot();
     let services = snapshot.services.iter().map(|service| ServiceLimits {

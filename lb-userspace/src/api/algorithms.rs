@@ -1,18 +1,20 @@
 //! `/algorithms`: what there is, what each service uses, and another one for it.
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 
 use super::{
     answer::Answer,
     body::{Nothing, Strict},
+    document::tag,
     error::{ApiError, Fault},
     instances::{self, find_service},
     measure,
+    path::OfService,
     query::Parameters,
     state::ApiState,
     types::{
-        AlgorithmInfo, Algorithms, InstanceWeight, Keys, ServiceAlgorithm, ServiceAlgorithmDetail,
-        SetAlgorithm,
+        AlgorithmInfo, Algorithms, Envelope, InstanceWeight, Keys, ServiceAlgorithm,
+        ServiceAlgorithmDetail, SetAlgorithm,
     },
 };
 use crate::{
@@ -21,7 +23,14 @@ use crate::{
     registry::{Change, InstanceStatus, Service},
 };
 
-/// `GET /algorithms`.
+/// What algorithms there are, and what each service uses
+#[utoipa::path(
+    get,
+    path = "/api/v1/loadbalancer/algorithms",
+    tag = tag::ALGORITHMS,
+    operation_id = "listAlgorithms",
+    responses((status = OK, body = Envelope<Algorithms>, description = "The algorithms"))
+)]
 pub(super) async fn all(State(state): State<ApiState>) -> Answer<Algorithms> {
     let snapshot = state.snapshot();
     Answer::ok(Algorithms {
@@ -43,20 +52,42 @@ pub(super) async fn all(State(state): State<ApiState>) -> Answer<Algorithms> {
     })
 }
 
-/// `GET /algorithms/{service}`.
+/// How a service chooses
+///
+/// Its algorithm, what each instance weighs by it, what was learned of the weights and what the
+/// instances say of their load.
+#[utoipa::path(
+    get,
+    path = "/api/v1/loadbalancer/algorithms/{service}",
+    tag = tag::ALGORITHMS,
+    operation_id = "getAlgorithm",
+    params(OfService),
+    responses((status = OK, body = Envelope<ServiceAlgorithmDetail>, description = "The algorithm in force"))
+)]
 pub(super) async fn one(
     State(state): State<ApiState>,
-    Path(service): Path<String>,
+    OfService { service }: OfService,
 ) -> Result<Answer<ServiceAlgorithmDetail>, ApiError> {
     let snapshot = state.snapshot();
     let service = find_service(&snapshot, &service)?;
     Ok(Answer::ok(detail(service, None, state.now())))
 }
 
-/// `PUT /algorithms/{service}`.
+/// Choose another way
+///
+/// In both data planes at once. It survives reloads that do not change the configured algorithm.
+#[utoipa::path(
+    put,
+    path = "/api/v1/loadbalancer/algorithms/{service}",
+    tag = tag::ALGORITHMS,
+    operation_id = "setAlgorithm",
+    params(OfService),
+    request_body = SetAlgorithm,
+    responses((status = OK, body = Envelope<ServiceAlgorithmDetail>, description = "The algorithm that is now in force"))
+)]
 pub(super) async fn set(
     State(state): State<ApiState>,
-    Path(service): Path<String>,
+    OfService { service }: OfService,
     Strict(wanted): Strict<SetAlgorithm>,
 ) -> Result<Answer<ServiceAlgorithmDetail>, ApiError> {
     let snapshot = state.snapshot();
@@ -88,10 +119,18 @@ fn names() -> [&'static str; Algorithm::ALL.len()] {
     Algorithm::ALL.map(Algorithm::as_str)
 }
 
-/// `POST /algorithms/{service}/reset`.
+/// Forget what was learned of weights
+#[utoipa::path(
+    post,
+    path = "/api/v1/loadbalancer/algorithms/{service}/reset",
+    tag = tag::ALGORITHMS,
+    operation_id = "resetAlgorithm",
+    params(OfService),
+    responses((status = OK, body = Envelope<ServiceAlgorithmDetail>, description = "The algorithm in force"))
+)]
 pub(super) async fn reset(
     State(state): State<ApiState>,
-    Path(service): Path<String>,
+    OfService { service }: OfService,
     _: Nothing,
 ) -> Result<Answer<ServiceAlgorithmDetail>, ApiError> {
     let snapshot = state.snapshot();
@@ -102,10 +141,24 @@ pub(super) async fn reset(
     Ok(Answer::ok(detail(service, None, state.now())))
 }
 
-/// `GET /algorithms/{service}/keys`: what taking instances out would do to consistent hashing.
+/// What taking instances out would do to consistent hashing
+///
+/// Which share of the keys would go to another instance, and which share has to.
+#[utoipa::path(
+    get,
+    path = "/api/v1/loadbalancer/algorithms/{service}/keys",
+    tag = tag::ALGORITHMS,
+    operation_id = "getKeys",
+    params(
+        OfService,
+        ("without" = Option<Vec<String>>, Query, description = "An instance that would take no \
+            traffic; may be repeated"),
+    ),
+    responses((status = OK, body = Envelope<Keys>, description = "Shares of the keys"))
+)]
 pub(super) async fn keys(
     State(state): State<ApiState>,
-    Path(service): Path<String>,
+    OfService { service }: OfService,
     mut parameters: Parameters,
 ) -> Result<Answer<Keys>, ApiError> {
     let snapshot = state.snapshot();

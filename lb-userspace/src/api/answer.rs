@@ -49,17 +49,21 @@ pub(super) fn timestamp() -> String {
     humantime::format_rfc3339_millis(SystemTime::now()).to_string()
 }
 
+/// A document and the end of its line.
+pub(super) fn to_json(value: &impl Serialize) -> serde_json::Result<Vec<u8>> {
+    let mut body = serde_json::to_vec(value)?;
+    body.push(b'\n');
+    Ok(body)
+}
+
 /// A JSON answer that nobody may keep: it is about this moment.
 pub(super) fn json(
     status: StatusCode,
     media_type: &'static str,
     value: &impl Serialize,
 ) -> Response {
-    let (status, body) = match serde_json::to_vec(value) {
-        Ok(mut body) => {
-            body.push(b'\n');
-            (status, Body::from(body))
-        }
+    let (status, body) = match to_json(value) {
+        Ok(body) => (status, Body::from(body)),
         Err(error) => {
             tracing::error!(%error, "an answer of the API cannot be written as JSON");
             (StatusCode::INTERNAL_SERVER_ERROR, Body::empty())

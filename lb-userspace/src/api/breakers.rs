@@ -2,21 +2,19 @@
 
 use std::time::Duration;
 
-use axum::{
-    extract::{FromRequest as _, Path, Request, State, rejection::PathRejection},
-    http::Method,
-};
+use axum::extract::State;
 
 use super::{
     answer::Answer,
     body::{Nothing, Strict},
+    document::{Conflict, tag},
     error::{ApiError, Fault},
     instances,
     measure::{fraction, round},
-    path::{self, BreakerPath, BreakerVerb},
+    path::{OfInstance, OfService},
     state::ApiState,
     types::{
-        Advice, Breaker, BreakerRules, BreakerTransitions, BreakerWindow, Breakers,
+        Advice, Breaker, BreakerRules, BreakerTransitions, BreakerWindow, Breakers, Envelope,
         InstanceBreaker, ServiceBreakers,
     },
 };
@@ -30,7 +28,14 @@ use crate::{
 /// The longest that an advice is believed.
 const LONGEST_ADVICE: u32 = 3600;
 
-/// `GET /breakers`.
+/// All circuit breakers
+#[utoipa::path(
+    get,
+    path = "/api/v1/loadbalancer/breakers",
+    tag = tag::BREAKERS,
+    operation_id = "listBreakers",
+    responses((status = OK, body = Envelope<Breakers>, description = "The breakers by service"))
+)]
 pub(super) async fn all(State(state): State<ApiState>) -> Answer<Breakers> {
     let (snapshot, now) = (state.snapshot(), state.now());
     let services = snapshot.services.iter().map(|service| of(service, now));
@@ -39,84 +44,199 @@ pub(super) async fn all(State(state): State<ApiState>) -> Answer<Breakers> {
     })
 }
 
-/// Everything below `/breakers/`: a service, or an order to its breaker or to that of an instance,
-/// whose name may have slashes.
-pub(super) async fn below(
+/// The circuit breakers of a service and its instances
+///
+/// State, window, time to the next probe, and rules.
+#[utoipa::path(
+    get,
+    path = "/api/v1/loadbalancer/breakers/{service}",
+    tag = tag::BREAKERS,
+    operation_id = "getBreakers",
+    params(OfService),
+    responses((status = OK, body = Envelope<ServiceBreakers>, description = "The breakers"))
+)]
+pub(super) async fn one(
     State(state): State<ApiState>,
-    rest: Result<Path<String>, PathRejection>,
-    request: Request,
+    OfService { service }: OfService,
 ) -> Result<Answer<ServiceBreakers>, ApiError> {
-    let path = request.uri().path().to_owned();
-    let no_path = || ApiError::NoPath { path };
-    let Ok(Path(rest)) = rest else {
-        return Err(no_path());
-    };
-    let method = request.method().clone();
-    let wrong = |allow| ApiError::Method {
-        method: method.to_string(),
-        allow: Some(allow),
-    };
-    match path::breaker(&rest).ok_or_else(no_path)? {
-        BreakerPath {
-            service,
-            order: None,
-        } => {
-            if !matches!(method, Method::GET | Method::HEAD) {
-                return Err(wrong("GET,HEAD"));
-            }
-            let snapshot = state.snapshot();
-            let service = instances::find_service(&snapshot, service)?;
-            Ok(Answer::ok(of(service, state.now())))
-        }
-        BreakerPath {
-            service,
-            order: Some((instance, verb)),
-        } => {
-            if method != Method::POST {
-                return Err(wrong("POST"));
-            }
-            order(&state, service, instance, verb, request).await
-        }
-    }
+    let snapshot = state.snapshot();
+    let service = instances::find_service(&snapshot, &service)?;
+    Ok(Answer::ok(of(service, state.now())))
 }
 
-async fn order(
+/// Hold the breaker of a service open
+///
+/// No request gets through until it is reset.
+#[utoipa::path(
+    post,
+    path = "/api/v1/loadbalancer/breakers/{service}/open",
+    tag = tag::BREAKERS,
+    operation_id = "openServiceBreaker",
+    params(OfService),
+    responses((status = OK, body = Envelope<ServiceBreakers>, description = "The breakers of the service"))
+)]
+pub(super) async fn open_service(
+    State(state): State<ApiState>,
+    OfService { service }: OfService,
+    _: Nothing,
+) -> Result<Answer<ServiceBreakers>, ApiError> {
+    hold(&state, &service, None, Hold::Open).await
+}
+
+/// Hold the breaker of an instance open
+///
+/// No request gets through until it is reset.
+#[utoipa::path(
+    post,
+    path = "/api/v1/loadbalancer/breakers/{service}/{instance}/open",
+    tag = tag::BREAKERS,
+    operation_id = "openInstanceBreaker",
+    params(OfInstance),
+    responses((status = OK, body = Envelope<ServiceBreakers>, description = "The breakers of the service"))
+)]
+pub(super) async fn open_instance(
+    State(state): State<ApiState>,
+    OfInstance { service, instance }: OfInstance,
+    _: Nothing,
+) -> Result<Answer<ServiceBreakers>, ApiError> {
+    hold(&state, &service, Some(&instance), Hold::Open).await
+}
+
+/// Hold the breaker of a service closed
+///
+/// Whatever fails, until it is reset.
+#[utoipa::path(
+    post,
+    path = "/api/v1/loadbalancer/breakers/{service}/close",
+    tag = tag::BREAKERS,
+    operation_id = "closeServiceBreaker",
+    params(OfService),
+    responses((status = OK, body = Envelope<ServiceBreakers>, description = "The breakers of the service"))
+)]
+pub(super) async fn close_service(
+    State(state): State<ApiState>,
+    OfService { service }: OfService,
+    _: Nothing,
+) -> Result<Answer<ServiceBreakers>, ApiError> {
+    hold(&state, &service, None, Hold::Closed).await
+}
+
+/// Hold the breaker of an instance closed
+///
+/// Whatever fails, until it is reset.
+#[utoipa::path(
+    post,
+    path = "/api/v1/loadbalancer/breakers/{service}/{instance}/close",
+    tag = tag::BREAKERS,
+    operation_id = "closeInstanceBreaker",
+    params(OfInstance),
+    responses((status = OK, body = Envelope<ServiceBreakers>, description = "The breakers of the service"))
+)]
+pub(super) async fn close_instance(
+    State(state): State<ApiState>,
+    OfInstance { service, instance }: OfInstance,
+    _: Nothing,
+) -> Result<Answer<ServiceBreakers>, ApiError> {
+    hold(&state, &service, Some(&instance), Hold::Closed).await
+}
+
+/// Close the breaker of a service and let it go by its rules
+///
+/// What was advised of a service is forgotten, too.
+#[utoipa::path(
+    post,
+    path = "/api/v1/loadbalancer/breakers/{service}/reset",
+    tag = tag::BREAKERS,
+    operation_id = "resetServiceBreaker",
+    params(OfService),
+    responses((status = OK, body = Envelope<ServiceBreakers>, description = "The breakers of the service"))
+)]
+pub(super) async fn reset_service(
+    State(state): State<ApiState>,
+    OfService { service }: OfService,
+    _: Nothing,
+) -> Result<Answer<ServiceBreakers>, ApiError> {
+    hold(&state, &service, None, Hold::Release).await
+}
+
+/// Close the breaker of an instance and let it go by its rules
+#[utoipa::path(
+    post,
+    path = "/api/v1/loadbalancer/breakers/{service}/{instance}/reset",
+    tag = tag::BREAKERS,
+    operation_id = "resetInstanceBreaker",
+    params(OfInstance),
+    responses((status = OK, body = Envelope<ServiceBreakers>, description = "The breakers of the service"))
+)]
+pub(super) async fn reset_instance(
+    State(state): State<ApiState>,
+    OfInstance { service, instance }: OfInstance,
+    _: Nothing,
+) -> Result<Answer<ServiceBreakers>, ApiError> {
+    hold(&state, &service, Some(&instance), Hold::Release).await
+}
+
+/// Say what somebody else knows of a service
+///
+/// `{"works": false}` makes the closed breaker of the service half-open: probes pass, the rest is
+/// refused until enough of them succeed. It is 409 when the breaker of the service is off.
+#[utoipa::path(
+    post,
+    path = "/api/v1/loadbalancer/breakers/{service}/advise",
+    tag = tag::BREAKERS,
+    operation_id = "adviseBreaker",
+    params(OfService),
+    request_body = Advice,
+    responses(
+        (status = OK, body = Envelope<ServiceBreakers>, description = "The breakers of the service"),
+        Conflict
+    )
+)]
+pub(super) async fn advise(
+    State(state): State<ApiState>,
+    OfService { service }: OfService,
+    Strict(advice): Strict<Advice>,
+) -> Result<Answer<ServiceBreakers>, ApiError> {
+    let snapshot = state.snapshot();
+    let service = instances::find_service(&snapshot, &service)?;
+    heed(service, advice, state.now())?;
+    followed(&state, service).await
+}
+
+async fn hold(
     state: &ApiState,
     service: &str,
     instance: Option<&str>,
-    verb: BreakerVerb,
-    request: Request,
+    hold: Hold,
 ) -> Result<Answer<ServiceBreakers>, ApiError> {
     let snapshot = state.snapshot();
     let service = instances::find_service(&snapshot, service)?;
     let now = state.now();
-    match (verb, instance) {
-        (BreakerVerb::Advise, _) => {
-            let Strict(advice) = Strict::<Advice>::from_request(request, &()).await?;
-            advise(service, advice, now)?;
+    if let Some(name) = instance {
+        let position = instances::find(service, name)?;
+        breaker::hold(&service.members[position].instance.gate, hold, now);
+    } else {
+        if hold == Hold::Release {
+            // What was advised is part of what is to be forgotten.
+            breaker::advise(&service.guard, None, now);
         }
-        (BreakerVerb::Hold(hold), None) => {
-            Nothing::from_request(request, &()).await?;
-            if hold == Hold::Release {
-                // What was advised is part of what is to be forgotten.
-                breaker::advise(&service.guard, None, now);
-            }
-            breaker::hold(&service.guard.gate, hold, now);
-        }
-        (BreakerVerb::Hold(hold), Some(name)) => {
-            Nothing::from_request(request, &()).await?;
-            let position = instances::find(service, name)?;
-            breaker::hold(&service.members[position].instance.gate, hold, now);
-        }
+        breaker::hold(&service.guard.gate, hold, now);
     }
-    // The kernel's tables follow before the answer, so that who reads it sees the effect.
-    follow(state.registry(), now);
+    followed(state, service).await
+}
+
+/// The kernel's tables follow before the answer, so that who reads it sees the effect.
+async fn followed(
+    state: &ApiState,
+    service: &Service,
+) -> Result<Answer<ServiceBreakers>, ApiError> {
+    follow(state.registry(), state.now());
     state.registry().breakers().notify_one();
     state.report_holding(state.snapshot().revision).await;
     Ok(Answer::ok(of(service, state.now())))
 }
 
-fn advise(service: &Service, advice: Advice, now: Timestamp) -> Result<(), ApiError> {
+fn heed(service: &Service, advice: Advice, now: Timestamp) -> Result<(), ApiError> {
     if service.spec.breakers.service.is_none() {
         let name = service.name();
         return Err(ApiError::Conflict(format!(

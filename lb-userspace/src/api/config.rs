@@ -2,9 +2,24 @@
 
 use axum::extract::State;
 
-use super::{answer::Answer, state::ApiState, types::Config};
+use super::{
+    answer::Answer,
+    document::tag,
+    state::ApiState,
+    types::{Config, Envelope},
+};
 
-/// `GET /config`.
+/// Every setting in force, and where it comes from
+///
+/// File and line, variable, flag, default, or `run time` with what is `configured` instead; what a
+/// reload found and a restart has to bring stands in `waiting`. Secrets are never shown.
+#[utoipa::path(
+    get,
+    path = "/api/v1/loadbalancer/config",
+    tag = tag::CONFIGURATION,
+    operation_id = "getConfig",
+    responses((status = OK, body = Envelope<Config>, description = "The settings"))
+)]
 pub(super) async fn config(State(state): State<ApiState>) -> Answer<Config> {
     let snapshot = state.snapshot();
     let mut settings = state.settings();

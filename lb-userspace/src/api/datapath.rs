@@ -5,15 +5,26 @@ use lb_common::{Counter, CounterKind, Counters};
 
 use super::{
     answer::Answer,
+    document::tag,
     measure,
     state::ApiState,
     types::{
-        ConnectionTable, CounterValue, Datapath, Interface, Packets, Reconcile, Usage, VipTraffic,
+        ConnectionTable, CounterValue, Datapath, Envelope, Interface, Packets, Reconcile, Usage,
+        VipTraffic,
     },
 };
 use crate::l4::{Attachment, Report, VipReport};
 
-/// `GET /datapath`.
+/// How the packet path is and what it counts
+///
+/// Mode, interfaces, counters, drop reasons, VIPs and the connection table.
+#[utoipa::path(
+    get,
+    path = "/api/v1/loadbalancer/datapath",
+    tag = tag::PACKET_PATH,
+    operation_id = "getDatapath",
+    responses((status = OK, body = Envelope<Datapath>, description = "The packet path"))
+)]
 pub(super) async fn datapath(State(state): State<ApiState>) -> Answer<Datapath> {
     Answer::ok(document(&*state.fresh_report().await))
 }

@@ -8,18 +8,29 @@ use super::{
     answer::Answer,
     body::Nothing,
     datapath,
+    document::{Conflict, tag},
     error::ApiError,
     measure::round,
     state::ApiState,
     stats,
-    types::{BalancedMember, Balancing, Debug, Reset},
+    types::{BalancedMember, Balancing, Debug, Envelope, Reset},
 };
 use crate::{
     model::{Member, Timestamp},
     registry::{Change, Event, InstanceStatus, Service},
 };
 
-/// `GET …/debug`.
+/// What lb decides by
+///
+/// Revisions, workers, the state of each algorithm and what it sees of its instances, and the
+/// packet path. For people: the form of `balancer` may change.
+#[utoipa::path(
+    get,
+    path = "/api/v1/admin/loadbalancer/debug",
+    tag = tag::ADMINISTRATION,
+    operation_id = "getDebug",
+    responses((status = OK, body = Envelope<Debug>, description = "What lb decides by"))
+)]
 pub(super) async fn debug(State(state): State<ApiState>) -> Answer<Debug> {
     let report = state.fresh_report().await;
     let (snapshot, now) = (state.snapshot(), state.now());
@@ -85,7 +96,20 @@ fn member(member: &Member, status: &InstanceStatus, now: Timestamp) -> BalancedM
     }
 }
 
-/// `POST …/reset`.
+/// Undo what was set at run time, and forget what was measured
+///
+/// Every instance is enabled, every service has its configured algorithm, and counters begin at
+/// zero. Connections, recoveries and what the checks found stay.
+#[utoipa::path(
+    post,
+    path = "/api/v1/admin/loadbalancer/reset",
+    tag = tag::ADMINISTRATION,
+    operation_id = "reset",
+    responses(
+        (status = OK, body = Envelope<Reset>, description = "What that undid"),
+        Conflict
+    )
+)]
 pub(super) async fn reset(
     State(state): State<ApiState>,
     _: Nothing,

@@ -8,12 +8,13 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::answer;
 use crate::{model::Role, registry::RegistryError};
 
 /// One thing that is wrong in a document.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Fault {
     /// Where: a JSON pointer (RFC 6901) into a request body, the name of a query parameter, or the
     /// path of a setting.
@@ -84,8 +85,6 @@ pub enum ApiError {
     Method {
         /// The method.
         method: String,
-        /// The methods that the endpoint has; `None` when the router adds the header.
-        allow: Option<&'static str>,
     },
     /// The body is of a type that is not read.
     #[error("expected a body with Content-Type application/json, found {found}")]
@@ -157,24 +156,58 @@ pub enum ApiError {
     Conflict(String),
 }
 
-/// The members of a problem document.
-#[derive(Debug, Serialize, Deserialize)]
+/// A refusal, as a problem document of RFC 9457.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({
+    "success": false,
+    "error": "expected one of round_robin, …, adaptive as the algorithm, found \"fastest\"",
+    "type": "urn:lb:problem:bad-body",
+    "title": "Bad body",
+    "status": 400,
+    "detail": "expected one of round_robin, …, adaptive as the algorithm, found \"fastest\"",
+    "instance": "urn:lb:request:4b1f0c9d5e6a7788",
+    "request_id": "4b1f0c9d5e6a7788",
+    "timestamp": "2026-01-15T10:30:00.123Z",
+    "errors": [
+        {"pointer": "/algorithm", "expected": "one of round_robin, …", "found": "fastest"}
+    ]
+}))]
 pub(crate) struct Problem {
     /// Always false.
     pub(crate) success: bool,
     /// The same as `detail`.
     pub(crate) error: String,
+    /// What kind of refusal it is: `urn:lb:problem:` and a name.
     #[serde(rename = "type")]
     pub(crate) kind: String,
+    /// The kind in words.
     pub(crate) title: String,
+    /// HTTP status.
     pub(crate) status: u16,
+    /// What was expected, and what was found.
     pub(crate) detail: String,
+    /// This very refusal: `urn:lb:request:` and the request's id.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) instance: String,
+    /// The request's id, as in the header `X-Request-Id` and in lb's log.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) request_id: String,
+    /// When it was refused: RFC 3339, in UTC.
     pub(crate) timestamp: String,
     /// What exists, where something was named that does not.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) known: Vec<String>,
+    /// Everything that is wrong in the query, the body or the configuration.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) errors: Vec<Fault>,
+}
+
+impl Problem {
+    /// Notes which request was refused.
+    pub(crate) fn of_request(&mut self, request: &str) {
+        request.clone_into(&mut self.request_id);
+        self.instance = format!("urn:lb:request:{request}");
+    }
 }
 
 impl ApiError {
@@ -239,9 +272,6 @@ impl ApiError {
 
     fn extra_header(&self) -> Option<(HeaderName, HeaderValue)> {
         match self {
-            Self::Method {
-                allow: Some(allow), ..
-            } => Some((header::ALLOW, HeaderValue::from_static(allow))),
             Self::Unauthorized(_) => Some((
                 header::WWW_AUTHENTICATE,
                 HeaderValue::from_static("Bearer realm=\"lb\""),
@@ -278,6 +308,8 @@ impl IntoResponse for ApiError {
             title: title.to_owned(),
             status: status.as_u16(),
             detail,
+            instance: String::new(),
+            request_id: String::new(),
             timestamp: answer::timestamp(),
             known,
             errors,
@@ -286,6 +318,8 @@ impl IntoResponse for ApiError {
         if let Some((name, value)) = header {
             response.headers_mut().insert(name, value);
         }
+        // For `conventions.rs`, which knows the request.
+        response.extensions_mut().insert(problem);
         response
     }
 }

@@ -23,9 +23,11 @@ use tokio::sync::Semaphore;
 pub use self::packet_path::watch_packet_path;
 use self::stream::{Followed, Wanted};
 use super::{
+    document::{Unavailable, tag},
     error::ApiError,
     query::{Parameters, unexpected},
     state::ApiState,
+    types::Event,
 };
 
 /// Streams at one time, well below the connections that the API's listeners take.
@@ -46,7 +48,28 @@ impl Default for Places {
     }
 }
 
-/// `GET /events`.
+/// What happens, as it happens
+///
+/// Server-sent events: each has its number as `id`, its type as `event` and an `Event` as `data`.
+/// What a slow reader has missed is told by `event: lost`. The stream ends with the daemon.
+#[utoipa::path(
+    get,
+    path = "/api/v1/loadbalancer/events",
+    tag = tag::STATS,
+    operation_id = "followEvents",
+    params(
+        ("service" = Option<Vec<String>>, Query, description = "Only events of this service; may \
+            be repeated", example = json!(["main-backend"])),
+        ("type" = Option<Vec<String>>, Query, description = "Only events of this type; may be \
+            repeated", example = json!(["health_changed"])),
+        ("after" = Option<u64>, Query, description = "Begin after the event with this number"),
+        ("Last-Event-ID" = Option<u64>, Header, description = "The same, as browsers say it"),
+    ),
+    responses(
+        (status = OK, body = Event, content_type = "text/event-stream", description = "Events"),
+        Unavailable
+    )
+)]
 pub(super) async fn events(
     State(state): State<ApiState>,
     headers: HeaderMap,

@@ -12,12 +12,13 @@ use axum::{
 
 use super::{
     answer::Answer,
+    document::tag,
     error::ApiError,
     measure,
     query::{Parameters, unexpected},
     services,
     state::ApiState,
-    types::{self, Candidate, ExplainedSession, Explanation, Key, Refusal},
+    types::{self, Candidate, Envelope, ExplainedSession, Explanation, Key, Refusal},
 };
 use crate::{
     balance::Random,
@@ -26,7 +27,26 @@ use crate::{
     registry::InstanceStatus,
 };
 
-/// `GET /explain?url=…&method=…&header=…&client=…`.
+/// What would become of a request, and why
+///
+/// Route, service, what is hashed, and each instance as a candidate with its chance, or why it is
+/// excluded. Nothing is sent anywhere, no turn is taken and nothing is counted.
+#[utoipa::path(
+    get,
+    path = "/api/v1/loadbalancer/explain",
+    tag = tag::STATS,
+    operation_id = "explain",
+    params(
+        ("url" = String, Query, description = "A path, or a whole URL for the sake of its host",
+            example = "/api/v1/auth/login"),
+        ("method" = Option<String>, Query, description = "Method; `GET` when nothing is said"),
+        ("header" = Option<Vec<String>>, Query, description = "A field such as `X-User: 7`; may be \
+            repeated"),
+        ("client" = Option<String>, Query, description = "Address of the client, with a port or \
+            without; the asker's when nothing is said"),
+    ),
+    responses((status = OK, body = Envelope<Explanation>, description = "What would become of it"))
+)]
 pub(super) async fn explain(
     State(state): State<ApiState>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,

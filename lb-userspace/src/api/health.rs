@@ -1,4 +1,11 @@
-//! The two healths.
+//! Health, from four points of view.
+//!
+//! `/livez` is for whoever restarts lb when it hangs: an answer is the answer.
+//!
+//! `/readyz` is for whoever sends traffic here or elsewhere. It answers 503 while the daemon starts
+//! or shuts down, and where VIPs are configured that no packet path serves: another lb may serve
+//! them. It stays ready when instances fail, because every lb in front of them would be taken out of
+//! rotation at once.
 //!
 //! `/health` is what an orchestrator or a balancer in front of lb asks. It answers 200 as long as
 //! the daemon serves at all, with `degraded` when something behind it does not: restarting lb, or
@@ -11,16 +18,31 @@ use axum::{extract::State, http::StatusCode};
 
 use super::{
     answer::Answer,
+    document::tag,
     measure,
     state::ApiState,
-    types::{GatewayHealth, ServiceHealth, ServicesHealth, Status},
+    types::{Envelope, GatewayHealth, Liveness, Readiness, ServiceHealth, ServicesHealth, Status},
 };
 use crate::{
     model::Health,
     registry::{FailOpen, InstanceStatus, Service, Snapshot},
 };
 
-/// `GET /health`.
+/// Whether the gateway serves
+///
+/// Open to all, and without names. 200 as long as the daemon serves at all, with `degraded` when
+/// something behind it does not; 503 from the moment it begins to shut down.
+#[utoipa::path(
+    get,
+    path = "/health",
+    tag = tag::HEALTH,
+    operation_id = "getGatewayHealth",
+    security(()),
+    responses(
+        (status = OK, body = Envelope<GatewayHealth>, description = "It serves"),
+        (status = SERVICE_UNAVAILABLE, body = Envelope<GatewayHealth>, description = "It shuts down")
+    )
+)]
 pub(super) async fn gateway(State(state): State<ApiState>) -> Answer<GatewayHealth> {
     let snapshot = state.snapshot();
     let serving = snapshot.services.iter().filter(|s| serves(s)).count();
@@ -55,7 +77,73 @@ pub(super) async fn gateway(State(state): State<ApiState>) -> Answer<GatewayHeal
     )
 }
 
-/// `GET /api/v1/loadbalancer/health`.
+/// Whether the daemon is alive
+///
+/// 200 as long as it answers at all: what gives none has to be restarted.
+#[utoipa::path(
+    get,
+    path = "/livez",
+    tag = tag::HEALTH,
+    operation_id = "getLiveness",
+    security(()),
+    responses((status = OK, body = Envelope<Liveness>, description = "It is"))
+)]
+pub(super) async fn liveness(State(state): State<ApiState>) -> Answer<Liveness> {
+    Answer::ok(Liveness {
+        uptime_seconds: measure::round(state.uptime().as_secs_f64()),
+    })
+}
+
+/// Whether traffic may be sent here
+///
+/// 503 while the daemon starts or shuts down, and where VIPs are configured that no packet path
+/// serves. Instances that fail do not matter: they fail for every lb in front of them.
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    tag = tag::HEALTH,
+    operation_id = "getReadiness",
+    security(()),
+    responses(
+        (status = OK, body = Envelope<Readiness>, description = "It may"),
+        (status = SERVICE_UNAVAILABLE, body = Envelope<Readiness>, description = "It may not")
+    )
+)]
+pub(super) async fn readiness(State(state): State<ApiState>) -> Answer<Readiness> {
+    let snapshot = state.snapshot();
+    let report = state.report();
+    let held = report.mode.is_some() && report.reconcile.revision > 0;
+    let reasons: Vec<String> = [
+        (state.stopping(), "the daemon shuts down"),
+        (state.gateway().is_none(), "the gateway is not there yet"),
+        (
+            !snapshot.vips.is_empty() && !held,
+            "VIPs are configured, but the packet path is not there to serve them",
+        ),
+    ]
+    .into_iter()
+    .filter(|(applies, _)| *applies)
+    .map(|(_, reason)| reason.to_owned())
+    .collect();
+    let ready = reasons.is_empty();
+    let code = if ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    Answer::with_status(code, Readiness { ready, reasons })
+}
+
+/// Health of the services
+///
+/// The status of each, and what is wrong with it in the words of the checks.
+#[utoipa::path(
+    get,
+    path = "/api/v1/loadbalancer/health",
+    tag = tag::HEALTH,
+    operation_id = "getHealth",
+    responses((status = OK, body = Envelope<ServicesHealth>, description = "The health of the services"))
+)]
 pub(super) async fn services(State(state): State<ApiState>) -> Answer<ServicesHealth> {
     let snapshot = state.snapshot();
     let services: Vec<ServiceHealth> = snapshot.services.iter().map(|s| service(s)).collect();

@@ -1,26 +1,30 @@
 //! `/instances`: look at instances, drain them, take them out and bring them back.
 
-use axum::{
-    extract::{FromRequest as _, Path, Request, State, rejection::PathRejection},
-    http::Method,
-    response::{IntoResponse as _, Response},
-};
+use axum::extract::State;
 
 use super::{
     answer::Answer,
     body::Nothing,
+    document::tag,
     error::ApiError,
     measure,
-    path::{self, InstancePath, Verb},
+    path::{OfInstance, OfService},
     state::ApiState,
-    types::{Instance, Instances},
+    types::{Envelope, Instance, Instances},
 };
 use crate::{
-    model::Timestamp,
-    registry::{Service, Snapshot},
+    model::{AdminState, ServiceName, Timestamp},
+    registry::{Change, Service, Snapshot},
 };
 
-/// `GET /instances`.
+/// All instances
+#[utoipa::path(
+    get,
+    path = "/api/v1/loadbalancer/instances",
+    tag = tag::INSTANCES,
+    operation_id = "listInstances",
+    responses((status = OK, body = Envelope<Instances>, description = "Every instance"))
+)]
 pub(super) async fn all(State(state): State<ApiState>) -> Answer<Instances> {
     state.fresh_report().await;
     let now = state.now();
@@ -29,57 +33,129 @@ pub(super) async fn all(State(state): State<ApiState>) -> Answer<Instances> {
     Answer::ok(Instances { instances })
 }
 
-/// Everything below `/instances/`; see [`super::path`] for why this is one handler.
-pub(super) async fn below(
+/// The instances of a service
+#[utoipa::path(
+    get,
+    path = "/api/v1/loadbalancer/instances/{service}",
+    tag = tag::INSTANCES,
+    operation_id = "listInstancesOfService",
+    params(OfService),
+    responses((status = OK, body = Envelope<Instances>, description = "Its instances"))
+)]
+pub(super) async fn of_service(
     State(state): State<ApiState>,
-    rest: Result<Path<String>, PathRejection>,
-    request: Request,
-) -> Result<Response, ApiError> {
-    let Path(rest) = rest.map_err(|_| ApiError::NoPath {
-        path: request.uri().path().to_owned(),
-    })?;
-    let reading = matches!(*request.method(), Method::GET | Method::HEAD);
-    let method = |allow| ApiError::Method {
-        method: request.method().to_string(),
-        allow: Some(allow),
-    };
-    match path::parse(&rest) {
-        InstancePath {
-            service,
-            instance,
-            verb: None,
-        } => {
-            if !reading {
-                return Err(method("GET,HEAD"));
-            }
-            state.fresh_report().await;
-            match instance {
-                None => list(&state, service).map(|list| Answer::ok(list).into_response()),
-                Some(instance) => {
-                    show(&state, service, instance).map(|one| Answer::ok(one).into_response())
-                }
-            }
-        }
-        InstancePath {
-            service,
-            instance,
-            verb: Some(verb),
-        } => {
-            if request.method() != Method::POST {
-                return Err(method("POST"));
-            }
-            Nothing::from_request(request, &()).await?;
-            let instance = instance.unwrap_or_default();
-            let one = set(&state, service, instance, verb).await?;
-            Ok(Answer::ok(one).into_response())
-        }
-    }
+    OfService { service }: OfService,
+) -> Result<Answer<Instances>, ApiError> {
+    state.fresh_report().await;
+    let snapshot = state.snapshot();
+    let instances = of(find_service(&snapshot, &service)?, state.now()).collect();
+    Ok(Answer::ok(Instances { instances }))
 }
 
-fn list(state: &ApiState, service: &str) -> Result<Instances, ApiError> {
-    let snapshot = state.snapshot();
-    let instances = of(find_service(&snapshot, service)?, state.now()).collect();
-    Ok(Instances { instances })
+/// An instance
+///
+/// What is configured, decided, measured and counted for it.
+#[utoipa::path(
+    get,
+    path = "/api/v1/loadbalancer/instances/{service}/{instance}",
+    tag = tag::INSTANCES,
+    operation_id = "getInstance",
+    params(OfInstance),
+    responses((status = OK, body = Envelope<Instance>, description = "The instance"))
+)]
+pub(super) async fn one(
+    State(state): State<ApiState>,
+    OfInstance { service, instance }: OfInstance,
+) -> Result<Answer<Instance>, ApiError> {
+    state.fresh_report().await;
+    show(&state, &service, &instance).map(Answer::ok)
+}
+
+/// Drain an instance
+///
+/// It keeps its requests, its connections and the sessions that are pinned to it, and gets nothing
+/// new. `drained` of the instance turns true when nothing is left.
+#[utoipa::path(
+    post,
+    path = "/api/v1/loadbalancer/instances/{service}/{instance}/drain",
+    tag = tag::INSTANCES,
+    operation_id = "drainInstance",
+    params(OfInstance),
+    responses((status = OK, body = Envelope<Instance>, description = "The instance"))
+)]
+pub(super) async fn drain(
+    state: State<ApiState>,
+    of: OfInstance,
+    _: Nothing,
+) -> Result<Answer<Instance>, ApiError> {
+    set(state, of, admin(AdminState::Draining)).await
+}
+
+/// Take an instance out at once
+///
+/// It gets nothing; its connections in the kernel go to others.
+#[utoipa::path(
+    post,
+    path = "/api/v1/loadbalancer/instances/{service}/{instance}/disable",
+    tag = tag::INSTANCES,
+    operation_id = "disableInstance",
+    params(OfInstance),
+    responses((status = OK, body = Envelope<Instance>, description = "The instance"))
+)]
+pub(super) async fn disable(
+    state: State<ApiState>,
+    of: OfInstance,
+    _: Nothing,
+) -> Result<Answer<Instance>, ApiError> {
+    set(state, of, admin(AdminState::Disabled)).await
+}
+
+/// Give an instance traffic again
+#[utoipa::path(
+    post,
+    path = "/api/v1/loadbalancer/instances/{service}/{instance}/enable",
+    tag = tag::INSTANCES,
+    operation_id = "enableInstance",
+    params(OfInstance),
+    responses((status = OK, body = Envelope<Instance>, description = "The instance"))
+)]
+pub(super) async fn enable(
+    state: State<ApiState>,
+    of: OfInstance,
+    _: Nothing,
+) -> Result<Answer<Instance>, ApiError> {
+    set(state, of, admin(AdminState::Enabled)).await
+}
+
+/// End an ejection before its time
+///
+/// The instance comes back through its recovery. Nothing happens to one that is not ejected.
+#[utoipa::path(
+    post,
+    path = "/api/v1/loadbalancer/instances/{service}/{instance}/uneject",
+    tag = tag::INSTANCES,
+    operation_id = "unejectInstance",
+    params(OfInstance),
+    responses((status = OK, body = Envelope<Instance>, description = "The instance"))
+)]
+pub(super) async fn uneject(
+    state: State<ApiState>,
+    of: OfInstance,
+    _: Nothing,
+) -> Result<Answer<Instance>, ApiError> {
+    set(state, of, |service, instance| Change::Uneject {
+        service,
+        instance,
+    })
+    .await
+}
+
+fn admin(state: AdminState) -> impl FnOnce(ServiceName, String) -> Change {
+    move |service, instance| Change::Admin {
+        service,
+        instance,
+        state,
+    }
 }
 
 pub(super) fn show(state: &ApiState, service: &str, instance: &str) -> Result<Instance, ApiError> {
@@ -93,17 +169,17 @@ pub(super) fn show(state: &ApiState, service: &str, instance: &str) -> Result<In
 /// Answers when the kernel has the change, too: only then nothing new begins, and only what is
 /// counted after that moment can say whether a drain is over.
 async fn set(
-    state: &ApiState,
-    service: &str,
-    name: &str,
-    verb: Verb,
-) -> Result<Instance, ApiError> {
+    State(state): State<ApiState>,
+    OfInstance { service, instance }: OfInstance,
+    change: impl FnOnce(ServiceName, String) -> Change,
+) -> Result<Answer<Instance>, ApiError> {
     let snapshot = state.snapshot();
-    let service = find_service(&snapshot, service)?;
-    let change = verb.change(service.name().clone(), name.to_owned());
-    let applied = state.registry().apply(change)?;
+    let service = find_service(&snapshot, &service)?.name().clone();
+    let applied = state
+        .registry()
+        .apply(change(service.clone(), instance.clone()))?;
     state.report_holding(applied.revision).await;
-    show(state, service.name().as_str(), name)
+    show(&state, service.as_str(), &instance).map(Answer::ok)
 }
 
 fn of(service: &Service, now: Timestamp) -> impl Iterator<Item = Instance> {

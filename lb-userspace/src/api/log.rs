@@ -5,18 +5,36 @@ use axum::extract::State;
 use super::{
     answer::Answer,
     body::{Nothing, Strict},
+    document::tag,
     error::{ApiError, Fault},
     state::ApiState,
-    types::{Log, SetLog},
+    types::{Envelope, Log, SetLog},
 };
 use crate::config;
 
-/// `GET …/log`.
+/// What is logged
+#[utoipa::path(
+    get,
+    path = "/api/v1/admin/loadbalancer/log",
+    tag = tag::ADMINISTRATION,
+    operation_id = "getLog",
+    responses((status = OK, body = Envelope<Log>, description = "What is logged"))
+)]
 pub(super) async fn show(State(state): State<ApiState>) -> Answer<Log> {
     Answer::ok(in_force(&state))
 }
 
-/// `PUT …/log`: until the daemon restarts, it is reset, or `log.level` is changed in the file.
+/// Log more or less
+///
+/// Until the daemon restarts, it is reset, or `log.level` is changed in the file.
+#[utoipa::path(
+    put,
+    path = "/api/v1/admin/loadbalancer/log",
+    tag = tag::ADMINISTRATION,
+    operation_id = "setLog",
+    request_body = SetLog,
+    responses((status = OK, body = Envelope<Log>, description = "What is logged now"))
+)]
 pub(super) async fn set(
     State(state): State<ApiState>,
     Strict(SetLog { level }): Strict<SetLog>,
@@ -39,7 +57,14 @@ pub(super) async fn set(
     Ok(Answer::ok(in_force(&state)))
 }
 
-/// `DELETE …/log`: as configured again.
+/// Log as configured again
+#[utoipa::path(
+    delete,
+    path = "/api/v1/admin/loadbalancer/log",
+    tag = tag::ADMINISTRATION,
+    operation_id = "resetLog",
+    responses((status = OK, body = Envelope<Log>, description = "What is logged now"))
+)]
 pub(super) async fn reset(State(state): State<ApiState>, _: Nothing) -> Answer<Log> {
     state.log().reset();
     Answer::ok(in_force(&state))

@@ -6,10 +6,22 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 
-use super::state::ApiState;
+use super::{document::tag, state::ApiState};
 use crate::telemetry::metrics::Format;
 
-/// `GET /metrics`.
+/// Metrics, for Prometheus
+///
+/// In the text format, or as OpenMetrics for who accepts that.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    tag = tag::STATS,
+    operation_id = "getMetrics",
+    responses((status = OK, description = "The metrics", content(
+        (String = "text/plain"),
+        (String = "application/openmetrics-text")
+    )))
+)]
 pub(super) async fn metrics(State(state): State<ApiState>, headers: HeaderMap) -> Response {
     let accept: Vec<&str> = headers
         .get_all(header::ACCEPT)

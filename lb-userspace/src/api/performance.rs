@@ -6,12 +6,13 @@ use axum::extract::State;
 
 use super::{
     answer::Answer,
+    document::tag,
     error::ApiError,
     instances::find_service,
     measure::{round, share},
     query::{Parameters, unexpected},
     state::ApiState,
-    types::{Figures, InstancePerformance, Performance, ServicePerformance},
+    types::{Envelope, Figures, InstancePerformance, Performance, ServicePerformance},
 };
 use crate::{
     model::{
@@ -24,7 +25,22 @@ use crate::{
 /// The window when none is asked for.
 const USUAL: Duration = Duration::from_secs(60);
 
-/// `GET /performance`.
+/// Rates, errors and latencies of a window of time
+///
+/// Of the requests of the last `window`: all together, each service, and each of its instances.
+#[utoipa::path(
+    get,
+    path = "/api/v1/loadbalancer/performance",
+    tag = tag::STATS,
+    operation_id = "getPerformance",
+    params(
+        ("window" = Option<String>, Query, description = "From `1s` to `1h` in whole seconds; `1m` \
+            when nothing is said", example = "5m"),
+        ("service" = Option<String>, Query, description = "Only this service",
+            example = "main-backend"),
+    ),
+    responses((status = OK, body = Envelope<Performance>, description = "The figures"))
+)]
 pub(super) async fn performance(
     State(state): State<ApiState>,
     parameters: Parameters,

@@ -1,24 +1,32 @@
 //! `/recovery`: which instances are on their way back, and ending that at once.
 
-use axum::{
-    extract::{FromRequest as _, Path, Request, State, rejection::PathRejection},
-    http::Method,
-};
+use axum::extract::State;
 
 use super::{
     answer::Answer,
     body::Nothing,
+    document::tag,
     error::ApiError,
-    instances, measure, path,
+    instances, measure,
+    path::OfInstance,
     state::ApiState,
-    types::{Instance, Recoveries, RecoveringInstance},
+    types::{Envelope, Instance, Recoveries, RecoveringInstance},
 };
 use crate::{
     model::Timestamp,
     registry::{Change, Service},
 };
 
-/// `GET /recovery`.
+/// The instances that do not have their whole weight yet
+///
+/// State, share, relapses, time to the next step, and the rules.
+#[utoipa::path(
+    get,
+    path = "/api/v1/loadbalancer/recovery",
+    tag = tag::RECOVERY,
+    operation_id = "listRecoveries",
+    responses((status = OK, body = Envelope<Recoveries>, description = "The recoveries"))
+)]
 pub(super) async fn all(State(state): State<ApiState>) -> Answer<Recoveries> {
     let now = state.now();
     let snapshot = state.snapshot();
@@ -42,32 +50,27 @@ fn of(service: &Service, now: Timestamp) -> impl Iterator<Item = RecoveringInsta
     })
 }
 
-/// `POST /recovery/{service}/{instance}/force`; a name may have slashes, see [`super::path`].
-pub(super) async fn below(
+/// Give an instance its whole weight at once
+///
+/// An ejection and a slow start end, too. Nothing happens to one that has it.
+#[utoipa::path(
+    post,
+    path = "/api/v1/loadbalancer/recovery/{service}/{instance}/force",
+    tag = tag::RECOVERY,
+    operation_id = "forceRecovery",
+    params(OfInstance),
+    responses((status = OK, body = Envelope<Instance>, description = "The instance"))
+)]
+pub(super) async fn force(
     State(state): State<ApiState>,
-    rest: Result<Path<String>, PathRejection>,
-    request: Request,
+    OfInstance { service, instance }: OfInstance,
+    _: Nothing,
 ) -> Result<Answer<Instance>, ApiError> {
-    let path = request.uri().path().to_owned();
-    let no_path = || ApiError::NoPath { path };
-    let Ok(Path(rest)) = rest else {
-        return Err(no_path());
-    };
-    let Some((service, instance)) = path::forced(&rest) else {
-        return Err(no_path());
-    };
-    if request.method() != Method::POST {
-        return Err(ApiError::Method {
-            method: request.method().to_string(),
-            allow: Some("POST"),
-        });
-    }
-    Nothing::from_request(request, &()).await?;
     let snapshot = state.snapshot();
-    let service = instances::find_service(&snapshot, service)?;
+    let service = instances::find_service(&snapshot, &service)?;
     state.registry().apply(Change::ForceRecovery {
         service: service.name().clone(),
-        instance: instance.to_owned(),
+        instance: instance.clone(),
     })?;
-    instances::show(&state, service.name().as_str(), instance).map(Answer::ok)
+    instances::show(&state, service.name().as_str(), &instance).map(Answer::ok)
 }

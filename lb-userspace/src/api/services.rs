@@ -7,16 +7,25 @@ use axum::extract::State;
 use super::{
     admission,
     answer::Answer,
-    breakers, measure,
+    breakers,
+    document::tag,
+    measure,
     state::ApiState,
-    types::{self, Routes, Services, Vips},
+    types::{self, Envelope, Routes, Services, Vips},
 };
 use crate::{
     model::{HealthCheckSpec, HostPattern, PathPattern, Probe, RouteSpec, Timestamp, VipSpec},
     registry::{Service, Snapshot},
 };
 
-/// `GET /services`.
+/// The services
+#[utoipa::path(
+    get,
+    path = "/api/v1/loadbalancer/services",
+    tag = tag::CONFIGURATION,
+    operation_id = "listServices",
+    responses((status = OK, body = Envelope<Services>, description = "The services in force"))
+)]
 pub(super) async fn services(State(state): State<ApiState>) -> Answer<Services> {
     let snapshot = state.snapshot();
     let now = state.now();
@@ -27,14 +36,28 @@ pub(super) async fn services(State(state): State<ApiState>) -> Answer<Services> 
     })
 }
 
-/// `GET /routes`.
+/// The routes: which requests go to which service
+#[utoipa::path(
+    get,
+    path = "/api/v1/loadbalancer/routes",
+    tag = tag::CONFIGURATION,
+    operation_id = "listRoutes",
+    responses((status = OK, body = Envelope<Routes>, description = "The routes in force"))
+)]
 pub(super) async fn routes(State(state): State<ApiState>) -> Answer<Routes> {
     Answer::ok(Routes {
         routes: state.snapshot().routes.iter().map(route).collect(),
     })
 }
 
-/// `GET /vips`.
+/// The VIPs: which connections the kernel balances over which service
+#[utoipa::path(
+    get,
+    path = "/api/v1/loadbalancer/vips",
+    tag = tag::CONFIGURATION,
+    operation_id = "listVips",
+    responses((status = OK, body = Envelope<Vips>, description = "The VIPs in force"))
+)]
 pub(super) async fn vips(State(state): State<ApiState>) -> Answer<Vips> {
     let snapshot = state.snapshot();
     Answer::ok(Vips {

@@ -3,20 +3,22 @@
 use std::collections::HashMap;
 
 use axum::{
-    extract::{FromRequest as _, Path, Request, State, rejection::PathRejection},
-    http::Method,
-    response::{IntoResponse as _, Response},
+    extract::{RawQuery, State},
+    http::{HeaderName, header},
+    response::AppendHeaders,
 };
 
 use super::{
     answer::Answer,
     body::Nothing,
+    document::tag,
     error::ApiError,
     instances::find_service,
     measure::round,
+    path::OfSession,
     query::{Parameters, unexpected},
     state::ApiState,
-    types::{Forgotten, ServiceSessions, Session, SessionPin, SessionStore, Sessions},
+    types::{Envelope, Forgotten, ServiceSessions, Session, SessionPin, SessionStore, Sessions},
 };
 use crate::{
     affinity::{Entry, SessionId, Store, store::scope},
@@ -28,11 +30,36 @@ use crate::{
 const USUAL: usize = 100;
 const MOST: usize = 10_000;
 
-/// `GET /sessions`.
+/// The sessions that are remembered, and how affinity does
+///
+/// Sessions of lb's own cookie carry their instance with them, those of `consistent_hash` follow
+/// from their id; neither is remembered.
+#[utoipa::path(
+    get,
+    path = "/api/v1/loadbalancer/sessions",
+    tag = tag::SESSIONS,
+    operation_id = "listSessions",
+    params(
+        ("service" = Option<String>, Query, description = "Only sessions of this service",
+            example = "main-backend"),
+        ("instance" = Option<String>, Query, description = "Only sessions at this instance of the \
+            service"),
+        ("limit" = Option<usize>, Query, description = "Most sessions; 100 when nothing is said",
+            minimum = 1, maximum = 10000),
+        ("after" = Option<String>, Query, description = "`next` of the page before"),
+    ),
+    responses((
+        status = OK,
+        body = Envelope<Sessions>,
+        description = "A page of sessions",
+        headers(("Link" = String, description = "The page after this one, with `rel=\"next\"`"))
+    ))
+)]
 pub(super) async fn list(
     State(state): State<ApiState>,
+    RawQuery(query): RawQuery,
     parameters: Parameters,
-) -> Result<Answer<Sessions>, ApiError> {
+) -> Result<(Links, Answer<Sessions>), ApiError> {
     let asked = Asked::read(parameters)?;
     let (snapshot, now) = (state.snapshot(), state.now());
     let wanted = asked.wanted(&snapshot)?;
@@ -43,15 +70,42 @@ pub(super) async fn list(
         Wanted::Instance(instance) => entry.instance == *instance,
     });
     let names = Names::new(&snapshot);
-    Ok(Answer::ok(Sessions {
+    let next = page.next.map(|session| session.to_string());
+    let link = next.as_deref().map(|next| link(query.as_deref(), next));
+    let sessions = Sessions {
         sessions: names.sessions(&page.entries, now),
-        next: page.next.map(|session| session.to_string()),
+        next,
         store: figures(store),
         services: with_affinity(&snapshot).map(of_service).collect(),
-    }))
+    };
+    Ok((AppendHeaders(link), Answer::ok(sessions)))
 }
 
-/// `DELETE /sessions`.
+/// The page after a page, where there is one.
+type Links = AppendHeaders<Option<(HeaderName, String)>>;
+
+/// The same question with another beginning (RFC 8288).
+fn link(query: Option<&str>, next: &str) -> (HeaderName, String) {
+    let asked = query.unwrap_or_default().split('&');
+    let asked = asked.filter(|pair| !pair.is_empty() && !pair.starts_with("after="));
+    let after = format!("after={next}");
+    let query: Vec<&str> = asked.chain([after.as_str()]).collect();
+    (
+        header::LINK,
+        format!("<?{}>; rel=\"next\"", query.join("&")),
+    )
+}
+
+/// Forget all sessions
+///
+/// lb's own cookies included: those that were issued by then count no more at this lb.
+#[utoipa::path(
+    delete,
+    path = "/api/v1/loadbalancer/sessions",
+    tag = tag::SESSIONS,
+    operation_id = "forgetSessions",
+    responses((status = OK, body = Envelope<Forgotten>, description = "How many entries there were"))
+)]
 pub(super) async fn clear(
     State(state): State<ApiState>,
     _: Nothing,
@@ -62,40 +116,52 @@ pub(super) async fn clear(
     Ok(Answer::ok(Forgotten { entries }))
 }
 
-/// `GET /sessions/{session}` and `DELETE /sessions/{session}`. Ids may have slashes.
-pub(super) async fn below(
+/// Where a session goes
+#[utoipa::path(
+    get,
+    path = "/api/v1/loadbalancer/sessions/{session}",
+    tag = tag::SESSIONS,
+    operation_id = "getSession",
+    params(OfSession),
+    responses((status = OK, body = Envelope<Session>, description = "The session"))
+)]
+pub(super) async fn one(
     State(state): State<ApiState>,
-    rest: Result<Path<String>, PathRejection>,
-    request: Request,
-) -> Result<Response, ApiError> {
-    let path = request.uri().path().to_owned();
-    let Ok(Path(rest)) = rest else {
-        return Err(ApiError::NoPath { path });
-    };
-    let session = SessionId::named(rest.trim_end_matches('/'));
-    let (store, now) = (state.registry().sessions(), state.now());
-    let none = || ApiError::NoSession {
+    OfSession { session }: OfSession,
+) -> Result<Answer<Session>, ApiError> {
+    let session = SessionId::named(&session);
+    let now = state.now();
+    let entries = state.registry().sessions().find(session, now);
+    let names = Names::new(&state.snapshot()).sessions(&entries, now);
+    let found = names.into_iter().next();
+    found.map(Answer::ok).ok_or_else(|| unknown(session))
+}
+
+/// Forget a session in all services
+#[utoipa::path(
+    delete,
+    path = "/api/v1/loadbalancer/sessions/{session}",
+    tag = tag::SESSIONS,
+    operation_id = "forgetSession",
+    params(OfSession),
+    responses((status = OK, body = Envelope<Forgotten>, description = "How many entries it had"))
+)]
+pub(super) async fn forget(
+    State(state): State<ApiState>,
+    OfSession { session }: OfSession,
+    _: Nothing,
+) -> Result<Answer<Forgotten>, ApiError> {
+    let session = SessionId::named(&session);
+    let entries = state.registry().sessions().remove(session, state.now()) as u64;
+    if entries == 0 {
+        return Err(unknown(session));
+    }
+    Ok(Answer::ok(Forgotten { entries }))
+}
+
+fn unknown(session: SessionId) -> ApiError {
+    ApiError::NoSession {
         session: session.to_string(),
-    };
-    match *request.method() {
-        Method::GET | Method::HEAD => {
-            let entries = store.find(session, now);
-            let names = Names::new(&state.snapshot()).sessions(&entries, now);
-            let found = names.into_iter().next().ok_or_else(none)?;
-            Ok(Answer::ok(found).into_response())
-        }
-        Method::DELETE => {
-            Nothing::from_request(request, &()).await?;
-            let entries = store.remove(session, now) as u64;
-            if entries == 0 {
-                return Err(none());
-            }
-            Ok(Answer::ok(Forgotten { entries }).into_response())
-        }
-        _ => Err(ApiError::Method {
-            method: request.method().to_string(),
-            allow: Some("GET, HEAD, DELETE"),
-        }),
     }
 }
 

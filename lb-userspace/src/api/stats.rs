@@ -1,14 +1,18 @@
 //! `/stats`: what has been asked, answered and counted.
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 
 use super::{
     answer::Answer,
+    document::tag,
     error::ApiError,
     instances::find_service,
     measure::{self, Sum, share},
+    path::OfService,
     state::ApiState,
-    types::{AnswerCount, Count, Gateway, InstanceCounts, Kernel, ServiceStats, Share, Stats},
+    types::{
+        AnswerCount, Count, Envelope, Gateway, InstanceCounts, Kernel, ServiceStats, Share, Stats,
+    },
 };
 use crate::{
     l7::GatewayStats,
@@ -16,7 +20,16 @@ use crate::{
     registry::Service,
 };
 
-/// `GET /stats`.
+/// Requests, latencies, packets and retries
+///
+/// Of everything, and of each service.
+#[utoipa::path(
+    get,
+    path = "/api/v1/loadbalancer/stats",
+    tag = tag::STATS,
+    operation_id = "getStats",
+    responses((status = OK, body = Envelope<Stats>, description = "The figures"))
+)]
 pub(super) async fn all(State(state): State<ApiState>) -> Answer<Stats> {
     state.fresh_report().await;
     let (snapshot, now) = (state.snapshot(), state.now());
@@ -54,10 +67,20 @@ pub(super) fn gateway(stats: &GatewayStats) -> Gateway {
     }
 }
 
-/// `GET /stats/{service}`.
+/// Figures of a service
+///
+/// Its requests, its answers by reason, and how the traffic is shared.
+#[utoipa::path(
+    get,
+    path = "/api/v1/loadbalancer/stats/{service}",
+    tag = tag::STATS,
+    operation_id = "getServiceStats",
+    params(OfService),
+    responses((status = OK, body = Envelope<ServiceStats>, description = "The figures"))
+)]
 pub(super) async fn one(
     State(state): State<ApiState>,
-    Path(service): Path<String>,
+    OfService { service }: OfService,
 ) -> Result<Answer<ServiceStats>, ApiError> {
     state.fresh_report().await;
     let snapshot = state.snapshot();

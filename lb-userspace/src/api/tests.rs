@@ -3,6 +3,8 @@
 
 mod admin;
 mod breakers;
+mod conventions;
+mod document;
 mod events;
 mod explain;
 mod forms;

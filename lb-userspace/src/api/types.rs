@@ -23,6 +23,7 @@ mod session;
 mod stats;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 pub use admission::{Admission, Concurrency, Limits, Queue, RateLimit, ServiceLimits};
 pub use algorithm::{
@@ -41,7 +42,8 @@ pub use debug::{BalancedMember, Balancing, Debug, Reset};
 pub use event::{Event, Lost};
 pub use explain::{AskedRequest, Candidate, ExplainedSession, Explanation, Key, Refusal};
 pub use health::{
-    GatewayHealth, InstanceCounts, LastReload, ServiceHealth, ServicesHealth, Status,
+    GatewayHealth, InstanceCounts, LastReload, Liveness, Readiness, ServiceHealth, ServicesHealth,
+    Status,
 };
 pub use instance::{Connections, Ejected, Instance, Instances, Kernel, Learned, Report, SlowStart};
 pub use log::{Log, SetLog};
@@ -52,7 +54,7 @@ pub use session::{Forgotten, ServiceSessions, Session, SessionPin, SessionStore,
 pub use stats::{AnswerCount, Count, Gateway, Requests, ServiceStats, Share, Stats, Window};
 
 /// What every successful answer is wrapped in.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Envelope<T> {
     /// Whether the request did what it says.
     pub success: bool,
@@ -63,7 +65,7 @@ pub struct Envelope<T> {
 }
 
 /// What a reload did: `POST /api/v1/admin/loadbalancer/reload`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Reload {
     /// The revision that is now current.
     pub revision: u64,

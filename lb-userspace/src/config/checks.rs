@@ -23,8 +23,10 @@ use crate::model::{
 
 /// Paths that the management API serves where it shares the gateway's listeners; each stands for
 /// itself and everything below it.
-pub const API_PATHS: [&str; 4] = [
+pub const API_PATHS: [&str; 6] = [
     "/health",
+    "/livez",
+    "/readyz",
     "/metrics",
     "/api/v1/loadbalancer",
     "/api/v1/admin/loadbalancer",

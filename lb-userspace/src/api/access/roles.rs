@@ -29,7 +29,7 @@ const RESOURCES: &[Row] = &[
     ("POST", "breakers/*/advise", Operate),
     ("POST", "recovery/*/**/force", Operate),
     ("DELETE", "sessions", Operate),
-    ("DELETE", "sessions/*", Operate),
+    ("DELETE", "sessions/**", Operate),
 ];
 
 /// Below [`ADMIN`].

@@ -41,22 +41,22 @@ async fn wrong_methods_are_told_the_right_ones() {
     let api = "/api/v1/loadbalancer";
     let instance = format!("{api}/instances/main-backend/{B}");
     for (method, path, allow) in [
-        (Method::POST, format!("{api}/stats"), "GET,HEAD"),
-        (Method::DELETE, "/health".to_owned(), "GET,HEAD"),
+        (Method::POST, format!("{api}/stats"), "GET, HEAD, OPTIONS"),
+        (Method::DELETE, "/health".to_owned(), "GET, HEAD, OPTIONS"),
         (
             Method::POST,
             format!("{api}/algorithms/ocr-service"),
-            "GET,HEAD,PUT",
+            "GET, HEAD, PUT, OPTIONS",
         ),
         (
             Method::GET,
             "/api/v1/admin/loadbalancer/reload".to_owned(),
-            "POST",
+            "POST, OPTIONS",
         ),
-        (Method::DELETE, instance.clone(), "GET,HEAD"),
-        (Method::POST, instance.clone(), "GET,HEAD"),
-        (Method::GET, format!("{instance}/drain"), "POST"),
-        (Method::PUT, format!("{instance}/enable"), "POST"),
+        (Method::DELETE, instance.clone(), "GET, HEAD, OPTIONS"),
+        (Method::POST, instance.clone(), "GET, HEAD, OPTIONS"),
+        (Method::GET, format!("{instance}/drain"), "POST, OPTIONS"),
+        (Method::PUT, format!("{instance}/enable"), "POST, OPTIONS"),
     ] {
         let got = world.ask(method.clone(), &path).await;
         got.problem(405);
@@ -218,8 +218,10 @@ proptest::proptest! {
                 request.headers_mut().insert("content-type", value);
             }
             let got = world.send(request).await;
-            assert!(got.status.as_u16() < 500, "{method} {path}: {} {}", got.status, got.body);
-            if method != "HEAD" && !got.header("content-type").starts_with("text/plain") {
+            // Nothing of a gateway runs in here.
+            let unready = prefix == "/readyz" && got.status == 503;
+            assert!(got.status.as_u16() < 500 || unready, "{method} {path}: {} {}", got.status, got.body);
+            if method != "HEAD" && prefix != "/metrics" {
                 assert_eq!(got.json()["success"], got.status.is_success());
             }
         });

@@ -64,7 +64,7 @@ async fn a_session_is_listed_shown_and_forgotten_as_one() {
         assert!(!problem.to_string().contains("\"s0\""), "{problem}");
     }
     let problem = world.ask(Method::PUT, &path).await;
-    assert_eq!(problem.header("allow"), "GET, HEAD, DELETE");
+    assert_eq!(problem.header("allow"), "GET, HEAD, DELETE, OPTIONS");
     problem.problem(405);
 }
 
@@ -74,13 +74,21 @@ async fn pages_and_filters_show_every_session_once() {
     let mut seen = Vec::new();
     let mut query = "?limit=10".to_owned();
     loop {
-        let page = list(&world, &query).await;
+        let got = world.ask(Method::GET, &format!("{PATH}{query}")).await;
+        let page = got.data();
+        let link = got.header("link");
         let sessions = page["sessions"].as_array().unwrap();
         assert!(sessions.len() <= 10);
         seen.extend(sessions.iter().map(|one| one["session"].to_string()));
         match page.get("next") {
-            Some(next) => query = format!("?limit=10&after={}", next.as_str().unwrap()),
-            None => break,
+            Some(next) => {
+                query = format!("?limit=10&after={}", next.as_str().unwrap());
+                assert_eq!(link, format!("<{query}>; rel=\"next\""));
+            }
+            None => {
+                assert_eq!(link, "");
+                break;
+            }
         }
     }
     seen.sort_unstable();

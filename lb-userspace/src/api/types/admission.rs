@@ -1,9 +1,10 @@
 //! `/limits`: what may enter, and what waits.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// `GET /limits`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Limits {
     /// Of each service, by name.
     pub services: Vec<ServiceLimits>,
@@ -12,7 +13,7 @@ pub struct Limits {
 }
 
 /// What may be in flight of a service's requests, and what is.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ServiceLimits {
     /// Its name.
     pub service: String,
@@ -22,7 +23,7 @@ pub struct ServiceLimits {
 }
 
 /// What may be in flight of a service's requests, and what is.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Admission {
     /// The most requests at once to all instances together; absent without a limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -54,7 +55,7 @@ pub struct Admission {
 }
 
 /// A limit that follows what a service can do.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Concurrency {
     /// Requests that may be in flight now.
     pub limit: u32,
@@ -68,7 +69,7 @@ pub struct Concurrency {
 }
 
 /// A queue.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Queue {
     /// Requests that wait.
     pub waiting: u32,
@@ -88,7 +89,7 @@ pub struct Queue {
 }
 
 /// A limit of the rate of requests.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct RateLimit {
     /// `gateway`, `service` or `route`.
     pub scope: String,

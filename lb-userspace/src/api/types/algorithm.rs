@@ -1,11 +1,12 @@
 //! `/algorithms`: how each service chooses.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{Learned, Report};
 
 /// `GET /algorithms`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Algorithms {
     /// What there is.
     pub algorithms: Vec<AlgorithmInfo>,
@@ -14,7 +15,7 @@ pub struct Algorithms {
 }
 
 /// An algorithm.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AlgorithmInfo {
     /// Its name.
     pub name: String,
@@ -23,7 +24,7 @@ pub struct AlgorithmInfo {
 }
 
 /// What a service uses.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ServiceAlgorithm {
     /// The service.
     pub service: String,
@@ -32,7 +33,7 @@ pub struct ServiceAlgorithm {
 }
 
 /// `GET` and `PUT /algorithms/{service}`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ServiceAlgorithmDetail {
     /// The service.
     pub service: String,
@@ -57,7 +58,7 @@ pub struct ServiceAlgorithmDetail {
 
 /// `GET /algorithms/{service}/keys`: what would become of the keys of consistent hashing if some
 /// instances took no traffic.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Keys {
     /// The service.
     pub service: String,
@@ -72,7 +73,7 @@ pub struct Keys {
 }
 
 /// What an instance weighs, and what is made of its weight.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct InstanceWeight {
     /// Name as configured.
     pub instance: String,
@@ -92,8 +93,9 @@ pub struct InstanceWeight {
 
 /// The body of `PUT /algorithms/{service}`. An algorithm that is set this way survives reloads
 /// that do not change the configured one, and is lost when the daemon restarts.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"algorithm": "least_response_time"}))]
 pub struct SetAlgorithm {
     /// Name of an algorithm.
     pub algorithm: String,

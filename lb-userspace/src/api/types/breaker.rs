@@ -1,16 +1,17 @@
 //! `/breakers`: circuit breakers of instances and services.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// `GET /breakers`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Breakers {
     /// By name.
     pub services: Vec<ServiceBreakers>,
 }
 
 /// The breakers of a service: `GET /breakers/{service}`, and what every order answers.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ServiceBreakers {
     /// The service.
     pub service: String,
@@ -33,7 +34,7 @@ pub struct ServiceBreakers {
 }
 
 /// The breaker of an instance.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct InstanceBreaker {
     /// Name as configured.
     pub instance: String,
@@ -42,7 +43,7 @@ pub struct InstanceBreaker {
 }
 
 /// The state of a breaker at this moment.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Breaker {
     /// `closed`, `open` or `half_open`.
     pub state: String,
@@ -68,7 +69,7 @@ pub struct Breaker {
 }
 
 /// What a breaker goes by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BreakerWindow {
     /// Requests that count.
     pub requests: u64,
@@ -77,7 +78,7 @@ pub struct BreakerWindow {
 }
 
 /// How often a breaker came into each state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BreakerTransitions {
     /// Opened.
     pub open: u64,
@@ -88,7 +89,7 @@ pub struct BreakerTransitions {
 }
 
 /// The rules of a breaker, as configured.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct BreakerRules {
     /// Failures in a row that open it; 0 when no run does.
     pub consecutive_failures: u16,
@@ -109,8 +110,9 @@ pub struct BreakerRules {
 }
 
 /// `POST /breakers/{service}/advise`: what somebody else knows of a service.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"works": false, "seconds": 30}))]
 pub struct Advice {
     /// Whether the service works.
     pub works: bool,

@@ -1,9 +1,10 @@
 //! `/config`: the settings in force.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// `GET /config`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Config {
     /// Revision of the state.
     pub revision: u64,
@@ -12,7 +13,7 @@ pub struct Config {
 }
 
 /// A setting in force.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Setting {
     /// Which, such as `services.web.timeouts.connect`.
     pub path: String,

@@ -1,9 +1,10 @@
 //! `/datapath`: how the packet path stands and what it counts.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// `GET /datapath`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Datapath {
     /// Whether the program is attached; VIPs are served only then.
     pub attached: bool,
@@ -31,7 +32,7 @@ pub struct Datapath {
 }
 
 /// An interface with the program on it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Interface {
     /// Name of the interface.
     pub interface: String,
@@ -41,7 +42,7 @@ pub struct Interface {
 
 /// What became of the packets that the program saw. Received is the sum of the others, but for
 /// those that are under way while the counters are read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Packets {
     /// Seen.
     pub received: u64,
@@ -54,7 +55,7 @@ pub struct Packets {
 }
 
 /// A counter of the program.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CounterValue {
     /// Its number, which never changes its meaning.
     pub number: u32,
@@ -67,7 +68,7 @@ pub struct CounterValue {
 }
 
 /// Traffic of a VIP since it was published.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct VipTraffic {
     /// The VIP: `tcp/10.0.0.1:80`.
     pub vip: String,
@@ -90,7 +91,7 @@ pub struct VipTraffic {
 }
 
 /// The connection table.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ConnectionTable {
     /// Entries, as counted by the last sweep. A `nat` connection has two.
     pub entries: u64,
@@ -103,7 +104,7 @@ pub struct ConnectionTable {
 }
 
 /// How much of something is in use.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Usage {
     /// In use.
     pub used: u64,
@@ -112,7 +113,7 @@ pub struct Usage {
 }
 
 /// How bringing the state into the kernel goes.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Reconcile {
     /// The revision that the kernel holds completely; 0 before the first.
     pub revision: u64,

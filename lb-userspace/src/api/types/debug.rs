@@ -1,11 +1,12 @@
 //! `/debug` and `/reset`: what the daemon knows of itself, and how to make it forget.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{Datapath, Gateway};
 
 /// `GET /api/v1/admin/loadbalancer/debug`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Debug {
     /// Version of lb.
     pub version: String,
@@ -34,7 +35,7 @@ pub struct Debug {
 }
 
 /// What a service's algorithm goes by.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Balancing {
     /// Name of the service.
     pub service: String,
@@ -47,7 +48,7 @@ pub struct Balancing {
 }
 
 /// What an algorithm sees of an instance.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct BalancedMember {
     /// Name of the instance.
     pub instance: String,
@@ -84,7 +85,7 @@ pub struct BalancedMember {
 }
 
 /// `POST /api/v1/admin/loadbalancer/reset`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Reset {
     /// The revision that is now current.
     pub revision: u64,

@@ -2,9 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 /// What follows `data:` in the stream of `GET /events`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Event {
     /// Its number, which is the `id` in the stream too.
     pub sequence: u64,
@@ -26,11 +27,12 @@ pub struct Event {
     pub message: String,
     /// Particulars, by the kind of event.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
+    #[schema(value_type = Object)]
     pub data: Map<String, Value>,
 }
 
 /// What a stream says instead of events that it cannot give any more: `event: lost`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Lost {
     /// How many events are missing here, of any type and service; absent when nobody knows,
     /// because lb was restarted since.

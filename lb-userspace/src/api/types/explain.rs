@@ -1,11 +1,12 @@
 //! `/explain`: what would become of a request, and why.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{Recovery, Route};
 
 /// `GET /explain?url=…`: nothing is sent anywhere, and no turn is taken.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Explanation {
     /// The request as lb would see it.
     pub request: AskedRequest,
@@ -41,7 +42,7 @@ pub struct Explanation {
 }
 
 /// A request that was asked about.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AskedRequest {
     /// Method.
     pub method: String,
@@ -54,7 +55,7 @@ pub struct AskedRequest {
 }
 
 /// The session of a request.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ExplainedSession {
     /// 32 hexadecimal digits, as in `GET /sessions`.
     pub session: String,
@@ -70,7 +71,7 @@ pub struct ExplainedSession {
 }
 
 /// What is hashed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Key {
     /// What the service hashes, as configured. Where a request has no such thing, its client's
     /// address is hashed.
@@ -80,7 +81,7 @@ pub struct Key {
 }
 
 /// An answer of lb's own.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Refusal {
     /// HTTP status.
     pub status: u16,
@@ -89,7 +90,7 @@ pub struct Refusal {
 }
 
 /// What speaks for and against an instance.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Candidate {
     /// Its name.
     pub instance: String,

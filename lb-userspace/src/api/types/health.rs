@@ -1,9 +1,10 @@
 //! `/health`: of the gateway for everybody, of the services for operators.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// How well something does its work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
     /// All of it works.
@@ -30,7 +31,7 @@ impl Status {
 }
 
 /// `GET /health`: counts and no names, because anybody may ask.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct GatewayHealth {
     /// `healthy`, `degraded` or `stopping`; the last one with status 503.
     pub status: Status,
@@ -44,8 +45,24 @@ pub struct GatewayHealth {
     pub serving: usize,
 }
 
+/// `GET /livez`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Liveness {
+    /// Time since the daemon started.
+    pub uptime_seconds: f64,
+}
+
+/// `GET /readyz`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Readiness {
+    /// Whether traffic may be sent here.
+    pub ready: bool,
+    /// Why not, a sentence each; empty when it may.
+    pub reasons: Vec<String>,
+}
+
 /// `GET /api/v1/loadbalancer/health`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ServicesHealth {
     /// `healthy` when every service is, `unhealthy` when none serves, else `degraded`.
     pub status: Status,
@@ -65,7 +82,7 @@ pub struct ServicesHealth {
 }
 
 /// Health of a service.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ServiceHealth {
     /// The service.
     pub service: String,
@@ -88,7 +105,7 @@ pub struct ServiceHealth {
 }
 
 /// Instances by state. One that is draining and unhealthy counts under both.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct InstanceCounts {
     /// All.
     pub total: usize,
@@ -116,7 +133,7 @@ impl std::ops::AddAssign for InstanceCounts {
 }
 
 /// How the last reload went.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LastReload {
     /// When it ended.
     pub timestamp: String,

@@ -1,18 +1,19 @@
 //! `/instances`: what is configured, decided, measured and counted for an instance.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{Breaker, Recovery, Requests};
 
 /// `GET /instances` and `GET /instances/{service}`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Instances {
     /// Ordered by service, then as configured.
     pub instances: Vec<Instance>,
 }
 
 /// `GET /instances/{service}/{instance}`, and what `drain`, `enable` and `disable` answer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Instance {
     /// The service.
     pub service: String,
@@ -81,7 +82,7 @@ pub struct Instance {
 }
 
 /// TCP connections of the proxy to an instance, all workers. Those of health checks do not count.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Connections {
     /// Those that are open, tunnels among them.
     pub open: u32,
@@ -90,7 +91,7 @@ pub struct Connections {
 }
 
 /// What was learned of an instance's weight.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Learned {
     /// The factor that was learned, 0 to 1; `factor` follows it in steps of 1/16.
     pub factor: f32,
@@ -99,7 +100,7 @@ pub struct Learned {
 }
 
 /// An instance's report of its own load.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Report {
     /// What is made of the weight by it, 0 to 1; 1 while the algorithm does not go by reports.
     pub factor: f32,
@@ -114,7 +115,7 @@ pub struct Report {
 }
 
 /// Why and how long an instance is taken out for what it did with requests.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Ejected {
     /// What found it: `consecutive_failures`, `success_rate` or `latency`.
     pub by: String,
@@ -131,7 +132,7 @@ pub struct Ejected {
 }
 
 /// How far the slow start of an instance is that has joined at run time.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct SlowStart {
     /// Share of its weight that it has, 0 to 1.
     pub share: f64,
@@ -141,7 +142,7 @@ pub struct SlowStart {
 }
 
 /// What the kernel has counted, as last read from its maps.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Kernel {
     /// Connections begun.
     pub connections: u64,

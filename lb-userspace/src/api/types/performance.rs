@@ -1,9 +1,10 @@
 //! `/performance`: how fast and how well requests were answered in a window of time.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// `GET /performance?window=…&service=…`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Performance {
     /// The window that was asked for.
     pub window: String,
@@ -18,7 +19,7 @@ pub struct Performance {
 }
 
 /// A service.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ServicePerformance {
     /// Its name.
     pub service: String,
@@ -32,7 +33,7 @@ pub struct ServicePerformance {
 }
 
 /// An instance.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct InstancePerformance {
     /// Its name.
     pub instance: String,
@@ -43,7 +44,7 @@ pub struct InstancePerformance {
 
 /// HTTP requests that instances were asked, and the time to the heads of their answers; a failure
 /// counts with the time that it took to fail. Rates are per second of `covered_seconds`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Figures {
     /// Answered or failed.
     pub requests: u64,

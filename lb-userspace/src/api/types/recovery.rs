@@ -1,16 +1,17 @@
 //! `/recovery`: instances on their way back.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// `GET /recovery`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Recoveries {
     /// Instances that do not have their whole weight yet, by service, then as configured.
     pub recoveries: Vec<RecoveringInstance>,
 }
 
 /// An instance that recovers, and by which rules.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct RecoveringInstance {
     /// The service.
     pub service: String,
@@ -31,7 +32,7 @@ pub struct RecoveringInstance {
 }
 
 /// How far an instance is on its way back.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Recovery {
     /// `waiting` (for the next attempt, or for its health) or `climbing`.
     pub state: String,
@@ -44,7 +45,7 @@ pub struct Recovery {
 }
 
 /// How instances of a service recover.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct RecoverySettings {
     /// Success rate that an interval must reach, 0 to 1.
     pub threshold: f64,

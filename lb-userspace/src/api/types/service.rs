@@ -1,18 +1,19 @@
 //! `/services`, `/routes`, `/vips`: the configuration in force.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{Admission, Breaker, InstanceCounts};
 
 /// `GET /services`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Services {
     /// By name.
     pub services: Vec<Service>,
 }
 
 /// A service.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Service {
     /// Its name.
     pub service: String,
@@ -39,7 +40,7 @@ pub struct Service {
 }
 
 /// Active checks.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct HealthCheck {
     /// What is sent and expected: `tcp`, or `http GET /health → 200-399`.
     pub probe: String,
@@ -54,7 +55,7 @@ pub struct HealthCheck {
 }
 
 /// Limits of an HTTP exchange.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Timeouts {
     /// To establish a connection.
     pub connect_ms: u64,
@@ -65,14 +66,14 @@ pub struct Timeouts {
 }
 
 /// `GET /routes`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Routes {
     /// As configured.
     pub routes: Vec<Route>,
 }
 
 /// A route.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Route {
     /// `*`, a host, or `*.` and a domain.
     pub host: String,
@@ -83,14 +84,14 @@ pub struct Route {
 }
 
 /// `GET /vips`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Vips {
     /// As configured.
     pub vips: Vec<Vip>,
 }
 
 /// A VIP.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Vip {
     /// All of it in one: `tcp/10.0.0.1:80`.
     pub vip: String,

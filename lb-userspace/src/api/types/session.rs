@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// `GET /sessions`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Sessions {
     /// Sessions that are remembered, in an order that means nothing.
     pub sessions: Vec<Session>,
@@ -19,7 +20,7 @@ pub struct Sessions {
 }
 
 /// A session: `GET /sessions/{session}`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Session {
     /// 32 hexadecimal digits: the first 128 bits of SHA-256 over the session's id.
     pub session: String,
@@ -28,7 +29,7 @@ pub struct Session {
 }
 
 /// Where a session of a service goes.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct SessionPin {
     /// The service; absent when it is no longer configured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -43,7 +44,7 @@ pub struct SessionPin {
 }
 
 /// The memory of sessions.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct SessionStore {
     /// Entries, one for each session and service.
     pub entries: u64,
@@ -58,7 +59,7 @@ pub struct SessionStore {
 }
 
 /// How the affinity of a service does.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ServiceSessions {
     /// The service.
     pub service: String,
@@ -76,7 +77,7 @@ pub struct ServiceSessions {
 }
 
 /// `DELETE /sessions` and `DELETE /sessions/{session}`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Forgotten {
     /// Entries that were forgotten.
     pub entries: u64,

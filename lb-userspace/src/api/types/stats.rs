@@ -1,11 +1,12 @@
 //! `/stats`: figures of requests and packets.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{InstanceCounts, Kernel};
 
 /// `GET /stats`: figures over everything, and those of each service.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Stats {
     /// Revision of the state; grows with each change.
     pub revision: u64,
@@ -27,7 +28,7 @@ pub struct Stats {
 }
 
 /// The gateway's listeners.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Gateway {
     /// Client connections accepted since the daemon's start.
     pub accepted: u64,
@@ -39,7 +40,7 @@ pub struct Gateway {
 }
 
 /// `GET /stats/{service}`: figures of one service.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ServiceStats {
     /// Name of the service.
     pub service: String,
@@ -77,7 +78,7 @@ pub struct ServiceStats {
 ///
 /// A request that was tried on two instances counts once for each. Success is an answer below 500
 /// that the instance itself sent; a timeout, a reset and a refused connection are failures.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Requests {
     /// Answered or failed.
     pub total: u64,
@@ -104,7 +105,7 @@ pub struct Requests {
 }
 
 /// Requests of the last seconds, the running one included.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Window {
     /// Answered or failed.
     pub requests: u64,
@@ -121,7 +122,7 @@ pub struct Window {
 }
 
 /// How often something happened for one reason.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Count {
     /// The reason, as in metrics.
     pub reason: String,
@@ -130,7 +131,7 @@ pub struct Count {
 }
 
 /// Answers that lb made for one reason.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AnswerCount {
     /// The reason, as in logs and metrics.
     pub reason: String,
@@ -141,7 +142,7 @@ pub struct AnswerCount {
 }
 
 /// What an instance gets of its service's traffic, beside what its weight says.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Share {
     /// Name of the instance.
     pub instance: String,
