@@ -38,7 +38,7 @@ pub(super) fn encode(families: &[MetricFamily]) -> String {
     let mut text = String::new();
     for family in families {
         // Writing into a string does not fail.
-        drop(write_family(&mut text, family));
+        _ = write_family(&mut text, family);
     }
     text.push_str("# EOF\n");
     text
