@@ -11,7 +11,7 @@
 //! peer: whoever hands over a request puts it into the extensions as
 //! `axum::extract::ConnectInfo<SocketAddr>`, and a request without one counts as a stranger's.
 //!
-//! Deliberately absent: TLS (the listener is for loopback or a trusted network), cross-origin
+//! Deliberately absent: HTTP/2 (a handful of clients need no multiplexing), cross-origin
 //! sharing (a browser page is never a client of another machine's lb), and paging of anything but
 //! sessions (an lb holds 4095 instances at most).
 
@@ -33,6 +33,7 @@ mod events;
 mod explain;
 mod health;
 mod instances;
+mod listener;
 mod log;
 mod measure;
 mod metrics;
@@ -48,25 +49,19 @@ mod state;
 mod stats;
 pub mod types;
 
-use std::{convert::Infallible, net::SocketAddr};
+use std::convert::Infallible;
 
-use axum::{
-    Router,
-    body::Body,
-    extract::{ConnectInfo, Request},
-    middleware,
-    response::Response,
-    routing::get,
-};
+use axum::{Router, body::Body, extract::Request, middleware, response::Response, routing::get};
 use tower::util::BoxCloneSyncService;
 use utoipa_axum::routes;
 
 pub use crate::config::API_PATHS as PREFIXES;
-pub use access::Access;
+pub use access::{Access, Audit, Prepared};
 use endpoints::Endpoints;
 pub(crate) use error::Problem;
 pub use error::{ApiError, Fault};
 pub use events::watch_packet_path;
+pub use listener::{ListenError, Listener, SocketFile};
 pub use server::{ServeError, serve};
 pub use state::{ApiState, Reload, ReloadFailure, Reloaded};
 
@@ -85,8 +80,8 @@ pub type Service = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible
 
 /// The API as a service: what the proxy hands requests for [`PREFIXES`] to.
 ///
-/// The body of a request that hyper received is wrapped by [`Body::new`]; [`with_peer`] adds the
-/// peer's address.
+/// The body of a request that hyper received is wrapped by [`Body::new`]; the peer's address goes
+/// into the extensions as [`axum::extract::ConnectInfo`].
 #[must_use]
 pub fn service(state: ApiState) -> Service {
     BoxCloneSyncService::new(router(state))
@@ -94,9 +89,10 @@ pub fn service(state: ApiState) -> Service {
 
 /// Notes from whom `request` came. The address is the socket's: what a header such as
 /// `X-Forwarded-For` says is the sender's own claim.
-#[must_use]
-pub fn with_peer<B>(mut request: Request<B>, peer: SocketAddr) -> Request<B> {
-    request.extensions_mut().insert(ConnectInfo(peer));
+#[cfg(test)]
+pub(crate) fn with_peer<B>(mut request: Request<B>, peer: std::net::SocketAddr) -> Request<B> {
+    let peer = axum::extract::ConnectInfo(peer);
+    request.extensions_mut().insert(peer);
     request
 }
 

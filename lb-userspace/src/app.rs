@@ -8,29 +8,29 @@
 mod reload;
 mod signals;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use tokio::{net::TcpListener, sync::watch};
+use tokio::sync::watch;
 
 use self::{
     reload::Reloader,
     signals::{Order, Signals},
 };
 use crate::{
-    api::{self, Access, ApiState},
+    api::{self, Access, ApiState, Audit, Prepared},
     config::{self, Config, Overrides, Sources},
     health, l4,
     l7::{self, Management},
     model::Clock,
     registry::{Change, Registry},
-    telemetry::{self, AccessLogWriter, LogFilter},
+    telemetry::{self, LineWriter, LogFilter},
 };
 
 /// Threads of the control plane: checks and API calls wait, they do not compute.
 const CONTROL_THREADS: usize = 1;
 
-/// How long the last lines of the access log may take.
+/// How long the last lines of a log of lines may take.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// Runs the daemon until it is told to stop.
@@ -80,7 +80,8 @@ async fn serve(sources: Sources, config: Config, log: LogFilter) -> anyhow::Resu
     let checked = Arc::clone(&registry);
     tokio::spawn(health::run(checked, clock.clone(), stopped.clone()));
 
-    let access = Access::new(&daemon.api.access);
+    let (audit, audit_log) = Audit::open(&daemon.audit_log)?;
+    let access = Access::new(Prepared::new(&daemon.api)?, audit);
     let reloader = Arc::new(Reloader::new(
         sources,
         Arc::clone(&registry),
@@ -93,10 +94,12 @@ async fn serve(sources: Sources, config: Config, log: LogFilter) -> anyhow::Resu
     state.metrics().limit(&daemon.metrics);
     state.configured(&settings);
     // Whoever asks while the gateway starts waits in the queue: an answer means that it serves.
-    let for_api = match daemon.api.listen {
-        Some(address) => Some(listen_for_api(address).await?),
-        None => None,
-    };
+    let (mut listeners, mut sockets) = (Vec::new(), Vec::new());
+    for address in &daemon.api.listen {
+        let (listener, file) = api::Listener::bind(address, &daemon.api.socket).await?;
+        listeners.push(listener);
+        sockets.extend(file);
+    }
     let management = daemon.api.on_gateway.then(|| Management {
         service: api::service(state.clone()),
         runtime: tokio::runtime::Handle::current(),
@@ -105,8 +108,13 @@ async fn serve(sources: Sources, config: Config, log: LogFilter) -> anyhow::Resu
     let (access, access_log) = telemetry::access_log::open(&daemon.access_log)?.unzip();
     let proxy = l7::start(registry, clock, daemon.workers, management, access)?;
     state.set_gateway(Arc::clone(proxy.stats()));
-    if let Some(listener) = for_api {
-        tokio::spawn(serve_api(listener, state.clone(), stopped.clone()));
+    let mut served = Vec::new();
+    for listener in listeners {
+        served.push(tokio::spawn(serve_api(
+            listener,
+            state.clone(),
+            stopped.clone(),
+        )));
     }
     tokio::spawn(api::watch_packet_path(state.clone(), stopped));
     let version = env!("CARGO_PKG_VERSION");
@@ -116,16 +124,24 @@ async fn serve(sources: Sources, config: Config, log: LogFilter) -> anyhow::Resu
         match signals.next().await {
             // Its outcome is in the log, and for the API in the state.
             Order::Reload => drop(state.reload().await),
-            Order::Reopen => access_log.iter().for_each(AccessLogWriter::reopen),
+            Order::Reopen => {
+                let logs = access_log.iter().chain(&audit_log);
+                logs.for_each(LineWriter::reopen);
+            }
             Order::Stop => break,
         }
     }
     state.stop();
     finish(proxy, state.snapshot().gateway.drain_timeout, &mut signals).await;
-    if let Some(log) = access_log {
+    stop.send_replace(true);
+    for served in served {
+        // It bounds the time that it takes for its last answers.
+        drop(served.await);
+    }
+    drop(sockets);
+    for log in access_log.into_iter().chain(audit_log) {
         log.finish(LAST_LINES);
     }
-    stop.send_replace(true);
     tracing::info!("lb has stopped; the packet path, if there is one, goes on without it");
     Ok(())
 }
@@ -144,13 +160,7 @@ async fn finish(proxy: l7::Proxy, patience: Duration, signals: &mut Signals) {
     }
 }
 
-async fn listen_for_api(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| {
-        format!("cannot listen on {address} for the management API (setting api.listen)")
-    })
-}
-
-async fn serve_api(listener: TcpListener, state: ApiState, stopped: watch::Receiver<bool>) {
+async fn serve_api(listener: api::Listener, state: ApiState, stopped: watch::Receiver<bool>) {
     if let Err(error) = api::serve(listener, state, stopped).await {
         tracing::error!(%error, "the management API's own listener has failed");
     }

@@ -24,10 +24,12 @@ mod limits;
 mod local;
 mod log;
 mod performance;
+mod place;
 mod recovery;
 mod services;
 mod sessions;
 mod status;
+mod tls;
 
 use std::{
     ffi::OsString,
@@ -147,7 +149,7 @@ fn dispatch(cli: Cli, daemon: Run, out: &mut (dyn Write + Send)) -> Result<(), C
         Command::Ask(command) => command,
     };
     let context = Context {
-        client: Client::new(&connection.api, connection.token)?,
+        client: Client::new(&connection)?,
         json: connection.json,
         out,
     };

@@ -9,9 +9,12 @@
 //! Nothing here changes state: what comes out is a [`Desired`] for the registry and a
 //! [`DaemonSpec`] for the process, or faults and nothing at all.
 
+mod accounts;
 mod admission;
 mod affinity;
 mod api;
+mod api_listen;
+mod api_tls;
 mod breaker;
 mod checks;
 mod concurrency;
@@ -41,6 +44,7 @@ mod services;
 mod slow_start;
 mod summary;
 mod timeouts;
+pub mod tls;
 mod traffic;
 mod tree;
 mod values;
@@ -52,6 +56,7 @@ use crate::{
     registry::Desired,
 };
 
+pub use accounts::user_name;
 pub use checks::API_PATHS;
 pub use fault::{Fault, Faults};
 pub use flags::Overrides;
@@ -215,6 +220,7 @@ fn interpret(
         let api = api::read(t);
         let log = daemon::read_log(t);
         let access_log = daemon::read_access_log(t);
+        let audit_log = api::read_audit_log(t);
         let metrics = daemon::read_metrics(t);
         let datapath = daemon::read_datapath(t);
         let defaults = t.table("defaults", |t| {
@@ -249,6 +255,7 @@ fn interpret(
                 api: api.spec.clone(),
                 log,
                 access_log,
+                audit_log,
                 metrics,
                 datapath: datapath.spec.clone(),
             },

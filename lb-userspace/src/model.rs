@@ -47,12 +47,15 @@ pub use affinity::{
     SecureCookie, SessionSource, SessionSpec,
 };
 pub use algorithm::{Algorithm, HashKey};
-pub use api::{AccessSpec, Role, TokenSpec};
+pub use api::{
+    AccessSpec, ApiAddress, ApiRates, ClientSpec, Role, SocketOwner, SocketSpec, TlsSpec, TokenSpec,
+};
 pub use breaker::{AllOpen, BreakerSpec, BreakersSpec};
 pub use clock::{Clock, Timestamp};
 pub use connections::{Connection, Connections, InUse, MostConnections, Opened, Want};
 pub use daemon::{
-    AccessLogSpec, ApiSpec, DaemonSpec, DatapathMode, DatapathSpec, LogFormat, LogSpec, MetricsSpec,
+    AccessLogSpec, ApiSpec, AuditLogSpec, DaemonSpec, DatapathMode, DatapathSpec, LogFormat,
+    LogSpec, MetricsSpec,
 };
 pub use endpoint::{Endpoint, EndpointError};
 pub use exclusion::Exclusion;

@@ -8,6 +8,7 @@ pub mod access_log;
 mod admission;
 mod cap;
 mod gateway;
+mod lines;
 pub mod logging;
 pub mod metrics;
 pub mod names;
@@ -18,6 +19,6 @@ mod samples;
 mod sessions;
 mod traffic;
 
-pub use access_log::{AccessLogError, AccessLogWriter};
+pub use lines::{LineTarget, LineWriter, LinesError};
 pub use logging::{LogFilter, LoggingError};
 pub use metrics::{Metrics, MetricsError};

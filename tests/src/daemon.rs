@@ -165,6 +165,18 @@ impl Daemon {
         self.call(Method::POST, path, "")
     }
 
+    /// `POST` of an order to the daemon itself, such as `reload`.
+    ///
+    /// # Errors
+    /// As [`Daemon::get`].
+    pub fn post_admin(&self, order: &str) -> Result<Value> {
+        self.at(
+            Method::POST,
+            &format!("/api/v1/admin/loadbalancer/{order}"),
+            "",
+        )
+    }
+
     /// `PUT` of JSON.
     ///
     /// # Errors
@@ -174,8 +186,11 @@ impl Daemon {
     }
 
     fn call(&self, method: Method, path: &str, body: &str) -> Result<Value> {
-        let whole = format!("{BASE}{path}");
-        let answer = http::request(&self.host.namespace, API, method, &whole, body)?;
+        self.at(method, &format!("{BASE}{path}"), body)
+    }
+
+    fn at(&self, method: Method, whole: &str, body: &str) -> Result<Value> {
+        let answer = http::request(&self.host.namespace, API, method, whole, body)?;
         ensure!(
             answer.status.is_success(),
             "{whole}: {} {}",

@@ -4,6 +4,8 @@
 //! |---|---|
 //! | anybody | `GET /health`, `/livez`, `/readyz` |
 //! | shows one of the configured tokens as `Authorization: Bearer …` | what the token's role allows |
+//! | shows a certificate by TLS that an authority of the configuration vouches for, with a name that is configured | what the name's role allows, unless a page of another site makes a browser do it |
+//! | connects by a unix socket | what the role of socket peers allows, guarded as below |
 //! | connects from a loopback address, without a proxy in between | what the role of loopback peers allows, guarded as below |
 //! | everybody else | 401 |
 //!
@@ -20,68 +22,132 @@
 //! makes these checks needless: no page has it. Who shows a token is who the token says, whatever
 //! the address would allow.
 
+mod audit;
 mod browser;
+mod budget;
 mod caller;
 mod keyring;
 mod roles;
 
 use std::{net::IpAddr, sync::Arc};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use axum::{
     extract::{Request, State},
     http::{Method, request::Parts},
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
+use rustls::ServerConfig;
 
-pub(crate) use self::caller::{Caller, Means, Peer};
-use super::{conventions::RequestId, error::ApiError, state::ApiState};
-use crate::model::{AccessSpec, Role};
+pub use self::audit::Audit;
+pub(super) use self::budget::tell;
+pub(crate) use self::caller::{Caller, CertificateNames, Means, Peer, UnixPeer};
+use self::{audit::Record, budget::Budgets};
+use super::{error::ApiError, state::ApiState};
+use crate::{
+    config::tls::{self, TlsError},
+    model::{AccessSpec, ApiSpec, ClientSpec, Role, Timestamp},
+};
 
-/// Who may use the API: the rule in force, which a reload replaces.
+/// Who may use the API: the rule in force, which a reload replaces, and what is written down.
 #[derive(Debug)]
-pub struct Access(ArcSwap<AccessSpec>);
+pub struct Access {
+    rule: ArcSwap<Rule>,
+    tls: ArcSwapOption<ServerConfig>,
+    audit: Audit,
+}
 
-impl Access {
-    /// The rule that `spec` asks for.
-    #[must_use]
-    pub fn new(spec: &AccessSpec) -> Arc<Self> {
-        Arc::new(Self(ArcSwap::from_pointee(spec.clone())))
-    }
+/// A rule whose files have been read.
+#[derive(Debug)]
+pub struct Prepared {
+    spec: AccessSpec,
+    tls: Option<Arc<ServerConfig>>,
+}
 
-    /// Puts another rule in force, for the requests from now on.
-    pub fn replace(&self, spec: &AccessSpec) {
-        self.0.store(Arc::new(spec.clone()));
+impl Prepared {
+    /// Reads what `spec` names.
+    ///
+    /// # Errors
+    /// When a file of TLS is not what it should be.
+    pub fn new(spec: &ApiSpec) -> Result<Self, TlsError> {
+        Ok(Self {
+            spec: spec.access.clone(),
+            tls: spec.tls.as_ref().map(tls::server).transpose()?,
+        })
     }
 }
 
-/// Paths that anybody may read: they name nothing.
-const OPEN: [&str; 3] = ["/health", "/livez", "/readyz"];
+/// A rule, and what its budgets have left.
+#[derive(Debug)]
+struct Rule {
+    spec: AccessSpec,
+    budgets: Option<Arc<Budgets>>,
+}
 
-/// Lets a request through or answers it, and writes down every attempt to change something.
+impl Access {
+    /// The rule that was prepared.
+    #[must_use]
+    pub fn new(prepared: Prepared, audit: Audit) -> Arc<Self> {
+        let Prepared { spec, tls } = prepared;
+        let budgets = spec.rates.map(|rates| Arc::new(Budgets::new(rates)));
+        Arc::new(Self {
+            rule: ArcSwap::from_pointee(Rule { spec, budgets }),
+            tls: ArcSwapOption::new(tls),
+            audit,
+        })
+    }
+
+    /// Puts another rule in force: for the requests, and for TLS the connections, from now on.
+    /// Budgets that have not changed go on as they are: a reload forgives nothing.
+    pub fn replace(&self, prepared: Prepared) {
+        let Prepared { spec, tls } = prepared;
+        let before = self.rule.load();
+        let kept = before.budgets.as_ref();
+        let kept = kept.filter(|budgets| Some(budgets.rates()) == spec.rates);
+        let new = || spec.rates.map(|rates| Arc::new(Budgets::new(rates)));
+        let budgets = kept.cloned().or_else(new);
+        self.rule.store(Arc::new(Rule { spec, budgets }));
+        self.tls.store(tls);
+    }
+
+    /// Lines that the audit log's file has not got.
+    pub(super) fn unaudited(&self) -> u64 {
+        self.audit.lost()
+    }
+
+    /// TLS for a connection that comes in now, where there is any.
+    pub(super) fn tls(&self) -> Option<Arc<ServerConfig>> {
+        self.tls.load_full()
+    }
+}
+
+/// Lets a request through or answers it, and writes down every attempt to change something and
+/// everything that is refused.
 pub(super) async fn guard(State(state): State<ApiState>, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
-    let verdict = judge(&parts, &state.access().0.load());
+    let verdict = state.access().rule.load().judge(&parts, state.now());
     let changing = changes(&parts.method);
-    let (method, path) = (parts.method.clone(), parts.uri.path().to_owned());
-    let peer = Peer::of(&parts);
-    let id = parts.extensions.get::<RequestId>().cloned();
-    let (response, caller) = match verdict {
+    let revision = || state.snapshot().revision;
+    let mut record = Record::new(&parts, revision());
+    let response = match verdict {
         Ok(caller) => {
-            let who = caller.as_ref().map(ToString::to_string);
             if let Some(caller) = caller {
+                record.known(&caller);
                 parts.extensions.insert(caller);
             }
-            (next.run(Request::from_parts(parts, body)).await, who)
+            next.run(Request::from_parts(parts, body)).await
         }
-        Err(refusal) => (refusal.into_response(), None),
+        Err(Refusal { error, caller }) => {
+            if let Some(caller) = &caller {
+                record.known(caller);
+            }
+            error.into_response()
+        }
     };
-    if changing {
-        let status = response.status().as_u16();
-        let caller = caller.as_deref().unwrap_or("nobody known");
-        let request = id.as_ref().map(RequestId::as_str);
-        tracing::info!(caller, %peer, %method, path, status, request, "management request");
+    if changing || audit::refuses(response.status()) {
+        record.answered(&response, revision());
+        state.access().audit.write(record, state.now());
     }
     response
 }
@@ -95,65 +161,152 @@ pub(super) fn role(method: &Method, path: &str) -> Role {
     roles::needed(method, path)
 }
 
-/// The rule of the module: who asks, when it may. `None` where it does not matter.
-fn judge(request: &Parts, spec: &AccessSpec) -> Result<Option<Caller>, ApiError> {
-    let path = request.uri.path();
-    if OPEN.contains(&path.strip_suffix('/').unwrap_or(path)) && roles::reads(&request.method) {
-        return Ok(None);
-    }
-    let caller = identify(request, spec)?;
-    let needed = roles::needed(&request.method, path);
-    if caller.role < needed {
-        return Err(ApiError::Role {
-            needed,
-            caller: caller.to_string(),
-            role: caller.role,
-        });
-    }
-    Ok(Some(caller))
+/// Why a request is not let through, and whose it is, if that is known.
+#[derive(Debug)]
+struct Refusal {
+    error: ApiError,
+    caller: Option<Caller>,
 }
 
-fn identify(request: &Parts, spec: &AccessSpec) -> Result<Caller, ApiError> {
-    let peer = Peer::of(request);
-    let shown = keyring::bearer(&request.headers);
-    if let Some(token) = shown.and_then(|shown| keyring::find(&spec.tokens, shown)) {
-        return Ok(Caller {
-            name: Arc::clone(&token.name),
-            means: Means::Token,
-            role: token.role,
-            peer,
-        });
-    }
-    if let (Some(role), true) = (spec.loopback, is_local(peer))
-        && !browser::is_forwarded(&request.headers)
-    {
-        browser::refuse_pages(request)?;
-        return Ok(Caller {
-            name: "loopback".into(),
-            means: Means::Loopback,
-            role,
-            peer,
-        });
-    }
-    Err(match (spec.tokens.is_empty(), shown) {
-        (true, _) if is_local(peer) => ApiError::Unauthorized(
-            "expected a request that no proxy has passed on, because no token is configured \
-             (api.tokens), and a role for peers on a loopback address (api.loopback_role)",
-        ),
-        (true, _) => ApiError::Unauthorized(
-            "expected a request from a loopback address, because no token is configured \
-             (api.tokens); found one from elsewhere",
-        ),
-        (false, None) => {
-            ApiError::Unauthorized("expected the header Authorization: Bearer <token>, found none")
+impl From<ApiError> for Refusal {
+    fn from(error: ApiError) -> Self {
+        Self {
+            error,
+            caller: None,
         }
-        (false, Some(_)) => ApiError::WrongToken,
-    })
+    }
 }
 
-fn is_local(peer: Peer) -> bool {
+impl Rule {
+    /// The rule of the module: who asks, when it may. `None` where it does not matter.
+    fn judge(&self, request: &Parts, now: Timestamp) -> Result<Option<Caller>, Refusal> {
+        let path = request.uri.path();
+        if roles::is_open(path) && roles::reads(&request.method) {
+            return Ok(None);
+        }
+        let peer = Peer::of(request);
+        let caller = self.identify(request, &peer, now);
+        if let Some(budgets) = &self.budgets {
+            let known = caller.as_ref().ok();
+            let taken = budgets.take(now, known, &peer);
+            taken.map_err(|error| Refusal {
+                error,
+                caller: known.cloned(),
+            })?;
+        }
+        let caller = caller?;
+        let needed = roles::needed(&request.method, path);
+        if caller.role < needed {
+            let error = ApiError::Role {
+                needed,
+                caller: caller.to_string(),
+                role: caller.role,
+            };
+            let caller = Some(caller);
+            return Err(Refusal { error, caller });
+        }
+        Ok(Some(caller))
+    }
+
+    fn identify(&self, request: &Parts, peer: &Peer, now: Timestamp) -> Result<Caller, ApiError> {
+        let caller = |name, means, role| Caller {
+            name,
+            means,
+            role,
+            peer: peer.clone(),
+        };
+        let near = self.by_place(request, peer, &caller);
+        let shown = keyring::bearer(&request.headers);
+        if let Some(shown) = shown {
+            // Who is let in anyway is no stranger that guesses; whom a proxy passes on may be one.
+            let guesses = !matches!(near, Ok(Some(_)));
+            let budgets = self.budgets.as_ref().filter(|_| guesses);
+            if let Some(budgets) = budgets {
+                budgets.may_try(now, peer)?;
+            }
+            if let Some(token) = keyring::find(&self.spec.tokens, shown) {
+                return Ok(caller(Arc::clone(&token.name), Means::Token, token.role));
+            }
+            if let Some(budgets) = budgets {
+                budgets.failed(now, peer);
+            }
+        }
+        let certificate = request.extensions.get::<CertificateNames>();
+        if let Some(client) = certificate.and_then(|names| self.client(names)) {
+            // A browser shows its certificate to whatever page asks for it.
+            browser::refuse_other_sites(request)?;
+            return Ok(caller(
+                Arc::clone(&client.name),
+                Means::Certificate,
+                client.role,
+            ));
+        }
+        if let Some(caller) = near? {
+            return Ok(caller);
+        }
+        if let Some(CertificateNames(names)) = certificate.filter(|names| !names.0.is_empty()) {
+            return Err(ApiError::Forbidden(format!(
+                "expected a certificate with a name of api.tls.clients, or a token; found one of {}",
+                names.join(", ")
+            )));
+        }
+        Err(match (self.spec.tokens.is_empty(), shown) {
+            (true, _) if is_local(peer) => ApiError::Unauthorized(
+                "expected a request that no proxy has passed on, because no token is configured \
+                 (api.tokens), and a role for local peers (api.loopback_role, api.socket_role)",
+            ),
+            (true, _) => ApiError::Unauthorized(
+                "expected a request from a loopback address, because no token is configured \
+                 (api.tokens); found one from elsewhere",
+            ),
+            (false, None) => ApiError::Unauthorized(
+                "expected the header Authorization: Bearer <token>, found none",
+            ),
+            (false, Some(_)) => ApiError::WrongToken,
+        })
+    }
+
+    /// The client of a certificate, by any of its names.
+    fn client(&self, CertificateNames(names): &CertificateNames) -> Option<&ClientSpec> {
+        let mut clients = self.spec.clients.iter();
+        clients.find(|client| names.iter().any(|name| *name == *client.name))
+    }
+
+    /// Who asks, by where it asks from.
+    fn by_place(
+        &self,
+        request: &Parts,
+        peer: &Peer,
+        caller: &impl Fn(Arc<str>, Means, Role) -> Caller,
+    ) -> Result<Option<Caller>, ApiError> {
+        let found = match peer {
+            Peer::Address(address) if is_loopback(address.ip()) => {
+                let name = || "loopback".into();
+                self.spec
+                    .loopback
+                    .map(|role| (name(), Means::Loopback, role))
+            }
+            Peer::Unix(peer) => {
+                let name = || Arc::clone(&peer.user);
+                self.spec.socket.map(|role| (name(), Means::Socket, role))
+            }
+            Peer::Address(_) | Peer::Unknown => None,
+        };
+        let Some((name, means, role)) = found else {
+            return Ok(None);
+        };
+        if browser::is_forwarded(&request.headers) {
+            return Ok(None);
+        }
+        browser::refuse_pages(request)?;
+        Ok(Some(caller(name, means, role)))
+    }
+}
+
+fn is_local(peer: &Peer) -> bool {
     match peer {
         Peer::Address(address) => is_loopback(address.ip()),
+        Peer::Unix(_) => true,
         Peer::Unknown => false,
     }
 }

@@ -45,6 +45,7 @@ pub(super) async fn debug(State(state): State<ApiState>) -> Answer<Debug> {
         snapshot_holders: Arc::strong_count(&snapshot).saturating_sub(1),
         gateway: state.gateway().map(|stats| stats::gateway(stats)),
         access_log_dropped: state.gateway().map(|stats| stats.unlogged()),
+        audit_log_dropped: state.access().unaudited(),
         services: snapshot
             .services
             .iter()

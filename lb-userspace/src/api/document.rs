@@ -86,10 +86,10 @@ const DESCRIPTION: &str = "\
 Everything that lb knows can be read here, and what may be changed at run time is changed here. \
 The command line is a client of this API and of nothing else.
 
-**Access.** A peer that connects from a loopback address needs no token, unless \
+**Access.** A peer that connects from a loopback address or by a unix socket needs no token, unless \
 its request was passed on by a proxy (`Forwarded`, `X-Forwarded-For`, `X-Real-IP`, `Via`) or comes \
 from a page of another site (`Host`, `Origin`, `Sec-Fetch-Site`). Everybody else shows a \
-configured token as `Authorization: Bearer …`. `x-role` of an operation is the role that it needs: \
+configured token as `Authorization: Bearer …`, or a configured certificate by TLS. `x-role` of an operation is the role that it needs: \
 `read`, `operate` or `configure`, each of which includes the former. `/health`, `/livez` and `/readyz` are open to all.
 
 **Answers.** A success is `{\"success\": true, \"timestamp\": …, \"data\": …}`, a refusal \
@@ -239,13 +239,20 @@ const UNPROCESSABLE: Refusal = Refusal {
     description: "The configuration has faults; `errors` lists all of them, and nothing has changed.",
 };
 
+const TOO_MANY: Refusal = Refusal {
+    status: StatusCode::TOO_MANY_REQUESTS,
+    name: "TooManyRequests",
+    description: "The caller, or its address, has used up what `api.rate_limit` allows; \
+        `Retry-After` says when there is more.",
+};
+
 const UNAVAILABLE: Refusal = Refusal {
     status: StatusCode::SERVICE_UNAVAILABLE,
     name: "Unavailable",
     description: "Too many follow already, or the daemon shuts down.",
 };
 
-const REFUSALS: [Refusal; 10] = [
+const REFUSALS: [Refusal; 11] = [
     BAD_REQUEST,
     UNAUTHORIZED,
     FORBIDDEN,
@@ -255,6 +262,7 @@ const REFUSALS: [Refusal; 10] = [
     TOO_LARGE,
     MEDIA_TYPE,
     UNPROCESSABLE,
+    TOO_MANY,
     UNAVAILABLE,
 ];
 
@@ -319,6 +327,7 @@ fn add_refusals(operation: &mut Operation, path: &str, method: &Method) {
         (has_query || changes, BAD_REQUEST),
         (guarded, UNAUTHORIZED),
         (guarded, FORBIDDEN),
+        (guarded, TOO_MANY),
         (path.contains('{'), NOT_FOUND),
         (changes, TIMEOUT),
         (changes, TOO_LARGE),

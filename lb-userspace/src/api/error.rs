@@ -3,6 +3,8 @@
 //! An error leaves as `application/problem+json` (RFC 9457) and carries `success` and `error`
 //! besides, so that a client of the guide's plain form finds what it looks for.
 
+use std::time::Duration;
+
 use axum::{
     http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
@@ -131,6 +133,16 @@ pub enum ApiError {
         /// The role that it has.
         role: Role,
     },
+    /// Too many requests, or too many wrong tokens.
+    #[error("expected fewer {what} from there, found more than api.rate_limit allows; again in {:.1} s", wait.as_secs_f64())]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// Until there may be another.
+        wait: Duration,
+        /// What header fields say of it.
+        fields: [(&'static str, String); 2],
+    },
     /// The peer may not do this.
     #[error("{0}")]
     Forbidden(String),
@@ -247,6 +259,11 @@ impl ApiError {
             Self::Unauthorized(_) | Self::WrongToken => {
                 (StatusCode::UNAUTHORIZED, "unauthorized", "Unauthorized")
             }
+            Self::TooMany { .. } => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "too-many-requests",
+                "Too many requests",
+            ),
             Self::Role { .. } => (StatusCode::FORBIDDEN, "role-missing", "Role missing"),
             Self::Forbidden(_) => (StatusCode::FORBIDDEN, "forbidden", "Forbidden"),
             Self::Reload { .. } => (
@@ -294,6 +311,15 @@ impl IntoResponse for ApiError {
         let (status, kind, title) = self.class();
         let detail = self.to_string();
         let header = self.extra_header();
+        let mut fields = Vec::new();
+        if let Self::TooMany {
+            wait, fields: said, ..
+        } = &self
+        {
+            let seconds = wait.as_micros().div_ceil(1_000_000).max(1);
+            fields.push(("retry-after", seconds.to_string()));
+            fields.extend(said.iter().cloned());
+        }
         let (known, errors) = match self {
             Self::NoService { known, .. } | Self::NoInstance { known, .. } => (known, Vec::new()),
             Self::NoPath { .. } => (super::PREFIXES.map(str::to_owned).to_vec(), Vec::new()),
@@ -318,6 +344,7 @@ impl IntoResponse for ApiError {
         if let Some((name, value)) = header {
             response.headers_mut().insert(name, value);
         }
+        super::access::tell(response.headers_mut(), &fields);
         // For `conventions.rs`, which knows the request.
         response.extensions_mut().insert(problem);
         response

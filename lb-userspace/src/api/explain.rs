@@ -1,9 +1,9 @@
 //! `/explain`: what would become of a request, and why.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use axum::{
-    extract::{ConnectInfo, State},
+    extract::State,
     http::{
         HeaderName, HeaderValue, Method, Request, Uri,
         header::{self, HeaderMap},
@@ -11,6 +11,7 @@ use axum::{
 };
 
 use super::{
+    access::{Caller, Peer},
     answer::Answer,
     document::tag,
     error::ApiError,
@@ -49,10 +50,15 @@ use crate::{
 )]
 pub(super) async fn explain(
     State(state): State<ApiState>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    caller: Caller,
     parameters: Parameters,
 ) -> Result<Answer<Explanation>, ApiError> {
-    let Asked { request, client } = Asked::read(parameters, peer)?;
+    let from = match caller.peer {
+        Peer::Address(address) => address,
+        // By a unix socket: from this machine.
+        _ => SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+    };
+    let Asked { request, client } = Asked::read(parameters, from)?;
     let asked = types::AskedRequest {
         method: request.method().to_string(),
         host: text(request.headers().get(header::HOST)),

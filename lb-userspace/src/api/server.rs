@@ -1,4 +1,4 @@
-//! The API's own listener.
+//! The API's own listeners.
 //!
 //! It serves a handful of clients, so it is plain: HTTP/1.1, one task a connection, and bounds on
 //! what a connection may cost. A slow or silent client holds one of [`MOST_CONNECTIONS`] places
@@ -9,13 +9,18 @@ use std::{sync::Arc, time::Duration};
 use axum::{Router, body::Body};
 use hyper::{body::Incoming, server::conn::http1};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::ServerConfig;
 use tokio::{
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncWrite},
     sync::{Semaphore, watch},
 };
 use tower::ServiceExt as _;
 
-use super::ApiState;
+use super::{
+    ApiState,
+    access::{CertificateNames, Peer},
+    listener::{Connection, Listener, tls},
+};
 
 /// Connections at one time; more wait to be accepted.
 const MOST_CONNECTIONS: usize = 256;
@@ -40,11 +45,12 @@ pub enum ServeError {
 /// # Errors
 /// When the listener itself fails. Failures of one connection end that connection.
 pub async fn serve(
-    listener: TcpListener,
+    listener: impl Into<Listener>,
     state: ApiState,
     stop: watch::Receiver<bool>,
 ) -> Result<(), ServeError> {
-    let router = super::router(state);
+    let listener = listener.into();
+    let router = super::router(state.clone());
     let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     let mut stopping = std::pin::pin!(stopped(stop.clone()));
     loop {
@@ -57,10 +63,15 @@ pub async fn serve(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => {
-                let (router, stop) = (router.clone(), stop.clone());
+            Ok(accepted) => {
+                // A reload may have brought another certificate, or TLS itself.
+                let tls = state.access().tls();
+                let answers = Answers {
+                    router: router.clone(),
+                    stop: stop.clone(),
+                };
                 tokio::spawn(async move {
-                    connection(stream, peer, router, stop).await;
+                    answers.serve(accepted, tls).await;
                     drop(place);
                 });
             }
@@ -100,31 +111,66 @@ fn passes(error: &std::io::Error) -> bool {
     )
 }
 
-async fn connection(
-    stream: TcpStream,
-    peer: std::net::SocketAddr,
+/// What a connection is served with.
+struct Answers {
     router: Router,
     stop: watch::Receiver<bool>,
-) {
-    let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
-        let request = super::with_peer(request.map(Body::new), peer);
-        router.clone().oneshot(request)
-    });
-    let mut connection = std::pin::pin!(
-        http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIMEOUT)
-            .max_headers(100)
-            .serve_connection(TokioIo::new(stream), service)
-    );
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = stopped(stop) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+}
+
+impl Answers {
+    async fn serve(self, accepted: Connection, tls: Option<Arc<ServerConfig>>) {
+        let none = CertificateNames::default();
+        match (accepted, tls) {
+            (Connection::Unix(stream, peer), _) => self.connection(stream, peer, none).await,
+            (Connection::Tcp(stream, peer), None) => {
+                self.connection(stream, Peer::Address(peer), none).await;
+            }
+            (Connection::Tcp(stream, peer), Some(config)) => {
+                let handshake = tls::accept(stream, config);
+                let accepted = tokio::select! {
+                    accepted = handshake => accepted,
+                    () = stopped(self.stop.clone()) => return,
+                };
+                match accepted {
+                    Ok((stream, names)) => {
+                        self.connection(stream, Peer::Address(peer), names).await;
+                    }
+                    Err(error) => tracing::debug!(%peer, %error, "no TLS with a client of the API"),
+                }
+            }
         }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%peer, %error, "connection to the API ended early");
+    }
+
+    async fn connection(
+        self,
+        stream: impl AsyncRead + AsyncWrite + Unpin,
+        peer: Peer,
+        names: CertificateNames,
+    ) {
+        let Self { router, stop } = self;
+        let from = peer.clone();
+        let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
+            let mut request = request.map(Body::new);
+            request.extensions_mut().insert(from.clone());
+            request.extensions_mut().insert(names.clone());
+            router.clone().oneshot(request)
+        });
+        let mut connection = std::pin::pin!(
+            http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_TIMEOUT)
+                .max_headers(100)
+                .serve_connection(TokioIo::new(stream), service)
+        );
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = stopped(stop) => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%peer, %error, "connection to the API ended early");
+        }
     }
 }

@@ -172,7 +172,7 @@ impl ApiState {
     }
 
     /// Who may use the API.
-    pub(super) fn access(&self) -> &Access {
+    pub(crate) fn access(&self) -> &Access {
         &self.0.access
     }
 

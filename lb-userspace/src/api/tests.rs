@@ -3,6 +3,7 @@
 
 mod admin;
 mod breakers;
+mod callers;
 mod conventions;
 mod document;
 mod events;
@@ -99,20 +100,30 @@ impl World {
     }
 
     pub(crate) fn with_reload(reload: Reload) -> Self {
+        let access = AccessSpec {
+            tokens: vec![access::tests::token("all", "secret", Role::Configure)],
+            ..AccessSpec::default()
+        };
+        Self::made(Access::new(access.into(), Audit::to_log()), reload)
+    }
+
+    /// One that lets in whom `access` does.
+    pub(crate) fn guarded(access: Arc<Access>) -> Self {
+        let reload = || async { Ok(Reloaded::default()) };
+        Self::made(access, Arc::new(move || Box::pin(reload())))
+    }
+
+    fn made(access: Arc<Access>, reload: Reload) -> Self {
         let registry = Arc::new(Registry::new(1, []));
         registry
             .apply(Change::Configure(Box::new(desired())))
             .unwrap();
         let clock = Clock::manual(Timestamp(100_500_000));
         let reporter = Reporter::new(report(&registry));
-        let access = AccessSpec {
-            tokens: vec![access::tests::token("all", "secret", Role::Configure)],
-            ..AccessSpec::default()
-        };
         let state = ApiState::new(
             Arc::clone(&registry),
             clock.clone(),
-            Access::new(&access),
+            access,
             LogFilter::unattached("info"),
             reporter.handle(),
             reload,

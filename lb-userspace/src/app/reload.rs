@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use crate::{
-    api::{Access, Fault, Reload, ReloadFailure, Reloaded},
+    api::{Access, Fault, Prepared, Reload, ReloadFailure, Reloaded},
     config::{self, Sources},
     model::DaemonSpec,
     registry::{Change, Registry},
@@ -93,6 +93,11 @@ impl Reloader {
             faults: faults.list().iter().map(shown).collect(),
         })?;
         let needs_restart = config::needs_restart(&self.running, &config.daemon);
+        // Read before anything changes: a reload is whole or not at all.
+        let prepared = Prepared::new(&config.daemon.api).map_err(|error| ReloadFailure {
+            message: error.to_string(),
+            faults: Vec::new(),
+        })?;
         let applied = self
             .registry
             .apply(Change::Configure(Box::new(config.desired)));
@@ -100,7 +105,7 @@ impl Reloader {
             message: refused.to_string(),
             faults: Vec::new(),
         })?;
-        self.access.replace(&config.daemon.api.access);
+        self.access.replace(prepared);
         // It parsed when it was read, so this cannot fail while there is a log.
         if let Err(error) = self.log.configure(&config.daemon.log.filter) {
             tracing::error!(%error, "the log keeps its filter");

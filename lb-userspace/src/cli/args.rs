@@ -31,7 +31,7 @@ Exit codes: 0 done, 1 refused or failed, 2 wrong usage.";
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Reaching lb")]
 pub(super) struct Connection {
-    /// Where the management API of the running lb is
+    /// Where the management API of the running lb is: a URL, or unix: and the path of a socket
     #[arg(
         long,
         global = true,
@@ -49,6 +49,28 @@ pub(super) struct Connection {
         hide_env_values = true
     )]
     pub(super) token: Option<String>,
+    /// Certificates in PEM of the authorities that vouch for lb, with an https URL; those of this
+    /// machine when nothing is said
+    #[arg(long, global = true, env = "LB_API_CA", value_name = "FILE")]
+    pub(super) ca: Option<PathBuf>,
+    /// Certificate in PEM to show, with an https URL
+    #[arg(
+        long,
+        global = true,
+        env = "LB_API_CERT",
+        value_name = "FILE",
+        requires = "key"
+    )]
+    pub(super) cert: Option<PathBuf>,
+    /// Private key in PEM of the certificate
+    #[arg(
+        long,
+        global = true,
+        env = "LB_API_KEY",
+        value_name = "FILE",
+        requires = "cert"
+    )]
+    pub(super) key: Option<PathBuf>,
     /// Print the API's data as JSON instead of a table
     #[arg(long, global = true)]
     pub(super) json: bool,

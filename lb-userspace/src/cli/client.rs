@@ -5,15 +5,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{
-    Method, Request, Response, StatusCode, Uri,
+    Method, Request, Response, StatusCode,
     body::Incoming,
     header::{self, HeaderValue},
 };
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::net::TcpStream;
 
-use super::error::CliError;
+use super::{
+    args::Connection,
+    error::CliError,
+    place::{Io, Place},
+};
 use crate::api::{Problem, types::Envelope};
 
 /// To establish a connection: lb is on this machine or near.
@@ -28,11 +31,7 @@ const SIZE_LIMIT: usize = 64 << 20;
 /// Speaks to one lb.
 #[derive(Debug)]
 pub(super) struct Client {
-    url: String,
-    host: String,
-    port: u16,
-    authority: HeaderValue,
-    prefix: String,
+    place: Place,
     authorization: Option<HeaderValue>,
 }
 
@@ -43,33 +42,13 @@ struct Answer {
 }
 
 impl Client {
-    /// A client of the API at `url`.
-    pub(super) fn new(url: &str, token: Option<String>) -> Result<Self, CliError> {
-        let error = |why: &str| CliError::Url {
-            found: url.to_owned(),
-            why: why.to_owned(),
-        };
-        let full = if url.contains("://") {
-            url.to_owned()
-        } else {
-            format!("http://{url}")
-        };
-        let uri: Uri = full.parse().map_err(|_| error("it does not parse"))?;
-        match uri.scheme_str() {
-            Some("http") => {}
-            Some("https") => return Err(error("lb's management API speaks plain http")),
-            _ => return Err(error("the scheme must be http")),
-        }
-        let authority = uri
-            .authority()
-            .ok_or_else(|| error("the host is missing"))?;
-        if authority.as_str().contains('@') {
-            return Err(error("a token goes to --token, not into the URL"));
-        }
-        let host = authority.host().trim_matches(['[', ']']).to_owned();
-        if uri.query().is_some() {
-            return Err(error("nothing may follow the path"));
-        }
+    /// A client of the API that `connection` leads to.
+    pub(super) fn new(connection: &Connection) -> Result<Self, CliError> {
+        let place = Place::parse(connection).map_err(|why| CliError::Url {
+            found: connection.api.clone(),
+            why,
+        })?;
+        let token = connection.token.clone();
         let authorization = match token.filter(|token| !token.is_empty()) {
             None => None,
             Some(token) if token.contains(char::is_whitespace) => return Err(CliError::Token),
@@ -81,19 +60,14 @@ impl Client {
             }
         };
         Ok(Self {
-            url: full.trim_end_matches('/').to_owned(),
-            host,
-            port: authority.port_u16().unwrap_or(80),
-            authority: HeaderValue::try_from(authority.as_str())
-                .map_err(|_| error("the host is no host"))?,
-            prefix: uri.path().trim_end_matches('/').to_owned(),
+            place,
             authorization,
         })
     }
 
     /// Where the API is.
     pub(super) fn url(&self) -> &str {
-        &self.url
+        &self.place.url
     }
 
     /// The data of `GET path` below the load balancer's prefix.
@@ -180,13 +154,12 @@ impl Client {
         }
     }
 
-    async fn connect(&self) -> Result<TcpStream, CliError> {
+    async fn connect(&self) -> Result<Box<dyn Io>, CliError> {
         let unreachable = |why: String| CliError::Unreachable {
-            url: self.url.clone(),
+            url: self.place.url.clone(),
             why,
         };
-        let connecting = TcpStream::connect((self.host.as_str(), self.port));
-        match tokio::time::timeout(CONNECT_LIMIT, connecting).await {
+        match tokio::time::timeout(CONNECT_LIMIT, self.place.connect()).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(error)) => Err(unreachable(error.to_string())),
             Err(_) => Err(unreachable(format!("no answer within {CONNECT_LIMIT:?}"))),
@@ -195,7 +168,7 @@ impl Client {
 
     async fn exchange(
         &self,
-        stream: TcpStream,
+        stream: Box<dyn Io>,
         method: Method,
         path: &str,
         body: Option<Vec<u8>>,
@@ -207,7 +180,7 @@ impl Client {
     /// Sends a request and returns the head of the answer.
     async fn ask(
         &self,
-        stream: TcpStream,
+        stream: Box<dyn Io>,
         method: Method,
         path: &str,
         body: Option<Vec<u8>>,
@@ -219,8 +192,8 @@ impl Client {
         tokio::spawn(connection);
         let mut request = Request::builder()
             .method(method)
-            .uri(format!("{}{path}", self.prefix))
-            .header(header::HOST, self.authority.clone())
+            .uri(format!("{}{path}", self.place.prefix))
+            .header(header::HOST, self.place.authority.clone())
             .header(header::CONNECTION, "close");
         if let Some(authorization) = &self.authorization {
             request = request.header(header::AUTHORIZATION, authorization.clone());
@@ -279,7 +252,7 @@ impl Client {
 
     fn slow(&self) -> CliError {
         CliError::Slow {
-            url: self.url.clone(),
+            url: self.place.url.clone(),
             limit: ANSWER_LIMIT,
         }
     }
@@ -297,7 +270,7 @@ impl Client {
 
     fn foreign(&self, why: &str) -> CliError {
         CliError::Foreign {
-            url: self.url.clone(),
+            url: self.place.url.clone(),
             why: why.to_owned(),
         }
     }
@@ -322,6 +295,23 @@ pub(super) fn segment(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::place::At;
+
+    fn connect(url: &str, token: Option<&str>) -> Result<Client, CliError> {
+        // Any certificates do: nobody is connected to.
+        let folder = tempfile::tempdir().unwrap();
+        let ca = folder.path().join("ca.pem");
+        let signed = rcgen::generate_simple_self_signed(["a".to_owned()]).unwrap();
+        std::fs::write(&ca, signed.cert.pem()).unwrap();
+        Client::new(&Connection {
+            api: url.to_owned(),
+            token: token.map(str::to_owned),
+            ca: Some(ca),
+            cert: None,
+            key: None,
+            json: false,
+        })
+    }
 
     #[test]
     fn urls_are_taken_or_explained() {
@@ -331,34 +321,39 @@ mod tests {
             ("localhost:7700", "localhost", 7700, ""),
             ("http://lb.example.org", "lb.example.org", 80, ""),
             ("http://[::1]:7700", "::1", 7700, ""),
+            ("https://lb.example.org", "lb.example.org", 443, ""),
             ("http://proxy:80/lb/", "proxy", 80, "/lb"),
         ] {
-            let client = Client::new(url, None).unwrap();
-            assert_eq!(
-                (client.host.as_str(), client.port, client.prefix.as_str()),
-                (host, port, prefix),
-                "{url}"
-            );
+            let client = connect(url, None).unwrap();
+            let Place {
+                at, prefix: found, ..
+            } = client.place;
+            let expected = At::Tcp {
+                host: host.to_owned(),
+                port,
+            };
+            assert_eq!((at, found.as_str()), (expected, prefix), "{url}");
         }
         for url in [
             "",
-            "https://a",
             "ftp://a",
             "http://",
             "http://u:p@a",
             "http://a/?x",
             "a b",
+            "unix:",
+            "unix:api.sock",
         ] {
             assert!(
-                matches!(Client::new(url, None), Err(CliError::Url { .. })),
+                matches!(connect(url, None), Err(CliError::Url { .. })),
                 "{url:?}"
             );
         }
         for token in ["a b", "a\n", "ü\u{7f}"] {
-            let client = Client::new("http://a", Some(token.to_owned()));
+            let client = connect("http://a", Some(token));
             assert!(matches!(client, Err(CliError::Token)), "{token:?}");
         }
-        let client = Client::new("http://a", Some("s3cret".to_owned())).unwrap();
+        let client = connect("http://a", Some("s3cret")).unwrap();
         assert!(!format!("{client:?}").contains("s3cret"));
     }
 

@@ -12,7 +12,9 @@ pub enum CliError {
     #[error("{0:#}")]
     Daemon(anyhow::Error),
     /// `--api` makes no sense.
-    #[error("expected --api to be a URL such as http://127.0.0.1:7700, found {found:?}: {why}")]
+    #[error(
+        "expected --api to be a URL such as http://127.0.0.1:7700, or unix:/run/lb/api.sock, found {found:?}: {why}"
+    )]
     Url {
         /// What was given.
         found: String,

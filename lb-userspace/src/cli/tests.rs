@@ -1,5 +1,8 @@
 //! The command line against a served API: real sockets, real exit codes.
 
+mod events;
+mod tls;
+
 use std::{
     net::{SocketAddr, TcpListener as StdListener},
     sync::Arc,
@@ -477,7 +480,8 @@ fn errors_say_what_to_do_next() {
         ("lb fly", USAGE),
         ("lb instances drain main-backend", USAGE),
         ("lb --api ftp://x status", USAGE),
-        ("lb --api https://x status", USAGE),
+        ("lb --api unix:x status", USAGE),
+        ("lb --api https://x --cert c.pem status", USAGE),
         ("lb --help", OK),
         ("lb --version", OK),
         ("lb instances --help", OK),

@@ -1,16 +1,21 @@
 //! `[api]`: where the management API is, and for whom.
 
-use std::{fs, net::SocketAddr, path::Path, sync::Arc};
+use std::{fs, path::Path, sync::Arc};
 
 use ring::digest::{SHA256, digest};
 
 use super::{
-    forms::{Choice, Form as _, Switch},
+    api_listen::{ApiListen, MODE, OWNER},
+    api_tls,
+    forms::{Choice, Form as _, Number, Switch},
     origin::Sourced,
     reader::Section,
-    values::{API_LISTEN, CALLER, FILE, TOKEN, TOKEN_SHA256},
+    values::{AUDIT_LOG, CALLER, FILE, TOKEN, TOKEN_SHA256},
 };
-use crate::model::{AccessSpec, ApiSpec, DaemonSpec, Role, TokenSpec};
+use crate::model::{
+    AccessSpec, ApiAddress, ApiRates, ApiSpec, AuditLogSpec, DaemonSpec, Role, SocketSpec,
+    TokenSpec,
+};
 
 const ROLE: Choice<Role> = Choice {
     choices: &Role::ALL,
@@ -37,19 +42,30 @@ const ONLY_TOKEN: &str = "api.token";
 #[derive(Debug)]
 pub(super) struct ReadApi {
     pub(super) spec: ApiSpec,
-    pub(super) listen: Sourced<Option<SocketAddr>>,
+    pub(super) listen: Sourced<Vec<ApiAddress>>,
 }
 
 pub(super) fn read(root: &mut Section<'_, '_>) -> ReadApi {
     root.table("api", |t| {
         let unset = DaemonSpec::default().api;
-        let listen = t.value("listen", &API_LISTEN, &Sourced::unset(unset.listen));
+        let listen = t.value("listen", &ApiListen, &Sourced::unset(unset.listen));
+        let mode = t.value("socket_mode", &MODE, &Sourced::unset(unset.socket.mode));
+        let owner = Sourced::unset(unset.socket.owner);
+        let owner = t.optional("socket_owner", &OWNER, &owner, "none");
         let on_gateway = t.value("on_gateway", &Switch, &Sourced::unset(unset.on_gateway));
+        let mut access = read_access(t, &unset.access);
+        let (tls, clients) = api_tls::read(t);
+        access.clients = clients;
         ReadApi {
             spec: ApiSpec {
-                listen: listen.value,
+                listen: listen.value.clone(),
+                socket: SocketSpec {
+                    mode: mode.value,
+                    owner: owner.value,
+                },
                 on_gateway: on_gateway.value,
-                access: read_access(t, &unset.access),
+                access,
+                tls,
             },
             listen,
         }
@@ -75,7 +91,41 @@ fn read_access(t: &mut Section<'_, '_>, unset: &AccessSpec) -> AccessSpec {
     AccessSpec {
         tokens: tokens.into_iter().map(|token| token.value).collect(),
         loopback: loopback.value,
+        socket: t
+            .value("socket_role", &ROLE_OR_NONE, &Sourced::unset(unset.socket))
+            .value,
+        rates: read_rates(t),
+        clients: Vec::new(),
     }
+}
+
+fn read_rates(t: &mut Section<'_, '_>) -> Option<ApiRates> {
+    t.table("rate_limit", |t| {
+        let unset = ApiRates::default();
+        let on = t.value("enabled", &Switch, &Sourced::unset(true)).value;
+        let count = |example| Number {
+            min: 1,
+            max: 1_000_000,
+            example,
+        };
+        let mut rate =
+            |key, form: Number<u32>, unset| t.value(key, &form, &Sourced::unset(unset)).value;
+        let rates = ApiRates {
+            requests: rate("requests", count(100), unset.requests),
+            burst: rate("burst", count(500), unset.burst),
+            failures: rate("failures", count(5), unset.failures),
+        };
+        on.then_some(rates)
+    })
+}
+
+/// `[audit_log]`.
+pub(super) fn read_audit_log(root: &mut Section<'_, '_>) -> AuditLogSpec {
+    root.table("audit_log", |t| {
+        let none = Sourced::unset(None);
+        let path = t.optional("path", &AUDIT_LOG, &none, "none");
+        AuditLogSpec { path: path.value }
+    })
 }
 
 fn read_named_token(t: &mut Section<'_, '_>) -> Option<Sourced<TokenSpec>> {

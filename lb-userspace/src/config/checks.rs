@@ -18,7 +18,7 @@ use super::{
     traffic::Leads,
 };
 use crate::model::{
-    Algorithm, DatapathMode, PathPattern, Protocol, RouteSpec, ServiceName, VipSpec,
+    Algorithm, ApiAddress, DatapathMode, PathPattern, Protocol, RouteSpec, ServiceName, VipSpec,
 };
 
 /// Paths that the management API serves where it shares the gateway's listeners; each stands for
@@ -161,10 +161,12 @@ impl Whole<'_> {
             }
         }
         let api = &self.api.listen;
-        if let Some(address) = api.value
-            && let Some(taken) = listeners.iter().find(|l| overlap(l.value, address))
-        {
-            not_free(reader, api, address, taken);
+        for place in &api.value {
+            if let ApiAddress::Tcp(address) = *place
+                && let Some(taken) = listeners.iter().find(|l| overlap(l.value, address))
+            {
+                not_free(reader, api, address, taken);
+            }
         }
     }
 
@@ -295,14 +297,15 @@ impl Whole<'_> {
         }
         let api = &self.api.spec;
         let beside = api.on_gateway && !self.gateway.listeners.is_empty();
-        if api.listen.is_none() && !beside {
+        if api.listen.is_empty() && !beside {
             let text = "api: neither listens nor shares the gateway's listeners, so nothing can \
                         ask or change this lb";
             notices.push(Notice::new(self.api.listen.origin.clone(), text));
         }
         let open = api
             .listen
-            .is_some_and(|address| !address.ip().is_loopback());
+            .iter()
+            .any(|place| matches!(place, ApiAddress::Tcp(address) if !address.ip().is_loopback()));
         if open && api.access.tokens.is_empty() {
             let text = "api: only peers on a loopback address are let in while there is no token";
             notices.push(Notice::new(self.api.listen.origin.clone(), text));

@@ -57,7 +57,13 @@ pub(super) const VARIABLES: &[(&str, &[&str], bool)] = &[
 pub(super) const CONFIG_VARIABLE: &str = "LB_CONFIG";
 
 /// Variables with another meaning than a setting: the file, and where the CLI finds the API.
-const OTHERS: [&str; 2] = [CONFIG_VARIABLE, "LB_API"];
+const OTHERS: [&str; 5] = [
+    CONFIG_VARIABLE,
+    "LB_API",
+    "LB_API_CA",
+    "LB_API_CERT",
+    "LB_API_KEY",
+];
 
 /// Variables of the integration guide whose feature is not there yet, and what holds instead.
 pub(super) const WITHOUT_EFFECT: &[(&str, &str)] = &[

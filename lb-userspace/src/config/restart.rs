@@ -1,6 +1,8 @@
 //! What a reload cannot change.
 
-use crate::model::{AccessLogSpec, ApiSpec, DaemonSpec, DatapathSpec, LogSpec, MetricsSpec};
+use crate::model::{
+    AccessLogSpec, ApiSpec, AuditLogSpec, DaemonSpec, DatapathSpec, LogSpec, MetricsSpec,
+};
 
 /// The settings that differ between `running` and `wanted` and need a restart, by path; empty
 /// when a reload is enough.
@@ -18,17 +20,23 @@ pub fn needs_restart(running: &DaemonSpec, wanted: &DaemonSpec) -> Vec<&'static 
         api,
         log,
         access_log,
+        audit_log,
         metrics,
         datapath,
     } = running;
     compare(*workers != wanted.workers, "gateway.workers");
     let ApiSpec {
         listen,
+        socket,
         on_gateway,
         // In force at once.
         access: _,
+        tls: _,
     } = api;
     compare(*listen != wanted.api.listen, "api.listen");
+    let other = &wanted.api.socket;
+    compare(socket.mode != other.mode, "api.socket_mode");
+    compare(socket.owner != other.owner, "api.socket_owner");
     compare(*on_gateway != wanted.api.on_gateway, "api.on_gateway");
     // The filter is in force at once.
     let LogSpec { filter: _, format } = log;
@@ -47,6 +55,8 @@ pub fn needs_restart(running: &DaemonSpec, wanted: &DaemonSpec) -> Vec<&'static 
         *max_series != wanted.metrics.max_series,
         "metrics.max_series",
     );
+    let AuditLogSpec { path } = audit_log;
+    compare(*path != wanted.audit_log.path, "audit_log.path");
     let DatapathSpec {
         mode,
         interfaces,

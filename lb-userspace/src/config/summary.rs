@@ -58,11 +58,19 @@ impl fmt::Display for Summary<'_> {
         };
         write!(f, "\nHTTP {listeners}; ")?;
         let beside = config.daemon.api.on_gateway && !desired.listeners.is_empty();
-        match (config.daemon.api.listen, beside) {
-            (Some(address), true) => write!(f, "API on {address} and beside HTTP")?,
-            (Some(address), false) => write!(f, "API on {address}")?,
-            (None, true) => f.write_str("API beside HTTP")?,
-            (None, false) => f.write_str("no API")?,
+        let places: Vec<_> = config
+            .daemon
+            .api
+            .listen
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        let places = places.join(", ");
+        match (places.is_empty(), beside) {
+            (false, true) => write!(f, "API on {places} and beside HTTP")?,
+            (false, false) => write!(f, "API on {places}")?,
+            (true, true) => f.write_str("API beside HTTP")?,
+            (true, false) => f.write_str("no API")?,
         }
         for notice in &config.notices {
             write!(f, "\nnote: {notice}")?;

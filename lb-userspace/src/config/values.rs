@@ -43,26 +43,6 @@ pub(super) const LISTEN: Pattern<SocketAddr> = Pattern {
     show: ToString::to_string,
 };
 
-/// An address of the management API, or none.
-pub(super) const API_LISTEN: Pattern<Option<SocketAddr>> = Pattern {
-    expected: "an IP address and a port from 1 to 65535, a port alone for 127.0.0.1, or \"off\"",
-    example: "127.0.0.1:7700",
-    numbers: true,
-    secret: false,
-    parse: |text| {
-        if text.trim() == "off" {
-            return Ok(None);
-        }
-        let mut address = (LISTEN.parse)(text)?;
-        // Whoever wants the API open to the network has to say so.
-        if !text.contains('.') && address.ip() == Ipv4Addr::UNSPECIFIED {
-            address.set_ip(Ipv4Addr::LOCALHOST.into());
-        }
-        Ok(Some(address))
-    },
-    show: |address| address.map_or_else(|| "off".to_owned(), |address| address.to_string()),
-};
-
 /// What a bearer token may be: it travels in a header.
 pub(super) const TOKEN: Pattern<String> = Pattern {
     expected: "1 to 1024 visible ASCII characters without spaces",
@@ -115,6 +95,32 @@ pub(super) const FILE: Pattern<PathBuf> = Pattern {
     secret: false,
     parse: absolute,
     show: |path| path.display().to_string(),
+};
+
+/// A file of TLS.
+pub(super) const PEM: Pattern<PathBuf> = Pattern {
+    example: "/etc/lb/api.pem",
+    ..FILE
+};
+
+/// A name in a certificate.
+pub(super) const CERTIFICATE_NAME: Pattern<String> = Pattern {
+    expected: "a name in a client's certificate: a common name, or a DNS name, address of mail or \
+               URI of its alternative names; 1 to 255 characters",
+    example: "ci.example.org",
+    numbers: false,
+    secret: false,
+    parse: |text| {
+        let fits = (1..=255).contains(&text.len()) && !text.chars().any(char::is_control);
+        fits.then(|| text.to_owned()).ok_or_else(Refused::default)
+    },
+    show: Clone::clone,
+};
+
+/// Where the audit log goes.
+pub(super) const AUDIT_LOG: Pattern<PathBuf> = Pattern {
+    example: "/var/log/lb/audit.log",
+    ..FILE
 };
 
 /// Where the access log goes.

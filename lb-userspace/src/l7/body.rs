@@ -43,7 +43,20 @@ pub(super) enum Answer {
     /// What an instance sends.
     Passing(Passed),
     /// What the management API sends.
-    Management(axum::body::Body),
+    Management(Told),
+}
+
+/// An answer of the management API in transit.
+pub(super) struct Told {
+    pub(super) body: axum::body::Body,
+    pub(super) worker: Rc<Worker>,
+    pub(super) pulse: Arc<Pulse>,
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        self.pulse.answered(self.worker.clock.now());
+    }
 }
 
 /// An answer's body in transit, with what its end sets free.
@@ -89,8 +102,9 @@ impl Body for Answer {
                 passed.ended = frame.is_none();
                 frame.map(|frame| Ok(frame?))
             }
-            Self::Management(body) => {
-                let frame = ready!(Pin::new(body).poll_frame(cx));
+            Self::Management(told) => {
+                let frame = ready!(Pin::new(&mut told.body).poll_frame(cx));
+                told.pulse.progressed();
                 frame.map(|frame| Ok(frame?))
             }
         })
@@ -101,7 +115,7 @@ impl Body for Answer {
             Self::Empty => true,
             Self::Text(text) => text.is_none(),
             Self::Passing(passed) => passed.body.is_end_stream(),
-            Self::Management(body) => body.is_end_stream(),
+            Self::Management(told) => told.body.is_end_stream(),
         }
     }
 
@@ -112,7 +126,7 @@ impl Body for Answer {
                 SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64))
             }
             Self::Passing(passed) => passed.body.size_hint(),
-            Self::Management(body) => body.size_hint(),
+            Self::Management(told) => told.body.size_hint(),
         }
     }
 }

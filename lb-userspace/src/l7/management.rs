@@ -6,14 +6,19 @@
 //! The answer is worked out on the control plane's runtime. A worker that rebuilt tables or resolved
 //! names for an operator would keep all of its clients waiting.
 
-use std::{convert::Infallible, fmt, time::Duration};
+use std::{convert::Infallible, fmt, rc::Rc, sync::Arc, time::Duration};
 
 use axum::{body::Body, extract::ConnectInfo};
 use hyper::{Request, Response, body::Incoming};
 use tokio::runtime::Handle;
 use tower::{ServiceExt as _, util::BoxCloneSyncService};
 
-use super::{answer, body::Answer, connection::Client, exchange::unless_stopped};
+use super::{
+    answer,
+    body::{Answer, Told},
+    connection::Client,
+    exchange::unless_stopped,
+};
 use crate::model::Reason;
 
 /// What answers the requests.
@@ -21,6 +26,9 @@ pub type ManagementService = BoxCloneSyncService<Request<Body>, Response<Body>, 
 
 /// Longest time that an answer may take: a reload may have to resolve names.
 const LIMIT: Duration = Duration::from_secs(60);
+
+/// Longest time that passes between two parts of an answer: several heartbeats of a stream of events.
+const SILENCE: Duration = Duration::from_secs(60);
 
 /// Paths that are answered by lb instead of being routed.
 #[derive(Clone)]
@@ -65,7 +73,7 @@ pub(super) async fn answer(
     let answer = management.service.clone().oneshot(request);
     let answer = management.runtime.spawn(answer);
     let answer = match unless_stopped(&client.pulse, answer).await {
-        Some(Ok(Ok(answer))) => Ok(answer.map(Answer::Management)),
+        Some(Ok(Ok(answer))) => Ok(answer),
         Some(Ok(Err(never))) => match never {},
         Some(Err(error)) if error.is_panic() => Err(Reason::BadAnswer),
         // The control plane has ended before the workers.
@@ -73,8 +81,26 @@ pub(super) async fn answer(
         None => Err(client.pulse.stopped().0),
     };
     let stats = &worker.stats.answers;
-    let mut answer = answer.unwrap_or_else(|reason| answer::local(reason, stats));
+    let now = worker.clock.now();
+    let mut answer = match answer {
+        // It may be long, or a stream of events that never ends by itself: the connection is busy
+        // with it until then.
+        Ok(answer) => {
+            client.pulse.answering(now, SILENCE);
+            answer.map(|body| {
+                Answer::Management(Told {
+                    body,
+                    worker: Rc::clone(worker),
+                    pulse: Arc::clone(&client.pulse),
+                })
+            })
+        }
+        Err(reason) => {
+            let answer = answer::local(reason, stats);
+            client.pulse.answered(now);
+            answer
+        }
+    };
     answer::ends_connection(answer.headers_mut(), &client.pulse);
-    client.pulse.answered(worker.clock.now());
     answer
 }

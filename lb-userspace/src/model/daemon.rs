@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use super::AccessSpec;
+use super::{AccessSpec, ApiAddress, SocketSpec, TlsSpec};
 
 /// Everything that holds for the life of the process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub struct DaemonSpec {
     pub access_log: AccessLogSpec,
     /// The exposition of metrics.
     pub metrics: MetricsSpec,
+    /// The log of changes.
+    pub audit_log: AuditLogSpec,
     /// The packet path.
     pub datapath: DatapathSpec,
 }
@@ -42,12 +44,16 @@ impl Default for MetricsSpec {
 /// Where the management API is served, and to whom.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiSpec {
-    /// A listener of its own.
-    pub listen: Option<SocketAddr>,
+    /// Where it has listeners of its own.
+    pub listen: Vec<ApiAddress>,
+    /// Who may connect to those of them that are unix sockets.
+    pub socket: SocketSpec,
     /// Whether the API's paths are also served on every listener of the gateway.
     pub on_gateway: bool,
     /// To whom.
     pub access: AccessSpec,
+    /// TLS there, where there is.
+    pub tls: Option<TlsSpec>,
 }
 
 /// What is logged, and how.
@@ -88,6 +94,13 @@ impl Default for AccessLogSpec {
             sample: 1_000_000,
         }
     }
+}
+
+/// The log of who has changed what by the management API.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AuditLogSpec {
+    /// The file that is appended to; the daemon's log when `None`.
+    pub path: Option<PathBuf>,
 }
 
 /// How the XDP program is attached.
@@ -163,15 +176,18 @@ impl Default for DaemonSpec {
         Self {
             workers: std::thread::available_parallelism().map_or(1, usize::from),
             api: ApiSpec {
-                listen: Some(SocketAddr::from(([127, 0, 0, 1], 7700))),
+                listen: vec![ApiAddress::Tcp(SocketAddr::from(([127, 0, 0, 1], 7700)))],
+                socket: SocketSpec::default(),
                 on_gateway: true,
                 access: AccessSpec::default(),
+                tls: None,
             },
             log: LogSpec {
                 filter: "info".to_owned(),
                 format: LogFormat::default(),
             },
             access_log: AccessLogSpec::default(),
+            audit_log: AuditLogSpec::default(),
             metrics: MetricsSpec::default(),
             datapath: DatapathSpec::default(),
         }

@@ -49,6 +49,8 @@ pub enum RateScope {
     Service,
     /// The requests that a route matches.
     Route,
+    /// Requests for lb itself.
+    Api,
 }
 
 impl RateScope {
@@ -59,6 +61,7 @@ impl RateScope {
             Self::Gateway => "gateway",
             Self::Service => "service",
             Self::Route => "route",
+            Self::Api => "api",
         }
     }
 }

@@ -148,6 +148,19 @@ impl Table {
         Ok(())
     }
 
+    /// Whether there is a request in the budget of `key`; in how many ticks, when there is none.
+    fn look(&self, rule: Gcra, key: impl Hash, now: u64) -> Result<(), u64> {
+        let key = self.hasher.hash_one(key);
+        let shard = &self.shards[key as usize % SHARDS];
+        let set = (key as usize / SHARDS) % self.sets_per_shard;
+        let budgets = shard.lock().unwrap_or_else(PoisonError::into_inner);
+        let ways = budgets.get(set * WAYS..(set + 1) * WAYS).unwrap_or(&[]);
+        match ways.iter().find(|budget| budget.key == key) {
+            Some(budget) => rule.take(budget.tat, now).map(|_| ()),
+            None => Ok(()),
+        }
+    }
+
     /// Budgets that there is room for.
     const fn size(&self) -> usize {
         SHARDS * self.sets_per_shard * WAYS
@@ -212,6 +225,40 @@ impl RateLimiter {
             self.refused.fetch_add(1, Ordering::Relaxed);
             duration(wait)
         })
+    }
+
+    /// Whether [`RateLimiter::take`] would succeed. Takes nothing and counts nothing.
+    ///
+    /// # Errors
+    /// In what time it would, when it would not now.
+    pub fn look<K: Hash>(&self, now: Timestamp, key: impl FnOnce() -> K) -> Result<(), Duration> {
+        let now = ticks(now);
+        let left = match &self.budgets {
+            Budgets::One(budget) => {
+                let taken = self.rule.take(budget.load(Ordering::Relaxed), now);
+                taken.map(|_| ())
+            }
+            Budgets::ByKey(table) => table.look(self.rule, key(), now),
+        };
+        left.map_err(duration)
+    }
+
+    /// What a refusal says of the rule and of when to come again, as header fields
+    /// (draft-ietf-httpapi-ratelimit-headers-10).
+    #[must_use]
+    pub fn fields(&self, wait: Duration) -> [(&'static str, String); 2] {
+        let (spec, scope) = (&self.spec, self.scope.as_str());
+        // The fields know whole seconds; a shorter period is told as what it is in one.
+        let per = spec.per.as_secs_f64().max(1.0);
+        let quota = f64::from(spec.requests) * per / spec.per.as_secs_f64();
+        let wait = wait.as_micros().div_ceil(1_000_000);
+        [
+            (
+                "ratelimit-policy",
+                format!("\"{scope}\";q={quota:.0};w={:.0}", per.ceil()),
+            ),
+            ("ratelimit", format!("\"{scope}\";r=0;t={wait}")),
+        ]
     }
 
     fn take_shared(&self, budget: &AtomicU64, now: u64) -> Result<(), u64> {

@@ -27,9 +27,15 @@ pub(super) fn refuse_pages(request: &Parts) -> Result<(), ApiError> {
              {found}"
         )));
     }
+    refuse_other_sites(request)
+}
+
+/// Refuses changes that a page of another site could ask for.
+pub(super) fn refuse_other_sites(request: &Parts) -> Result<(), ApiError> {
     if !super::changes(&request.method) {
         return Ok(());
     }
+    let host = host(&request.uri, &request.headers);
     if let Some(origin) = request.headers.get(header::ORIGIN) {
         let own = origin.to_str().ok().and_then(|origin| {
             let (_, authority) = origin.split_once("://")?;

@@ -40,9 +40,17 @@ const DAEMON: &[Row] = &[
     ("DELETE", "log", Operate),
 ];
 
+/// Paths that anybody may read: they name nothing.
+const OPEN: [&str; 3] = ["/health", "/livez", "/readyz"];
+
 /// Whether a method only looks.
 pub(super) const fn reads(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
+}
+
+/// Whether a path is for everybody who only looks.
+pub(super) fn is_open(path: &str) -> bool {
+    OPEN.contains(&path.strip_suffix('/').unwrap_or(path))
 }
 
 /// The role that a request needs.

@@ -40,7 +40,19 @@ fn verdict(
         let peer: SocketAddr = peer.parse().unwrap();
         parts.extensions.insert(ConnectInfo(peer));
     }
-    judge(&parts, spec)
+    let rule = Rule {
+        spec: spec.clone(),
+        budgets: None,
+    };
+    let verdict = rule.judge(&parts, Timestamp(0));
+    verdict.map_err(|refusal| refusal.error)
+}
+
+impl From<AccessSpec> for Prepared {
+    /// Without TLS.
+    fn from(spec: AccessSpec) -> Self {
+        Self { spec, tls: None }
+    }
 }
 
 /// The status that a request gets from the guard when there is one token or none; 200 when it
@@ -275,7 +287,11 @@ fn loopback_peers_have_the_role_that_is_configured() {
         (None, [401, 401, 401]),
     ] {
         for tokens in [Vec::new(), vec![token("t", "t", Role::Read)]] {
-            let spec = AccessSpec { tokens, loopback };
+            let spec = AccessSpec {
+                tokens,
+                loopback,
+                ..AccessSpec::default()
+            };
             let ask = |method, path| {
                 let host = [("host", "localhost")];
                 let verdict = verdict(method, path, Some(NEAR), &spec, &host);
@@ -321,4 +337,52 @@ fn no_change_is_without_a_role() {
         }
     }
     assert!(changes > 15, "only {changes} changes were found");
+}
+
+#[test]
+fn a_certificate_is_a_caller_unless_a_page_shows_it() {
+    let clients = [("ci", Role::Operate), ("watch", Role::Read)];
+    let spec = AccessSpec {
+        clients: clients
+            .into_iter()
+            .map(|(name, role)| ClientSpec {
+                name: name.into(),
+                role,
+            })
+            .collect(),
+        ..AccessSpec::default()
+    };
+    let rule = Rule {
+        spec,
+        budgets: None,
+    };
+    let ask = |method: &str, peer: &str, names: &[&str], header: (&str, &str)| {
+        let request = axum::http::Request::builder()
+            .method(method)
+            .uri("/api/v1/admin/loadbalancer/reset")
+            .header("host", "lb.example.org:7700")
+            .header(header.0, header.1);
+        let mut parts = request.body(()).unwrap().into_parts().0;
+        let peer: SocketAddr = peer.parse().unwrap();
+        parts.extensions.insert(Peer::Address(peer));
+        let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+        parts.extensions.insert(CertificateNames(names.into()));
+        match rule.judge(&parts, Timestamp(0)) {
+            Ok(caller) => caller.map(|caller| caller.to_string()).unwrap_or_default(),
+            Err(refusal) => refusal.error.status().as_u16().to_string(),
+        }
+    };
+    let none = ("accept", "*/*");
+    assert_eq!(ask("POST", FAR, &["ci"], none), "certificate ci");
+    assert_eq!(ask("POST", FAR, &["x", "ci"], none), "certificate ci");
+    assert_eq!(ask("GET", FAR, &["watch"], none), "certificate watch");
+    assert_eq!(ask("POST", FAR, &["watch"], none), "403");
+    assert_eq!(ask("GET", FAR, &["CI"], none), "403");
+    assert_eq!(ask("GET", FAR, &[], none), "401");
+    // A browser shows its certificate to every page.
+    let origin = |origin| ask("POST", FAR, &["ci"], ("origin", origin));
+    assert_eq!(origin("https://evil.example"), "403");
+    assert_eq!(origin("https://lb.example.org:7700"), "certificate ci");
+    let site = ("sec-fetch-site", "cross-site");
+    assert_eq!(ask("POST", FAR, &["ci"], site), "403");
 }

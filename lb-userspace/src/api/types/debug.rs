@@ -28,6 +28,8 @@ pub struct Debug {
     /// Requests that the access log has lost; absent while the proxy does not run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access_log_dropped: Option<u64>,
+    /// Lines that the audit log's file has not got since the start, because it could not be written.
+    pub audit_log_dropped: u64,
     /// What the algorithm of each service goes by.
     pub services: Vec<Balancing>,
     /// The packet path.

@@ -6,8 +6,8 @@ use ring::digest::{SHA256, digest};
 
 use super::*;
 use crate::model::{
-    Algorithm, DatapathMode, Forwarding, GatewaySpec, HashKey, HealthCheckSpec, HostPattern,
-    PathPattern, Probe, Role, TimeoutSpec,
+    Algorithm, ApiAddress, DatapathMode, Forwarding, GatewaySpec, HashKey, HealthCheckSpec,
+    HostPattern, PathPattern, Probe, Role, TimeoutSpec,
 };
 
 #[test]
@@ -95,7 +95,7 @@ fn every_flag_reaches_its_setting() {
     ] {
         assert_eq!(setting(&config, path), expected, "{path}");
     }
-    assert_eq!(config.daemon.api.listen, None);
+    assert_eq!(config.daemon.api.listen, []);
     assert_eq!(config.daemon.datapath.mode, DatapathMode::Generic);
 }
 
@@ -258,14 +258,46 @@ fn a_port_alone_means_every_ipv4_address_but_loopback_for_the_api() {
             gateway.parse().unwrap()
         );
         let config = load_text(&format!("[api]\nlisten = \"{listen}\"")).unwrap();
-        assert_eq!(config.daemon.api.listen, Some(api.parse().unwrap()));
+        let expected = [ApiAddress::Tcp(api.parse().unwrap())];
+        assert_eq!(config.daemon.api.listen, expected);
     }
     let config = load_text("[gateway]\nlisten = []\n[api]\nlisten = 81").unwrap();
     assert_eq!(config.desired.listeners, []);
+    let expected = [ApiAddress::Tcp("127.0.0.1:81".parse().unwrap())];
+    assert_eq!(config.daemon.api.listen, expected);
+}
+
+#[test]
+fn the_api_listens_in_several_places() {
+    let places = |config: &Config| -> Vec<String> {
+        let listen = &config.daemon.api.listen;
+        listen.iter().map(ToString::to_string).collect()
+    };
+    let text = "[api]\nlisten = [7700, \"unix:/run/lb/api.sock\"]\nsocket_mode = \"0660\"\n\
+                socket_owner = \"root:0\"\n";
+    let config = load_text(text).unwrap();
+    let both = ["127.0.0.1:7700", "unix:/run/lb/api.sock"];
+    assert_eq!(places(&config), both);
     assert_eq!(
-        config.daemon.api.listen,
-        Some("127.0.0.1:81".parse().unwrap())
+        setting(&config, "api.listen"),
+        "[\"127.0.0.1:7700\", \"unix:/run/lb/api.sock\"] # lb.toml:2:10"
     );
+    let socket = &config.daemon.api.socket;
+    assert_eq!(socket.mode, 0o660);
+    let owner = socket.owner.as_ref().unwrap();
+    assert_eq!((owner.user, owner.group), (Some(0), Some(0)));
+    assert!(
+        config
+            .summary()
+            .to_string()
+            .contains("API on 127.0.0.1:7700, unix:/run/lb/api.sock and")
+    );
+    // No shell knows lists.
+    let env = [("LB_API_LISTEN", "7700, unix:/run/lb/api.sock")];
+    let config = load_all("", &env, &Overrides::default()).unwrap();
+    assert_eq!(places(&config), both);
+    let alone = load_text("api.listen = \"unix:/run/lb/api.sock\"").unwrap();
+    assert_eq!(places(&alone), ["unix:/run/lb/api.sock"]);
 }
 
 #[test]

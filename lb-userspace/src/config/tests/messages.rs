@@ -32,12 +32,12 @@ fn each_fault_is_said_in_its_own_words() {
         (
             "routing = 3",
             "",
-            "routing: expected one of the sections access_log, api, datapath, defaults, environment, gateway, log, metrics, routes, services, sessions, vips; found \"routing\"",
+            "routing: expected one of the sections access_log, api, audit_log, datapath, defaults, environment, gateway, log, metrics, routes, services, sessions, vips; found \"routing\"",
         ),
         (
             "[service.web]",
             "",
-            "service: expected one of the sections access_log, api, datapath, defaults, environment, gateway, log, metrics, routes, services, sessions, vips; found \"service\" (did you mean \"services\"?)",
+            "service: expected one of the sections access_log, api, audit_log, datapath, defaults, environment, gateway, log, metrics, routes, services, sessions, vips; found \"service\" (did you mean \"services\"?)",
         ),
         (
             "gateway.listen = [\"10.0.0.1\"]",
@@ -133,6 +133,46 @@ fn each_fault_is_said_in_its_own_words() {
             "api.token = \"t\"\napi.tokens = [{ name = \"a\", role = \"read\", token = \"t\" }]",
             "",
             "api.tokens[0].name: expected a token of its own, but api.token has it; found the same token",
+        ),
+        (
+            "api.listen = [\"unix:/run/lb/api.sock\", \"unix:api.sock\"]",
+            "",
+            "api.listen: expected an IP address and a port from 1 to 65535, a port alone for 127.0.0.1, unix: and an absolute path, several of these, or \"off\", such as \"127.0.0.1:7700\"; found a list (what follows unix: is no absolute path of a file)",
+        ),
+        (
+            "api.listen = [7700, \"127.0.0.1:7700\"]",
+            "",
+            "api.listen: expected an IP address and a port from 1 to 65535, a port alone for 127.0.0.1, unix: and an absolute path, several of these, or \"off\", such as \"127.0.0.1:7700\"; found a list (\"127.0.0.1:7700\" is there twice)",
+        ),
+        (
+            "api.socket_mode = \"0460\"",
+            "",
+            "api.socket_mode: expected three or four octal digits that let the owner read and write, such as \"0660\"; found \"0460\"",
+        ),
+        (
+            "api.socket_owner = \"root:no-such-group\"",
+            "",
+            "api.socket_owner: expected a user, :GROUP or USER:GROUP, by name or number, such as \":root\"; found \"root:no-such-group\" (this host has no group \"no-such-group\")",
+        ),
+        (
+            "api.tls.cert = \"/nonexistent/lb.pem\"",
+            "",
+            "api.tls.cert: expected api.tls.cert and api.tls.key together; found api.tls.cert alone",
+        ),
+        (
+            "api.tls = { cert = \"/nonexistent/lb.pem\", key = \"/nonexistent/lb.key\" }",
+            "",
+            "api.tls.cert: expected one or more certificates in PEM; found \"/nonexistent/lb.pem\" (I/O error: No such file or directory (os error 2))",
+        ),
+        (
+            "api.tls.require_client_cert = true",
+            "",
+            "api.tls.require_client_cert: expected false, or api.tls.client_ca to judge certificates by; found true",
+        ),
+        (
+            "api.tls.clients = [{ name = \"ci\", role = \"read\" }]",
+            "",
+            "api.tls.clients[0].name: expected api.tls.client_ca to judge certificates by; found none",
         ),
         (
             "api.loopback_role = \"all\"",

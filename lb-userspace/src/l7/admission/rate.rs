@@ -7,7 +7,7 @@
 
 use std::{hash::Hash, sync::Arc, time::Duration};
 
-use hyper::{Request, Response, header::HeaderName, header::HeaderValue};
+use hyper::{Request, Response, header::HeaderValue};
 
 use crate::{
     l7::{answer, body::Answer, connection::Client},
@@ -15,9 +15,6 @@ use crate::{
     registry::Snapshot,
     resilience::RateLimiter,
 };
-
-static POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
-static LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 
 /// The limits of one route in the order in which they are asked.
 type Limits = Box<[Arc<RateLimiter>]>;
@@ -90,17 +87,7 @@ impl TooEarly {
     /// Says when to come again, and by which rule (draft-ietf-httpapi-ratelimit-headers-10).
     pub(in crate::l7) fn tell(&self, response: &mut Response<Answer>) {
         answer::again_in(response, self.wait);
-        let (spec, scope) = (&self.limiter.spec, self.limiter.scope.as_str());
-        // The fields know whole seconds; a shorter period is told as what it is in one.
-        let per = spec.per.as_secs_f64().max(1.0);
-        let quota = f64::from(spec.requests) * per / spec.per.as_secs_f64();
-        let wait = self.wait.as_micros().div_ceil(1_000_000);
-        let policy = format!("\"{scope}\";q={:.0};w={:.0}", quota, per.ceil());
-        let fields = [
-            (&POLICY, policy),
-            (&LIMIT, format!("\"{scope}\";r=0;t={wait}")),
-        ];
-        for (name, value) in fields {
+        for (name, value) in self.limiter.fields(self.wait) {
             if let Ok(value) = HeaderValue::try_from(value) {
                 response.headers_mut().insert(name, value);
             }

@@ -332,6 +332,55 @@ fn management_paths_are_answered_and_told_who_asks() {
     assert_eq!(client.get("/healthy").text(), "instance");
 }
 
+/// What comes from a channel, as a stream of events does.
+struct Trickle(tokio::sync::mpsc::Receiver<&'static str>);
+
+impl http_body::Body for Trickle {
+    type Data = bytes::Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<bytes::Bytes>, Self::Error>>> {
+        let part = std::task::ready!(self.0.poll_recv(cx));
+        std::task::Poll::Ready(part.map(|part| Ok(http_body::Frame::data(part.into()))))
+    }
+}
+
+#[test]
+fn a_connection_is_not_idle_while_lb_itself_still_answers() {
+    use axum::{Router, body::Body, routing::get};
+    let trickling = || async {
+        let (sender, parts) = tokio::sync::mpsc::channel(1);
+        thread::spawn(move || {
+            sender.blocking_send("one, ").unwrap();
+            // Much longer than connections may be idle.
+            thread::sleep(Duration::from_millis(600));
+            sender.blocking_send("two").unwrap();
+        });
+        Body::new(Trickle(parts))
+    };
+    let router = Router::new().route("/events", get(trickling));
+    let control = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .build()
+        .unwrap();
+    let management = Management {
+        service: tower::util::BoxCloneSyncService::new(router),
+        runtime: control.handle().clone(),
+        prefixes: &["/events"],
+    };
+    let stub = Stub::saying("instance");
+    let mut desired = everything_to(&[stub.address]);
+    desired.gateway.keepalive_timeout = Duration::from_millis(50);
+    let gateway = Gateway::with(desired, 1, Some(management));
+    let mut client = gateway.connect();
+    assert_eq!(client.get("/events").text(), "one, two");
+    // It is idle afterwards, and closed for that, but not before.
+    assert_eq!(gateway.get("/other").text(), "instance");
+}
+
 #[test]
 fn trusted_proxies_are_believed() {
     let stub = echo();

@@ -1,6 +1,6 @@
 //! Lines and files of the access log. How requests come to be records is tested with the proxy.
 
-use std::{sync::mpsc, time::SystemTime};
+use std::{sync::Arc, time::SystemTime};
 
 use hyper::Method;
 
@@ -122,56 +122,6 @@ fn durations_are_written_as_go_does() {
     ] {
         assert_eq!(go_duration(Duration::from_micros(us)), expected);
     }
-}
-
-fn writer(output: Output, records: Receiver<Record>) -> Writer {
-    Writer {
-        output,
-        records,
-        lost: Arc::default(),
-        reopen: Arc::default(),
-        lines: Vec::new(),
-        failing: false,
-    }
-}
-
-#[test]
-fn what_cannot_be_written_is_counted() {
-    let path = PathBuf::from("/dev/full");
-    let file = append(&path).unwrap();
-    let (sender, records) = mpsc::sync_channel(3);
-    for _ in 0..3 {
-        sender.send(record(Ending::Answered(200))).unwrap();
-    }
-    drop(sender);
-    let mut writer = writer(Output::File { path, file }, records);
-    writer.run();
-    assert_eq!(writer.lost.load(Relaxed), 3);
-}
-
-#[test]
-fn a_moved_file_is_opened_anew_when_told() {
-    let folder = tempfile::tempdir().unwrap();
-    let (path, moved) = (folder.path().join("access"), folder.path().join("access.1"));
-    let file = append(&path).unwrap();
-    let (sender, records) = mpsc::sync_channel(1);
-    let output = Output::File {
-        path: path.clone(),
-        file,
-    };
-    let mut writer = writer(output, records);
-    let write = |writer: &mut Writer| {
-        sender.send(record(Ending::Answered(200))).unwrap();
-        let (count, _) = writer.gather();
-        writer.write(count);
-    };
-    write(&mut writer);
-    std::fs::rename(&path, &moved).unwrap();
-    write(&mut writer);
-    writer.output.reopen();
-    write(&mut writer);
-    let lines = |path| std::fs::read_to_string(path).unwrap().lines().count();
-    assert_eq!((lines(&moved), lines(&path)), (2, 1));
 }
 
 #[test]
