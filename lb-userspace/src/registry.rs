@@ -11,6 +11,7 @@ mod ejection;
 mod feed;
 mod ids;
 mod limits;
+mod outage;
 mod service;
 mod snapshot;
 mod state;
@@ -33,6 +34,7 @@ pub use change::{Applied, Change, Desired, EjectionEnd, Event, RecoveryStep, Reg
 pub use feed::{Batch, Entry, Feed, Happening};
 pub use ids::{IdError, KnownId};
 pub use limits::{Limiters, RateLimits};
+pub use outage::Outage;
 pub use snapshot::{FailOpen, InstanceStatus, Pins, Service, Snapshot};
 
 /// Holds the state, applies changes, publishes snapshots.

@@ -271,6 +271,9 @@ fn of(service: &Service, now: Timestamp) -> ServiceBreakers {
         advised_for_seconds: advised.map(|until| round((until - now).as_secs_f64())),
         instance_rules: spec.instance.as_ref().map(rules),
         all_open: spec.all_open.as_str().to_owned(),
+        max_out: fraction(spec.max_out),
+        most_out: service.most_out(),
+        out: service.out(now),
         instances: service
             .members
             .iter()
@@ -281,6 +284,8 @@ fn of(service: &Service, now: Timestamp) -> ServiceBreakers {
                 InstanceBreaker {
                     instance: instance.endpoint.name().to_owned(),
                     breaker: with_window(&instance.gate, spec, now, window),
+                    spared: instance.is_spared(now),
+                    spared_seconds: instance.spared(),
                 }
             })
             .collect(),

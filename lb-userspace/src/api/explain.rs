@@ -219,6 +219,7 @@ fn of_member(
             Some(Exclusion::Ejected) => status.ejected.as_ref().map(|e| e.detail.to_string()),
             _ => None,
         },
+        spared: instance.is_spared(now),
         effective_weight: measure::weight(member.weight),
         recovery: status.recovery.as_ref().map(|p| measure::recovery(p, now)),
         in_flight: instance.in_flight(),

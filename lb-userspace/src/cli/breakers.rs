@@ -49,10 +49,17 @@ fn rows(of: &ServiceBreakers) -> impl Iterator<Item = Vec<String>> {
     let whole = whole.then(|| row(&of.service, "(all)", &of.breaker, true));
     let own = of.instance_rules.is_some();
     let instances = of.instances.iter();
-    whole
-        .into_iter()
-        .chain(instances.map(move |one| row(&of.service, &one.instance, &one.breaker, own)))
+    whole.into_iter().chain(instances.map(move |one| {
+        let mut row = row(&of.service, &one.instance, &one.breaker, own);
+        if one.spared {
+            row[STATE].push_str(", spared");
+        }
+        row
+    }))
 }
+
+/// The column of the state.
+const STATE: usize = 2;
 
 fn row(service: &str, instance: &str, breaker: &Breaker, is_on: bool) -> Vec<String> {
     let dash = || "-".to_owned();

@@ -74,6 +74,7 @@ fn row(candidate: &Candidate) -> Vec<String> {
         percent(f64::from(candidate.success_rate)),
         format!("{:.2}", candidate.score),
         match (excluded.is_empty(), recovery) {
+            (true, None) if candidate.spared => "no: fails, and is spared".to_owned(),
             (true, None) => "-".to_owned(),
             (true, Some(recovery)) => recovery,
             (false, _) => excluded.join(": "),

@@ -41,6 +41,8 @@ const PROBES: Number<u8> = Number {
     example: 2,
 };
 
+const MOST: Fraction = Fraction { example: "0.5" };
+
 const ALL_OPEN: Choice<AllOpen> = Choice {
     choices: &AllOpen::ALL,
     name: AllOpen::as_str,
@@ -112,6 +114,7 @@ pub(super) struct BreakerSettings {
     instance: Rules,
     service: Rules,
     all_open: Sourced<AllOpen>,
+    max_out: Sourced<u8>,
 }
 
 impl BreakerSettings {
@@ -121,6 +124,7 @@ impl BreakerSettings {
             instance: Rules::unset(true, &BreakerSpec::default()),
             service: Rules::unset(false, &BreakerSpec::of_service()),
             all_open: Sourced::unset(AllOpen::default()),
+            max_out: Sourced::unset(BreakersSpec::default().max_out),
         }
     }
 
@@ -130,6 +134,7 @@ impl BreakerSettings {
             instance: self.instance.read(t),
             service: t.table("service", |t| self.service.read(t)),
             all_open: t.value("all_open", &ALL_OPEN, &self.all_open),
+            max_out: t.value("max_out", &MOST, &self.max_out),
         }
     }
 
@@ -139,6 +144,7 @@ impl BreakerSettings {
             instance: self.instance.build(),
             service: self.service.build(),
             all_open: self.all_open.value,
+            max_out: self.max_out.value,
         }
     }
 }

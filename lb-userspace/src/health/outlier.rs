@@ -11,10 +11,10 @@ use std::{collections::HashMap, future::poll_fn, sync::Arc, time::Duration};
 use tokio::time::sleep;
 
 use crate::{
-    model::{Clock, Instance, InstanceId, OutlierSpec, Timestamp, history::Span},
+    model::{BreakerState, Clock, Instance, InstanceId, OutlierSpec, Timestamp, history::Span},
     registry::{Change, Registry, Service},
     resilience::{
-        Ejection,
+        Ejection, Silence,
         outlier::{self, Record, Suspect},
     },
 };
@@ -170,12 +170,19 @@ impl Outliers {
         let proven = look == Look::Whole
             && record.is_some_and(|record| record.has_whole_window(now, spec.window));
         let seconds = spec.window.as_secs();
+        let run = instance.failures.length();
         Suspect {
             stands: status.stands(),
             wanted: status.is_wanted(),
             ejected: status.ejected.is_some(),
-            blocked: instance.exclusion(now).is_some(),
-            run: instance.failures.length(),
+            blocked: instance.gate.state().kind(now) != BreakerState::Closed,
+            weight: service.members[position].weight,
+            run,
+            silence: if run > 0 && run >= spec.consecutive_failures {
+                Silence::of(instance, now)
+            } else {
+                Silence::None
+            },
             window: proven.then(|| instance.window(now, 0, seconds)),
             latency: (proven && spec.latency_factor > 0)
                 .then(|| instance.history(Span::new(now, seconds)).quantile_us(0.5))

@@ -13,7 +13,7 @@ use crate::{
     balance::{self, Choice},
     model::{AllOpen, BreakerSpec, Exclusion, GateState, InFlight, Instance, Reason, Timestamp},
     registry::Service,
-    resilience::{Permit, Report, Verdict, breaker},
+    resilience::{Permit, Verdict, breaker},
 };
 
 /// An instance to send a request to: its position, and the permit if the request is a probe.
@@ -160,46 +160,20 @@ pub(super) fn settle(
     if permit.is_none() && verdict == Verdict::Success && gate.is_quiet() {
         return;
     }
-    if let Some(spec) = &service.spec.breakers.instance {
-        weigh(worker, spec, in_flight, permit, verdict);
-    }
+    weigh(worker, service, in_flight, permit, verdict);
 }
 
 #[cold]
 fn weigh(
     worker: &Worker,
-    spec: &BreakerSpec,
+    service: &Service,
     in_flight: &InFlight,
     permit: Option<Permit<Instance>>,
     verdict: Verdict,
 ) {
-    let instance = in_flight.instance();
-    let report = Report {
-        verdict,
-        began: in_flight.began(),
-        now: worker.clock.now(),
-        chance: worker.random.bits(),
-    };
-    let changed = match permit {
-        Some(permit) => breaker::probed(permit, spec, &report),
-        None => {
-            blame(worker, instance, &report);
-            breaker::ended(&instance.gate, spec, &report, |seconds| {
-                instance.blamed(report.now, seconds)
-            })
-        }
-    };
+    let (now, chance) = (worker.clock.now(), worker.random.bits());
+    let changed = service.weigh(worker.index, in_flight, permit, verdict, now, chance);
     if changed.is_some_and(|step| step.is_transition()) {
         worker.breakers.notify_one();
-    }
-}
-
-/// Keeps what counts against the instance, and what is not to count at all.
-fn blame(worker: &Worker, instance: &Instance, report: &Report) {
-    if let GateState::Closed { since, .. } = instance.gate.state() {
-        let stale = breaker::is_stale(report.began, since);
-        if stale || report.verdict != Verdict::Success {
-            instance.blame(worker.index, report.now, !stale);
-        }
     }
 }

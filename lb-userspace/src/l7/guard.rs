@@ -72,9 +72,8 @@ pub(super) fn leave(
                 _ => return,
             }
             guard.record(worker.index, now, verdict != Verdict::Success);
-            breaker::ended(&guard.gate, spec, &report, |seconds| {
-                guard.window(now, seconds)
-            })
+            let window = |seconds| guard.window(now, seconds);
+            breaker::ended(&guard.gate, spec, &report, window, |_| true)
         }
     };
     if step.is_some_and(|step| step.is_transition()) {

@@ -85,7 +85,7 @@ impl AllOpen {
 }
 
 /// The breakers of a service.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BreakersSpec {
     /// The breaker of each instance; `None` when they are off.
     pub instance: Option<BreakerSpec>,
@@ -93,4 +93,20 @@ pub struct BreakersSpec {
     pub service: Option<BreakerSpec>,
     /// When those of all instances are open.
     pub all_open: AllOpen,
+    /// How many of the instances breakers may leave out at once, in percent, 1 to 100; ejected ones
+    /// count. One may always be out, and so may all that serve nothing at all.
+    pub max_out: u8,
+}
+
+impl Default for BreakersSpec {
+    /// No breakers. Half of the instances, as for ejections: with more gone the rest has to do more
+    /// than twice its work, and what fails more than half of a service is hardly its instances.
+    fn default() -> Self {
+        Self {
+            instance: None,
+            service: None,
+            all_open: AllOpen::default(),
+            max_out: 50,
+        }
+    }
 }

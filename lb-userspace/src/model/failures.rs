@@ -8,10 +8,12 @@
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     task::{Context, Poll, Waker},
 };
+
+use super::Timestamp;
 
 /// A bell that many may ring and one listens to. Rung twice before it is heard, it is heard once.
 #[derive(Debug, Default)]
@@ -51,6 +53,8 @@ pub struct FailureRun {
     /// Length from which on every failure rings; 0 is never.
     limit: AtomicU32,
     alarm: Arc<Alarm>,
+    /// When the first failure of the run ended, in microseconds.
+    since: AtomicU64,
 }
 
 impl FailureRun {
@@ -61,6 +65,7 @@ impl FailureRun {
             length: AtomicU32::new(0),
             limit: AtomicU32::new(0),
             alarm,
+            since: AtomicU64::new(0),
         }
     }
 
@@ -75,6 +80,12 @@ impl FailureRun {
         self.length.load(Ordering::Relaxed)
     }
 
+    /// When the run began, if there is one: nothing has succeeded since then.
+    #[must_use]
+    pub fn since(&self) -> Option<Timestamp> {
+        (self.length() > 0).then(|| Timestamp(self.since.load(Ordering::Relaxed)))
+    }
+
     /// Begins anew.
     pub fn end(&self) {
         // A store would take the cache line from the other workers at each success.
@@ -83,12 +94,13 @@ impl FailureRun {
         }
     }
 
-    /// One more.
-    pub fn go_on(&self) {
-        let length = self
-            .length
-            .fetch_add(1, Ordering::Relaxed)
-            .saturating_add(1);
+    /// One more, at `now`.
+    pub fn go_on(&self, now: Timestamp) {
+        let before = self.length.fetch_add(1, Ordering::Relaxed);
+        if before == 0 {
+            self.since.store(now.0, Ordering::Relaxed);
+        }
+        let length = before.saturating_add(1);
         let limit = self.limit.load(Ordering::Relaxed);
         if limit > 0 && length >= limit {
             self.alarm.ring();
@@ -109,23 +121,25 @@ mod tests {
                 .poll_rung(&Context::from_waker(Waker::noop()))
                 .is_ready()
         };
-        (0..9).for_each(|_| run.go_on());
+        (1..10).for_each(|us| run.go_on(Timestamp(us)));
+        assert_eq!(run.since(), Some(Timestamp(1)));
         assert!(!heard(), "no limit");
         run.end();
+        assert_eq!(run.since(), None);
         run.set_limit(3);
-        run.go_on();
-        run.go_on();
+        run.go_on(Timestamp(20));
+        run.go_on(Timestamp(20));
         assert!(!heard());
         run.end();
-        run.go_on();
-        run.go_on();
+        run.go_on(Timestamp(20));
+        run.go_on(Timestamp(20));
         assert!(!heard());
-        run.go_on();
-        run.go_on();
+        run.go_on(Timestamp(20));
+        run.go_on(Timestamp(20));
         assert_eq!(run.length(), 4);
         assert!(heard());
         assert!(!heard());
-        run.go_on();
+        run.go_on(Timestamp(20));
         assert!(heard());
     }
 

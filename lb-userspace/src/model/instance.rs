@@ -188,6 +188,15 @@ pub struct Instance {
     /// How many health checks there were.
     pub checks: CheckCounts,
     ejections: [AtomicU64; Detector::ALL.len()],
+    spared: Spared,
+}
+
+/// Seconds in which an instance's breaker had cause to open and did not.
+#[derive(Debug, Default)]
+struct Spared {
+    /// The last such second, plus one; 0 is never.
+    last: AtomicU64,
+    count: AtomicU64,
 }
 
 impl Instance {
@@ -214,6 +223,7 @@ impl Instance {
             gate: Gate::default(),
             failures: FailureRun::default(),
             ejections: Default::default(),
+            spared: Spared::default(),
             in_flight: AtomicU32::new(0),
             asked: AtomicU64::new(0),
             rests: AtomicU64::new(0),
@@ -245,6 +255,29 @@ impl Instance {
     #[must_use]
     pub fn ejections(&self, by: Detector) -> u64 {
         self.ejections[by as usize].load(Ordering::Relaxed)
+    }
+
+    /// Notes that its breaker has cause to open and does not.
+    pub fn spare(&self, now: Timestamp) {
+        let second = now.seconds() + 1;
+        if self.spared.last.load(Ordering::Relaxed) != second
+            && self.spared.last.swap(second, Ordering::Relaxed) != second
+        {
+            self.spared.count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// In how many seconds its breaker had cause to open and did not.
+    #[must_use]
+    pub fn spared(&self) -> u64 {
+        self.spared.count.load(Ordering::Relaxed)
+    }
+
+    /// Whether that was so in this second or the one before.
+    #[must_use]
+    pub fn is_spared(&self, now: Timestamp) -> bool {
+        let last = self.spared.last.load(Ordering::Relaxed);
+        last > 0 && last >= now.seconds()
     }
 
     /// Requests in flight, all workers.
@@ -338,7 +371,8 @@ impl Instance {
         for window in self.shards.iter().filter_map(|shard| shard.blame.get()) {
             blamed += window.sum(now, 0, seconds);
         }
-        let without_count = blamed.requests - blamed.failures;
+        // Read while others write: each number is as young as it happens to be.
+        let without_count = blamed.requests.saturating_sub(blamed.failures);
         let requests = self.window(now, 0, seconds).requests;
         WindowSum {
             requests: requests.saturating_sub(without_count),
@@ -419,7 +453,8 @@ impl Instance {
         self.probe_latency.reset();
         self.checks.reset();
         self.failures.end();
-        for counter in &self.ejections {
+        let counters = self.ejections.iter();
+        for counter in counters.chain([&self.spared.last, &self.spared.count]) {
             counter.store(0, Ordering::Relaxed);
         }
         self.measured.set_score(1.0);
@@ -438,7 +473,7 @@ impl Instance {
 
     fn failed(&self, now: Timestamp, latency: Duration, behind: u32) {
         self.took_at_least(now, latency, behind);
-        self.failures.go_on();
+        self.failures.go_on(now);
     }
 
     fn took_at_least(&self, now: Timestamp, bound: Duration, behind: u32) {

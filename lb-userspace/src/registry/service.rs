@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::{
     change::{Event, RegistryError},
+    outage::Outage,
     snapshot::{FailOpen, InstanceStatus, Pins, Service},
 };
 use crate::{
@@ -33,6 +34,7 @@ pub(super) struct ServiceState {
     /// Requests in flight.
     pub(super) load: Arc<ServiceLoad>,
     pub(super) admission: Arc<Admission>,
+    pub(super) outage: Arc<Outage>,
     pub(super) affinity: Arc<AffinityStats>,
 }
 
@@ -180,6 +182,7 @@ impl ServiceState {
             budget: Arc::clone(&self.budget),
             hedging: Arc::clone(&self.hedging),
             admission: Arc::clone(&self.admission),
+            outage: Arc::clone(&self.outage),
             guard: Arc::clone(&self.guard),
             breaker: self.breaker,
             fail_open,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::limits::RateLimits;
+use super::{limits::RateLimits, outage::Outage};
 use crate::{
     affinity::Quota,
     balance::{self, Balancer, Choice, Random, Tried},
@@ -61,7 +61,9 @@ pub struct Service {
     pub limited: bool,
     /// Its circuit breaker.
     pub guard: Arc<ServiceGuard>,
-    /// What that does, as last heard; the guard's gate knows better.
+    /// What decides which of its instances' breakers may open.
+    pub outage: Arc<Outage>,
+    /// What the guard does, as last heard; its gate knows better.
     pub breaker: BreakerState,
     /// Why traffic goes to instances that should not have any; `None` when it does not.
     pub fail_open: Option<FailOpen>,

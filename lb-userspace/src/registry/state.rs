@@ -173,6 +173,7 @@ impl State {
                 breaker: BreakerState::default(),
                 load,
                 admission: Arc::default(),
+                outage: Arc::default(),
                 affinity: Arc::new(AffinityStats::new(self.workers)),
             });
         };
@@ -209,6 +210,7 @@ impl State {
             breaker: before.breaker,
             load: before.load,
             admission: before.admission,
+            outage: before.outage,
             affinity: before.affinity,
         };
         if algorithm != before.algorithm {

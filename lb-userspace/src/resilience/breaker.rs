@@ -15,6 +15,9 @@
 //! it. What began before the breaker was last closed does not count at all, or the requests that
 //! hung in an instance while it was stuck would open it again once they time out.
 //!
+//! Neither is proof enough by itself. A breaker that has cause to open asks whether it may: a busy
+//! instance fails in a row, too, and not everybody may be out at once (see [`super::outage`]).
+//!
 //! It stays open for `open × 2^(n-1)` at the n-th opening in a row, up to a limit, less up to a
 //! fifth by chance: many proxies must not probe in step. Then single requests pass as probes, each
 //! with a [`Permit`], of which there are only so many for all workers together. A probe that ends
@@ -42,6 +45,15 @@ pub enum Verdict {
     Failure,
     /// It has too much to do.
     Throttled,
+}
+
+/// What gives a closed breaker cause to open.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Cause {
+    /// A run of failures.
+    Run,
+    /// The share of failures in the requests of so many seconds.
+    Share(WindowSum, u64),
 }
 
 /// A request that is over.
@@ -205,13 +217,15 @@ pub fn probed<T: AsRef<Gate>>(
 }
 
 /// Takes the end of a request that was no probe into account. `window` sums the given number of
-/// seconds up to then, the request at hand included. Returns what it has
-/// changed.
+/// seconds up to then, the request at hand included; `may` says whether the breaker may open when
+/// it has cause to, and what it relies on for that must hold until this returns. Returns what it
+/// has changed.
 pub fn ended(
     gate: &Gate,
     spec: &BreakerSpec,
     report: &Report,
     window: impl Fn(u64) -> WindowSum,
+    mut may: impl FnMut(Cause) -> bool,
 ) -> Option<Step> {
     if gate.is_quiet() && report.verdict == Verdict::Success {
         return None;
@@ -229,7 +243,12 @@ pub fn ended(
             Verdict::Failure | Verdict::Throttled => run,
         };
         let by_run = spec.failures > 0 && run >= spec.failures;
-        if by_run || is_too_much(spec, &window(seconds(spec, since, report.now))) {
+        if by_run && may(Cause::Run) {
+            return Some(opened(0, spec, report));
+        }
+        let seconds = seconds(spec, since, report.now);
+        let sum = window(seconds);
+        if is_too_much(spec, &sum) && may(Cause::Share(sum, seconds)) {
             return Some(opened(0, spec, report));
         }
         let after = GateState::Closed { run, since };

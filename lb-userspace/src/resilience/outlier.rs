@@ -13,19 +13,24 @@
 //! When every instance fails, the cause lies behind them all, and an ejection would only move the
 //! load to fewer of them. So an instance is ejected only while another one serves and does better.
 //!
-//! - **Consecutive failures**: a run of them, whoever of the workers saw each. The only one that is
-//!   fast: an instance that answers 500 in a millisecond draws everybody under algorithms that go
-//!   by load or latency.
+//! - **Consecutive failures**: a run of them, whoever of the workers saw each, in which nothing was
+//!   served for longer than a busy instance would need ([`Silence`]). The only one that is fast: an
+//!   instance that answers 500 in a millisecond draws everybody under algorithms that go by load
+//!   or latency.
 //! - **Success rate**, in two forms. Among five instances or more, Envoy's: below
 //!   `mean − deviations × σ` of the rates of those with enough requests, with the population's σ,
 //!   and at least [`APART`] below the mean, since instances that are nearly alike have a σ of
 //!   nearly nothing. Among two or more: below an absolute rate and at least [`BEHIND`] behind what
-//!   the others have together.
+//!   the others have together. In either case only an instance that also serves less than the
+//!   others do, for what it weighs ([`can_be_spared`]): overload makes rates differ, and to eject
+//!   whoever gets the most requests leaves them to the rest.
 //! - **Latency**: the median above a multiple of the lower median of the others' medians, and by
 //!   more than [`NOTICEABLE`].
 //!
 //! How many may be out at once is a share of the wanted instances, but always one, and never the
-//! last one that stands. The worst go first.
+//! last one that stands. Those whose circuit breaker is not closed are out, too. When more fail in a
+//! row than may be out, the cause lies behind them all until the silence is certain. The worst go
+//! first.
 //!
 //! Envoy lets an ejection's multiplier shrink with time alone (envoy#21142), so an instance that
 //! nobody asks is forgiven everything. Here only served requests forgive.
@@ -34,7 +39,10 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use super::factor::median;
+use super::{
+    factor::median,
+    outage::{Output, Silence, can_be_spared, most_out},
+};
 use crate::model::{Detector, OutlierSpec, Timestamp, window::WindowSum};
 
 /// Instances with enough requests from which on the spread of their rates says something.
@@ -68,10 +76,14 @@ pub struct Suspect {
     pub wanted: bool,
     /// Whether it is ejected.
     pub ejected: bool,
-    /// Whether requests are kept from it in spite of its weight.
+    /// Whether its circuit breaker is not closed.
     pub blocked: bool,
+    /// Its effective weight.
+    pub weight: u32,
     /// Requests that it has failed in a row.
     pub run: u32,
+    /// Whether it serves nothing any more since that run began.
+    pub silence: Silence,
     /// Requests of the window, when it had the whole window to prove itself.
     pub window: Option<WindowSum>,
     /// Median latency of the window's requests.
@@ -150,31 +162,57 @@ pub fn judge(spec: &OutlierSpec, suspects: &[Suspect]) -> Vec<Conviction> {
         let by_detector = (a.evidence.detector() as u8).cmp(&(b.evidence.detector() as u8));
         by_detector.then(b.evidence.badness().total_cmp(&a.evidence.badness()))
     });
-    let mut room = room(spec, suspects);
+    let mut room = Room::new(spec, suspects);
     let mut standing: Vec<bool> = suspects.iter().map(|suspect| suspect.stands).collect();
     accused.retain(|conviction| {
         standing[conviction.position] = false;
         let mut others = suspects.iter().zip(&standing);
-        let may = room > 0 && others.any(|(other, stands)| *stands && !is_failing(spec, other));
-        if may {
-            room -= 1;
-        } else {
-            standing[conviction.position] = true;
-        }
+        let may = others.any(|(other, stands)| *stands && !is_failing(spec, other))
+            && room.take(&suspects[conviction.position]);
+        standing[conviction.position] = !may;
         may
     });
     accused
 }
 
 /// How many more may be ejected.
-fn room(spec: &OutlierSpec, suspects: &[Suspect]) -> usize {
-    let wanted = suspects.iter().filter(|suspect| suspect.wanted);
-    let (all, out) = wanted.fold((0, 0), |(all, out), suspect| {
-        (all + 1, out + usize::from(suspect.ejected))
-    });
-    (all * usize::from(spec.max_ejected) / 100)
-        .max(1)
-        .saturating_sub(out)
+struct Room {
+    /// As far as ejections go.
+    ejected: usize,
+    /// As far as breakers count, too.
+    out: usize,
+}
+
+impl Room {
+    fn new(spec: &OutlierSpec, suspects: &[Suspect]) -> Self {
+        let wanted = || suspects.iter().filter(|suspect| suspect.wanted);
+        let most = most_out(spec.max_ejected, wanted().count());
+        let left = |taken: usize| most.saturating_sub(taken);
+        Self {
+            ejected: left(wanted().filter(|suspect| suspect.ejected).count()),
+            out: left(wanted().filter(|s| s.ejected || s.blocked).count()),
+        }
+    }
+
+    /// Whether there is room for this one. Whose breaker is not closed is out already.
+    const fn take(&mut self, suspect: &Suspect) -> bool {
+        if self.ejected == 0 || (self.out == 0 && !suspect.blocked) {
+            return false;
+        }
+        self.ejected -= 1;
+        if !suspect.blocked {
+            self.out -= 1;
+        }
+        true
+    }
+}
+
+/// Whether so many are out or fail in a row that the cause is not to be looked for in each of them.
+fn is_crowd(spec: &OutlierSpec, suspects: &[Suspect]) -> bool {
+    let wanted = || suspects.iter().filter(|suspect| suspect.wanted);
+    let in_trouble =
+        wanted().filter(|s| s.ejected || s.blocked || s.run >= spec.consecutive_failures);
+    in_trouble.count() > most_out(spec.max_ejected, wanted().count())
 }
 
 /// Whether an instance is no better: it is blocked, or about to be found guilty itself, which is
@@ -188,14 +226,25 @@ const fn is_failing(spec: &OutlierSpec, suspect: &Suspect) -> bool {
 /// Everybody whom a detector points at, once each.
 fn accused(spec: &OutlierSpec, suspects: &[Suspect]) -> Vec<Conviction> {
     let rates = Rates::new(spec, suspects);
+    let needed = if is_crowd(spec, suspects) {
+        Silence::Certain
+    } else {
+        Silence::Likely
+    };
     let of = |(position, suspect): (usize, &Suspect)| {
         if !suspect.stands || suspect.ejected {
             return None;
         }
-        let run = (spec.consecutive_failures > 0 && suspect.run >= spec.consecutive_failures)
+        let run = (spec.consecutive_failures > 0
+            && suspect.run >= spec.consecutive_failures
+            && suspect.silence >= needed)
             .then_some(Evidence::Run(suspect.run));
         let evidence = run
-            .or_else(|| rates.against(spec, position))
+            .or_else(|| {
+                rates
+                    .against(spec, position)
+                    .filter(|_| rates.spares(position))
+            })
             .or_else(|| against_latency(spec, suspects, position))?;
         Some(Conviction { position, evidence })
     };
@@ -206,6 +255,9 @@ fn accused(spec: &OutlierSpec, suspects: &[Suspect]) -> Vec<Conviction> {
 struct Rates {
     windows: Vec<Option<WindowSum>>,
     total: WindowSum,
+    /// What each of them does, and all together.
+    outputs: Vec<Output>,
+    output: Output,
     /// What nobody may be below, when there are enough instances to say so.
     spread: Option<f64>,
 }
@@ -216,11 +268,17 @@ impl Rates {
             .iter()
             .map(|suspect| enough(spec, suspect).filter(|_| suspect.stands))
             .collect();
-        let mut total = WindowSum::default();
-        let mut rates = Vec::new();
-        for window in windows.iter().flatten() {
-            total += *window;
-            rates.extend(window.success_rate());
+        let (mut total, mut output) = (WindowSum::default(), Output::default());
+        let (mut rates, mut outputs) = (Vec::new(), Vec::new());
+        for (window, suspect) in windows.iter().zip(suspects) {
+            let window = window.unwrap_or_default();
+            let own = Output::new(&window, spec.window.as_secs(), suspect.weight);
+            if let Some(rate) = window.success_rate() {
+                rates.push(rate);
+                total += window;
+                output += own;
+            }
+            outputs.push(own);
         }
         let n = rates.len();
         let spread = (n >= ENOUGH_INSTANCES && spec.deviations > 0).then(|| {
@@ -232,8 +290,16 @@ impl Rates {
         Self {
             windows,
             total,
+            outputs,
+            output,
             spread,
         }
+    }
+
+    /// Whether an instance with a rate serves so little that it is better gone.
+    fn spares(&self, position: usize) -> bool {
+        let own = &self.outputs[position];
+        can_be_spared(own, &self.output.without(own))
     }
 
     fn against(&self, spec: &OutlierSpec, position: usize) -> Option<Evidence> {

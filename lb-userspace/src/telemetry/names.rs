@@ -113,6 +113,9 @@ families! {
     BREAKER_TRANSITIONS: Counter "lb_instance_breaker_transitions_total"
         ["service", "instance", "to"]
         "How often the circuit breaker came into each state.";
+    BREAKER_SPARED: Counter "lb_instance_breaker_spared_seconds_total"
+        ["service", "instance"]
+        "Seconds in which the circuit breaker had cause to open and did not, because the instance serves as much as others or too many fail.";
     SERVICE_BREAKER: Gauge "lb_service_breaker_state"
         ["service", "state"]
         "1 for the state that the service's own circuit breaker is in, 0 for the others.";

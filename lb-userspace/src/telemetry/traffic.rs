@@ -329,6 +329,7 @@ impl InstanceSamples {
 struct BreakerSamples {
     state: Samples,
     transitions: Samples,
+    spared: Samples,
     service_state: Samples,
     service_transitions: Samples,
 }
@@ -338,6 +339,7 @@ impl BreakerSamples {
         Self {
             state: Samples::new(&names::BREAKER),
             transitions: Samples::new(&names::BREAKER_TRANSITIONS),
+            spared: Samples::new(&names::BREAKER_SPARED),
             service_state: Samples::new(&names::SERVICE_BREAKER),
             service_transitions: Samples::new(&names::SERVICE_BREAKER_TRANSITIONS),
         }
@@ -346,6 +348,11 @@ impl BreakerSamples {
     fn add_service(&mut self, service: &Service, now: Timestamp) {
         let name = service.name().as_str();
         let whole = &service.guard.gate;
+        for member in service.members.iter() {
+            let instance = &member.instance;
+            let labels = [name, instance.endpoint.name()];
+            self.spared.add(&labels, instance.spared() as f64);
+        }
         for state in BreakerState::ALL {
             let labels = [name, state.as_str()];
             self.service_state.add(&labels, is(whole, state, now));
@@ -365,6 +372,7 @@ impl BreakerSamples {
         let samples = [
             self.state,
             self.transitions,
+            self.spared,
             self.service_state,
             self.service_transitions,
         ];

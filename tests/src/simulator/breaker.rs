@@ -1,13 +1,11 @@
 //! Circuit breakers on the way of a simulated request: the daemon's state machine, asked and told
 //! what the HTTP proxy asks and tells it.
 
-use std::sync::Arc;
-
 use lb_userspace::{
     balance::{Choice, Random},
-    model::{BreakerSpec, GateState, InFlight, Instance, Outcome, Timestamp},
+    model::{InFlight, Instance, Outcome, Timestamp},
     registry::Service,
-    resilience::{Permit, Report, Verdict, breaker},
+    resilience::{Permit, Verdict, breaker},
 };
 
 /// Goes from an instance that was picked to one that may be asked. `None` when nobody may.
@@ -31,38 +29,19 @@ pub(super) fn enter(
 
 /// Tells the breaker how a request has ended that was judged.
 pub(super) fn settle(
-    spec: Option<&BreakerSpec>,
+    service: &Service,
     guard: &InFlight,
     permit: Option<Permit<Instance>>,
     outcome: Outcome,
     now: Timestamp,
     random: &Random,
 ) {
-    let Some(spec) = spec else { return };
-    let instance: &Arc<Instance> = guard.instance();
     let verdict = match outcome {
         Outcome::Success => Verdict::Success,
         Outcome::Failure => Verdict::Failure,
     };
-    if permit.is_none() && verdict == Verdict::Success && instance.gate.is_quiet() {
+    if permit.is_none() && verdict == Verdict::Success && guard.instance().gate.is_quiet() {
         return;
     }
-    let report = Report {
-        verdict,
-        began: guard.began(),
-        now,
-        chance: random.bits(),
-    };
-    if let Some(permit) = permit {
-        breaker::probed(permit, spec, &report);
-        return;
-    }
-    if let GateState::Closed { since, .. } = instance.gate.state() {
-        let stale = breaker::is_stale(report.began, since);
-        if stale || report.verdict != Verdict::Success {
-            instance.blame(0, now, !stale);
-        }
-    }
-    let window = |seconds| instance.blamed(now, seconds);
-    breaker::ended(&instance.gate, spec, &report, window);
+    service.weigh(0, guard, permit, verdict, now, random.bits());
 }

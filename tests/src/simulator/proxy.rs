@@ -123,10 +123,10 @@ impl Proxy {
     /// Takes note of a request's end; its instance, for whoever wants another one.
     pub fn end(&mut self, mut place: Place, outcome: Outcome) -> InstanceId {
         place.guard.judge(outcome);
-        let spec = self.service.as_ref();
-        let spec = spec.and_then(|service| service.spec.breakers.instance.as_ref());
-        let (now, random) = (self.clock.now(), &self.random);
-        breaker::settle(spec, &place.guard, place.permit, outcome, now, random);
+        if let Some(service) = &self.service {
+            let (now, random) = (self.clock.now(), &self.random);
+            breaker::settle(service, &place.guard, place.permit, outcome, now, random);
+        }
         if outcome == Outcome::Failure {
             self.look();
         }

@@ -27,7 +27,13 @@ fn fail(world: &World, position: usize) {
         chance,
     };
     let window = |seconds| instance.blamed(now, seconds);
-    breaker::ended(&instance.gate, &BreakerSpec::default(), &report, window);
+    breaker::ended(
+        &instance.gate,
+        &BreakerSpec::default(),
+        &report,
+        window,
+        |_| true,
+    );
 }
 
 #[tokio::test]

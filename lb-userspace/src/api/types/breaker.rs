@@ -29,6 +29,12 @@ pub struct ServiceBreakers {
     /// What becomes of requests when the breakers of all instances that could serve are open:
     /// `refuse` or `pass`.
     pub all_open: String,
+    /// Share of the instances that may be out at once, 0 to 1.
+    pub max_out: f64,
+    /// How many instances that is.
+    pub most_out: usize,
+    /// How many are: ejected, or with a breaker that is not closed.
+    pub out: usize,
     /// As configured.
     pub instances: Vec<InstanceBreaker>,
 }
@@ -40,6 +46,11 @@ pub struct InstanceBreaker {
     pub instance: String,
     /// Its breaker.
     pub breaker: Breaker,
+    /// Whether it has cause to open and does not, because the instance serves as much as others do
+    /// or too many fail.
+    pub spared: bool,
+    /// In how many seconds that was so.
+    pub spared_seconds: u64,
 }
 
 /// The state of a breaker at this moment.

@@ -102,6 +102,9 @@ pub struct Candidate {
     /// More about that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
+    /// Whether its circuit breaker has cause to open and does not; absent when not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub spared: bool,
     /// Weight in force, in the units of the configuration.
     pub effective_weight: f64,
     /// Only while it is on its way back: its share is a quota.

@@ -180,6 +180,9 @@ fn the_last_one_and_more_than_half_stay_whatever_they_do() {
     run.answers(0, 6, Outcome::Failure, 0);
     run.answers(1, 7, Outcome::Failure, 0);
     run.fail(2);
+    // So many at once are not at fault themselves, unless it lasts.
+    assert_eq!(run.weights(), [FULL; 4]);
+    run.pass(1);
     assert_eq!(run.weights(), [0, 0, FULL, FULL]);
     run.fail(3);
     run.pass(1);

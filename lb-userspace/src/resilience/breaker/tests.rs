@@ -55,7 +55,13 @@ impl Run {
     }
 
     fn end(&self, verdict: Verdict) -> BreakerState {
-        ended(&self.gate, &self.spec, &self.report(verdict), |_| self.sum);
+        ended(
+            &self.gate,
+            &self.spec,
+            &self.report(verdict),
+            |_| self.sum,
+            |_| true,
+        );
         self.kind()
     }
 
@@ -124,6 +130,34 @@ fn a_share_of_failures_opens_it_once_there_were_enough_requests() {
 }
 
 #[test]
+fn it_stays_closed_as_long_as_it_may_not_open() {
+    let mut run = Run::new(spec());
+    run.sum = WindowSum {
+        requests: 20,
+        failures: 20,
+        latency_us: 0,
+    };
+    let mut asked = Vec::new();
+    let (gate, report) = (&run.gate, run.report(Verdict::Failure));
+    for _ in 0..8 {
+        let refuse = |cause| {
+            asked.push(cause);
+            false
+        };
+        ended(gate, &run.spec, &report, |_| run.sum, refuse);
+    }
+    assert_eq!(run.kind(), BreakerState::Closed);
+    let share = Cause::Share(run.sum, 10);
+    let before = [share; 6];
+    assert_eq!(asked[..6], before);
+    assert_eq!(asked[6..], [Cause::Run, share, Cause::Run, share]);
+    // The run is remembered.
+    let may = |cause| cause == Cause::Run;
+    let step = ended(gate, &run.spec, &report, |_| run.sum, may);
+    assert!(step.is_some_and(|step| step.is_transition()));
+}
+
+#[test]
 fn probes_close_it_or_open_it_for_twice_as_long() {
     let mut run = Run::new(spec());
     run.trip();
@@ -174,7 +208,10 @@ fn what_began_before_it_was_closed_does_not_count() {
             began,
             ..run.report(Verdict::Failure)
         };
-        assert_eq!(ended(&run.gate, &run.spec, &late, |_| NOTHING), None);
+        assert_eq!(
+            ended(&run.gate, &run.spec, &late, |_| NOTHING, |_| true),
+            None
+        );
     }
     run.trip();
 }
@@ -201,7 +238,7 @@ fn the_window_begins_anew_when_it_is_closed() {
             began: now,
             ..run.report(Verdict::Failure)
         };
-        ended(&run.gate, &run.spec, &report, window);
+        ended(&run.gate, &run.spec, &report, window, |_| true);
         assert_eq!(*asked.lock().unwrap(), Some(seconds), "{now:?}");
     }
 }
@@ -344,7 +381,7 @@ proptest! {
                     let report = Report { chance, ..run.report(verdict) };
                     match under_way.pop() {
                         Some(Some(permit)) => drop(probed(permit, &spec, &report)),
-                        Some(None) => drop(ended(&run.gate, &spec, &report, |_| run.sum)),
+                        Some(None) => drop(ended(&run.gate, &spec, &report, |_| run.sum, |_| true)),
                         None => {}
                     }
                 }

@@ -10,12 +10,26 @@ fn serving() -> Suspect {
     Suspect {
         stands: true,
         wanted: true,
+        weight: 10,
         ..Suspect::default()
     }
 }
 
+/// One that seems to have served nothing since.
 fn failing(run: u32) -> Suspect {
-    Suspect { run, ..serving() }
+    Suspect {
+        run,
+        silence: Silence::Likely,
+        ..serving()
+    }
+}
+
+/// One that has certainly served nothing since.
+fn dead(run: u32) -> Suspect {
+    Suspect {
+        silence: Silence::Certain,
+        ..failing(run)
+    }
 }
 
 /// One with so many requests of which so many failed.
@@ -79,6 +93,7 @@ fn the_worst_go_first_and_only_as_many_as_may() {
     let suspects = [failing(6), failing(9), failing(0), failing(0)];
     assert_eq!(positions(&spec(), &suspects), [1, 0]);
     // Of three one may be out, of five two.
+    let suspects = [dead(6), dead(9), failing(0), failing(0)];
     assert_eq!(positions(&spec(), &suspects[..3]), [1]);
     let out = Suspect {
         ejected: true,
@@ -91,6 +106,72 @@ fn the_worst_go_first_and_only_as_many_as_may() {
         ..spec()
     };
     assert_eq!(positions(&few, &suspects), [1], "one always may");
+}
+
+#[test]
+fn a_busy_instance_is_not_ejected_for_what_it_refuses() {
+    let busy = Suspect {
+        silence: Silence::None,
+        ..failing(50)
+    };
+    assert_eq!(positions(&spec(), &[busy, serving(), serving()]), [0; 0]);
+    // It gets more, refuses more, and serves as much as the others, or the most.
+    let most = rate(2000, 1000);
+    assert_eq!(
+        positions(&spec(), &[most, rate(1250, 250), rate(1200, 200)]),
+        [0; 0]
+    );
+    assert_eq!(
+        positions(&spec(), &[most, rate(1000, 0), rate(1000, 0)]),
+        [0; 0]
+    );
+    assert_eq!(
+        positions(&spec(), &[most, rate(1100, 0), rate(1100, 0)]),
+        [0]
+    );
+    // For what they weigh.
+    let small = Suspect { weight: 5, ..most };
+    assert_eq!(
+        positions(&spec(), &[small, rate(2000, 0), rate(2000, 0)]),
+        [0; 0]
+    );
+}
+
+#[test]
+fn when_many_fail_in_a_row_at_once_it_is_none_of_them_until_that_is_certain() {
+    let others = [serving(); 3];
+    let with = |bad: [Suspect; 3]| [&bad[..], &others[..]].concat();
+    assert_eq!(positions(&spec(), &with([failing(5); 3])), [0, 1, 2]);
+    let most = OutlierSpec {
+        max_ejected: 34,
+        ..spec()
+    };
+    assert_eq!(positions(&most, &with([failing(5); 3])), [0; 0]);
+    assert_eq!(
+        positions(&most, &with([failing(5), dead(5), dead(6)])),
+        [2, 1]
+    );
+}
+
+#[test]
+fn an_open_breaker_takes_the_room_of_an_ejection_and_not_its_own_instance_s() {
+    let shut = Suspect {
+        blocked: true,
+        ..serving()
+    };
+    let others = [serving(); 2];
+    let with = |one: Suspect, other: Suspect| [&[one, other], &others[..]].concat();
+    let half = |max_ejected| OutlierSpec {
+        max_ejected,
+        ..spec()
+    };
+    assert_eq!(positions(&half(50), &with(failing(5), shut)), [0]);
+    assert_eq!(positions(&half(25), &with(dead(5), shut)), [0; 0]);
+    let shut_and_dead = Suspect {
+        blocked: true,
+        ..dead(7)
+    };
+    assert_eq!(positions(&half(25), &with(shut_and_dead, serving())), [0]);
 }
 
 #[test]
@@ -185,17 +266,22 @@ fn suspect() -> impl Strategy<Value = Suspect> {
     let windows = prop::option::of((0u64..300, 0u64..300));
     (
         any::<[bool; 4]>(),
-        0u32..12,
+        (
+            0u32..12,
+            prop::sample::select(vec![Silence::None, Silence::Likely, Silence::Certain]),
+        ),
         windows,
         prop::option::of(0u64..1000),
     )
         .prop_map(
-            |([stands, wanted, ejected, blocked], run, window, latency)| Suspect {
+            |([stands, wanted, ejected, blocked], (run, silence), window, latency)| Suspect {
                 stands: stands && !ejected,
                 wanted,
                 ejected,
                 blocked,
+                weight: 10,
                 run,
+                silence,
                 window: window.map(|(requests, failures)| WindowSum {
                     requests,
                     failures: failures.min(requests),
@@ -224,6 +310,12 @@ proptest! {
         let out = suspects.iter().filter(|s| s.wanted && s.ejected).count();
         let most = (wanted * usize::from(max_ejected) / 100).max(1);
         prop_assert!(convicted.is_empty() || convicted.len() + out <= most);
+        let is_out = |(i, s): &(usize, &Suspect)| {
+            s.wanted && (s.ejected || s.blocked || convicted.contains(i))
+        };
+        let all = suspects.iter().enumerate().filter(is_out).count();
+        let before = suspects.iter().filter(|s| s.wanted && (s.ejected || s.blocked)).count();
+        prop_assert!(all <= most.max(before));
         for position in &convicted {
             prop_assert!(suspects[*position].stands && !suspects[*position].ejected);
         }

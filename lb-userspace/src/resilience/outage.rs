@@ -1,0 +1,264 @@
+//! Taking instances out without taking the service down: what tells a broken instance from a busy
+//! one, and how many may be out at a time.
+//!
+//! An instance that gets more than it can do answers a part of it with an error, and before long
+//! several requests in a row. Whoever takes it out for that takes away what it does serve; the
+//! others get its load, do the same, and are next. In the end two thirds of the requests fail where
+//! a fifth had to. The same happens when all fail alike for another reason: a database that is
+//! away for a moment, a path that fails everywhere. Circuit breakers and ejection therefore share
+//! three rules:
+//!
+//! - **A run of failures says nothing while the instance serves.** A busy instance goes on serving
+//!   at its own pace, so what proves that it is broken is [`Silence`]: no success for so long that
+//!   an instance that works would show it less than once an hour, going by what it has served just
+//!   before. At 500 answers a second that is some 29 ms, and always at most a second or four
+//!   latencies.
+//! - **What counts is what an instance serves, not what it refuses.** A share of failures speaks
+//!   against an instance only if it serves less than the others do ([`can_be_spared`]), for what
+//!   it weighs. The worse the others fare themselves, the less of its load could they take, and
+//!   the less must it serve to be better gone.
+//! - **Only a share of the instances may be out at a time** ([`most_out`]), by breakers and
+//!   ejections together, and those that fail in a row in this moment count as well: when many fail
+//!   at once, the cause lies behind them all. Whoever has been silent for so long that it certainly
+//!   serves nothing takes nothing away, so a breaker may open on it beyond the share: a service that
+//!   is wholly dead fails fast.
+//!
+//! Envoy and gRFC A50 have the share alone, for ejections; HAProxy and linkerd have none of this.
+
+use std::time::Duration;
+
+use crate::model::{Instance, Timestamp, WindowSum, window::WINDOW_SECONDS};
+
+/// Seconds before a silence whose successes say how often there should be one.
+const BEFORE: u64 = 10;
+
+/// Fewer successes than this are no pace to go by.
+const FEW: u64 = 5;
+
+/// A silence is to come about by chance this often at most.
+const ONCE_IN: Duration = Duration::from_secs(3600);
+
+/// Successes that must be missing however rare they are: as many as the failures that open a
+/// breaker by default.
+const LEAST_MISSING: f64 = 7.0;
+
+/// A silence of so many latencies is certain, within these bounds.
+const LATENCIES: u32 = 4;
+const CERTAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// What an instance serves next to what others do, for it to be worse than they are, when none of
+/// their requests fail. Less by the cube of their success rate when some do.
+const WORSE: f64 = 0.95;
+
+/// Share of failures, in percent, from which on an instance serves next to nothing.
+pub const NEXT_TO_NOTHING: u64 = 99;
+
+/// How sure it is that an instance serves nothing any more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Silence {
+    /// It is not: it serves, or has done so a moment ago.
+    #[default]
+    None,
+    /// Sure enough as long as hardly anybody else fails.
+    Likely,
+    /// Beyond doubt.
+    Certain,
+}
+
+impl Silence {
+    /// That of an instance at `now`.
+    #[must_use]
+    pub fn of(instance: &Instance, now: Timestamp) -> Self {
+        let Some(since) = instance.failures.since() else {
+            return Self::None;
+        };
+        let skip = now.seconds().saturating_sub(since.seconds());
+        if skip + BEFORE > WINDOW_SECONDS {
+            return Self::Certain;
+        }
+        let before = instance.window(now, skip, BEFORE);
+        let latency = instance.latency.at_last_sample().unwrap_or_default();
+        let served = before.requests.saturating_sub(before.failures);
+        silence(now - since, served, latency)
+    }
+}
+
+/// What it means that nothing has succeeded for this time, after so many successes in [`BEFORE`]
+/// seconds that took so long.
+fn silence(lasting: Duration, served: u64, latency: Duration) -> Silence {
+    let certain = latency
+        .saturating_mul(LATENCIES)
+        .clamp(CERTAIN.0, CERTAIN.1);
+    if lasting >= certain {
+        return Silence::Certain;
+    }
+    if lasting >= expected(served) {
+        Silence::Likely
+    } else {
+        Silence::None
+    }
+}
+
+/// The longest time between two successes that is to be expected: when they come at random, `n`
+/// times their mean distance passes without one with probability `e⁻ⁿ`.
+fn expected(served: u64) -> Duration {
+    if served < FEW {
+        return Duration::ZERO;
+    }
+    let rate = served as f64 / BEFORE as f64;
+    let missing = (rate * ONCE_IN.as_secs_f64()).ln().max(LEAST_MISSING);
+    Duration::from_secs_f64(missing / rate)
+}
+
+/// What instances did, for what they weigh.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Output {
+    /// Requests served a second.
+    pub served: f64,
+    /// Requests failed a second.
+    pub failed: f64,
+    /// Sum of the weights.
+    pub weight: f64,
+}
+
+impl Output {
+    /// What an instance of that weight did within `seconds`, which are at least 1.
+    #[must_use]
+    pub fn new(sum: &WindowSum, seconds: u64, weight: u32) -> Self {
+        let per_second = |count: u64| count as f64 / seconds.max(1) as f64;
+        Self {
+            served: per_second(sum.requests.saturating_sub(sum.failures)),
+            failed: per_second(sum.failures),
+            weight: f64::from(weight.max(1)),
+        }
+    }
+
+    /// The same without a part of it.
+    #[must_use]
+    pub fn without(&self, part: &Self) -> Self {
+        Self {
+            served: (self.served - part.served).max(0.0),
+            failed: (self.failed - part.failed).max(0.0),
+            weight: (self.weight - part.weight).max(0.0),
+        }
+    }
+}
+
+impl std::ops::AddAssign for Output {
+    fn add_assign(&mut self, other: Self) {
+        self.served += other.served;
+        self.failed += other.failed;
+        self.weight += other.weight;
+    }
+}
+
+/// Whether an instance serves so much less than the others, for what it weighs, that it is better
+/// gone. Nobody can be spared when the others serve nothing.
+#[must_use]
+pub fn can_be_spared(own: &Output, others: &Output) -> bool {
+    if others.served <= 0.0 || others.weight <= 0.0 {
+        return false;
+    }
+    let rate = others.served / (others.served + others.failed);
+    own.served / own.weight < WORSE * rate.powi(3) * others.served / others.weight
+}
+
+/// How many of so many instances may be out at a time, when that is to be `share` percent: one
+/// always.
+#[must_use]
+pub const fn most_out(share: u8, wanted: usize) -> usize {
+    let most = wanted * share as usize / 100;
+    if most > 1 { most } else { 1 }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn a_silence_is_measured_by_what_was_served_before() {
+        let quick = 5 * MS;
+        for (lasting, served, is) in [
+            // 500 a second: ln(500 × 3600) = 14.4 are missing after 29 ms.
+            (28 * MS, 5000, Silence::None),
+            (29 * MS, 5000, Silence::Likely),
+            (999 * MS, 5000, Silence::Likely),
+            (1000 * MS, 5000, Silence::Certain),
+            // One a second: 8.2 would be missing after 8.2 s, but a second is enough.
+            (999 * MS, 10, Silence::None),
+            (1000 * MS, 10, Silence::Certain),
+            // No pace to go by.
+            (Duration::ZERO, 4, Silence::Likely),
+        ] {
+            assert_eq!(silence(lasting, served, quick), is, "{lasting:?}, {served}");
+        }
+        let slow = Duration::from_secs(5);
+        for (lasting, served, is) in [
+            (8000 * MS, 10, Silence::None),
+            (8200 * MS, 10, Silence::Likely),
+            (20_000 * MS, 10, Silence::Certain),
+        ] {
+            assert_eq!(silence(lasting, served, slow), is, "{lasting:?}, {served}");
+        }
+    }
+
+    fn output(served: f64, failed: f64) -> Output {
+        Output {
+            served,
+            failed,
+            weight: 10.0,
+        }
+    }
+
+    #[test]
+    fn who_serves_as_much_as_the_others_is_not_better_gone() {
+        // Overload: the same is served, however much is refused on top.
+        assert!(!can_be_spared(&output(800.0, 900.0), &output(800.0, 500.0)));
+        // Three in ten fail, nobody else's do.
+        assert!(can_be_spared(&output(70.0, 30.0), &output(100.0, 0.0)));
+        // When a tenth of the others' fail, too, there is too little to gain.
+        assert!(!can_be_spared(&output(70.0, 30.0), &output(90.0, 10.0)));
+        assert!(can_be_spared(&output(40.0, 60.0), &output(90.0, 10.0)));
+        // Nobody could take over.
+        assert!(!can_be_spared(&output(1.0, 99.0), &output(0.0, 100.0)));
+        assert!(!can_be_spared(&output(1.0, 99.0), &Output::default()));
+    }
+
+    #[test]
+    fn weights_count() {
+        let small = Output {
+            weight: 5.0,
+            ..output(50.0, 0.0)
+        };
+        assert!(!can_be_spared(&small, &output(100.0, 0.0)));
+        assert!(can_be_spared(&output(50.0, 0.0), &output(100.0, 0.0)));
+    }
+
+    proptest! {
+        #[test]
+        fn a_longer_silence_is_never_less_sure(
+            short in 0u64..100_000,
+            more in 0u64..100_000,
+            served in 0u64..1_000_000,
+            latency in 0u64..100_000,
+        ) {
+            let of = |ms| silence(Duration::from_millis(ms), served, Duration::from_millis(latency));
+            prop_assert!(of(short) <= of(short + more));
+            prop_assert_eq!(of(30_000), Silence::Certain);
+        }
+
+        #[test]
+        fn one_may_always_be_out_and_never_more_than_the_share(
+            share in 1u8..=100,
+            wanted in 1usize..2000,
+        ) {
+            let most = most_out(share, wanted);
+            prop_assert!(most == 1 || most * 100 <= wanted * usize::from(share));
+            prop_assert!((1..=wanted).contains(&most));
+        }
+    }
+}
