@@ -40,6 +40,10 @@ pub const MAP_LIVE: &str = "LIVE";
 /// owns a counter and live connections are the difference of the two, modulo 2⁶⁴. Reusing an index
 /// for another instance means setting this element to the value of the other.
 pub const MAP_EXPIRED: &str = "EXPIRED";
+/// Array of `u64` by instance index: one more than the live connections that the instance may have, 0
+/// when there is no limit. Each load of the program has its own, which lives as long as the program
+/// does and is filled before packets reach it.
+pub const MAP_CEILINGS: &str = "CEILINGS";
 /// Per-CPU array of `u32` by [`crate::Vip::id`]: the turn counter of [`crate::SELECT_TURN`].
 pub const MAP_TURNS: &str = "TURNS";
 /// [`crate::DecapSettings`], one element.

@@ -64,8 +64,10 @@ pub fn begin<T: Tables>(tables: &T, scratch: &mut Scratch, tcp_flags: u8, fragme
 #[inline(always)]
 fn begin_at<T: Tables>(tables: &T, scratch: &mut Scratch, vip: &Vip) -> Result<Begun, Counter> {
     let hash = hash::flow(&scratch.key);
-    let (index, instance) =
-        select::select(tables, vip, &scratch.key, hash).ok_or(Counter::DropNoInstance)?;
+    // Counted before it is remembered: of two processors that find the last place one must see the
+    // other.
+    let take = |index| tables.live_begin(index);
+    let (index, instance) = select::select(tables, vip, &scratch.key, hash, take)?;
     scratch.entry = FlowEntry {
         last_seen: tables.now(),
         instance: index,
@@ -77,24 +79,30 @@ fn begin_at<T: Tables>(tables: &T, scratch: &mut Scratch, vip: &Vip) -> Result<B
         ..FlowEntry::default()
     };
     let inserted = if translates(vip.forward) {
-        insert_pair(tables, scratch, hash, &instance)?
+        insert_pair(tables, scratch, hash, &instance)
     } else {
-        tables.insert_flow(&scratch.key, &scratch.entry)
+        Ok(tables.insert_flow(&scratch.key, &scratch.entry))
     };
-    match inserted {
-        Insert::Done => {
-            tables.live_begin(index);
-            tables.count(Counter::ConnectionsOpened);
-            tables.vip_traffic(vip.id, |traffic| traffic.connections += 1);
-            tables.instance_traffic(index, |traffic| traffic.connections += 1);
-            Ok(Begun::Remembered)
-        }
+    if inserted == Ok(Insert::Done) {
+        tables.count(Counter::ConnectionsOpened);
+        tables.vip_traffic(vip.id, |traffic| traffic.connections += 1);
+        tables.instance_traffic(index, |traffic| traffic.connections += 1);
+        return Ok(Begun::Remembered);
+    }
+    // It was counted for the place that it has not got.
+    tables.live_end(index);
+    match inserted? {
         // Another processor was first; its choice counts.
-        Insert::Exists => Ok(Begun::Remembered),
+        Insert::Done | Insert::Exists => Ok(Begun::Remembered),
         // A connection whose packets keep their addresses and whose instance follows from its hash
         // works without an entry for as long as the VIP's table stays the same. One that was chosen
-        // by turn or by load does not, and one by `nat` has nowhere else to keep its source port.
-        Insert::Full if !translates(vip.forward) && vip.select == SELECT_HASH => {
+        // by turn, by load or by chance does not, one by `nat` has nowhere else to keep its source
+        // port, and one that is not remembered cannot be counted against a limit.
+        Insert::Full
+            if !translates(vip.forward)
+                && vip.select == SELECT_HASH
+                && !tables.is_limited(index) =>
+        {
             tables.count(Counter::ConnectionsUnremembered);
             Ok(Begun::Unremembered)
         }

@@ -83,7 +83,9 @@ fn find_unremembered<T: Tables>(tables: &T, scratch: &mut Scratch) -> bool {
         return false;
     }
     let hash = hash::flow(&scratch.key);
-    let Some((index, instance)) = select::select(tables, &vip, &scratch.key, hash) else {
+    // What is selected here has begun long ago.
+    let take = |_| true;
+    let Ok((index, instance)) = select::select(tables, &vip, &scratch.key, hash, take) else {
         return false;
     };
     scratch.entry = FlowEntry {

@@ -84,6 +84,7 @@ pub struct MemoryTables {
     random: Mutex<u64>,
     live: Vec<AtomicU64>,
     expired: Vec<AtomicU64>,
+    ceilings: Vec<AtomicU64>,
     instance_hops: Mutex<HashMap<u16, NextHop>>,
     client_hops: Mutex<HashMap<u32, ClientHop>>,
     routes: Mutex<HashMap<Address, Route>>,
@@ -118,6 +119,7 @@ impl MemoryTables {
             random: Mutex::new(seed),
             live: zeros(),
             expired: zeros(),
+            ceilings: zeros(),
             instance_hops: Mutex::default(),
             client_hops: Mutex::default(),
             routes: Mutex::default(),
@@ -194,6 +196,13 @@ impl MemoryTables {
     pub fn expire(&self, index: u16) {
         if let Some(expired) = self.expired.get(index as usize) {
             expired.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Sets how many live connections an index may have; `None` for any number.
+    pub fn set_ceiling(&self, index: u16, most: Option<u64>) {
+        if let Some(ceiling) = self.ceilings.get(index as usize) {
+            ceiling.store(most.map_or(0, |most| most.saturating_add(1)), Relaxed);
         }
     }
 
@@ -328,10 +337,25 @@ impl Tables for MemoryTables {
         (live as i64).max(0) as u64
     }
 
-    fn live_begin(&self, index: u16) {
-        if let Some(live) = self.live.get(index as usize) {
-            live.fetch_add(1, Relaxed);
+    fn live_begin(&self, index: u16) -> bool {
+        let (Some(live), Some(ceiling)) = (
+            self.live.get(index as usize),
+            self.ceilings.get(index as usize),
+        ) else {
+            return true;
+        };
+        live.fetch_add(1, Relaxed);
+        let ceiling = ceiling.load(Relaxed);
+        let fits = ceiling == 0 || self.live(index) < ceiling;
+        if !fits {
+            live.fetch_sub(1, Relaxed);
         }
+        fits
+    }
+
+    fn is_limited(&self, index: u16) -> bool {
+        let ceiling = self.ceilings.get(index as usize);
+        ceiling.is_some_and(|ceiling| ceiling.load(Relaxed) != 0)
     }
 
     fn live_end(&self, index: u16) {

@@ -4,9 +4,12 @@
 //! Between the moment an instance goes down and the moment its VIP's table is replaced, slots may
 //! still name it. Such a slot is skipped for others that follow from the same hash, so that the
 //! packets of one flow agree on the substitute even before it is remembered.
+//!
+//! An instance that has as many connections as it may have is passed over in the same way, and then by
+//! chance: a place comes free any moment, and whoever was refused comes again with the same hash.
 
 use lb_common::{
-    FlowKey, HASH_SOURCE, InstanceEntry, SELECT_LEAST_CONNECTIONS, SELECT_TURN, SLOTS, Vip,
+    Counter, FlowKey, HASH_SOURCE, InstanceEntry, SELECT_LEAST_CONNECTIONS, SELECT_TURN, SLOTS, Vip,
 };
 
 use crate::{Tables, hash};
@@ -15,14 +18,20 @@ use crate::{Tables, hash};
 /// slots naming dead instances, one connection in five hundred meets eight of them in a row.
 pub const MAX_TRIES: u32 = 8;
 
-/// Selects an instance that takes new connections: its index and entry.
+/// Slots that are tried by chance once an instance was found to be full. With nine connections in ten
+/// going to instances that are full, one in thirty is refused although there is room.
+pub const MAX_CHANCES: u32 = 24;
+
+/// Selects an instance that takes new connections and that `take` does not refuse as full: its index
+/// and entry.
 #[inline(always)]
 pub fn select<T: Tables>(
     tables: &T,
     vip: &Vip,
     key: &FlowKey,
     flow_hash: u64,
-) -> Option<(u16, InstanceEntry)> {
+    take: impl Fn(u16) -> bool,
+) -> Result<(u16, InstanceEntry), Counter> {
     let seed = if vip.hash_of == HASH_SOURCE {
         hash::address(&key.source)
     } else {
@@ -35,18 +44,46 @@ pub fn select<T: Tables>(
     } else {
         hash::slot(seed)
     };
-    let mut slot = first;
+    let (mut slot, mut full) = (first, false);
     for attempt in 1..=MAX_TRIES {
         let index = tables.slot(vip.table, slot);
         if index != 0
             && let Some(instance) = tables.instance(index)
             && instance.takes_new()
         {
-            return Some((index, instance));
+            if take(index) {
+                return Ok((index, instance));
+            }
+            full = true;
         }
         slot = hash::slot(hash::finish(seed.wrapping_add(u64::from(attempt))));
     }
-    None
+    if !full {
+        return Err(Counter::DropNoInstance);
+    }
+    let index = by_chance(tables, vip.table);
+    match tables.instance(index) {
+        Some(instance) if index != 0 => Ok((index, instance)),
+        _ => Err(Counter::DropConnectionLimit),
+    }
+}
+
+/// Another instance from random slots, counted as having one more live connection; 0 when all of them are
+/// full.
+#[inline(never)]
+fn by_chance<T: Tables>(tables: &T, table: u32) -> u16 {
+    for _ in 0..MAX_CHANCES {
+        let slot = hash::slot(u64::from(tables.random()) << 32);
+        let index = tables.slot(table, slot);
+        if index != 0
+            && let Some(instance) = tables.instance(index)
+            && instance.takes_new()
+            && tables.live_begin(index)
+        {
+            return index;
+        }
+    }
+    0
 }
 
 /// Of two random slots the one whose instance would have fewer connections by weight after taking

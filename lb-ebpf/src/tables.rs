@@ -82,8 +82,12 @@ pub trait Tables {
     fn random(&self) -> u32;
     /// Live connections of an instance.
     fn live(&self, index: u16) -> u64;
-    /// Adds 1 to the live connections of an instance, atomically.
-    fn live_begin(&self, index: u16);
+    /// Adds 1 to the live connections of an instance, atomically, unless it has as many as it may have;
+    /// whether it did. However many processors do so at once, there are never more, though one that
+    /// is refused may keep another one out in the same moment.
+    fn live_begin(&self, index: u16) -> bool;
+    /// Whether the live connections of an instance are limited.
+    fn is_limited(&self, index: u16) -> bool;
     /// Takes 1 from the live connections of an instance, atomically.
     fn live_end(&self, index: u16);
 

@@ -2,6 +2,7 @@
 
 mod accounting;
 mod bytes;
+mod limits;
 mod translation;
 
 use std::sync::Arc;

@@ -12,6 +12,7 @@
 //! the whole story.
 
 mod addresses;
+mod ceilings;
 mod datapath;
 mod decap;
 mod error;

@@ -5,6 +5,7 @@
 //! the clients in [`client`] are real sockets: a thread enters a namespace and stays there. What
 //! was made is taken down when its handle is dropped, and on Ctrl-C, too.
 
+pub mod algorithms;
 pub mod artifact;
 pub mod bench;
 pub mod browser;

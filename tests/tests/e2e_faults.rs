@@ -4,25 +4,16 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use hyper::Method;
+use lb_tests::algorithms::{self, asked, endless, http_of, services, set};
 use lb_tests::cleanup;
 use lb_tests::client::http;
 use lb_tests::client::load::{self, Load, Plan};
 use lb_tests::instance::{self, Instance};
 use lb_tests::scene::{Configuration, Scene, address};
 use lb_tests::topology::Family;
-use serde_json::{Value, json};
-
-const ALGORITHMS: [&str; 7] = [
-    "round_robin",
-    "weighted_round_robin",
-    "least_connections",
-    "least_response_time",
-    "health_aware",
-    "consistent_hash",
-    "adaptive",
-];
+use serde_json::Value;
 
 /// The instance that is in trouble.
 const BAD: &str = "10.77.0.11:8080";
@@ -30,69 +21,10 @@ const BAD: &str = "10.77.0.11:8080";
 /// Breakers would take a bad instance away as well: here it is ejections that are looked at.
 const NO_BREAKER: &str = "breaker = { enabled = false }";
 
-/// A service for each algorithm, all of the same three instances. Each begins with its own, or all
-/// with the same.
-fn all_algorithms(first: Option<&str>, settings: &str) -> Configuration {
-    let mut configuration = Configuration::new("[\"0.0.0.0:80\"]");
-    for name in ALGORITHMS {
-        let (service, name) = (name.replace('_', "-"), first.unwrap_or(name));
-        let settings = format!(
-            "algorithm = \"{name}\"\nhash_key = \"path\"\nhash_bound = 0\n{NO_BREAKER}\n{settings}"
-        );
-        configuration = configuration
-            .service_over(
-                &[Family::V4],
-                &service,
-                instance::HTTP,
-                &[10, 10, 10],
-                &settings,
-            )
-            .route(&format!("/{service}"), &service);
-    }
-    configuration
-}
-
-fn services() -> impl Iterator<Item = String> {
-    ALGORITHMS.iter().map(|name| name.replace('_', "-"))
-}
-
-/// Tells an instance what to be like.
-fn set(scene: &Scene, at: SocketAddr, what: &str) -> Result<()> {
-    let namespace = &scene.topology.client.namespace;
-    let path = format!("/_set/{what}");
-    let answer = http::request(namespace, at, Method::GET, &path, "")?;
-    ensure!(answer.status.is_success(), "{path}: {answer:?}");
-    Ok(())
-}
-
-fn http_of(host: u8) -> SocketAddr {
-    SocketAddr::new(address(host, Family::V4), instance::HTTP)
-}
-
-/// Requests to a service until they are told to stop.
-fn endless(scene: &Scene, service: &str, clients: u32, pause: Duration) -> Load {
-    let plan = Plan {
-        clients,
-        requests: None,
-        pause,
-        ..Plan::requests(scene.gateway(80), &format!("/{service}/{{}}"), 0)
-    };
-    load::start(&scene.topology.client.namespace, plan)
-}
-
-/// Requests that the first instance of a service was asked so far, and all of them.
-fn asked(stats: &Value, service: &str) -> Result<(f64, f64)> {
-    let services = stats["services"].as_array().context("no services")?;
-    let one = services.iter().find(|one| one["service"] == service);
-    let shares = &one.context("no such service")?["shares"];
-    let of = |at: usize| shares[at]["requests"].as_f64().context("no requests");
-    Ok((of(0)?, of(0)? + of(1)? + of(2)?))
-}
-
 #[test]
 #[ignore = "needs root"]
 fn an_instance_that_fails_at_once_gets_next_to_nothing_under_every_algorithm() -> Result<()> {
-    let scene = Scene::new(3, all_algorithms(None, "").text())?;
+    let scene = Scene::new(3, algorithms::configuration(None, NO_BREAKER).text())?;
     let loads: Vec<Load> = services()
         .map(|service| endless(&scene, &service, 2, Duration::from_millis(1)))
         .collect();
@@ -149,102 +81,6 @@ fn an_instance_that_fails_at_once_gets_next_to_nothing_under_every_algorithm() -
     );
     let log = scene.daemon.log();
     ensure!(log.contains("instance ejected"), "{log}");
-    Ok(())
-}
-
-/// The steps of the recoveries that are measured, as shares of the weight.
-const STEPS: [f64; 2] = [0.2, 0.6];
-
-/// What the first instance has of its weight in each service; nothing while it is ejected, waits,
-/// or has all of it.
-fn shares(scene: &Scene) -> Result<Vec<Option<f64>>> {
-    let list = scene.daemon.get("/recovery")?;
-    let list = list["recoveries"].as_array().context("no recoveries")?;
-    let share = |service: String| {
-        let one = list.iter().find(|one| one["service"] == service)?;
-        one["recovery"]["share"]
-            .as_f64()
-            .filter(|share| *share > 0.0)
-    };
-    Ok(services().map(share).collect())
-}
-
-/// The counters, and the shares as they were both before and after these were read.
-fn counted(scene: &Scene) -> Result<(Value, Vec<Option<f64>>)> {
-    let before = shares(scene)?;
-    let stats = scene.daemon.get("/stats")?;
-    let after = shares(scene)?;
-    let same = before.into_iter().zip(after);
-    let same = same.map(|(before, after)| before.filter(|_| before == after));
-    Ok((stats, same.collect()))
-}
-
-#[test]
-#[ignore = "needs root"]
-fn who_comes_back_has_its_step_in_every_second_under_every_algorithm() -> Result<()> {
-    let settings = "outlier = { base_time = \"500ms\" }\n\
-                    recovery = { start = 0.2, step = 0.4, interval = \"2500ms\" }";
-    let scene = Scene::new(3, all_algorithms(Some("round_robin"), settings).text())?;
-    let loads: Vec<Load> = services()
-        .map(|service| endless(&scene, &service, 2, Duration::ZERO))
-        .collect();
-    // Algorithms that go by load might leave it before it has failed often enough, so they are set
-    // when it is out.
-    let gone = |instances: &Value| {
-        let all = instances["instances"].as_array().into_iter().flatten();
-        all.filter(|one| one["instance"] == BAD)
-            .all(|one| one["ejected"].is_object() || one["recovery"].is_object())
-    };
-    set(&scene, http_of(11), "status/500")?;
-    let ejected = scene
-        .daemon
-        .wait_for("/instances", Duration::from_secs(5), gone);
-    ejected?;
-    for (service, algorithm) in services().zip(ALGORITHMS) {
-        let wanted = json!({ "algorithm": algorithm });
-        scene
-            .daemon
-            .put(&format!("/algorithms/{service}"), &wanted)?;
-    }
-    set(&scene, http_of(11), "status/200")?;
-    let mut seen = [[0_u32; STEPS.len()]; ALGORITHMS.len()];
-    let end = Instant::now() + Duration::from_secs(12);
-    let (mut before, mut shares_before) = counted(&scene)?;
-    while seen.as_flattened().contains(&0) && Instant::now() < end {
-        std::thread::sleep(Duration::from_secs(1));
-        let (after, shares_after) = counted(&scene)?;
-        for (at, service) in services().enumerate() {
-            let share = shares_before[at].filter(|_| shares_before[at] == shares_after[at]);
-            let Some(share) = share else {
-                continue;
-            };
-            let step = STEPS.iter().position(|step| (step - share).abs() < 1e-6);
-            let step = step.with_context(|| format!("{service}: a share of {share}"))?;
-            let ((bad, all), (later_bad, later_all)) =
-                (asked(&before, &service)?, asked(&after, &service)?);
-            let (bad, all) = (later_bad - bad, later_all - all);
-            let (exact, found) = (share / (2.0 + share), bad / all);
-            // Turns are exact; keys of a hash are a sample of so many.
-            let chance = match service.as_str() {
-                "consistent-hash" => 3.0 * (exact * (1.0 - exact) / all).sqrt(),
-                _ => 0.0,
-            };
-            ensure!(
-                (found - exact).abs() <= 0.02 + chance,
-                "{service} at {share}: {bad} of {all} requests, expected {exact:.3}"
-            );
-            seen[at][step] += 1;
-        }
-        (before, shares_before) = (after, shares_after);
-    }
-    for load in loads {
-        load.stop()?;
-    }
-    ensure!(
-        !seen.as_flattened().contains(&0),
-        "not every step of every algorithm had a second of its own: {seen:?}\n{}",
-        scene.daemon.log()
-    );
     Ok(())
 }
 

@@ -380,8 +380,11 @@ fn a_removed_vip_takes_its_connections_along() -> Result<()> {
         };
         desired.vips.retain(|vip| vip.protocol == Protocol::Udp);
         daemon.registry.apply(Change::Configure(desired))?;
+        // The daemon forgets them; but a packet that comes between the moment that the VIP's instances
+        // are gone and the walk makes the program forget its connection itself, and counts it as moved.
         let report = daemon.until("the connections' end", |report| {
-            report.connections.forgotten == 20
+            let moved = report.counters.get(Counter::ConnectionsMoved);
+            report.connections.entries == 10 && report.connections.forgotten + 2 * moved >= 20
         })?;
         assert_eq!(report.vips.len(), 1);
         assert_eq!(report.connections.corrected, 0);

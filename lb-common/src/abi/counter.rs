@@ -177,6 +177,9 @@ counters! {
     /// With `dnat`: the client has a connection to the same instance from the same port already,
     /// through another VIP, and replies could not be told apart.
     DropReplyTaken = 34, "reply_tuple_in_use", Dropped;
+    /// For a VIP all of whose instances that were looked at have as many connections as they may
+    /// have.
+    DropConnectionLimit = 35, "connection_limit", Dropped;
 
     /// Connections begun.
     ConnectionsOpened = 48, "connections_opened", Event;

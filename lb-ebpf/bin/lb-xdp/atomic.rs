@@ -23,6 +23,26 @@ pub(crate) unsafe fn add(place: *mut u64, change: u64) {
     }
 }
 
+/// Adds to `place` and returns its value as it was before.
+///
+/// # Safety
+///
+/// As for [`add`].
+#[inline(always)]
+pub(crate) unsafe fn fetch_add(place: *mut u64, change: u64) -> u64 {
+    let mut value = change;
+    // SAFETY: the caller guarantees the place; the instruction touches nothing else.
+    unsafe {
+        asm!(
+            "{value} = atomic_fetch_add((u64 *)({place} + 0), {value})",
+            place = in(reg) place,
+            value = inout(reg) value,
+            options(nostack),
+        );
+    }
+    value
+}
+
 /// Sets bits of `place` and returns its value as it was before.
 ///
 /// The instruction for 32 bits needs registers that the compiler offers as an unstable feature

@@ -89,5 +89,9 @@ pub(crate) static LIVE: Array<u64> = Array::with_max_entries(MAX_INSTANCES, 0);
 #[map]
 pub(crate) static EXPIRED: Array<u64> = Array::with_max_entries(MAX_INSTANCES, 0);
 
+/// Not pinned: it is this program's alone, and the daemon fills it before it attaches the program.
+#[map]
+pub(crate) static CEILINGS: Array<u64> = Array::with_max_entries(MAX_INSTANCES, 0);
+
 #[map]
 pub(crate) static TURNS: PerCpuArray<u32> = PerCpuArray::with_max_entries(MAX_VIPS, 0);

@@ -22,8 +22,8 @@ use lb_ebpf::{
 use crate::{
     atomic, fib,
     maps::{
-        CLIENT_HOPS, CONNECTIONS, COUNTERS, EPOCHS, EXPIRED, INSTANCE_TRAFFIC, INSTANCES, LIVE,
-        NEXT_HOPS, RECENT, SETTINGS, TABLES, TURNS, VIP_TRAFFIC, VIPS, WORKPLACE, Workplace,
+        CEILINGS, CLIENT_HOPS, CONNECTIONS, COUNTERS, EPOCHS, EXPIRED, INSTANCE_TRAFFIC, INSTANCES,
+        LIVE, NEXT_HOPS, RECENT, SETTINGS, TABLES, TURNS, VIP_TRAFFIC, VIPS, WORKPLACE, Workplace,
     },
 };
 
@@ -207,8 +207,29 @@ impl Tables for Maps<'_> {
     }
 
     #[inline(always)]
-    fn live_begin(&self, index: u16) {
-        add_live(index, 1);
+    fn live_begin(&self, index: u16) -> bool {
+        let Some(live) = LIVE.get_ptr_mut(index as u32) else {
+            return true;
+        };
+        // SAFETY: a map value of eight aligned bytes; all writers are atomic.
+        let before = unsafe { atomic::fetch_add(live, 1) };
+        let ceiling = ceiling(index);
+        if ceiling == 0 {
+            return true;
+        }
+        let expired = EXPIRED.get(index as u32).copied().unwrap_or(0);
+        // The daemon's half may run ahead for a moment.
+        let others = (before.wrapping_sub(expired) as i64).max(0) as u64;
+        let fits = others + 1 < ceiling;
+        if !fits {
+            add_live(index, u64::MAX);
+        }
+        fits
+    }
+
+    #[inline(always)]
+    fn is_limited(&self, index: u16) -> bool {
+        ceiling(index) != 0
     }
 
     #[inline(always)]
@@ -304,6 +325,11 @@ fn opaque(mut value: u64) -> u64 {
     // would name the same place twice, which the kernel refuses.
     unsafe { core::arch::asm!("{0} = {0}", inout(reg) value, options(nomem, nostack)) };
     value
+}
+
+#[inline(always)]
+fn ceiling(index: u16) -> u64 {
+    CEILINGS.get(index as u32).copied().unwrap_or(0)
 }
 
 #[inline(always)]

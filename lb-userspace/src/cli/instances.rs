@@ -253,7 +253,7 @@ fn one(instance: &Instance) -> String {
     let connections = &instance.connections;
     let most = instance.max_connections.map(|most| format!(" of {most}"));
     lines.push((
-        "proxy connections",
+        "proxy sockets",
         format!(
             "{}{}, {} idle",
             connections.open,

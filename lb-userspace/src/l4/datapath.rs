@@ -206,6 +206,12 @@ pub(crate) trait Datapath: fmt::Debug + Send {
     /// When the map cannot be written.
     fn adjust_live(&mut self, index: u16, by: i64) -> Result<(), DatapathError>;
 
+    /// Sets how many live connections an instance index may have; `None` for any number.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    fn put_ceiling(&mut self, index: u16, most: Option<u64>) -> Result<(), DatapathError>;
+
     /// Appends the next entries of the connection table to `into`, a few hundred at a time, and
     /// says where to go on; `None` when the walk is over. Entries that come or go meanwhile may or
     /// may not be seen; one that stays is seen once.

@@ -7,6 +7,7 @@ use lb_common::{Counter, InstanceEntry, PROTOCOL_TCP, is_v4};
 use lb_ebpf::{Tables as _, Verdict};
 
 use super::{
+    ceilings::Ceilings,
     datapath::{Datapath as _, memory::Memory},
     fixture::{A, B, C, World, service, vip},
     plan::address,
@@ -19,8 +20,10 @@ use crate::model::{
 };
 use crate::{
     registry::{Change, RecoveryStep},
-    resilience::Progress,
+    resilience::{Factors, Progress},
 };
+
+mod limits;
 
 const VIP: &str = "192.0.2.1:80";
 const SYN: u8 = 2;
@@ -30,6 +33,7 @@ const ACK: u8 = 16;
 struct Balancer {
     memory: Memory,
     state: Reconciler,
+    ceilings: Ceilings,
     now: Timestamp,
     world: World,
 }
@@ -46,6 +50,7 @@ impl Balancer {
         let mut balancer = Self {
             memory,
             state,
+            ceilings: Ceilings::default(),
             now: Timestamp(0),
             world: World::new(services, vips),
         };
@@ -59,9 +64,18 @@ impl Balancer {
 
     fn settle(&mut self) {
         self.now = self.now + GRACE;
+        self.limit();
         let plan = self.world.plan();
         let outcome = self.state.apply(&plan, &mut self.memory.clone(), self.now);
         assert_eq!(outcome.unwrap().later, None);
+    }
+
+    /// Brings limits of connections into the kernel, as the daemon does ten times a second.
+    fn limit(&mut self) {
+        let snapshot = self.world.snapshot();
+        let mut datapath = self.memory.clone();
+        let limited = self.ceilings.apply(&snapshot, &self.state, &mut datapath);
+        limited.unwrap();
     }
 
     /// Sends a TCP packet of a client to the VIP; where it went.
@@ -99,6 +113,14 @@ impl Balancer {
         self.memory
             .live(self.world.id("web", instance).index)
             .unwrap()
+    }
+
+    /// Slots of the VIP's table that name an instance.
+    fn slots(&self, instance: &str) -> f64 {
+        let index = self.world.id("web", instance).index;
+        let (_, vip) = self.memory.vips().into_iter().next().unwrap();
+        let table = self.memory.table(vip.table);
+        table.slots.iter().filter(|slot| **slot == index).count() as f64
     }
 
     fn walk(&mut self) {
@@ -162,7 +184,7 @@ fn weights_are_shares_under_every_algorithm_that_follows_them() {
 fn least_connections_fills_up_who_has_fewer() {
     let balancer = Balancer::web(Algorithm::LeastConnections, &[(A, 1), (B, 1)]);
     let index = balancer.world.id("web", A).index;
-    (0..500).for_each(|_| balancer.memory.kernel().live_begin(index));
+    (0..500).for_each(|_| assert!(balancer.memory.kernel().live_begin(index)));
     let counts = balancer.spread(1000..1400);
     // Only where both of two random slots name A does A get any: a quarter.
     assert!(counts[A] < 140 && counts[B] > 260, "{counts:?}");
@@ -418,6 +440,59 @@ fn a_recovering_instance_gets_its_share_of_the_connections() {
         // Whoever was elsewhere before is there still.
         for (port, place) in (1000..1100).zip(&before).filter(|(_, place)| *place != A) {
             assert_eq!(balancer.goes_on(port).as_ref(), Ok(place), "{algorithm}");
+        }
+    }
+}
+
+#[test]
+fn what_was_measured_is_no_part_of_the_quota_of_who_recovers() {
+    let measuring = [
+        Algorithm::HealthAware,
+        Algorithm::LeastResponseTime,
+        Algorithm::Adaptive,
+    ];
+    for (algorithm, measured) in measuring.into_iter().flat_map(|a| {
+        [
+            (a, [1.0, 1.0, 1.0]),
+            (a, [0.25, 1.0, 0.5]),
+            (a, [1.0, 0.25, 0.5]),
+        ]
+    }) {
+        let spec = ServiceSpec {
+            recovery: Some(RecoverySpec::default()),
+            ..service("web", algorithm, &[(A, 10), (B, 10), (C, 10)])
+        };
+        let mut balancer = Balancer::new(vec![spec]);
+        balancer.world.health("web", A, Health::Unhealthy);
+        balancer.world.health("web", A, Health::Healthy);
+        let factors = [A, B, C].into_iter().zip(measured).map(|(name, measured)| {
+            let factors = Factors {
+                measured,
+                ..Factors::NONE
+            };
+            (balancer.world.id("web", name), factors)
+        });
+        balancer.world.apply(Change::Factors(factors.collect()));
+        let mut from = Progress::default();
+        for share in [10, 20, 60, 90] {
+            let to = Progress { share, ..from };
+            let step = RecoveryStep {
+                id: balancer.world.id("web", A),
+                from,
+                to: Some(to),
+            };
+            balancer.world.apply(Change::Recovery(vec![step]));
+            from = to;
+            balancer.settle();
+            let [a, b, c] = [A, B, C].map(|name| balancer.slots(name));
+            let exact = f64::from(share) / f64::from(200 + u16::from(share));
+            assert!(
+                (a / (a + b + c) - exact).abs() < 0.002,
+                "{algorithm} {measured:?} at {share}: {a} {b} {c}"
+            );
+            // The others share the rest by what was measured.
+            let ratio = f64::from(measured[1]) / f64::from(measured[2]);
+            assert!((b / c - ratio).abs() < 0.02 * ratio, "{algorithm} {b} {c}");
         }
     }
 }

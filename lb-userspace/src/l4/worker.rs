@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{
     addresses,
+    ceilings::{self, Ceilings},
     datapath::{AttachMode, Datapath},
     host,
     neighbour::Greeter,
@@ -54,6 +55,7 @@ pub(crate) struct Worker {
     clock: Clock,
     reporter: Reporter,
     sweep: Sweep,
+    ceilings: Ceilings,
     greeter: Greeter,
     /// Warnings that have been logged and still hold.
     warned: BTreeSet<String>,
@@ -81,6 +83,7 @@ impl Worker {
             clock,
             reporter: Reporter::new(Report::default()),
             sweep,
+            ceilings: Ceilings::default(),
             greeter: Greeter::default(),
             warned: BTreeSet::new(),
             retry: RETRY.0,
@@ -102,7 +105,7 @@ impl Worker {
         let mut shutdown = std::pin::pin!(shutdown);
         let start = Instant::now();
         let (mut again, mut read, mut step, mut greet) = (None, start + READ, start, start);
-        let (mut walk, mut passed) = (start, start);
+        let (mut walk, mut passed, mut share) = (start, start, start);
         loop {
             tokio::select! {
                 biased;
@@ -131,6 +134,10 @@ impl Worker {
                         step = Instant::now();
                     }
                     read = Instant::now() + READ;
+                }
+                () = sleep_until(share), if self.ceilings.shares() => {
+                    self.limit();
+                    share = Instant::now() + ceilings::PERIOD;
                 }
                 () = sleep_until(step) => {
                     let now = Instant::now();
@@ -163,6 +170,8 @@ impl Worker {
             // Before the kernel sends them packets, so that the first one finds its way.
             self.greet(&snapshot);
         }
+        // Before anything that is new in the kernel gets packets.
+        self.limit();
         let result = self.state.apply(&plan, self.datapath.as_mut(), now);
         let took = self.clock.now() - now;
         let report = &mut self.next.reconcile;
@@ -202,6 +211,16 @@ impl Worker {
         Next {
             wait,
             walk: news.withdrew,
+        }
+    }
+
+    /// Brings the limits of connections into the kernel. What fails is tried again with the next pass,
+    /// or the next look at what a service has.
+    fn limit(&mut self) {
+        let snapshot = self.registry.snapshot();
+        let (state, datapath) = (&self.state, self.datapath.as_mut());
+        if let Err(error) = self.ceilings.apply(&snapshot, state, datapath) {
+            tracing::warn!(%error, "cannot bring limits of connections into the kernel");
         }
     }
 

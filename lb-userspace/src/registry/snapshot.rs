@@ -198,18 +198,22 @@ impl Service {
     /// The weights that packets go by, in the order of the members. The kernel sees no answers and
     /// cannot probe, so it sends nothing to an instance whose breaker is not closed. When that
     /// leaves nobody, it sends to all as before: who only sees packets may find them well.
+    ///
+    /// A member that recovers has its share of all packets, whatever was measured: see `quotas`.
     #[must_use]
     pub fn packet_weights(&self) -> Vec<u32> {
+        let closed = |status: &InstanceStatus| status.breaker == BreakerState::Closed;
         let all = || self.members.iter().zip(self.statuses.iter());
-        let weight = |(member, status): (&Member, &InstanceStatus)| match status.breaker {
-            BreakerState::Closed => member.weight,
-            BreakerState::Open | BreakerState::HalfOpen => 0,
-        };
-        let weights: Vec<u32> = all().map(weight).collect();
-        match weights.iter().any(|weight| *weight > 0) {
-            true => weights,
-            false => all().map(|(member, _)| member.weight).collect(),
-        }
+        let takes =
+            |(member, status): (&Member, &InstanceStatus)| closed(status) && member.weight > 0;
+        let nobody = !all().any(takes);
+        let members: Vec<(u32, u32, bool)> = all()
+            .map(|(member, status)| match nobody || closed(status) {
+                true => (member.weight, member.base, member.recovering),
+                false => (0, 0, false),
+            })
+            .collect();
+        quotas(&members)
     }
 
     /// The position of the instance that `text` names. See [`crate::model::Endpoint::matches`].
@@ -267,6 +271,42 @@ impl Service {
     }
 }
 
+/// The most that a weight is scaled to where shares have to be mixed: fine enough for a table of 65,537
+/// slots.
+const FINE: u128 = 1 << 20;
+
+/// Weights in which members that recover have exactly the part of all that their weight without
+/// measured factor says, as in the proxy's turns, and the others share the rest by what was measured.
+/// A member is its weight, the same without the factor, and whether it recovers.
+///
+/// With `B` and `W` for the sums of the others' weights without and with it, a member that recovers
+/// gets `base · W` and another one `weight · B`.
+fn quotas(members: &[(u32, u32, bool)]) -> Vec<u32> {
+    let weights = || members.iter().map(|(weight, ..)| *weight).collect();
+    let measured = members.iter().any(|(weight, base, _)| weight != base);
+    let others = || members.iter().filter(|(.., recovers)| !recovers);
+    let with: u128 = others().map(|(weight, ..)| u128::from(*weight)).sum();
+    let without: u128 = others().map(|(_, base, _)| u128::from(*base)).sum();
+    if !measured || members.iter().all(|(.., recovers)| !recovers) {
+        return weights();
+    }
+    if with == 0 {
+        // All of them recover: their weights without the factors are their shares.
+        return members.iter().map(|(_, base, _)| *base).collect();
+    }
+    let exact = |(weight, base, recovers): &(u32, u32, bool)| match recovers {
+        true => u128::from(*base) * with,
+        false => u128::from(*weight) * without,
+    };
+    let most = members.iter().map(exact).max().unwrap_or(1).max(1);
+    let scaled = |exact: u128| match exact {
+        0 => 0,
+        // At most FINE, which is a u32.
+        _ => u32::try_from((exact * FINE).div_ceil(most)).unwrap_or(u32::MAX),
+    };
+    members.iter().map(exact).map(scaled).collect()
+}
+
 impl InstanceStatus {
     /// Why an instance of this status, if it has no weight, has none.
     #[must_use]
@@ -279,6 +319,55 @@ impl InstanceStatus {
             AdminState::Enabled if self.ejected.is_some() => Exclusion::Ejected,
             AdminState::Enabled if self.recovery.is_some() => Exclusion::Recovering,
             AdminState::Enabled => Exclusion::Weightless,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn without_factors_or_recoveries_weights_stay_what_they_are() {
+        assert_eq!(quotas(&[(3, 3, true), (7, 7, false)]), [3, 7]);
+        assert_eq!(quotas(&[(3, 9, false), (7, 7, false)]), [3, 7]);
+        assert_eq!(quotas(&[(3, 9, true), (7, 7, true)]), [9, 7]);
+        assert_eq!(quotas(&[(0, 0, false), (2, 8, true)]), [0, 8]);
+        assert!(quotas(&[]).is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn who_recovers_has_its_step_and_the_others_their_factors(
+            members in prop::collection::vec((1u32..65_536, 1u32..=16, 0u32..=100), 1..8),
+        ) {
+            // Weight, steps of the factor, percent of the share.
+            let members: Vec<(u32, u32, bool)> = members
+                .into_iter()
+                .map(|(weight, steps, share)| {
+                    let base = weight * 16 * share;
+                    (base / 16 * steps, base, share < 100)
+                })
+                .collect();
+            let got = quotas(&members);
+            let sum = got.iter().map(|w| f64::from(*w)).sum::<f64>();
+            let base = members.iter().map(|(_, base, _)| f64::from(*base)).sum::<f64>();
+            for (at, (weight, own, recovers)) in members.iter().enumerate() {
+                prop_assert_eq!(got[at] == 0, *own == 0);
+                let share = f64::from(got[at]) / sum;
+                if *recovers && *own > 0 {
+                    let exact = f64::from(*own) / base;
+                    prop_assert!((share - exact).abs() < 1e-4, "{share} {exact}");
+                } else if *own > 0 {
+                    // In proportion to the first of its kind.
+                    let first = members.iter().position(|m| !m.2 && m.1 > 0).unwrap();
+                    let (a, b) = (f64::from(got[at]), f64::from(got[first]));
+                    let exact = f64::from(*weight) / f64::from(members[first].0);
+                    prop_assert!((a - b * exact).abs() <= 1.0 + exact, "{a} {b} {exact}");
+                }
+            }
         }
     }
 }

@@ -7,6 +7,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
+use bytes::Bytes;
+use hyper::Method;
 
 use super::http::{Client, runtime};
 use crate::netns::Namespace;
@@ -27,6 +29,8 @@ pub struct Plan {
     pub requests: Option<u64>,
     /// Rest of a client between two of its requests.
     pub pause: Duration,
+    /// Sessions that the requests belong to, in turn; 0 for none.
+    pub sessions: u64,
 }
 
 impl Plan {
@@ -40,6 +44,7 @@ impl Plan {
             clients: 4,
             requests: Some(requests),
             pause: Duration::ZERO,
+            sessions: 0,
         }
     }
 }
@@ -123,7 +128,11 @@ async fn client(plan: &Plan, stop: &AtomicBool, sent: &AtomicU64) -> Tally {
             break;
         }
         let path = plan.path.replace("{}", &number.to_string());
-        match client.get(&path).await {
+        // A prime far from any number of sessions: neighbours have sessions far apart.
+        let session = (number.wrapping_mul(7919) % plan.sessions.max(1)).to_string();
+        let fields = [("x-session-id", &*session)];
+        let fields = if plan.sessions > 0 { &fields[..] } else { &[] };
+        match client.send(Method::GET, &path, fields, Bytes::new()).await {
             Ok(answer) => match answer.instance() {
                 Some(instance) if answer.status.is_success() => tally.answered(instance),
                 _ => tally.failed(format_args!(

@@ -17,14 +17,19 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::{IterableMap as _, MapError, PerCpuValues},
+    maps::{IterableMap as _, MapData, MapError, PerCpuValues},
     programs::Xdp,
 };
 use lb_common::{
     Counters, FlowEntry, FlowKey, InstanceEntry, Settings, Table, Traffic, Vip, VipKey, names,
 };
 
-use self::{events::Events, links::Links, maps::Maps, pins::MapSet};
+use self::{
+    events::Events,
+    links::Links,
+    maps::{CeilingMap, Maps},
+    pins::MapSet,
+};
 use super::{Adopted, Attachment, Cursor, Datapath, DatapathError, Limits};
 use crate::l4::{L4Error, host};
 
@@ -47,6 +52,7 @@ pub(crate) use status::status;
 pub(crate) struct Kernel {
     program: Ebpf,
     maps: Maps,
+    ceilings: CeilingMap,
     links: Links,
     events: Events,
     /// Our set of maps, and the name of our stages' pin in it.
@@ -192,6 +198,12 @@ impl Datapath for Kernel {
         result.map_err(written(what))
     }
 
+    fn put_ceiling(&mut self, index: u16, most: Option<u64>) -> Result<(), DatapathError> {
+        let ceiling = most.map_or(0, |most| most.saturating_add(1));
+        let result = self.ceilings.set(index.into(), ceiling);
+        result.map_err(written(|| format!("the limit of instance {index}")))
+    }
+
     fn connections(
         &self,
         from: Option<Cursor>,
@@ -266,10 +278,7 @@ fn walk(
         })
 }
 
-fn zero(
-    map: &mut aya::maps::PerCpuArray<aya::maps::MapData, Traffic>,
-    index: u32,
-) -> Result<(), MapError> {
+fn zero(map: &mut aya::maps::PerCpuArray<MapData, Traffic>, index: u32) -> Result<(), MapError> {
     let cpus = map.get(&index, 0)?.len();
     let zeros = PerCpuValues::try_from(vec![Traffic::default(); cpus])?;
     map.set(index, zeros, 0)

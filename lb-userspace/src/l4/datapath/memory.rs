@@ -233,6 +233,12 @@ impl Datapath for Memory {
         Ok(())
     }
 
+    fn put_ceiling(&mut self, index: u16, most: Option<u64>) -> Result<(), DatapathError> {
+        self.write(format!("ceiling {index}"))?;
+        self.kernel.set_ceiling(index, most);
+        Ok(())
+    }
+
     fn connections(
         &self,
         from: Option<Cursor>,

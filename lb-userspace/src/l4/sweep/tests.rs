@@ -198,7 +198,7 @@ fn drift_is_corrected_on_a_quiet_table() {
         let mut direct = nat(9, PROTOCOL_UDP, (1, 1), 0)[0];
         direct.1.forward = FORWARD_L2DSR;
         put(&memory, &[direct]);
-        (0..wrong).for_each(|_| memory.kernel().live_begin(1));
+        (0..wrong).for_each(|_| assert!(memory.kernel().live_begin(1)));
         memory
             .kernel()
             .instance_traffic(1, |traffic| traffic.connections = 1000);

@@ -11,7 +11,7 @@ use super::{
     Kernel, chain,
     events::{self, Events},
     links::{self, Links},
-    maps::{self, Maps},
+    maps::{self, CeilingMap, Maps},
     pins::{MapSet, Pins},
     stages, takeover, xdp,
 };
@@ -65,6 +65,7 @@ pub(crate) fn open(spec: &DatapathSpec) -> Result<(Kernel, String), L4Error> {
         ours.remove()?;
     }
     let (mut program, maps, links, stages) = result?;
+    let ceilings = CeilingMap::take(&mut program)?;
     let events = Events::of(&mut program, spec.log);
     let reason = links.reasons.join("; ");
     let former = in_use.filter(|set| *set != ours);
@@ -72,6 +73,7 @@ pub(crate) fn open(spec: &DatapathSpec) -> Result<(Kernel, String), L4Error> {
     let kernel = Kernel {
         program,
         maps,
+        ceilings,
         links,
         events,
         ours: (ours, stages),

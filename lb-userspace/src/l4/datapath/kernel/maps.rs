@@ -95,6 +95,36 @@ pub(super) fn is_legible(folder: &Path, spec: &DatapathSpec) -> bool {
     })
 }
 
+/// How many connections instances may have. Not pinned: it is one program's alone.
+pub(super) struct CeilingMap(Array<MapData, u64>);
+
+impl std::fmt::Debug for CeilingMap {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CeilingMap").finish_non_exhaustive()
+    }
+}
+
+impl CeilingMap {
+    /// Takes the map out of a loaded program.
+    pub(super) fn take(program: &mut Ebpf) -> Result<Self, L4Error> {
+        let mismatch = |found: String| L4Error::Mismatch {
+            map: names::MAP_CEILINGS,
+            expected: shape::<u32, u64>(MAX_INSTANCES).to_string(),
+            found,
+        };
+        let map = program
+            .take_map(names::MAP_CEILINGS)
+            .ok_or_else(|| mismatch("none".to_owned()))?;
+        let map = Array::try_from(map).map_err(|error| mismatch(error.to_string()))?;
+        Ok(Self(map))
+    }
+
+    /// Sets an element.
+    pub(super) fn set(&mut self, index: u32, ceiling: u64) -> Result<(), MapError> {
+        self.0.set(index, ceiling, 0)
+    }
+}
+
 /// The maps that outlive the daemon.
 pub(super) struct Maps {
     pub(super) settings: Array<MapData, Settings>,
