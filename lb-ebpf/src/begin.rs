@@ -67,7 +67,13 @@ fn begin_at<T: Tables>(tables: &T, scratch: &mut Scratch, vip: &Vip) -> Result<B
     // Counted before it is remembered: of two processors that find the last place one must see the
     // other.
     let take = |index| tables.live_begin(index);
-    let (index, instance) = select::select(tables, vip, &scratch.key, hash, take)?;
+    let mut full = false;
+    let selected = select::select(tables, vip, &scratch.key, hash, take, &mut full);
+    let (index, instance) = selected.ok_or(if full {
+        Counter::DropConnectionLimit
+    } else {
+        Counter::DropNoInstance
+    })?;
     scratch.entry = FlowEntry {
         last_seen: tables.now(),
         instance: index,

@@ -84,8 +84,9 @@ fn find_unremembered<T: Tables>(tables: &T, scratch: &mut Scratch) -> bool {
     }
     let hash = hash::flow(&scratch.key);
     // What is selected here has begun long ago.
-    let take = |_| true;
-    let Ok((index, instance)) = select::select(tables, &vip, &scratch.key, hash, take) else {
+    let (take, mut full) = (|_| true, false);
+    let selected = select::select(tables, &vip, &scratch.key, hash, take, &mut full);
+    let Some((index, instance)) = selected else {
         return false;
     };
     scratch.entry = FlowEntry {

@@ -9,7 +9,7 @@
 //! chance: a place comes free any moment, and whoever was refused comes again with the same hash.
 
 use lb_common::{
-    Counter, FlowKey, HASH_SOURCE, InstanceEntry, SELECT_LEAST_CONNECTIONS, SELECT_TURN, SLOTS, Vip,
+    FlowKey, HASH_SOURCE, InstanceEntry, SELECT_LEAST_CONNECTIONS, SELECT_TURN, SLOTS, Vip,
 };
 
 use crate::{Tables, hash};
@@ -23,7 +23,7 @@ pub const MAX_TRIES: u32 = 8;
 pub const MAX_CHANCES: u32 = 24;
 
 /// Selects an instance that takes new connections and that `take` does not refuse as full: its index
-/// and entry.
+/// and entry. Notes in `full` that one was refused.
 #[inline(always)]
 pub fn select<T: Tables>(
     tables: &T,
@@ -31,7 +31,8 @@ pub fn select<T: Tables>(
     key: &FlowKey,
     flow_hash: u64,
     take: impl Fn(u16) -> bool,
-) -> Result<(u16, InstanceEntry), Counter> {
+    full: &mut bool,
+) -> Option<(u16, InstanceEntry)> {
     let seed = if vip.hash_of == HASH_SOURCE {
         hash::address(&key.source)
     } else {
@@ -44,46 +45,27 @@ pub fn select<T: Tables>(
     } else {
         hash::slot(seed)
     };
-    let (mut slot, mut full) = (first, false);
-    for attempt in 1..=MAX_TRIES {
+    let mut slot = first;
+    for attempt in 1..=MAX_TRIES + MAX_CHANCES {
         let index = tables.slot(vip.table, slot);
         if index != 0
             && let Some(instance) = tables.instance(index)
             && instance.takes_new()
         {
             if take(index) {
-                return Ok((index, instance));
+                return Some((index, instance));
             }
-            full = true;
+            *full = true;
         }
-        slot = hash::slot(hash::finish(seed.wrapping_add(u64::from(attempt))));
+        slot = if attempt < MAX_TRIES {
+            hash::slot(hash::finish(seed.wrapping_add(u64::from(attempt))))
+        } else if *full {
+            hash::slot(u64::from(tables.random()) << 32)
+        } else {
+            break;
+        };
     }
-    if !full {
-        return Err(Counter::DropNoInstance);
-    }
-    let index = by_chance(tables, vip.table);
-    match tables.instance(index) {
-        Some(instance) if index != 0 => Ok((index, instance)),
-        _ => Err(Counter::DropConnectionLimit),
-    }
-}
-
-/// Another instance from random slots, counted as having one more live connection; 0 when all of them are
-/// full.
-#[inline(never)]
-fn by_chance<T: Tables>(tables: &T, table: u32) -> u16 {
-    for _ in 0..MAX_CHANCES {
-        let slot = hash::slot(u64::from(tables.random()) << 32);
-        let index = tables.slot(table, slot);
-        if index != 0
-            && let Some(instance) = tables.instance(index)
-            && instance.takes_new()
-            && tables.live_begin(index)
-        {
-            return index;
-        }
-    }
-    0
+    None
 }
 
 /// Of two random slots the one whose instance would have fewer connections by weight after taking
