@@ -81,12 +81,10 @@ fn a_unix_socket_serves_whom_its_file_lets_in() -> Result<()> {
     let status = scene.daemon.cli(&["--api", &at, "status"])?;
     ensure!(status.contains("shop"), "{status}");
 
-    let written = |text: &str| fs::read_to_string(&audit).is_ok_and(|log| log.contains(text));
+    let written = || fs::read_to_string(&audit).is_ok_and(|log| log.lines().count() >= 4);
     ensure!(
-        cleanup::within(PATIENCE, || written("passed on")
-            || written("X-Real")
-            || written("\"status\":401")),
-        "nothing in the audit log: {:?}",
+        cleanup::within(PATIENCE, written),
+        "too little in the audit log: {:?}",
         fs::read_to_string(&audit)
     );
     let log = fs::read_to_string(&audit)?;
@@ -169,7 +167,11 @@ fn curl_reads_events_as_they_happen_and_until_lb_ends() -> Result<()> {
     wait_for(&all, "event: reloaded")?;
     ensure!(!some.log().contains("reloaded"), "{}", some.log());
     let log = all.log();
-    let seen = log.lines().find_map(|line| line.strip_prefix("id: "));
+    let lines: Vec<&str> = log.lines().collect();
+    let drained = lines
+        .iter()
+        .position(|line| *line == "event: admin_changed");
+    let seen = drained.and_then(|at| lines[at - 1].strip_prefix("id: "));
     let seen = seen.context("no id")?.to_owned();
     drop(all);
     // Where it was cut off it goes on.

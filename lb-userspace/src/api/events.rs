@@ -77,7 +77,7 @@ pub(super) async fn events(
 ) -> Result<Response, ApiError> {
     let wanted = Wanted {
         services: parameters.all("service").into_iter().collect(),
-        types: types(parameters.all("type"))?,
+        types: types(&parameters.all("type"))?,
     };
     let after = match parameters.one("after")? {
         Some(after) => Some(number("after", &after)?),
@@ -105,7 +105,7 @@ pub(super) async fn events(
     Ok(response)
 }
 
-fn types(asked: Vec<String>) -> Result<HashSet<&'static str>, ApiError> {
+fn types(asked: &[String]) -> Result<HashSet<&'static str>, ApiError> {
     let known = |asked: &String| {
         let found = document::TYPES.into_iter().find(|known| known == asked);
         found.ok_or_else(|| {

@@ -79,13 +79,8 @@ pub(super) struct Record {
     revision_after: u64,
     request_id: String,
     /// Requests like it that were refused in the second of the line before and have none.
-    #[serde(skip_serializing_if = "is_zero")]
-    others: u64,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks by reference")]
-const fn is_zero(number: &u64) -> bool {
-    *number == 0
+    #[serde(skip_serializing_if = "Option::is_none")]
+    others: Option<u64>,
 }
 
 impl Audit {
@@ -134,7 +129,7 @@ impl Audit {
             let Some(others) = self.floods.next(now) else {
                 return;
             };
-            record.others = others;
+            record.others = Some(others).filter(|others| *others > 0);
         }
         match &self.file {
             None => record.log(),
@@ -182,7 +177,7 @@ impl Record {
                 .get::<RequestId>()
                 .map(|id| id.as_str().to_owned())
                 .unwrap_or_default(),
-            others: 0,
+            others: None,
         }
     }
 
@@ -204,6 +199,7 @@ impl Record {
         let caller = self.caller.as_deref().unwrap_or("nobody known");
         let role = self.role.unwrap_or("none");
         let reason = self.reason.as_deref().unwrap_or_default();
+        let others = self.others.unwrap_or_default();
         let Self {
             peer,
             method,
@@ -213,7 +209,6 @@ impl Record {
             revision_before,
             revision_after,
             request_id,
-            others,
             ..
         } = self;
         tracing::info!(

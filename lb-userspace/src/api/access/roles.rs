@@ -1,8 +1,8 @@
 //! Which role a request needs.
 //!
-//! [`TABLE`] has every request that changes something. Looking needs [`Role::Read`] everywhere. A
-//! change that the table does not have needs the highest role, so that forgetting one here opens
-//! nothing; a test forgets none.
+//! The table, [`RESOURCES`] and [`DAEMON`], has every request that changes something. Looking needs
+//! [`Role::Read`] everywhere. A change that the table does not have needs the highest role, so that
+//! forgetting one here opens nothing; a test forgets none.
 
 use axum::http::Method;
 
