@@ -45,7 +45,8 @@ fn the_proxy_has_no_connection_too_many_open_to_an_instance() -> Result<()> {
     let all = service(
         all,
         "waits",
-        "limits = { max_connections = 7, instance_max_connections = 4 }\nqueue = { size = 500 }",
+        "limits = { max_connections = 7, instance_max_connections = 4 }\n\
+         queue = { size = 500, timeout = \"9s\", target = \"5s\", interval = \"9s\" }",
     );
     let scene = Scene::new(2, all.text())?;
     let plan = Plan {

@@ -218,13 +218,21 @@ fn connections_to_an_ejected_instance_go_on_and_new_ones_return_by_steps() -> Re
 #[test]
 #[ignore = "needs root"]
 fn what_was_measured_of_who_comes_back_is_no_part_of_its_share() -> Result<()> {
-    // It has failed everything, so its score and success rate would leave it a fraction of a step.
+    // Its score and success rate would leave it a fraction of each step.
     let settings = format!("algorithm = \"health_aware\"\n{EJECTS}");
     let scene = Scene::new(3, configuration(&settings).text())?;
     let (flows, requests) = (flows(&scene), requests(&scene));
-    // Factors follow within seconds; a threshold of failures in a row would be quicker.
-    set(&scene, "status/500")?;
     let path = format!("/instances/shop/{BAD}");
+    // Factors follow within seconds, failures in a row would take it out before.
+    set(&scene, "failing/40")?;
+    let learned = scene
+        .daemon
+        .wait_for(&path, Duration::from_secs(15), |one| {
+            one["factor"].as_f64() < Some(0.8)
+        });
+    set(&scene, "failing/0")?;
+    learned?;
+    set(&scene, "status/500")?;
     let ejected = scene.daemon.wait_for(&path, Duration::from_secs(5), |one| {
         one["ejected"].is_object()
     });
