@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::{
     Balancer, Choice,
-    cost::{Candidates, cost, is_as_good_as_any},
+    cost::{Candidates, Cost, is_as_good_as_any},
     turns::Turns,
 };
 use crate::model::Member;
@@ -39,15 +39,19 @@ pub(super) struct Adaptive {
     turns: Turns,
     /// Mean weight of the members that have any.
     mean: f32,
-    thresholds: Box<[Threshold]>,
+    thresholds: Box<[Kept]>,
 }
 
-/// A worker's estimate of the quantile, as bits of an `f32`, by stochastic approximation (Robbins
-/// and Monro, 1951): up by `step × q` when an observation is above, down by `step × (1 - q)` when
-/// it is not, so that it comes to rest where a share `q` lies below.
+/// A worker's threshold, as bits of an `f32`. Only that worker writes it.
 #[derive(Debug)]
 #[repr(align(128))]
-struct Threshold(AtomicU32);
+struct Kept(AtomicU32);
+
+/// An estimate of the quantile by stochastic approximation (Robbins and Monro, 1951): up by
+/// `step × q` when an observation is above, down by `step × (1 - q)` when it is not, so that it
+/// comes to rest where a share `q` lies below.
+#[derive(Debug)]
+struct Threshold(f32);
 
 impl Adaptive {
     pub(super) fn new(members: &[Member], workers: usize) -> Self {
@@ -61,41 +65,43 @@ impl Adaptive {
             turns: Turns::new(members, workers, |member| member.base),
             mean: sum / weights.len().max(1) as f32,
             thresholds: (0..workers.max(1))
-                .map(|_| Threshold(AtomicU32::new(1.0f32.to_bits())))
+                .map(|_| Kept(AtomicU32::new(1.0f32.to_bits())))
                 .collect(),
         }
-    }
-
-    /// Requests in flight for an average weight.
-    fn load(&self, member: &Member) -> f32 {
-        member.instance.in_flight() as f32 * self.mean / member.base.max(1) as f32
     }
 }
 
 impl Balancer for Adaptive {
     fn pick(&self, members: &[Member], choice: &Choice<'_>) -> Option<usize> {
         let candidates = Candidates::draw(&self.turns, members, choice)?;
-        let threshold = &self.thresholds[choice.worker % self.thresholds.len()];
-        let hot_above = 2.0 * threshold.get() + 1.0;
+        let kept = &self.thresholds[choice.worker % self.thresholds.len()].0;
+        let mut threshold = Threshold(f32::from_bits(kept.load(Ordering::Relaxed)));
+        let hot_above = 2.0 * threshold.0 + 1.0;
         let slowness = candidates.slowness(members, choice.now);
         let first = candidates.as_slice()[0];
         let idle = is_as_good_as_any(&members[first], slowness[0]);
         // Hot after cold; the first of equals wins, and the first is the one whose turn it is.
-        let mut best: Option<((bool, f64), usize)> = None;
+        let mut best: Option<((bool, Cost), usize)> = None;
         for (i, &position) in candidates.as_slice().iter().enumerate() {
-            let load = self.load(&members[position]);
-            threshold.observe(load);
-            let hot = load > hot_above;
+            let member = &members[position];
+            let weight = member.base.max(1) as f32;
+            // Requests in flight for an average weight, times the own one.
+            let load = member.instance.in_flight() as f32 * self.mean;
+            threshold.observe(load, weight);
+            let hot = load > hot_above * weight;
             let cost = if hot {
-                f64::from(load)
+                Cost::new(f64::from(load), member)
             } else {
-                cost(&members[position], slowness[i])
+                Cost::of(member, slowness[i])
             };
-            let rank = (hot, cost);
-            if best.is_none_or(|(least, _)| rank < least) {
-                best = Some((rank, position));
+            let is_better = best.is_none_or(|((least_hot, least), _)| {
+                hot < least_hot || (hot == least_hot && cost.is_below(&least))
+            });
+            if is_better {
+                best = Some(((hot, cost), position));
             }
         }
+        kept.store(threshold.0.to_bits(), Ordering::Relaxed);
         if idle {
             Some(first)
         } else {
@@ -105,19 +111,14 @@ impl Balancer for Adaptive {
 }
 
 impl Threshold {
-    fn get(&self) -> f32 {
-        f32::from_bits(self.0.load(Ordering::Relaxed))
-    }
-
-    fn observe(&self, load: f32) {
-        let before = self.get();
-        let step = before.max(1.0) * STEP;
-        let after = if load > before {
-            before + step * QUANTILE
+    /// Takes an observation of `load / weight` into account.
+    fn observe(&mut self, load: f32, weight: f32) {
+        let step = self.0.max(1.0) * STEP;
+        self.0 = if load > self.0 * weight {
+            self.0 + step * QUANTILE
         } else {
-            before - step * (1.0 - QUANTILE)
+            (self.0 - step * (1.0 - QUANTILE)).max(0.0)
         };
-        self.0.store(after.max(0.0).to_bits(), Ordering::Relaxed);
     }
 }
 
@@ -128,12 +129,12 @@ mod tests {
 
     #[test]
     fn the_threshold_finds_the_quantile() {
-        let (threshold, random) = (Threshold(AtomicU32::new(1.0f32.to_bits())), Random::new(7));
+        let (mut threshold, random) = (Threshold(1.0), Random::new(7));
         let mut sum = 0.0;
         for i in 0..20_000 {
-            threshold.observe(random.below(100) as f32);
+            threshold.observe(random.below(100) as f32 * 3.0, 3.0);
             if i >= 10_000 {
-                sum += threshold.get();
+                sum += threshold.0;
             }
         }
         let mean = sum / 10_000.0;

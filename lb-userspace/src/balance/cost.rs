@@ -99,23 +99,24 @@ impl Candidates {
     /// counts like the fastest: its answers will tell, and its requests in flight keep it from
     /// being flooded until then.
     pub(super) fn slowness(&self, members: &[Member], now: Timestamp) -> [f64; SCAN] {
-        let mut known: [Option<Interval>; SCAN] = [None; SCAN];
-        let mut fastest = Interval {
-            mean: f32::INFINITY,
-            margin: 0.0,
-        };
+        let mut known = [Interval::UNKNOWN; SCAN];
+        let mut fastest = f32::INFINITY;
+        let mut mean = f32::INFINITY;
         for (known, position) in known.iter_mut().zip(self.as_slice()) {
-            *known = members[*position].instance.pace.get(now);
-            if let Some(own) = known
-                && own.upper() < fastest.upper()
-            {
-                fastest = *own;
+            if let Some(own) = members[*position].instance.pace.get(now) {
+                *known = own;
+                if own.upper() < fastest {
+                    (fastest, mean) = (own.upper(), own.mean);
+                }
             }
         }
         let mut slowness = [1.0; SCAN];
         for (i, position) in self.as_slice().iter().enumerate() {
-            let latency = known[i].map_or(1.0, |own| times(&own, &fastest));
-            slowness[i] = latency * dearness(&members[*position]);
+            let gap = known[i].lower() - fastest;
+            if gap > 0.0 {
+                slowness[i] = f64::from((2.0 * gap).min(known[i].mean - mean).exp2());
+            }
+            slowness[i] *= dearness(&members[*position]);
         }
         slowness
     }
@@ -127,15 +128,6 @@ impl Candidates {
 /// it has as many requests in flight as others have weight less.
 pub(super) fn is_as_good_as_any(member: &Member, slowness: f64) -> bool {
     slowness <= 1.0 && member.instance.in_flight() == 0
-}
-
-/// How many times as slow as the fastest an instance is, by what is known for sure.
-fn times(own: &Interval, fastest: &Interval) -> f64 {
-    let gap = own.lower() - fastest.upper();
-    if gap <= 0.0 {
-        return 1.0;
-    }
-    f64::from((2.0 * gap).min(own.mean - fastest.mean).exp2())
 }
 
 /// What a request to `member` costs more than one that is sure to succeed, 1 or more.
@@ -159,10 +151,35 @@ pub(super) fn fails_everything(member: &Member) -> bool {
     instance.failures_in_a_row() >= ROW || f64::from(instance.measured.success()) <= LEAST_SUCCESS
 }
 
-/// What the next request to `member` costs: `slowness × (in flight + 1) / weight`.
-pub(super) fn cost(member: &Member, slowness: f64) -> f64 {
-    let queue = f64::from(member.instance.in_flight()) + 1.0;
-    slowness * queue / f64::from(member.base.max(1))
+/// What the next request to a member costs, for its weight: compared by multiplying crosswise,
+/// because a division takes as long as all the rest.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cost {
+    whole: f64,
+    weight: f64,
+}
+
+impl Cost {
+    /// `slowness × (in flight + 1) / weight`.
+    pub(super) fn of(member: &Member, slowness: f64) -> Self {
+        Self::new(
+            slowness * (f64::from(member.instance.in_flight()) + 1.0),
+            member,
+        )
+    }
+
+    /// That much, for the weight of `member`.
+    pub(super) fn new(whole: f64, member: &Member) -> Self {
+        Self {
+            whole,
+            weight: f64::from(member.base.max(1)),
+        }
+    }
+
+    /// Whether it is less.
+    pub(super) fn is_below(&self, other: &Self) -> bool {
+        self.whole * other.weight < other.whole * self.weight
+    }
 }
 
 /// Whether a member should be asked just to learn how it does.

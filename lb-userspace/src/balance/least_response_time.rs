@@ -19,7 +19,7 @@
 
 use super::{
     Balancer, Choice,
-    cost::{Candidates, cost, is_as_good_as_any},
+    cost::{Candidates, Cost, is_as_good_as_any},
     turns::Turns,
 };
 use crate::model::Member;
@@ -45,9 +45,15 @@ impl Balancer for LeastResponseTime {
             .as_slice()
             .iter()
             .enumerate()
-            .map(|(i, position)| (cost(&members[*position], slowness[i]), *position))
+            .map(|(i, position)| (Cost::of(&members[*position], slowness[i]), *position))
             // The first of equals wins, and the first is the one whose turn it is.
-            .reduce(|best, other| if other.0 < best.0 { other } else { best })
+            .reduce(|best, other| {
+                if other.0.is_below(&best.0) {
+                    other
+                } else {
+                    best
+                }
+            })
             .map(|(_, position)| position)
     }
 }

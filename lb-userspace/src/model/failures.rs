@@ -46,12 +46,18 @@ impl Alarm {
     }
 }
 
-/// How many requests an instance has failed in a row.
+/// How many requests an instance has failed in a row. Small, because picks read the length: what
+/// only failures need lies elsewhere.
 #[derive(Debug, Default)]
 pub struct FailureRun {
     length: AtomicU32,
     /// Length from which on every failure rings; 0 is never.
     limit: AtomicU32,
+    beginning: Box<Beginning>,
+}
+
+#[derive(Debug, Default)]
+struct Beginning {
     alarm: Arc<Alarm>,
     /// When the first failure of the run ended, in microseconds.
     since: AtomicU64,
@@ -60,12 +66,13 @@ pub struct FailureRun {
 impl FailureRun {
     /// A run that rings `alarm`.
     #[must_use]
-    pub const fn new(alarm: Arc<Alarm>) -> Self {
+    pub fn new(alarm: Arc<Alarm>) -> Self {
         Self {
-            length: AtomicU32::new(0),
-            limit: AtomicU32::new(0),
-            alarm,
-            since: AtomicU64::new(0),
+            beginning: Box::new(Beginning {
+                alarm,
+                ..Beginning::default()
+            }),
+            ..Self::default()
         }
     }
 
@@ -83,7 +90,7 @@ impl FailureRun {
     /// When the run began, if there is one: nothing has succeeded since then.
     #[must_use]
     pub fn since(&self) -> Option<Timestamp> {
-        (self.length() > 0).then(|| Timestamp(self.since.load(Ordering::Relaxed)))
+        (self.length() > 0).then(|| Timestamp(self.beginning.since.load(Ordering::Relaxed)))
     }
 
     /// Begins anew.
@@ -98,12 +105,12 @@ impl FailureRun {
     pub fn go_on(&self, now: Timestamp) {
         let before = self.length.fetch_add(1, Ordering::Relaxed);
         if before == 0 {
-            self.since.store(now.0, Ordering::Relaxed);
+            self.beginning.since.store(now.0, Ordering::Relaxed);
         }
         let length = before.saturating_add(1);
         let limit = self.limit.load(Ordering::Relaxed);
         if limit > 0 && length >= limit {
-            self.alarm.ring();
+            self.beginning.alarm.ring();
         }
     }
 }

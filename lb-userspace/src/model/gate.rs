@@ -207,12 +207,17 @@ impl Step {
     }
 }
 
-/// A breaker's state where every thread finds it. On a cache line of its own: it is read at each
-/// pick and hardly ever written, unlike the counters around it.
+/// A breaker's state where every thread finds it. It is small, because a pick reads it of each
+/// candidate: what is counted at transitions lies elsewhere.
 #[derive(Debug)]
-#[repr(align(128))]
 pub struct Gate {
     word: AtomicU64,
+    counts: Box<Counts>,
+}
+
+/// How often a breaker came into each state.
+#[derive(Debug, Default)]
+struct Counts {
     opened: AtomicU64,
     half_opened: AtomicU64,
     closed: AtomicU64,
@@ -222,9 +227,7 @@ impl Default for Gate {
     fn default() -> Self {
         Self {
             word: AtomicU64::new(GateState::NEW.pack()),
-            opened: AtomicU64::default(),
-            half_opened: AtomicU64::default(),
-            closed: AtomicU64::default(),
+            counts: Box::default(),
         }
     }
 }
@@ -297,9 +300,9 @@ impl Gate {
             return;
         }
         match step.after {
-            GateState::Open { .. } | GateState::HeldOpen => &self.opened,
-            GateState::HalfOpen { .. } => &self.half_opened,
-            GateState::Closed { .. } | GateState::HeldClosed => &self.closed,
+            GateState::Open { .. } | GateState::HeldOpen => &self.counts.opened,
+            GateState::HalfOpen { .. } => &self.counts.half_opened,
+            GateState::Closed { .. } | GateState::HeldClosed => &self.counts.closed,
         }
         .fetch_add(1, Ordering::Relaxed);
     }
@@ -308,9 +311,9 @@ impl Gate {
     #[must_use]
     pub fn transitions(&self, state: BreakerState) -> u64 {
         match state {
-            BreakerState::Closed => &self.closed,
-            BreakerState::Open => &self.opened,
-            BreakerState::HalfOpen => &self.half_opened,
+            BreakerState::Closed => &self.counts.closed,
+            BreakerState::Open => &self.counts.opened,
+            BreakerState::HalfOpen => &self.counts.half_opened,
         }
         .load(Ordering::Relaxed)
     }
@@ -318,7 +321,8 @@ impl Gate {
     /// As if nothing had ever happened.
     pub fn reset(&self) {
         self.word.store(GateState::NEW.pack(), Ordering::Relaxed);
-        for counter in [&self.opened, &self.half_opened, &self.closed] {
+        let counts = &self.counts;
+        for counter in [&counts.opened, &counts.half_opened, &counts.closed] {
             counter.store(0, Ordering::Relaxed);
         }
     }

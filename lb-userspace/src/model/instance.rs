@@ -146,26 +146,26 @@ pub struct AlgorithmTotals {
 /// A member of a service with its identity and its counters. It lives as long as a configuration
 /// names it, whatever else changes.
 ///
-/// In the order of its fields, what a pick reads of each candidate stands in front: a pick among
-/// many instances finds them in two cache lines of each, not in six.
+/// In the order of its fields, what a pick reads of each candidate stands in front, in a single
+/// cache line: that is what a pick among many instances costs.
 #[derive(Debug)]
-#[repr(C)]
+#[repr(C, align(128))]
 pub struct Instance {
     /// Its circuit breaker's state.
     pub gate: Gate,
-    /// Until when it has asked to be left alone, in microseconds.
-    rests: AtomicU64,
     in_flight: AtomicU32,
     /// Number in both data planes.
     pub id: InstanceId,
-    /// When the last request began, in microseconds; 0 is never.
-    asked: AtomicU64,
     /// Latency of HTTP answers (request sent to head received) as picks go by it, all workers.
     pub pace: Pace,
     /// Requests that it has failed in a row.
     pub failures: FailureRun,
-    /// What the control plane has derived.
+    /// What the control plane has derived; the success rate, which stands first, is for picks.
     pub measured: Measured,
+    /// When the last request began, in microseconds; 0 is never.
+    asked: AtomicU64,
+    /// Until when it has asked to be left alone, in microseconds.
+    rests: AtomicU64,
     /// The same latency for people.
     pub latency: PeakEwma,
     /// What its service has in flight, this instance's requests among it.
@@ -198,6 +198,11 @@ struct Spared {
     last: AtomicU64,
     count: AtomicU64,
 }
+
+const _: () = assert!(
+    std::mem::offset_of!(Instance, measured) + size_of::<u32>() <= 64,
+    "what a pick reads is spread over more than a cache line"
+);
 
 impl Instance {
     /// An instance without history; `load` is its service's, and says how many threads will count.

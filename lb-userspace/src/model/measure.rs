@@ -186,12 +186,15 @@ impl CheckCounts {
 }
 
 /// What the control plane derives from measurements once a second.
+///
+/// The success rate stands in front, where picks find it (see [`super::Instance`]).
 #[derive(Debug)]
+#[repr(C)]
 pub struct Measured {
-    /// Health score, 0 to 1, as bits of an `f32`.
-    score: AtomicU32,
     /// Success rate of late, 0 to 1, as bits of an `f32`.
     success: AtomicU32,
+    /// Health score, 0 to 1, as bits of an `f32`.
+    score: AtomicU32,
     /// What the algorithm's measurements make of the weight.
     pub learned: Learned,
     /// What the instance's own reports make of the weight.

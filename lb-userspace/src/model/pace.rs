@@ -70,6 +70,12 @@ pub struct Interval {
 }
 
 impl Interval {
+    /// Where nothing is known: below everything.
+    pub const UNKNOWN: Self = Self {
+        mean: f32::NEG_INFINITY,
+        margin: 0.0,
+    };
+
     /// The upper end.
     #[must_use]
     pub fn upper(&self) -> f32 {
