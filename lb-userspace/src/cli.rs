@@ -30,10 +30,11 @@ mod services;
 mod sessions;
 mod status;
 mod tls;
+mod watch;
 
 use std::{
     ffi::OsString,
-    io::{self, Write},
+    io::{self, IsTerminal as _, Write},
     process::ExitCode,
 };
 
@@ -56,6 +57,8 @@ pub const USAGE: u8 = 2;
 struct Context<'a> {
     client: Client,
     json: bool,
+    /// Whether somebody looks at `out`.
+    terminal: bool,
     out: &'a mut (dyn Write + Send),
 }
 
@@ -94,7 +97,8 @@ pub type Run = fn(Overrides) -> anyhow::Result<()>;
 #[must_use]
 pub fn main(daemon: Run) -> ExitCode {
     let args = std::env::args_os();
-    let code = run(args, daemon, &mut io::stdout(), &mut io::stderr());
+    let terminal = io::stdout().is_terminal();
+    let code = answer(args, daemon, terminal, &mut io::stdout(), &mut io::stderr());
     ExitCode::from(code)
 }
 
@@ -105,11 +109,21 @@ pub fn run(
     out: &mut (dyn Write + Send),
     errors: &mut dyn Write,
 ) -> u8 {
+    answer(args, daemon, false, out, errors)
+}
+
+fn answer(
+    args: impl IntoIterator<Item = impl Into<OsString> + Clone>,
+    daemon: Run,
+    terminal: bool,
+    out: &mut (dyn Write + Send),
+    errors: &mut dyn Write,
+) -> u8 {
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => return misused(&error, out, errors),
     };
-    match dispatch(cli, daemon, out) {
+    match dispatch(cli, daemon, terminal, out) {
         Ok(()) => OK,
         // Whoever reads has seen enough: `lb instances list | head -1`.
         Err(CliError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => OK,
@@ -133,7 +147,12 @@ fn misused(error: &clap::Error, out: &mut (dyn Write + Send), errors: &mut dyn W
     }
 }
 
-fn dispatch(cli: Cli, daemon: Run, out: &mut (dyn Write + Send)) -> Result<(), CliError> {
+fn dispatch(
+    cli: Cli,
+    daemon: Run,
+    terminal: bool,
+    out: &mut (dyn Write + Send),
+) -> Result<(), CliError> {
     let Cli {
         connection,
         command,
@@ -151,6 +170,7 @@ fn dispatch(cli: Cli, daemon: Run, out: &mut (dyn Write + Send)) -> Result<(), C
     let context = Context {
         client: Client::new(&connection)?,
         json: connection.json,
+        terminal,
         out,
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -164,7 +184,10 @@ fn dispatch(cli: Cli, daemon: Run, out: &mut (dyn Write + Send)) -> Result<(), C
 async fn ask(mut context: Context<'_>, command: Question) -> Result<(), CliError> {
     match command {
         Question::Status => status::status(&mut context).await,
-        Question::Stats { service } => status::stats(&mut context, service.as_deref()).await,
+        Question::Stats { service, again } => match again.watch {
+            Some(every) => watch::watch(&mut context, service.as_deref(), *every, again).await,
+            None => status::stats(&mut context, service.as_deref()).await,
+        },
         Question::Performance { service, window } => {
             performance::performance(&mut context, service.as_deref(), window).await
         }

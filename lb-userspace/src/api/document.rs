@@ -292,6 +292,15 @@ impl IntoResponses for Conflict {
     }
 }
 
+/// 404: for `responses(…)` of operations whose query names something.
+pub(super) struct NotFound;
+
+impl IntoResponses for NotFound {
+    fn responses() -> BTreeMap<String, RefOr<Answer>> {
+        BTreeMap::from([NOT_FOUND.entry()])
+    }
+}
+
 /// 503: for `responses(…)` of operations that last.
 pub(super) struct Unavailable;
 

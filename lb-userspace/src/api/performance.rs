@@ -6,7 +6,7 @@ use axum::extract::State;
 
 use super::{
     answer::Answer,
-    document::tag,
+    document::{NotFound, tag},
     error::ApiError,
     instances::find_service,
     measure::{round, share},
@@ -39,7 +39,10 @@ const USUAL: Duration = Duration::from_secs(60);
         ("service" = Option<String>, Query, description = "Only this service",
             example = "main-backend"),
     ),
-    responses((status = OK, body = Envelope<Performance>, description = "The figures"))
+    responses(
+        (status = OK, body = Envelope<Performance>, description = "The figures"),
+        NotFound
+    )
 )]
 pub(super) async fn performance(
     State(state): State<ApiState>,

@@ -11,7 +11,7 @@ use axum::{
 use super::{
     answer::Answer,
     body::Nothing,
-    document::tag,
+    document::{NotFound, tag},
     error::ApiError,
     instances::find_service,
     measure::round,
@@ -48,12 +48,15 @@ const MOST: usize = 10_000;
             minimum = 1, maximum = 10000),
         ("after" = Option<String>, Query, description = "`next` of the page before"),
     ),
-    responses((
-        status = OK,
-        body = Envelope<Sessions>,
-        description = "A page of sessions",
-        headers(("Link" = String, description = "The page after this one, with `rel=\"next\"`"))
-    ))
+    responses(
+        (
+            status = OK,
+            body = Envelope<Sessions>,
+            description = "A page of sessions",
+            headers(("Link" = String, description = "The page after this one: `rel=\"next\"`"))
+        ),
+        NotFound
+    )
 )]
 pub(super) async fn list(
     State(state): State<ApiState>,

@@ -1,6 +1,6 @@
 //! The command line's grammar. What stands here as documentation is what `--help` prints.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -159,6 +159,8 @@ pub(super) enum Question {
     Stats {
         /// Only this service, in detail
         service: Option<String>,
+        #[command(flatten)]
+        again: Again,
     },
     /// Rates, errors and latencies of the last minute, or of another window
     Performance {
@@ -232,6 +234,35 @@ pub(super) enum Question {
     Reload,
     /// The metrics, in the Prometheus text format
     Metrics,
+}
+
+/// Whether to look once or again and again.
+#[derive(Args, Clone, Copy, Debug)]
+pub(super) struct Again {
+    /// Look again and again, with rates between the readings, until Ctrl-C: every 2s, or as often
+    /// as given. A table on a terminal, else a line a service
+    #[arg(
+        long,
+        value_name = "DURATION",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "2s",
+        value_parser = pause
+    )]
+    pub(super) watch: Option<humantime::Duration>,
+    /// With --watch: end after so many readings
+    #[arg(long, value_name = "NUMBER", requires = "watch", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) count: Option<u64>,
+}
+
+/// A time between two readings that neither floods lb nor lasts forever.
+fn pause(text: &str) -> Result<humantime::Duration, String> {
+    let pause = text.parse::<humantime::Duration>().ok();
+    let fits = |pause: &humantime::Duration| {
+        (Duration::from_millis(100)..=Duration::from_secs(3600)).contains(&**pause)
+    };
+    let pause = pause.filter(fits);
+    pause.ok_or_else(|| format!("expected a duration from 100ms to 1h, such as 5s, found {text:?}"))
 }
 
 /// A request to ask about.

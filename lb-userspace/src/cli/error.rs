@@ -61,7 +61,7 @@ pub enum CliError {
         why: String,
     },
     /// lb refused.
-    #[error("{message}{}{}", list(faults), hint(*status))]
+    #[error("{message}{}{}", list(message, faults), hint(*status))]
     Refused {
         /// HTTP status.
         status: u16,
@@ -108,8 +108,11 @@ impl CliError {
     }
 }
 
-fn list(faults: &[Fault]) -> String {
-    faults.iter().map(|fault| format!("\n  {fault}")).collect()
+/// The faults, a line each, but for one that the message has told already.
+fn list(message: &str, faults: &[Fault]) -> String {
+    let told = |fault: &&Fault| message.contains(&fault.expected) && faults.len() == 1;
+    let faults = faults.iter().filter(|fault| !told(fault));
+    faults.map(|fault| format!("\n  {fault}")).collect()
 }
 
 const fn hint(status: u16) -> &'static str {

@@ -7,7 +7,9 @@ use crate::api::types::{Event, Lost};
 
 /// `lb events`: a line an event, until lb ends or the reader has seen enough.
 pub(super) async fn follow(context: &mut Context<'_>, asked: &Events) -> Result<(), CliError> {
-    let Context { client, json, out } = context;
+    let Context {
+        client, json, out, ..
+    } = context;
     let mut kind = String::new();
     let path = format!("/api/v1/loadbalancer/events{}", query(asked));
     let each = |line: &str| {

@@ -4,8 +4,10 @@ mod events;
 mod grammar;
 mod instances;
 mod measures;
+mod reference;
 mod settings;
 mod tls;
+mod watching;
 
 use std::{
     net::{SocketAddr, TcpListener as StdListener},

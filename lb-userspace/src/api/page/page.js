@@ -220,7 +220,9 @@ function operationView(api, entry) {
   view.dataset.words = [path, method, operation.operationId, operation.summary, operation.description].join(" ").toLowerCase();
   view.addEventListener("toggle", () => {
     view.append(element("div", { className: "inner" },
-      ...prose(operation.description), ...trial(api, entry), element("h3", {}, "Answers"), ...responses(api, operation)));
+      ...prose(operation.description),
+      operation["x-role"] ? element("p", { className: "quiet" }, `Needs the role ${operation["x-role"]}.`) : null,
+      ...trial(api, entry), element("h3", {}, "Answers"), ...responses(api, operation)));
   }, { once: true });
   return view;
 }

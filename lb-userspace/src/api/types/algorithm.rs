@@ -1,9 +1,13 @@
 //! `/algorithms`: how each service chooses.
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{
+    ToSchema,
+    openapi::{Object, ObjectBuilder, Type},
+};
 
 use super::{Learned, Report};
+use crate::model::Algorithm;
 
 /// `GET /algorithms`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -98,5 +102,14 @@ pub struct InstanceWeight {
 #[schema(example = json!({"algorithm": "least_response_time"}))]
 pub struct SetAlgorithm {
     /// Name of an algorithm.
+    #[schema(schema_with = names)]
     pub algorithm: String,
+}
+
+fn names() -> Object {
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .description(Some("Name of an algorithm."))
+        .enum_values(Some(Algorithm::ALL.map(Algorithm::as_str)))
+        .build()
 }
