@@ -183,6 +183,30 @@ fn replies_of_nat_come_back_from_the_vip() -> Result<()> {
 }
 
 #[test]
+fn an_instance_gets_no_connection_beyond_its_limit() -> Result<()> {
+    run(SIZES, |lab| {
+        serve(lab, l2dsr(1), &[1])?;
+        lab.set_ceiling(1, 2)?;
+        for port in [5000, 5001] {
+            ensure!(target(&lab.send(&from(port, tcp::SYN).bytes())?.frame) == MAC_1);
+        }
+        let refused = lab.send(&from(5002, tcp::SYN).bytes())?;
+        ensure!(refused.verdict == Verdict::Drop(Counter::DropConnectionLimit));
+        ensure!(lab.live(1)? == 2 && count(lab, Counter::ConnectionsOpened) == 2);
+        // Those that are there go on; one that ends makes room for another.
+        ensure!(target(&lab.send(&from(5000, tcp::ACK).bytes())?.frame) == MAC_1);
+        lab.send(&from(5000, tcp::RST).bytes())?;
+        ensure!(target(&lab.send(&from(5002, tcp::SYN).bytes())?.frame) == MAC_1);
+        // Another instance takes what this one may not.
+        serve_table(lab, l2dsr(1), &[1, 2])?;
+        lab.set_ceiling(2, 1)?;
+        ensure!(target(&lab.send(&from(5003, tcp::SYN).bytes())?.frame) == MAC_2);
+        ensure!(lab.live(1)? == 2 && lab.live(2)? == 1);
+        Ok(())
+    })
+}
+
+#[test]
 fn a_draining_instance_keeps_its_connections_and_gets_no_others() -> Result<()> {
     run(SIZES, |lab| {
         serve(lab, l2dsr(1), &[1])?;

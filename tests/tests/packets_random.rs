@@ -230,6 +230,7 @@ fn kernel_and_library_agree_on_random_packets() -> Result<()> {
                     | C::DropNoStage
                     | C::DropHeadroom
                     | C::DropNoTunnelSource
+                    | C::DropConnectionLimit
             );
             ensure!(
                 cannot || counters.get(*counter) > 0,

@@ -220,6 +220,16 @@ impl Kernel {
             .set(index, table, 0)?)
     }
 
+    /// Sets how many live connections an instance may have.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub fn set_ceiling(&mut self, index: u16, most: u64) -> Result<()> {
+        Ok(self
+            .array::<u64>(names::MAP_CEILINGS)?
+            .set(u32::from(index), most + 1, 0)?)
+    }
+
     /// Writes an instance.
     ///
     /// # Errors

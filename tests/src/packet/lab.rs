@@ -163,6 +163,15 @@ impl Lab {
         self.kernel.remove_vip(key)
     }
 
+    /// Sets how many live connections an instance may have.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn set_ceiling(&mut self, index: u16, most: u64) -> Result<()> {
+        self.memory.set_ceiling(index, Some(most));
+        self.kernel.set_ceiling(index, most)
+    }
+
     /// Writes an instance.
     ///
     /// # Errors
