@@ -26,6 +26,7 @@ mod config;
 mod conventions;
 pub(crate) mod datapath;
 mod debug;
+mod discovery;
 mod document;
 mod endpoints;
 mod error;
@@ -152,6 +153,8 @@ fn endpoints() -> Endpoints {
         .add(routes!(services::routes))
         .add(routes!(services::vips))
         .add(routes!(admission::limits))
+        .add(routes!(discovery::all))
+        .add(routes!(discovery::refresh))
         .add(routes!(config::config))
         .add(routes!(datapath::datapath))
         .add(routes!(debug::debug))

@@ -5,6 +5,7 @@
 //! in place. Stop: the listeners first. The kernel path is left attached: stopping the daemon is not
 //! a reason to stop traffic.
 
+mod file_watch;
 mod reload;
 mod signals;
 
@@ -20,6 +21,7 @@ use self::{
 use crate::{
     api::{self, Access, ApiState, Audit, Prepared},
     config::{self, Config, Overrides, Sources},
+    discovery::{self, FileWatch},
     health, l4,
     l7::{self, Management},
     model::Clock,
@@ -30,6 +32,10 @@ use crate::{
 /// Threads of the control plane: checks and API calls wait, they do not compute.
 const CONTROL_THREADS: usize = 1;
 
+/// How long a start waits for the first answers of sources of instances. Whoever has not answered by
+/// then is served without.
+const FIRST_ANSWERS: Duration = Duration::from_secs(10);
+
 /// How long the last lines of a log of lines may take.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
@@ -39,6 +45,8 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 /// When the configuration has faults or something that it asks for cannot be had.
 pub fn run(flags: Overrides) -> anyhow::Result<()> {
     let sources = Sources::of_process(flags);
+    // Before it is read, so that no change goes unnoticed.
+    let file = sources.file.clone().map(FileWatch::marked);
     let config = config::load(&sources)?;
     let log = telemetry::logging::init(&config.daemon.log)?;
     for notice in &config.notices {
@@ -50,13 +58,18 @@ pub fn run(flags: Overrides) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start the control plane's runtime")?;
-    let result = runtime.block_on(serve(sources, config, log));
+    let result = runtime.block_on(serve(sources, config, log, file));
     // A check or an API call in flight is not worth waiting for.
     runtime.shutdown_background();
     result
 }
 
-async fn serve(sources: Sources, config: Config, log: LogFilter) -> anyhow::Result<()> {
+async fn serve(
+    sources: Sources,
+    config: Config,
+    log: LogFilter,
+    file: Option<FileWatch>,
+) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let clock = Clock::real();
     let Config {
@@ -93,6 +106,7 @@ async fn serve(sources: Sources, config: Config, log: LogFilter) -> anyhow::Resu
     let state = ApiState::new(for_state, clock.clone(), access, log, packet_path, hook)?;
     state.metrics().limit(&daemon.metrics);
     state.configured(&settings);
+    find_instances(&registry, &clock, &state, stopped.clone()).await;
     // Whoever asks while the gateway starts waits in the queue: an answer means that it serves.
     let (mut listeners, mut sockets) = (Vec::new(), Vec::new());
     for address in &daemon.api.listen {
@@ -117,6 +131,11 @@ async fn serve(sources: Sources, config: Config, log: LogFilter) -> anyhow::Resu
         )));
     }
     tokio::spawn(api::watch_packet_path(state.clone(), stopped));
+    match file {
+        Some(file) if daemon.watch => drop(tokio::spawn(file_watch::run(file, state.clone()))),
+        None if daemon.watch => tracing::warn!("reload.watch is on, but there is no file to watch"),
+        _ => {}
+    }
     let version = env!("CARGO_PKG_VERSION");
     tracing::info!(version, environment, "lb is running");
 
@@ -157,6 +176,26 @@ async fn finish(proxy: l7::Proxy, patience: Duration, signals: &mut Signals) {
     tokio::select! {
         _ = finished => {}
         () = again => tracing::warn!("told to stop again: requests in flight are cut"),
+    }
+}
+
+/// Looks for instances from here on; returns when the services have what the first looks find.
+async fn find_instances(
+    registry: &Arc<Registry>,
+    clock: &Clock,
+    state: &ApiState,
+    mut stopped: watch::Receiver<bool>,
+) {
+    let handle = state.discovery().clone();
+    let looking = discovery::run(Arc::clone(registry), clock.clone(), handle);
+    tokio::spawn(async move {
+        tokio::select! {
+            () = looking => {}
+            _ = stopped.wait_for(|stopped| *stopped) => {}
+        }
+    });
+    if !state.discovery().first_answers(FIRST_ANSWERS).await {
+        tracing::warn!(limit = ?FIRST_ANSWERS, "a source of instances has not answered so far");
     }
 }
 

@@ -15,6 +15,7 @@ mod client;
 mod config;
 mod datapath;
 mod decap;
+mod discovery;
 mod error;
 mod events;
 mod explain;
@@ -197,6 +198,7 @@ async fn ask(mut context: Context<'_>, command: Question) -> Result<(), CliError
         Question::Routes => services::routes(&mut context).await,
         Question::Vips => services::vips(&mut context).await,
         Question::Limits => limits::limits(&mut context).await,
+        Question::Discovery { command } => discovery::run(&mut context, command).await,
         Question::Instances { command } => instances::run(&mut context, command).await,
         Question::Breakers { command } => breakers::run(&mut context, command).await,
         Question::Recovery { command } => recovery::run(&mut context, command).await,

@@ -19,6 +19,7 @@ mod breaker;
 mod checks;
 mod concurrency;
 mod daemon;
+mod discovery;
 mod environment;
 mod fail_open;
 mod fault;
@@ -28,6 +29,7 @@ mod forms;
 mod hashing;
 mod health;
 mod hedge;
+mod instances_file;
 mod load_reports;
 mod origin;
 mod outlier;
@@ -39,6 +41,7 @@ mod recovery;
 mod resolve;
 mod restart;
 mod retry;
+mod schema;
 mod score;
 mod services;
 mod slow_start;
@@ -60,9 +63,11 @@ pub use accounts::user_name;
 pub use checks::API_PATHS;
 pub use fault::{Fault, Faults};
 pub use flags::Overrides;
+pub use instances_file::instances_in;
 pub use origin::Origin;
 pub use path::KeyPath;
 pub use restart::needs_restart;
+pub use schema::schema;
 pub use summary::{Effective, Summary};
 pub use values::log_filter;
 
@@ -204,14 +209,31 @@ fn merge(
     Ok(config)
 }
 
+/// What a file may say.
+fn describe() -> schema::Shape {
+    let mut reader = reader::Reader::describing();
+    interpret_with(&mut reader, &tree::EMPTY, Vec::new(), Endpoint::parse);
+    reader.shape.unwrap_or_default()
+}
+
 /// Interprets the tree. The configuration is good only when there are no faults.
 fn interpret(
     root: &tree::Table,
-    mut notices: Vec<Notice>,
+    notices: Vec<Notice>,
     resolve: resolve::Resolve,
 ) -> (Config, Vec<Fault>) {
-    let resolved = resolve::Resolved::new(root, RESOLVE_DEADLINE, resolve);
     let mut reader = reader::Reader::default();
+    let config = interpret_with(&mut reader, root, notices, resolve);
+    (config, reader.faults)
+}
+
+fn interpret_with(
+    reader: &mut reader::Reader,
+    root: &tree::Table,
+    mut notices: Vec<Notice>,
+    resolve: resolve::Resolve,
+) -> Config {
+    let resolved = resolve::Resolved::new(root, RESOLVE_DEADLINE, resolve);
     let (mut config, whole) = reader.root(root, |t| {
         let none = origin::Sourced::unset(None);
         let environment = t.optional("environment", &values::ENVIRONMENT, &none, "none");
@@ -223,8 +245,9 @@ fn interpret(
         let audit_log = api::read_audit_log(t);
         let metrics = daemon::read_metrics(t);
         let datapath = daemon::read_datapath(t);
+        let watch = daemon::read_reload(t);
         let defaults = t.table("defaults", |t| {
-            services::ServiceSettings::unset().read(t, false)
+            services::ServiceSettings::unset().read_defaults(t)
         });
         let traffic = traffic::read(t);
         let udp_only = checks::udp_only(&traffic.routes, &traffic.vips);
@@ -258,6 +281,7 @@ fn interpret(
                 audit_log,
                 metrics,
                 datapath: datapath.spec.clone(),
+                watch,
             },
             environment: environment.value,
             settings: Vec::new(),
@@ -280,10 +304,10 @@ fn interpret(
         datapath: &datapath,
         names: &names,
     };
-    whole.check(&mut reader, &mut notices);
-    config.settings = reader.settings;
+    whole.check(reader, &mut notices);
+    config.settings = std::mem::take(&mut reader.settings);
     config.notices = notices;
-    (config, reader.faults)
+    config
 }
 
 #[cfg(test)]

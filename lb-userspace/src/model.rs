@@ -13,6 +13,7 @@ pub mod breaker;
 pub mod clock;
 pub mod connections;
 pub mod daemon;
+pub mod discovery;
 pub mod endpoint;
 pub mod exclusion;
 pub mod failures;
@@ -57,6 +58,7 @@ pub use daemon::{
     AccessLogSpec, ApiSpec, AuditLogSpec, DaemonSpec, DatapathMode, DatapathSpec, LogFormat,
     LogSpec, MetricsSpec,
 };
+pub use discovery::{DiscoverySpec, Family, SourceSpec};
 pub use endpoint::{Endpoint, EndpointError};
 pub use exclusion::Exclusion;
 pub use failures::{Alarm, FailureRun};

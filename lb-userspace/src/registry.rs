@@ -7,6 +7,7 @@
 
 mod change;
 mod check;
+mod discovery;
 mod ejection;
 mod feed;
 mod ids;

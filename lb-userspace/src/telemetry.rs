@@ -7,6 +7,7 @@
 pub mod access_log;
 mod admission;
 mod cap;
+mod discovery;
 mod gateway;
 mod lines;
 pub mod logging;

@@ -18,6 +18,7 @@ use axum::{extract::State, http::StatusCode};
 
 use super::{
     answer::Answer,
+    discovery,
     document::tag,
     measure,
     state::ApiState,
@@ -53,6 +54,17 @@ pub(super) async fn gateway(State(state): State<ApiState>) -> Answer<GatewayHeal
         problems.push(format!(
             "{} of {services} services have no instance that is fit to take traffic",
             services - serving
+        ));
+    }
+    let sources = state.discovery().sources();
+    let failing = sources
+        .iter()
+        .filter(|(.., report)| report.state.is_trouble());
+    let failing = failing.count();
+    if failing > 0 {
+        problems.push(format!(
+            "{failing} of {} sources of instances fail",
+            sources.len()
         ));
     }
     let status = match (state.stopping(), problems.is_empty()) {
@@ -163,6 +175,7 @@ pub(super) async fn services(State(state): State<ApiState>) -> Answer<ServicesHe
                 )
             }),
     );
+    problems.extend(discovery::problems(&state));
     if let Some(error) = state.last_reload().and_then(|reload| reload.error) {
         problems.push(format!("the last reload was refused: {error}"));
     }

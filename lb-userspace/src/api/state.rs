@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     config::Setting,
-    l4,
+    discovery, l4,
     l7::GatewayStats,
     model::{Clock, Timestamp},
     registry::{Happening, Registry, Snapshot},
@@ -62,6 +62,7 @@ struct Inner {
     packet_path: l4::Handle,
     access: Arc<Access>,
     log: LogFilter,
+    discovery: discovery::Handle,
     reload: Reload,
     /// One reload at a time; a second one waits and then reads the file as it is by then.
     reloading: tokio::sync::Mutex<()>,
@@ -97,13 +98,20 @@ impl ApiState {
         reload: Reload,
     ) -> Result<Self, MetricsError> {
         let started = clock.now();
-        let metrics = Metrics::new(Arc::clone(&registry), clock.clone(), packet_path.clone())?;
+        let discovery = discovery::Handle::default();
+        let metrics = Metrics::new(
+            Arc::clone(&registry),
+            clock.clone(),
+            packet_path.clone(),
+            discovery.clone(),
+        )?;
         Ok(Self(Arc::new(Inner {
             registry,
             clock,
             packet_path,
             access,
             log,
+            discovery,
             reload,
             reloading: tokio::sync::Mutex::default(),
             last_reload: Mutex::default(),
@@ -164,6 +172,12 @@ impl ApiState {
     #[must_use]
     pub fn uptime(&self) -> Duration {
         self.now() - self.0.started
+    }
+
+    /// How the sources of instances do; whoever asks them writes it there.
+    #[must_use]
+    pub fn discovery(&self) -> &discovery::Handle {
+        &self.0.discovery
     }
 
     /// What the daemon logs.

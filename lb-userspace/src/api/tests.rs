@@ -5,6 +5,7 @@ mod admin;
 mod breakers;
 mod callers;
 mod conventions;
+mod discovery;
 mod document;
 mod events;
 mod explain;

@@ -11,6 +11,7 @@ mod breaker;
 mod config;
 mod datapath;
 mod debug;
+mod discovery;
 mod event;
 mod explain;
 mod health;
@@ -39,6 +40,7 @@ pub use datapath::{
     ConnectionTable, CounterValue, Datapath, Interface, Packets, Reconcile, Usage, VipTraffic,
 };
 pub use debug::{BalancedMember, Balancing, Debug, Reset};
+pub use discovery::{Discovery, FoundInstance, Leaving, Refused, Source};
 pub use event::{Event, Lost};
 pub use explain::{AskedRequest, Candidate, ExplainedSession, Explanation, Key, Refusal};
 pub use health::{

@@ -182,6 +182,11 @@ pub(super) enum Question {
     Vips,
     /// What may enter and what waits: limits of requests in flight and of rates
     Limits,
+    /// Where instances are found beside the configuration, and how each source does
+    Discovery {
+        #[command(subcommand)]
+        command: Option<DiscoveryCommand>,
+    },
     /// Look at instances, take them out of service and back
     #[command(visible_alias = "instance")]
     Instances {
@@ -316,6 +321,8 @@ pub(super) enum ConfigCommand {
         #[arg(long)]
         origin: bool,
     },
+    /// Print a JSON Schema of the configuration file, for editors; works without a running lb
+    Schema,
 }
 
 /// What to do with instances.
@@ -449,6 +456,15 @@ pub(super) enum AlgorithmCommand {
         /// Name of an algorithm; see "lb algorithm list"
         algorithm: String,
     },
+}
+
+/// What to do about the sources of instances.
+#[derive(Clone, Debug, Subcommand)]
+pub(super) enum DiscoveryCommand {
+    /// Every source: its state, what it has found, and what is wrong
+    List,
+    /// Ask all sources now
+    Refresh,
 }
 
 /// What to do about the packet path.

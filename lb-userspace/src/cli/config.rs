@@ -4,7 +4,10 @@ use super::{Context, args::ConfigCommand, error::CliError};
 use crate::api::types::{Config, Setting};
 
 pub(super) async fn run(context: &mut Context<'_>, command: ConfigCommand) -> Result<(), CliError> {
-    let ConfigCommand::Show { origin } = command;
+    let origin = match command {
+        ConfigCommand::Show { origin } => origin,
+        ConfigCommand::Schema => return super::local::schema(context.out),
+    };
     let config: Config = context.client.get("/config").await?;
     context.show(&config, |config| {
         let lines = config.settings.iter().map(|setting| line(setting, origin));

@@ -23,6 +23,13 @@ pub(super) fn check(
     Ok(())
 }
 
+/// `lb config schema`: what a configuration file may say, for editors.
+pub(super) fn schema(out: &mut dyn Write) -> Result<(), CliError> {
+    let text = serde_json::to_string_pretty(&config::schema()).map_err(std::io::Error::from)?;
+    writeln!(out, "{text}")?;
+    Ok(())
+}
+
 /// `lb completions`: a script for `shell`, from the same grammar as `--help`.
 pub(super) fn completions(shell: Shell, out: &mut dyn Write) -> Result<(), CliError> {
     // Written to memory first: clap_complete panics when it cannot write.

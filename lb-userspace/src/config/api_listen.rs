@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use serde_json::json;
+
 use super::{
     accounts,
     forms::{Form, Pattern, Refused},
@@ -64,6 +66,11 @@ impl Form for ApiListen {
             [one] => one.clone(),
             several => format!("[{}]", several.join(", ")),
         }
+    }
+
+    fn schema(&self) -> serde_json::Value {
+        let place = json!({"type": ["string", "integer"]});
+        json!({"anyOf": [place, {"type": "array", "items": place}]})
     }
 }
 

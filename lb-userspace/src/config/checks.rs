@@ -251,6 +251,10 @@ impl Whole<'_> {
             if !used {
                 say("no route and no VIP leads here");
             }
+            // What it will find is not known yet.
+            if spec.discovery.is_on() {
+                continue;
+            }
             if spec.instances.is_empty() {
                 say("has no instance, so it cannot serve anything");
             } else if spec.instances.iter().all(|instance| instance.weight == 0) {

@@ -194,6 +194,14 @@ pub(super) fn read_metrics(root: &mut Section<'_, '_>) -> MetricsSpec {
     })
 }
 
+/// `[reload]`: whether a change of the file is a reload.
+pub(super) fn read_reload(root: &mut Section<'_, '_>) -> bool {
+    let unset = DaemonSpec::default().watch;
+    root.table("reload", |t| {
+        t.value("watch", &Switch, &Sourced::unset(unset)).value
+    })
+}
+
 pub(super) fn read_datapath(root: &mut Section<'_, '_>) -> ReadDatapath {
     root.table("datapath", |t| {
         let unset = DatapathSpec::default();

@@ -65,6 +65,16 @@ impl Faults {
         &self.0
     }
 
+    /// The first one, and how many more there are.
+    #[must_use]
+    pub fn one_line(&self) -> String {
+        let first = self.0.first().map(ToString::to_string).unwrap_or_default();
+        match self.0.len() {
+            0 | 1 => first,
+            count => format!("{first}; and {} more", count - 1),
+        }
+    }
+
     /// How many there are, in words.
     #[must_use]
     pub fn headline(&self) -> String {

@@ -42,35 +42,39 @@ impl Parsed {
 
 /// Reads and parses a file.
 pub(super) fn read(path: &Path) -> Parsed {
-    let unreadable = |expected: &str, note: String| Parsed {
-        table: Table::new(),
-        faults: vec![Fault {
-            path: KeyPath::default(),
-            origin: whole(path),
-            expected: expected.to_owned(),
-            example: None,
-            found: None,
-            note: Some(note),
-        }],
-        sound: false,
-    };
-    let bytes = match read_bytes(path) {
-        Ok(bytes) => bytes,
-        Err(error) => return unreadable("a readable file", error.to_string()),
-    };
-    match String::from_utf8(bytes) {
+    match read_text(path) {
         Ok(text) => parse(&text, path),
-        Err(error) => {
-            let valid = error.utf8_error().valid_up_to();
-            let line = 1 + error.as_bytes()[..valid]
-                .iter()
-                .filter(|byte| **byte == b'\n')
-                .count();
-            let mut parsed = unreadable("a file in UTF-8", format!("invalid byte in line {line}"));
-            parsed.faults[0].found = Some("another encoding".to_owned());
-            parsed
-        }
+        Err(fault) => Parsed {
+            table: Table::new(),
+            faults: vec![fault],
+            sound: false,
+        },
     }
+}
+
+/// The text of a file, or why there is none.
+pub(super) fn read_text(path: &Path) -> Result<String, Fault> {
+    let unreadable = |expected: &str, note: String| Fault {
+        path: KeyPath::default(),
+        origin: whole(path),
+        expected: expected.to_owned(),
+        example: None,
+        found: None,
+        note: Some(note),
+    };
+    let bytes =
+        read_bytes(path).map_err(|error| unreadable("a readable file", error.to_string()))?;
+    String::from_utf8(bytes).map_err(|error| {
+        let valid = error.utf8_error().valid_up_to();
+        let line = 1 + error.as_bytes()[..valid]
+            .iter()
+            .filter(|byte| **byte == b'\n')
+            .count();
+        Fault {
+            found: Some("another encoding".to_owned()),
+            ..unreadable("a file in UTF-8", format!("invalid byte in line {line}"))
+        }
+    })
 }
 
 fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {

@@ -15,6 +15,9 @@ pub struct Overrides {
     /// Configuration file (TOML); LB_CONFIG when not given
     #[arg(short, long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Reload whenever the configuration file changes
+    #[arg(long)]
+    pub watch: bool,
     /// Listen here for HTTP, as ADDRESS:PORT or PORT; may be repeated
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Vec<String>,
@@ -45,6 +48,7 @@ pub struct Overrides {
 pub(super) fn overlay(root: &mut Table, flags: &Overrides) {
     let Overrides {
         config: _,
+        watch,
         listen,
         api_listen,
         workers,
@@ -54,6 +58,13 @@ pub(super) fn overlay(root: &mut Table, flags: &Overrides) {
         datapath_mode,
         default_algorithm,
     } = flags;
+    if *watch {
+        set(
+            root,
+            &["reload", "watch"],
+            Node::new(Value::Boolean(true), Origin::Flag("--watch")),
+        );
+    }
     let lists: [(&'static str, &[&str], &[String]); 2] = [
         ("--listen", &["gateway", "listen"], listen),
         ("--interface", &["datapath", "interfaces"], interface),

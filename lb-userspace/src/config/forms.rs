@@ -2,6 +2,8 @@
 
 use std::{fmt::Display, time::Duration};
 
+use serde_json::{Value as Json, json};
+
 use super::tree::{Node, Value};
 
 /// The form of a setting.
@@ -19,6 +21,10 @@ pub(super) trait Form {
 
     /// A value as it would be written in the file.
     fn show(&self, value: &Self::Value) -> String;
+
+    /// What a JSON Schema can say of the values in the file. It may allow more than
+    /// [`Form::parse`], never less.
+    fn schema(&self) -> Json;
 
     /// A node that was refused, for a message.
     fn show_found(&self, node: &Node) -> String {
@@ -68,6 +74,11 @@ where
     fn show(&self, value: &T) -> String {
         value.to_string()
     }
+
+    fn schema(&self) -> Json {
+        let number = |value: T| value.to_string().parse::<serde_json::Number>().ok();
+        json!({"type": "integer", "minimum": number(self.min), "maximum": number(self.max)})
+    }
 }
 
 /// A part of a whole, held in percent.
@@ -101,6 +112,15 @@ impl Form for Fraction {
     fn show(&self, value: &u8) -> String {
         (f64::from(*value) / 100.0).to_string()
     }
+
+    fn schema(&self) -> Json {
+        between(0.01, 1.0)
+    }
+}
+
+/// Numbers of any kind in a range.
+pub(super) fn between(min: f64, max: f64) -> Json {
+    json!({"type": "number", "minimum": min, "maximum": max})
 }
 
 /// A length of time in a range.
@@ -143,7 +163,14 @@ impl Form for Period {
     fn show(&self, value: &Duration) -> String {
         format!("{:?}", show_duration(*value))
     }
+
+    fn schema(&self) -> Json {
+        json!({"type": "string", "pattern": DURATION})
+    }
 }
+
+/// What a duration looks like: numbers with units.
+const DURATION: &str = "^\\s*([0-9]+(\\.[0-9]+)?\\s*[a-zA-Zµμ]+\\s*)+$";
 
 /// `1m30s`.
 pub(super) fn show_duration(duration: Duration) -> String {
@@ -182,6 +209,10 @@ impl Form for Share {
     fn show(&self, value: &u32) -> String {
         (f64::from(*value) / 1e6).to_string()
     }
+
+    fn schema(&self) -> Json {
+        between(0.0, 1.0)
+    }
 }
 
 /// A number in a range, held in hundredths like its bounds.
@@ -217,6 +248,10 @@ impl Form for Decimal {
 
     fn show(&self, value: &u32) -> String {
         (f64::from(*value) / 100.0).to_string()
+    }
+
+    fn schema(&self) -> Json {
+        between(f64::from(self.min) / 100.0, f64::from(self.max) / 100.0)
     }
 }
 
@@ -260,6 +295,10 @@ impl Form for WholeSeconds {
     fn show(&self, value: &Duration) -> String {
         self.period().show(value)
     }
+
+    fn schema(&self) -> Json {
+        self.period().schema()
+    }
 }
 
 /// `true` or `false`.
@@ -283,6 +322,10 @@ impl Form for Switch {
 
     fn show(&self, value: &bool) -> String {
         value.to_string()
+    }
+
+    fn schema(&self) -> Json {
+        json!({"type": "boolean"})
     }
 }
 
@@ -331,6 +374,10 @@ impl<T: Copy + PartialEq> Form for Choice<T> {
 
     fn show(&self, value: &T) -> String {
         format!("{:?}", (self.name)(*value))
+    }
+
+    fn schema(&self) -> Json {
+        json!({"type": "string", "enum": self.names().collect::<Vec<_>>()})
     }
 }
 
@@ -381,6 +428,14 @@ impl<T: Clone> Form for Pattern<T> {
             "(secret)".to_owned()
         } else {
             format!("{:?}", (self.show)(value))
+        }
+    }
+
+    fn schema(&self) -> Json {
+        if self.numbers {
+            json!({"type": ["string", "integer"]})
+        } else {
+            json!({"type": "string"})
         }
     }
 

@@ -1,7 +1,9 @@
 //! What consistent hashing hashes, and how much of it one instance may take.
 
+use serde_json::json;
+
 use super::{
-    forms::{Form, Refused},
+    forms::{Form, Refused, between},
     origin::Sourced,
     reader::Section,
     tree::Node,
@@ -69,5 +71,9 @@ impl Form for Bound {
             || "0".to_owned(),
             |percent| (f64::from(percent) / 100.0).to_string(),
         )
+    }
+
+    fn schema(&self) -> serde_json::Value {
+        json!({"anyOf": [{"const": 0}, {"const": "off"}, between(1.01, 10.0)]})
     }
 }

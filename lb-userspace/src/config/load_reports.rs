@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    forms::{Form, Pattern, Period, Refused, Switch},
+    forms::{Form, Pattern, Period, Refused, Switch, between},
     origin::Sourced,
     reader::Section,
     tree::Node,
@@ -121,5 +121,9 @@ impl Form for Penalty {
 
     fn show(&self, value: &u16) -> String {
         (f64::from(*value) / 100.0).to_string()
+    }
+
+    fn schema(&self) -> serde_json::Value {
+        between(0.0, 100.0)
     }
 }

@@ -62,6 +62,15 @@ impl<T> Sourced<T> {
         }
     }
 
+    /// Another value in the same place.
+    pub(super) fn with<U>(&self, value: U) -> Sourced<U> {
+        Sourced {
+            value,
+            path: self.path.clone(),
+            origin: self.origin.clone(),
+        }
+    }
+
     pub(super) fn is_set(&self) -> bool {
         self.origin != Origin::Default
     }

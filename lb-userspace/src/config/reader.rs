@@ -3,11 +3,14 @@
 //! A setting is asked for by key, with the form that it must have and what holds when it is not
 //! set. Asking is what makes a key known: what a table holds beyond that was misspelt. A value
 //! that is wrong is reported and replaced by what holds without it, so that the pass goes on.
+//!
+//! The same pass over an empty tree describes what may stand there: see [`super::schema`].
 
 use super::{
     Fault, KeyPath, Origin, Setting,
     forms::Form,
     origin::Sourced,
+    schema::{ANY_NAME, Shape},
     tree::{EMPTY, Node, Table, Value},
 };
 
@@ -16,6 +19,10 @@ use super::{
 pub(super) struct Reader {
     pub(super) faults: Vec<Fault>,
     pub(super) settings: Vec<Setting>,
+    /// Whether the pass is made to describe the tree, not to read one.
+    describes: bool,
+    /// What may stand in the tree, after a pass that describes.
+    pub(super) shape: Option<Shape>,
 }
 
 /// A table at hand.
@@ -26,16 +33,28 @@ pub(super) struct Section<'r, 't> {
     origin: Origin,
     table: &'t Table,
     known: Vec<&'static str>,
+    /// What may stand here, while the pass describes.
+    shape: Option<Shape>,
 }
 
 impl Reader {
+    /// A reader that describes what it is asked for.
+    pub(super) fn describing() -> Self {
+        Self {
+            describes: true,
+            ..Self::default()
+        }
+    }
+
     /// Reads the whole tree with `read`.
     pub(super) fn root<'t, T>(
         &mut self,
         table: &'t Table,
         read: impl FnOnce(&mut Section<'_, 't>) -> T,
     ) -> T {
-        Section::read(self, KeyPath::default(), Origin::Default, table, read)
+        let (result, shape) = Section::read(self, KeyPath::default(), Origin::Default, table, read);
+        self.shape = shape;
+        result
     }
 
     /// Reports that `wrong` contradicts something else.
@@ -63,8 +82,9 @@ impl<'t> Section<'_, 't> {
         origin: Origin,
         table: &'t Table,
         read: impl FnOnce(&mut Section<'_, 't>) -> T,
-    ) -> T {
+    ) -> (T, Option<Shape>) {
         let mut section = Section {
+            shape: reader.describes.then(Shape::default),
             reader,
             path,
             origin,
@@ -73,7 +93,7 @@ impl<'t> Section<'_, 't> {
         };
         let result = read(&mut section);
         section.refuse_unknown();
-        result
+        (result, section.shape)
     }
 
     fn refuse_unknown(&mut self) {
@@ -121,6 +141,13 @@ impl<'t> Section<'_, 't> {
         self.table.contains_key(key)
     }
 
+    /// Says for a description that one of `keys` must be there; the caller sees to it.
+    pub(super) fn one_of(&mut self, keys: &[&str]) {
+        if let Some(shape) = &mut self.shape {
+            shape.one_of(keys);
+        }
+    }
+
     fn get(&mut self, key: &'static str) -> Option<&'t Node> {
         self.known.push(key);
         self.table.get(key)
@@ -134,6 +161,9 @@ impl<'t> Section<'_, 't> {
         otherwise: &Sourced<F::Value>,
     ) -> Sourced<F::Value> {
         let path = self.path.key(key);
+        if let Some(shape) = &mut self.shape {
+            shape.setting(&path, key, form, Some(&form.show(&otherwise.value)));
+        }
         let read = self.get(key).and_then(|node| self.parse(form, node, &path));
         let value = read.unwrap_or_else(|| Sourced {
             path: path.clone(),
@@ -152,6 +182,9 @@ impl<'t> Section<'_, 't> {
         absent: &str,
     ) -> Sourced<Option<F::Value>> {
         let path = self.path.key(key);
+        if let Some(shape) = &mut self.shape {
+            shape.setting(&path, key, form, None);
+        }
         let read = self.get(key).and_then(|node| self.parse(form, node, &path));
         let value = read.map_or_else(
             || Sourced {
@@ -176,6 +209,10 @@ impl<'t> Section<'_, 't> {
         form: &F,
     ) -> Option<Sourced<F::Value>> {
         let path = self.path.key(key);
+        if let Some(shape) = &mut self.shape {
+            shape.setting(&path, key, form, None);
+            shape.require(key);
+        }
         let Some(node) = self.get(key) else {
             self.missing(path, form.expected(), form.example());
             return None;
@@ -226,9 +263,13 @@ impl<'t> Section<'_, 't> {
             }
         };
         let shown: Vec<_> = values.iter().map(|value| form.show(&value.value)).collect();
+        let shown = format!("[{}]", shown.join(", "));
+        if let Some(shape) = &mut self.shape {
+            shape.list(&path, key, form, &shown);
+        }
         self.reader.settings.push(Setting {
             path,
-            value: format!("[{}]", shown.join(", ")),
+            value: shown,
             origin,
         });
         values
@@ -245,7 +286,27 @@ impl<'t> Section<'_, 't> {
             None => (self.origin.clone(), &EMPTY),
             Some(node) => (node.origin.clone(), self.expect_table(node, &path)),
         };
-        Section::read(self.reader, path, origin, table, read)
+        let (result, below) = Section::read(self.reader, path, origin, table, read);
+        self.note(below, |shape, below| shape.table(key, below));
+        result
+    }
+
+    /// Notes for a description what may stand below.
+    fn note(&mut self, below: Option<Shape>, how: impl FnOnce(&mut Shape, Shape)) {
+        if let Some((shape, below)) = self.shape.as_mut().zip(below) {
+            how(shape, below);
+        }
+    }
+
+    /// Describes one of the tables below, whatever its place is called.
+    fn describe<T>(
+        &mut self,
+        path: KeyPath,
+        read: impl FnOnce(&mut Section<'_, 't>) -> T,
+    ) -> Option<Shape> {
+        let origin = self.origin.clone();
+        self.shape.as_ref()?;
+        Section::read(self.reader, path, origin, &EMPTY, read).1
     }
 
     /// A table of tables, each with its key.
@@ -255,6 +316,12 @@ impl<'t> Section<'_, 't> {
         mut read: impl FnMut(&mut Section<'_, 't>, &Sourced<String>) -> Option<T>,
     ) -> Vec<T> {
         let path = self.path.key(key);
+        let any = Sourced {
+            path: path.key(ANY_NAME),
+            ..Sourced::unset(ANY_NAME.to_owned())
+        };
+        let below = self.describe(any.path.clone(), |t| read(t, &any));
+        self.note(below, |shape, below| shape.named(key, below));
         let Some(node) = self.get(key) else {
             return Vec::new();
         };
@@ -267,13 +334,11 @@ impl<'t> Section<'_, 't> {
             };
             let table = self.expect_table(node, &name.path);
             let origin = node.origin.clone();
-            results.extend(Section::read(
-                self.reader,
-                name.path.clone(),
-                origin,
-                table,
-                |section| read(section, &name),
-            ));
+            let path = name.path.clone();
+            let (result, _) = Section::read(self.reader, path, origin, table, |section| {
+                read(section, &name)
+            });
+            results.extend(result);
         }
         results
     }
@@ -287,6 +352,8 @@ impl<'t> Section<'_, 't> {
         mut read: impl FnMut(&mut Section<'_, '_>) -> Option<T>,
     ) -> Vec<T> {
         let path = self.path.key(key);
+        let below = self.describe(path.index(0), |t| read(t));
+        self.note(below, |shape, below| shape.tables(key, short, below));
         let Some(node) = self.get(key) else {
             return Vec::new();
         };
@@ -309,11 +376,11 @@ impl<'t> Section<'_, 't> {
             results.extend(match (&item.value, short) {
                 (Value::Table(_), _) | (_, None) => {
                     let table = self.expect_table(item, &path);
-                    Section::read(self.reader, path, origin, table, read)
+                    Section::read(self.reader, path, origin, table, read).0
                 }
                 (_, Some(short)) => {
                     let table = Table::from([(short.to_owned(), item.clone())]);
-                    Section::read(self.reader, path, origin, &table, read)
+                    Section::read(self.reader, path, origin, &table, read).0
                 }
             });
         }
@@ -327,7 +394,11 @@ impl<'t> Section<'_, 't> {
         mut read: impl FnMut(&mut Section<'_, '_>) -> Option<()>,
     ) {
         let is_table = |node: &Node| matches!(node.value, Value::Table(_));
-        if self.table.get(key).is_some_and(is_table) {
+        if self.shape.is_some() {
+            self.known.push(key);
+            let below = self.describe(self.path.key(key), |t| read(t));
+            self.note(below, |shape, below| shape.one_or_more(key, below));
+        } else if self.table.get(key).is_some_and(is_table) {
             self.table(key, |t| read(t));
         } else {
             self.tables(key, None, read);

@@ -77,6 +77,10 @@ impl Form for Resolved {
     fn show(&self, value: &Endpoint) -> String {
         format!("{:?}", value.name())
     }
+
+    fn schema(&self) -> serde_json::Value {
+        ENDPOINT.schema()
+    }
 }
 
 /// The texts of all endpoints.

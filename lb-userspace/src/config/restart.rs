@@ -23,8 +23,10 @@ pub fn needs_restart(running: &DaemonSpec, wanted: &DaemonSpec) -> Vec<&'static 
         audit_log,
         metrics,
         datapath,
+        watch,
     } = running;
     compare(*workers != wanted.workers, "gateway.workers");
+    compare(*watch != wanted.watch, "reload.watch");
     let ApiSpec {
         listen,
         socket,

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use serde_json::{Value as Json, json};
+
 use super::{
-    forms::{Form, Number, Period, Refused, Switch},
+    forms::{Form, Number, Period, Refused, Switch, between},
     origin::Sourced,
     reader::Section,
     tree::{Node, Value},
@@ -135,6 +137,10 @@ impl Form for Factor {
     fn show(&self, value: &u16) -> String {
         (f64::from(*value) / 100.0).to_string()
     }
+
+    fn schema(&self) -> Json {
+        between(1.0, 10.0)
+    }
 }
 
 /// A part of a whole, held in percent; none at all, too.
@@ -163,6 +169,10 @@ impl Form for Part {
 
     fn show(&self, value: &u8) -> String {
         (f64::from(*value) / 100.0).to_string()
+    }
+
+    fn schema(&self) -> Json {
+        between(0.0, 1.0)
     }
 }
 
@@ -204,6 +214,10 @@ impl Form for Methods {
         let names: Vec<_> = value.names().map(|name| format!("{name:?}")).collect();
         format!("[{}]", names.join(", "))
     }
+
+    fn schema(&self) -> Json {
+        list_of(json!({"enum": MethodSet::NAMES}))
+    }
 }
 
 /// A list of statuses that tell of a failure.
@@ -238,4 +252,13 @@ impl Form for Statuses {
         let statuses: Vec<_> = value.iter().map(u16::to_string).collect();
         format!("[{}]", statuses.join(", "))
     }
+
+    fn schema(&self) -> Json {
+        list_of(json!({"type": "integer", "minimum": 400, "maximum": 599}))
+    }
+}
+
+/// A list of `item`, or the one that stands for it.
+fn list_of(item: Json) -> Json {
+    json!({"anyOf": [item, {"type": "array", "items": item}]})
 }

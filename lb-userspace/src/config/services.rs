@@ -7,6 +7,7 @@ use super::{
     affinity::AffinitySettings,
     breaker::BreakerSettings,
     concurrency::ConcurrencySettings,
+    discovery::DiscoverySettings,
     fail_open::FailOpenSettings,
     forms::{Choice, Form as _, Number},
     hashing::HashSettings,
@@ -74,6 +75,7 @@ pub(super) struct ServiceSettings {
     timeouts: TimeoutSettings,
     retry: RetrySettings,
     hedge: HedgeSettings,
+    discovery: DiscoverySettings,
 }
 
 /// A service, and where its parts were found.
@@ -107,11 +109,17 @@ impl ServiceSettings {
             timeouts: TimeoutSettings::unset(),
             retry: RetrySettings::unset(),
             hedge: HedgeSettings::unset(),
+            discovery: DiscoverySettings::unset(),
         }
     }
 
+    /// Reads `[defaults]`; `self` holds for what it does not say.
+    pub(super) fn read_defaults(&self, t: &mut Section<'_, '_>) -> Self {
+        self.read(t, false, false)
+    }
+
     /// Reads a table; `self` holds for what it does not say.
-    pub(super) fn read(&self, t: &mut Section<'_, '_>, udp_only: bool) -> Self {
+    fn read(&self, t: &mut Section<'_, '_>, udp_only: bool, of_service: bool) -> Self {
         let algorithm = t.value("algorithm", &ALGORITHM, &self.algorithm);
         let hash = self.hash.read(t);
         let forwarding = t.value("forwarding", &FORWARDING, &self.forwarding);
@@ -130,6 +138,7 @@ impl ServiceSettings {
         let timeouts = t.table("timeouts", |t| self.timeouts.read(t));
         let retry = t.table("retry", |t| self.retry.read(t));
         let hedge = t.table("hedge", |t| self.hedge.read(t));
+        let discovery = t.table("discovery", |t| self.discovery.read(t, of_service));
         Self {
             algorithm,
             hash,
@@ -149,6 +158,7 @@ impl ServiceSettings {
             timeouts,
             retry,
             hedge,
+            discovery,
         }
     }
 }
@@ -167,9 +177,10 @@ pub(super) fn read(
             t.reader().contradiction(name, found, SERVICE.expected());
         }
         let udp_only = udp_only(&name.value);
-        let settings = defaults.read(t, udp_only);
+        let settings = defaults.read(t, udp_only, true);
         let rate_limits = rate_limit::read(t);
-        let endpoints = read_instances(t, resolved);
+        let found = settings.discovery.has_sources();
+        let endpoints = read_instances(t, resolved, DEFAULT_WEIGHT, found);
         Some(ReadService {
             spec: ServiceSpec {
                 name: parsed?,
@@ -193,6 +204,7 @@ pub(super) fn read(
                 queue: settings.queue.build(),
                 concurrency: settings.concurrency.build(),
                 rate_limits,
+                discovery: settings.discovery.build(),
                 instances: endpoints.iter().map(ReadInstance::spec).collect(),
             },
             name: name.clone(),
@@ -205,14 +217,14 @@ pub(super) fn read(
 }
 
 /// An instance, and where its endpoint was found.
-struct ReadInstance {
+pub(super) struct ReadInstance {
     endpoint: Sourced<Endpoint>,
     weight: u16,
     limits: admission::OwnLimits,
 }
 
 impl ReadInstance {
-    fn spec(&self) -> InstanceSpec {
+    pub(super) fn spec(&self) -> InstanceSpec {
         InstanceSpec {
             max_requests: self.limits.requests,
             max_connections: self.limits.connections,
@@ -221,8 +233,16 @@ impl ReadInstance {
     }
 }
 
-fn read_instances(t: &mut Section<'_, '_>, resolved: &Resolved) -> Vec<ReadInstance> {
-    if !t.has("instances") {
+/// Reads `instances`. `weight` is that of instances without one; with `found` the key may be
+/// missing, because instances come from elsewhere.
+pub(super) fn read_instances(
+    t: &mut Section<'_, '_>,
+    resolved: &Resolved,
+    weight: u16,
+    found: bool,
+) -> Vec<ReadInstance> {
+    t.one_of(&["instances", "discovery"]);
+    if !found && !t.has("instances") {
         let path = t.path().key("instances");
         let example =
             r#"["http://10.0.0.2:8080", { endpoint = "http://10.0.0.3:8080", weight = 5 }]"#;
@@ -230,7 +250,7 @@ fn read_instances(t: &mut Section<'_, '_>, resolved: &Resolved) -> Vec<ReadInsta
     }
     let instances = t.tables("instances", Some("endpoint"), |t| {
         let endpoint = t.required("endpoint", resolved);
-        let weight = t.value("weight", &WEIGHT, &Sourced::unset(DEFAULT_WEIGHT));
+        let weight = t.value("weight", &WEIGHT, &Sourced::unset(weight));
         let limits = admission::read_own(t);
         Some(ReadInstance {
             endpoint: endpoint?,

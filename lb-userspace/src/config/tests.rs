@@ -12,6 +12,7 @@ mod faults;
 mod layers;
 mod messages;
 mod random;
+mod schema;
 
 /// Resolves `localhost` and nothing else, so that no test asks a name server.
 fn resolve(text: &str) -> Result<Endpoint, EndpointError> {
@@ -35,7 +36,12 @@ fn variables(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
 
 fn load_all(text: &str, env: &[(&str, &str)], flags: &Overrides) -> Result<Config, Faults> {
     let parsed = file::parse(text, Path::new("lb.toml"));
-    merge(parsed, &variables(env), flags, resolve)
+    let result = merge(parsed, &variables(env), flags, resolve);
+    if env.is_empty() && *flags == Overrides::default() {
+        // Whatever a test is about, the schema has to agree as far as it can know.
+        schema::agrees(text, &result);
+    }
+    result
 }
 
 fn load_text(text: &str) -> Result<Config, Faults> {

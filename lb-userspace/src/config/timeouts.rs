@@ -109,4 +109,8 @@ impl<F: Form> Form for OrOff<F> {
             None => "\"off\"".to_owned(),
         }
     }
+
+    fn schema(&self) -> serde_json::Value {
+        serde_json::json!({"anyOf": [self.0.schema(), {"const": "off"}]})
+    }
 }

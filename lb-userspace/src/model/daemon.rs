@@ -26,6 +26,8 @@ pub struct DaemonSpec {
     pub audit_log: AuditLogSpec,
     /// The packet path.
     pub datapath: DatapathSpec,
+    /// Whether a change of the configuration file is a reload.
+    pub watch: bool,
 }
 
 /// The exposition of metrics.
@@ -190,6 +192,7 @@ impl Default for DaemonSpec {
             audit_log: AuditLogSpec::default(),
             metrics: MetricsSpec::default(),
             datapath: DatapathSpec::default(),
+            watch: false,
         }
     }
 }

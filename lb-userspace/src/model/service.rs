@@ -1,11 +1,11 @@
 //! Services as they were asked for.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::{
-    AffinitySpec, Algorithm, BreakersSpec, ConcurrencySpec, Endpoint, FailOpenSpec, Forwarding,
-    HashKey, HedgeSpec, LimitSpec, OutlierSpec, QueueSpec, RateLimitSpec, ReportTimes, RetrySpec,
-    ScoreSpec, ServiceName, SlowStartSpec,
+    AffinitySpec, Algorithm, BreakersSpec, ConcurrencySpec, DiscoverySpec, Endpoint, FailOpenSpec,
+    Forwarding, HashKey, HedgeSpec, LimitSpec, OutlierSpec, QueueSpec, RateLimitSpec, ReportTimes,
+    RetrySpec, ScoreSpec, ServiceName, SlowStartSpec,
 };
 
 /// The bound of consistent hashing when nobody says anything, in percent: with a quarter more than
@@ -23,6 +23,10 @@ pub struct InstanceSpec {
     pub max_requests: Option<u32>,
     /// The most connections, 0 for no limit; as the service says when `None`.
     pub max_connections: Option<u32>,
+    /// The source that has found it; `None` when it is configured.
+    pub found_by: Option<Arc<str>>,
+    /// Whether its source does not name it any more: it finishes what it has, with weight 0.
+    pub leaving: bool,
 }
 
 impl InstanceSpec {
@@ -34,6 +38,8 @@ impl InstanceSpec {
             weight,
             max_requests: None,
             max_connections: None,
+            found_by: None,
+            leaving: false,
         }
     }
 }
@@ -85,7 +91,9 @@ pub struct ServiceSpec {
     pub queue: Option<QueueSpec>,
     /// Limits of the rate of requests.
     pub rate_limits: Vec<RateLimitSpec>,
-    /// Members, unique by endpoint.
+    /// Where more instances are found.
+    pub discovery: DiscoverySpec,
+    /// Members, unique by endpoint: as configured, and in the registry those that were found, too.
     pub instances: Vec<InstanceSpec>,
 }
 
@@ -116,6 +124,7 @@ impl ServiceSpec {
             concurrency: None,
             queue: None,
             rate_limits: Vec::new(),
+            discovery: DiscoverySpec::default(),
             instances: Vec::new(),
         }
     }

@@ -6,8 +6,8 @@ use super::{ids::IdError, snapshot::FailOpen};
 use crate::{
     balance::Moves,
     model::{
-        AdminState, Algorithm, BreakerState, GatewaySpec, Health, InstanceId, ListenerSpec,
-        RouteSpec, ServiceName, ServiceSpec, VipSpec,
+        AdminState, Algorithm, BreakerState, GatewaySpec, Health, InstanceId, InstanceSpec,
+        ListenerSpec, RouteSpec, ServiceName, ServiceSpec, VipSpec,
     },
     resilience::{Ejection, Factors, Progress, Ramp},
 };
@@ -34,6 +34,14 @@ pub enum Change {
     /// instances that stay are kept, and so is an algorithm that was set at run time unless the
     /// configuration's own choice has changed since.
     Configure(Box<Desired>),
+    /// Reports the instances that the sources of a service have found, all of them; ignored when
+    /// the service is gone or has no source. What the configuration says of an address holds.
+    Discovered {
+        /// The service.
+        service: ServiceName,
+        /// The instances, unique by address.
+        instances: Vec<InstanceSpec>,
+    },
     /// Sets an instance's admin state.
     Admin {
         /// The service.
@@ -131,6 +139,8 @@ pub enum Event {
     ServiceChanged(ServiceName),
     /// An instance is new.
     InstanceAdded(ServiceName, String),
+    /// An instance is not found any more and finishes what it has.
+    InstanceLeaving(ServiceName, String),
     /// An instance is gone.
     InstanceRemoved(ServiceName, String),
     /// An instance's configured weight changed.
@@ -237,6 +247,10 @@ impl fmt::Display for Event {
             Self::ServiceRemoved(service) => write!(f, "service {service} removed"),
             Self::ServiceChanged(service) => write!(f, "settings of service {service} changed"),
             Self::InstanceAdded(service, i) => write!(f, "instance {i} added to {service}"),
+            Self::InstanceLeaving(service, i) => write!(
+                f,
+                "instance {i} of {service} is not found any more and finishes what it has"
+            ),
             Self::InstanceRemoved(service, i) => write!(f, "instance {i} removed from {service}"),
             Self::WeightChanged(service, i, weight) => {
                 write!(f, "weight of instance {i} of {service} is now {weight}")

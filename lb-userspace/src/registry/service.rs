@@ -12,8 +12,8 @@ use crate::{
     affinity::Quota,
     balance,
     model::{
-        AdminState, AffinityStats, Algorithm, BreakerState, Health, Instance, Member, ServiceGuard,
-        ServiceLoad, ServiceSpec, ServiceStats, UNLIMITED,
+        AdminState, AffinityStats, Algorithm, BreakerState, Health, Instance, InstanceSpec, Member,
+        ServiceGuard, ServiceLoad, ServiceSpec, ServiceStats, UNLIMITED,
     },
     resilience::{Admission, Budget, Factors, Hedging, WeightInputs, effective_weight},
 };
@@ -22,6 +22,10 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(super) struct ServiceState {
     pub(super) spec: Arc<ServiceSpec>,
+    /// The spec's instances as configured; the spec itself has those that were found, too.
+    pub(super) configured: Arc<[InstanceSpec]>,
+    /// The instances that sources have found; `None` before they have said anything.
+    pub(super) found: Option<Arc<[InstanceSpec]>>,
     /// The algorithm in force; differs from the spec's when it was set at run time.
     pub(super) algorithm: Algorithm,
     pub(super) instances: Vec<InstanceState>,

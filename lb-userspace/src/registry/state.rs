@@ -8,7 +8,7 @@ use std::{
 use super::{
     change::{Change, Desired, EjectionEnd, Event, RecoveryStep, RegistryError},
     check::check,
-    ejection,
+    discovery, ejection,
     ids::{Ids, KnownId, Taken},
     limits::RateLimits,
     service::{InstanceState, ServiceState, unmeasured, weight},
@@ -75,6 +75,7 @@ impl State {
         self.reset = matches!(change, Change::Reset);
         match change {
             Change::Configure(desired) => self.configure(*desired),
+            Change::Discovered { service, instances } => self.discovered(&service, instances),
             Change::Admin {
                 service,
                 instance,
@@ -151,13 +152,38 @@ impl State {
         Ok(events)
     }
 
+    /// Takes over what was found for a service that is still looked for.
+    fn discovered(
+        &mut self,
+        name: &ServiceName,
+        found: Vec<InstanceSpec>,
+    ) -> Result<Vec<Event>, RegistryError> {
+        let Some(mut before) = self.services.remove(name) else {
+            return Ok(Vec::new());
+        };
+        let mut events = Vec::new();
+        if before.spec.discovery.is_on() {
+            let spec = ServiceSpec {
+                instances: before.configured.to_vec(),
+                ..(*before.spec).clone()
+            };
+            before.found = Some(found.into());
+            before = self.configure_service(spec, Some(before), &mut events)?;
+        }
+        self.services.insert(name.clone(), before);
+        Ok(events)
+    }
+
+    /// `spec` is as configured; what was found before is added to it.
     fn configure_service(
         &mut self,
-        spec: ServiceSpec,
+        mut spec: ServiceSpec,
         before: Option<ServiceState>,
         events: &mut Vec<Event>,
     ) -> Result<ServiceState, RegistryError> {
         let name = spec.name.clone();
+        let configured: Arc<[InstanceSpec]> = spec.instances.clone().into();
+        let found = discovery::add_found(&mut spec, before.as_ref());
         let Some(before) = before else {
             events.push(Event::ServiceAdded(name));
             let load = Arc::new(ServiceLoad::new(self.workers));
@@ -165,6 +191,8 @@ impl State {
             return Ok(ServiceState {
                 algorithm: spec.algorithm,
                 spec: Arc::new(spec),
+                configured,
+                found,
                 instances,
                 stats: Arc::default(),
                 budget: Arc::new(Budget::new(self.workers)),
@@ -201,6 +229,8 @@ impl State {
             self.configure_instances(&spec, &before.load, Some(before.instances), events)?;
         let mut after = ServiceState {
             spec: Arc::new(spec),
+            configured,
+            found,
             algorithm,
             instances,
             stats: before.stats,
@@ -248,7 +278,10 @@ impl State {
         });
         let mut instances = Vec::with_capacity(spec.instances.len());
         for InstanceSpec {
-            endpoint, weight, ..
+            endpoint,
+            weight,
+            leaving,
+            ..
         } in &spec.instances
         {
             let found = before
@@ -292,7 +325,11 @@ impl State {
             if state.status.weight != *weight {
                 state.status.weight = *weight;
                 let instance = endpoint.name().to_owned();
-                events.push(Event::WeightChanged(spec.name.clone(), instance, *weight));
+                events.push(if *leaving {
+                    Event::InstanceLeaving(spec.name.clone(), instance)
+                } else {
+                    Event::WeightChanged(spec.name.clone(), instance, *weight)
+                });
             }
             if spec.health_check.is_none() {
                 // What checks once said must not outlive them.

@@ -3,7 +3,7 @@
 use super::*;
 use crate::model::{
     AdminState, Algorithm, Endpoint, Health, HealthCheckSpec, InstanceId, InstanceSpec, Outcome,
-    PathPattern, RouteSpec, ServiceName, ServiceSpec,
+    PathPattern, RouteSpec, ServiceName, ServiceSpec, SourceSpec,
 };
 
 fn spec(name: &str, endpoints: &[(&str, u16)]) -> ServiceSpec {
@@ -287,4 +287,73 @@ fn errors_name_what_exists() {
     };
     assert!(admin("wob", A).contains("services are: web"));
     assert!(admin("web", B).contains(A));
+}
+
+#[test]
+fn what_was_found_lies_beneath_the_configuration_and_outlives_it() {
+    let registry = Registry::new(1, []);
+    let found = |endpoints: &[(&str, u16)]| Change::Discovered {
+        service: ServiceName::new("a").unwrap(),
+        instances: spec("a", endpoints).instances,
+    };
+    let configured = |services| {
+        let desired = Desired {
+            services,
+            ..Desired::default()
+        };
+        Change::Configure(Box::new(desired))
+    };
+    let source = SourceSpec::Srv { name: "a".into() };
+    let looked_for = |endpoints: &[(&str, u16)]| {
+        let mut spec = spec("a", endpoints);
+        spec.discovery.sources = vec![source.clone()];
+        configured(vec![spec])
+    };
+    let shown = |registry: &Registry| -> Vec<(String, u16)> {
+        let snapshot = registry.snapshot();
+        let instances = snapshot.services[0].spec.instances.iter();
+        instances
+            .map(|i| (i.endpoint.name().to_owned(), i.weight))
+            .collect()
+    };
+    let list = |all: &[(&str, u16)]| -> Vec<(String, u16)> {
+        all.iter()
+            .map(|(name, weight)| ((*name).to_owned(), *weight))
+            .collect()
+    };
+    let (one, two, three) = ("127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3");
+
+    registry.apply(looked_for(&[(one, 5)])).unwrap();
+    let before = registry.snapshot();
+    registry.apply(found(&[(one, 9), (two, 2)])).unwrap();
+    assert_eq!(shown(&registry), list(&[(one, 5), (two, 2)]));
+    // Services stay where they are: nothing was configured.
+    let after = registry.snapshot();
+    assert_eq!(before.configured, after.configured);
+    let same = |position: usize| {
+        let (before, after) = (&before.services[0].members, &after.services[0].members);
+        Arc::ptr_eq(&before[position].instance, &after[position].instance)
+    };
+    assert!(same(0));
+    // The same once more is no change.
+    let again = registry.apply(found(&[(one, 9), (two, 2)])).unwrap();
+    assert_eq!(again.revision, after.revision);
+
+    // A configuration keeps what was found, and has the last word.
+    registry.apply(looked_for(&[(two, 7), (three, 3)])).unwrap();
+    assert_eq!(shown(&registry), list(&[(two, 7), (three, 3), (one, 9)]));
+    // What is not looked for any more is gone; who reports it late is ignored.
+    registry
+        .apply(configured(vec![spec("a", &[(three, 3)])]))
+        .unwrap();
+    assert_eq!(shown(&registry), list(&[(three, 3)]));
+    registry.apply(found(&[(one, 1)])).unwrap();
+    assert_eq!(shown(&registry), list(&[(three, 3)]));
+    // Until a source says something, a service that has nothing else keeps what it has.
+    registry.apply(looked_for(&[])).unwrap();
+    assert_eq!(shown(&registry), list(&[(three, 3)]));
+    registry.apply(found(&[(two, 2)])).unwrap();
+    assert_eq!(shown(&registry), list(&[(two, 2)]));
+    registry.apply(found(&[])).unwrap();
+    assert_eq!(shown(&registry), list(&[]));
 }

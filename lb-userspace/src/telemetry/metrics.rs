@@ -10,6 +10,7 @@ use prometheus::{IntCounterVec, Opts, TextEncoder, proto::MetricFamily};
 use super::{
     admission::AdmissionCollector,
     cap,
+    discovery::DiscoveryCollector,
     gateway::{Gateway, GatewayCollector},
     names, openmetrics,
     packets::PacketCollector,
@@ -18,7 +19,7 @@ use super::{
     traffic::TrafficCollector,
 };
 use crate::{
-    l4,
+    discovery, l4,
     model::{Clock, MetricsSpec},
     registry::Registry,
 };
@@ -76,7 +77,8 @@ struct Series {
 }
 
 impl Metrics {
-    /// Metrics of what `registry` holds and of the packet path. The uptime counts from now.
+    /// Metrics of what `registry` holds, of the packet path and of the sources of instances. The
+    /// uptime counts from now.
     ///
     /// # Errors
     /// When two metrics clash, which a test rules out.
@@ -84,6 +86,7 @@ impl Metrics {
         registry: Arc<Registry>,
         clock: Clock,
         packet_path: l4::Handle,
+        sources: discovery::Handle,
     ) -> Result<Self, MetricsError> {
         let reloads = IntCounterVec::new(
             Opts::new(names::RELOADS.name, names::RELOADS.help),
@@ -98,6 +101,7 @@ impl Metrics {
         collectors.register(Box::new(TrafficCollector::new(registry, clock.clone())?))?;
         let gateway = Gateway::default();
         collectors.register(Box::new(GatewayCollector::new(Gateway::clone(&gateway))?))?;
+        collectors.register(Box::new(DiscoveryCollector::new(sources, clock.clone())?))?;
         collectors.register(Box::new(PacketCollector::new(packet_path)?))?;
         collectors.register(Box::new(ProcessCollector::new(clock)?))?;
         collectors.register(Box::new(reloads.clone()))?;

@@ -158,6 +158,18 @@ families! {
     SERVICE_CONNECTIONS_MAX: Gauge "lb_service_max_connections"
         ["service"]
         "Connections that proxy and kernel may each have to all instances; absent without a limit.";
+    DISCOVERY_STATE: Gauge "lb_discovery_state"
+        ["service", "kind", "source", "state"]
+        "1 for the state that the source of instances is in, 0 for the others.";
+    DISCOVERY_INSTANCES: Gauge "lb_discovery_instances"
+        ["service", "kind", "source"]
+        "Instances that the source has named last.";
+    DISCOVERY_LOOKS: Counter "lb_discovery_looks_total"
+        ["service", "kind", "source", "result"]
+        "Looks at the source of instances, by whether they succeeded or failed.";
+    DISCOVERY_AGE: Gauge "lb_discovery_age_seconds"
+        ["service", "kind", "source"]
+        "Time since the source of instances was last asked with success; absent before that.";
     CONCURRENCY_LIMIT: Gauge "lb_concurrency_limit"
         ["service"]
         "Requests that the service can have in flight, as found by latency; absent when it is off.";

@@ -11,11 +11,12 @@ use crate::{
 };
 
 /// All types of events, in the order of the documentation.
-pub(super) const TYPES: [&str; 25] = [
+pub(super) const TYPES: [&str; 26] = [
     "service_added",
     "service_removed",
     "service_changed",
     "instance_added",
+    "instance_leaving",
     "instance_removed",
     "weight_changed",
     "admin_changed",
@@ -136,6 +137,7 @@ fn about(event: &Event) -> About {
         Event::ServiceRemoved(service) => About::service("service_removed", service),
         Event::ServiceChanged(service) => About::service("service_changed", service),
         Event::InstanceAdded(service, i) => About::instance("instance_added", service, i),
+        Event::InstanceLeaving(service, i) => About::instance("instance_leaving", service, i),
         Event::InstanceRemoved(service, i) => About::instance("instance_removed", service, i),
         Event::WeightChanged(service, i, weight) => {
             About::instance("weight_changed", service, i).with(json!({"weight": weight}))
@@ -229,6 +231,7 @@ mod tests {
             Event::ServiceRemoved(s()),
             Event::ServiceChanged(s()),
             Event::InstanceAdded(s(), i()),
+            Event::InstanceLeaving(s(), i()),
             Event::InstanceRemoved(s(), i()),
             Event::WeightChanged(s(), i(), 7),
             Event::AdminChanged(s(), i(), AdminState::Draining),

@@ -32,6 +32,7 @@ fn busy() -> World {
     a.probe_latency
         .add(world.clock.now(), Duration::from_millis(2));
     world.health(&a, Health::Healthy, "200");
+    discovery::has_sources(&world);
     world
 }
 

@@ -30,6 +30,19 @@ fn every_example_loads_without_remarks() {
 }
 
 #[test]
+fn every_file_of_instances_among_the_examples_loads() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/instances");
+    let mut count = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let instances = instances_in(&entry.unwrap().path(), 1);
+        let instances = instances.unwrap_or_else(|faults| panic!("{faults}"));
+        assert_eq!(instances.len(), 3);
+        count += 1;
+    }
+    assert_eq!(count, 2);
+}
+
+#[test]
 fn the_first_configuration_of_the_readme_loads() {
     let readme = include_str!("../../../../README.md");
     let (_, after) = readme.split_once("```toml\n").unwrap();

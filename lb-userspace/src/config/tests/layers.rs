@@ -64,6 +64,7 @@ fn every_flag_reaches_its_setting() {
     let some = |text: &str| Some(text.to_owned());
     let flags = Overrides {
         config: None,
+        watch: true,
         listen: vec!["127.0.0.1:1".to_owned(), "2".to_owned()],
         api_listen: some("off"),
         workers: some("7"),
@@ -79,6 +80,7 @@ fn every_flag_reaches_its_setting() {
             "gateway.listen",
             "[\"127.0.0.1:1\", \"0.0.0.0:2\"] # flag --listen",
         ),
+        ("reload.watch", "true # flag --watch"),
         ("api.listen", "\"off\" # flag --api-listen"),
         ("gateway.workers", "7 # flag --workers"),
         ("log.level", "\"debug\" # flag --log-level"),

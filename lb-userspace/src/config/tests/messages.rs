@@ -32,12 +32,12 @@ fn each_fault_is_said_in_its_own_words() {
         (
             "routing = 3",
             "",
-            "routing: expected one of the sections access_log, api, audit_log, datapath, defaults, environment, gateway, log, metrics, routes, services, sessions, vips; found \"routing\"",
+            "routing: expected one of the sections access_log, api, audit_log, datapath, defaults, environment, gateway, log, metrics, reload, routes, services, sessions, vips; found \"routing\"",
         ),
         (
             "[service.web]",
             "",
-            "service: expected one of the sections access_log, api, audit_log, datapath, defaults, environment, gateway, log, metrics, routes, services, sessions, vips; found \"service\" (did you mean \"services\"?)",
+            "service: expected one of the sections access_log, api, audit_log, datapath, defaults, environment, gateway, log, metrics, reload, routes, services, sessions, vips; found \"service\" (did you mean \"services\"?)",
         ),
         (
             "gateway.listen = [\"10.0.0.1\"]",
@@ -262,7 +262,7 @@ fn each_fault_is_said_in_its_own_words() {
         (
             "defaults.instances = []",
             "",
-            "defaults.instances: expected one of the keys of defaults: affinity, algorithm, breaker, concurrency, fail_open, forwarding, hash_bound, hash_key, health_check, hedge, limits, load_reports, outlier, queue, recovery, retry, slow_start, timeouts; found \"instances\"",
+            "defaults.instances: expected one of the keys of defaults: affinity, algorithm, breaker, concurrency, discovery, fail_open, forwarding, hash_bound, hash_key, health_check, hedge, limits, load_reports, outlier, queue, recovery, retry, slow_start, timeouts; found \"instances\"",
         ),
         (
             "services.Web.instances = [\"10.0.0.1:80\"]",
