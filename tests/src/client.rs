@@ -8,4 +8,5 @@ pub mod load;
 pub mod tcp;
 pub mod timeline;
 pub mod transfer;
+pub mod tunnels;
 pub mod udp;

@@ -15,6 +15,7 @@ pub mod command;
 pub mod daemon;
 pub mod decap;
 pub mod demo;
+pub mod dns;
 pub mod instance;
 pub mod netns;
 pub mod nginx;
