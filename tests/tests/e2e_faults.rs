@@ -57,8 +57,9 @@ fn an_instance_that_fails_at_once_gets_next_to_nothing_under_every_algorithm() -
                 one["ejected"]["by"] == "consecutive_failures" && one["available"] == false,
                 "{service}: {one}"
             );
-            // It was asked until it had failed five times, and what was under way besides.
-            ensure!((5.0..=20.0).contains(&failures), "{service}: {one}");
+            // It was asked until it had failed five times and was silent for longer than a busy
+            // instance would be, which is a seventh of a second at a hundred requests a second.
+            ensure!((5.0..=60.0).contains(&failures), "{service}: {one}");
         }
     }
     let health = scene.daemon.get("/health")?;

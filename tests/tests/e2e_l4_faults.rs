@@ -19,6 +19,10 @@ const BAD: &str = "10.77.0.11:8080";
 /// Within which a decision of the control plane has to be in the kernel.
 const PROMPT: Duration = Duration::from_millis(100);
 
+/// How long at most an instance that served some fifty requests a second must have served nothing
+/// for its failures in a row to count.
+const SILENT: Duration = Duration::from_millis(500);
+
 /// It is ejected and comes back in steps.
 const EJECTS: &str = "breaker = { enabled = false }\noutlier = { base_time = \"500ms\" }\n\
                       recovery = { start = 0.2, step = 0.4, interval = \"2500ms\" }";
@@ -82,7 +86,8 @@ fn last_flow(flows: &[Entry], since: Instant, until: Instant) -> Duration {
 #[test]
 #[ignore = "needs root"]
 fn new_connections_avoid_a_drained_and_an_ejected_instance_at_once() -> Result<()> {
-    let scene = Scene::new(3, configuration(EJECTS).text())?;
+    let longer = EJECTS.replace("500ms", "5s");
+    let scene = Scene::new(3, configuration(&longer).text())?;
     let (flows, requests) = (flows(&scene), requests(&scene));
     std::thread::sleep(Duration::from_millis(300));
     let drained = Instant::now();
@@ -94,7 +99,7 @@ fn new_connections_avoid_a_drained_and_an_ejected_instance_at_once() -> Result<(
         .post(&format!("/instances/shop/{BAD}/enable"))?;
     std::thread::sleep(Duration::from_millis(300));
     set(&scene, "status/500")?;
-    std::thread::sleep(Duration::from_millis(450));
+    std::thread::sleep(Duration::from_millis(1200));
     let one = scene.daemon.get(&format!("/instances/shop/{BAD}"))?;
     let (flows, requests) = (flows.stop()?, requests.stop()?);
     ensure!(
@@ -113,18 +118,18 @@ fn new_connections_avoid_a_drained_and_an_ejected_instance_at_once() -> Result<(
         "drained: the last new connection came {took:?} later"
     );
 
-    // The fifth failure that the gateway saw is when lb knew.
+    // The fifth failure that the gateway saw, and the silence since the first, is when lb knew.
     let failed = |entry: &&Entry| entry.begun > enabled && entry.status == Some(500);
     let fifth = requests.iter().filter(failed).nth(4);
     let fifth = fifth.with_context(|| format!("expected five failures, found {one}"))?;
-    let took = last_flow(&flows, fifth.ended, Instant::now());
+    let took = last_flow(&flows, fifth.ended + SILENT, Instant::now());
     ensure!(
         took <= PROMPT,
         "ejected: the last new connection came {took:?} later"
     );
     let more = flows
         .iter()
-        .filter(|entry| entry.begun > fifth.ended + PROMPT);
+        .filter(|entry| entry.begun > fifth.ended + SILENT + PROMPT);
     ensure!(more.count() > 30, "too few connections after the ejection");
     Ok(())
 }
@@ -139,7 +144,7 @@ fn new_connections_avoid_an_instance_whose_breaker_opens_at_once() -> Result<()>
     std::thread::sleep(Duration::from_millis(300));
     let begun = Instant::now();
     set(&scene, "status/500")?;
-    std::thread::sleep(Duration::from_millis(450));
+    std::thread::sleep(Duration::from_millis(1200));
     let one = scene.daemon.get(&format!("/instances/shop/{BAD}"))?;
     let (flows, requests) = (flows.stop()?, requests.stop()?);
     ensure!(one["breaker"]["state"] == "open", "{one}");
@@ -151,14 +156,14 @@ fn new_connections_avoid_an_instance_whose_breaker_opens_at_once() -> Result<()>
     let failed = |entry: &&Entry| entry.begun > begun && entry.status == Some(500);
     let third = requests.iter().filter(failed).nth(2);
     let third = third.with_context(|| format!("expected three failures, found {one}"))?;
-    let took = last_flow(&flows, third.ended, Instant::now());
+    let took = last_flow(&flows, third.ended + SILENT, Instant::now());
     ensure!(
         took <= PROMPT,
         "the last new connection came {took:?} after the breaker had opened"
     );
     let more = flows
         .iter()
-        .filter(|entry| entry.begun > third.ended + PROMPT);
+        .filter(|entry| entry.begun > third.ended + SILENT + PROMPT);
     ensure!(more.count() > 30, "too few connections after that");
     Ok(())
 }

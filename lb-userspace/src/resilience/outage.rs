@@ -10,7 +10,7 @@
 //!
 //! - **A run of failures says nothing while the instance serves.** A busy instance goes on serving
 //!   at its own pace, so what proves that it is broken is [`Silence`]: no success for so long that
-//!   an instance that works would show it less than once an hour, going by what it has served just
+//!   an instance that works would show it less than once an hour, going by the best of the seconds
 //!   before. At 500 answers a second that is some 29 ms, and always at most a second or four
 //!   latencies.
 //! - **What counts is what an instance serves, not what it refuses.** A share of failures speaks
@@ -29,10 +29,11 @@ use std::time::Duration;
 
 use crate::model::{Instance, Timestamp, WindowSum, window::WINDOW_SECONDS};
 
-/// Seconds before a silence whose successes say how often there should be one.
+/// Seconds before a silence of which the best says how many successes there should be. The mean of
+/// them would be low while an instance is new, and while it becomes slow.
 const BEFORE: u64 = 10;
 
-/// Fewer successes than this are no pace to go by.
+/// Fewer successes than this in a second are no pace to go by.
 const FEW: u64 = 5;
 
 /// A silence is to come about by chance this often at most.
@@ -76,15 +77,18 @@ impl Silence {
         if skip + BEFORE > WINDOW_SECONDS {
             return Self::Certain;
         }
-        let before = instance.window(now, skip, BEFORE);
+        let served = |back| {
+            let second = instance.window(now, skip + back, 1);
+            second.requests.saturating_sub(second.failures)
+        };
+        let best = (0..BEFORE).map(served).max().unwrap_or_default();
         let latency = instance.latency.at_last_sample().unwrap_or_default();
-        let served = before.requests.saturating_sub(before.failures);
-        silence(now - since, served, latency)
+        silence(now - since, best, latency)
     }
 }
 
-/// What it means that nothing has succeeded for this time, after so many successes in [`BEFORE`]
-/// seconds that took so long.
+/// What it means that nothing has succeeded for this time, after so many successes a second that
+/// took so long.
 fn silence(lasting: Duration, served: u64, latency: Duration) -> Silence {
     let certain = latency
         .saturating_mul(LATENCIES)
@@ -105,7 +109,7 @@ fn expected(served: u64) -> Duration {
     if served < FEW {
         return Duration::ZERO;
     }
-    let rate = served as f64 / BEFORE as f64;
+    let rate = served as f64;
     let missing = (rate * ONCE_IN.as_secs_f64()).ln().max(LEAST_MISSING);
     Duration::from_secs_f64(missing / rate)
 }
@@ -184,13 +188,13 @@ mod tests {
         let quick = 5 * MS;
         for (lasting, served, is) in [
             // 500 a second: ln(500 × 3600) = 14.4 are missing after 29 ms.
-            (28 * MS, 5000, Silence::None),
-            (29 * MS, 5000, Silence::Likely),
-            (999 * MS, 5000, Silence::Likely),
-            (1000 * MS, 5000, Silence::Certain),
-            // One a second: 8.2 would be missing after 8.2 s, but a second is enough.
-            (999 * MS, 10, Silence::None),
-            (1000 * MS, 10, Silence::Certain),
+            (28 * MS, 500, Silence::None),
+            (29 * MS, 500, Silence::Likely),
+            (999 * MS, 500, Silence::Likely),
+            (1000 * MS, 500, Silence::Certain),
+            // Five a second: 9.8 would be missing after 1.96 s, but a second is enough.
+            (999 * MS, 5, Silence::None),
+            (1000 * MS, 5, Silence::Certain),
             // No pace to go by.
             (Duration::ZERO, 4, Silence::Likely),
         ] {
@@ -198,9 +202,9 @@ mod tests {
         }
         let slow = Duration::from_secs(5);
         for (lasting, served, is) in [
-            (8000 * MS, 10, Silence::None),
-            (8200 * MS, 10, Silence::Likely),
-            (20_000 * MS, 10, Silence::Certain),
+            (1950 * MS, 5, Silence::None),
+            (1970 * MS, 5, Silence::Likely),
+            (20_000 * MS, 5, Silence::Certain),
         ] {
             assert_eq!(silence(lasting, served, slow), is, "{lasting:?}, {served}");
         }
