@@ -30,7 +30,7 @@ pub struct SocketFile {
 
 /// Listens at `path`.
 pub(super) fn bind(path: &Path, spec: &SocketSpec) -> io::Result<(UnixListener, SocketFile)> {
-    let _lock = lock_folder(path)?;
+    let lock = lock_folder(path)?;
     refuse_used(path)?;
     let workshop = workshop(path);
     let fresh = workshop.join("s");
@@ -38,7 +38,10 @@ pub(super) fn bind(path: &Path, spec: &SocketSpec) -> io::Result<(UnixListener, 
     DirBuilder::new().mode(0o700).create(&workshop)?;
     let made = make(&fresh, path, spec);
     // A socket that could not be moved is of no use to anybody.
-    clear(&workshop, &fresh)?;
+    let cleared = clear(&workshop, &fresh);
+    // What was made takes the lock itself when it is dropped.
+    drop(lock);
+    cleared?;
     made
 }
 
