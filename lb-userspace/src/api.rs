@@ -34,6 +34,7 @@ mod events;
 mod explain;
 mod health;
 mod instances;
+mod integrations;
 mod listener;
 mod log;
 mod measure;
@@ -155,6 +156,7 @@ fn endpoints() -> Endpoints {
         .add(routes!(admission::limits))
         .add(routes!(discovery::all))
         .add(routes!(discovery::refresh))
+        .add(routes!(integrations::integrations))
         .add(routes!(config::config))
         .add(routes!(datapath::datapath))
         .add(routes!(debug::debug))

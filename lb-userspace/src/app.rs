@@ -22,8 +22,10 @@ use crate::{
     api::{self, Access, ApiState, Audit, Prepared},
     config::{self, Config, Overrides, Sources},
     discovery::{self, FileWatch},
-    health, l4,
-    l7::{self, Management},
+    health,
+    integration::{self, Integrations},
+    l4,
+    l7::{self, Management, Spans},
     model::Clock,
     registry::{Change, Registry},
     telemetry::{self, LineWriter, LogFilter},
@@ -36,7 +38,7 @@ const CONTROL_THREADS: usize = 1;
 /// then is served without.
 const FIRST_ANSWERS: Duration = Duration::from_secs(10);
 
-/// How long the last lines of a log of lines may take.
+/// How long the last lines of a log of lines may take, and the last words to systems beside lb.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// Runs the daemon until it is told to stop.
@@ -120,8 +122,12 @@ async fn serve(
         prefixes: &api::PREFIXES,
     });
     let (access, access_log) = telemetry::access_log::open(&daemon.access_log)?.unzip();
-    let proxy = l7::start(registry, clock, daemon.workers, management, access)?;
+    let (for_proxy, workers) = (Arc::clone(&registry), daemon.workers);
+    let proxy = l7::start(for_proxy, clock.clone(), workers, management, access)?;
     state.set_gateway(Arc::clone(proxy.stats()));
+    let spans = proxy.take_spans().unwrap_or_else(Spans::none);
+    let integrations = integrate(&state, registry, clock, spans, &stopped);
+    let integrations = tokio::spawn(integrations);
     let mut served = Vec::new();
     for listener in listeners {
         served.push(tokio::spawn(serve_api(
@@ -161,8 +167,26 @@ async fn serve(
     for log in access_log.into_iter().chain(audit_log) {
         log.finish(LAST_LINES);
     }
+    // What waits for systems beside lb gets a last chance; its own limits are shorter.
+    drop(tokio::time::timeout(LAST_LINES, integrations).await);
     tracing::info!("lb has stopped; the packet path, if there is one, goes on without it");
     Ok(())
+}
+
+/// What asks and tells systems beside lb, until `stopped`.
+fn integrate(
+    state: &ApiState,
+    registry: Arc<Registry>,
+    clock: Clock,
+    spans: Spans,
+    stopped: &watch::Receiver<bool>,
+) -> impl Future<Output = ()> + use<> {
+    let integrations = Arc::<Integrations>::default();
+    state.set_integrations(Arc::clone(&integrations));
+    let metrics = state.metrics().clone();
+    let source: integration::Source = Arc::new(move |include| metrics.samples(include));
+    let stopped = stopped.clone();
+    integration::run(registry, clock, source, spans, integrations, stopped)
 }
 
 /// Lets requests in flight finish, at most for `patience`; a second order to stop ends the wait.

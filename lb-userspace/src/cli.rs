@@ -21,6 +21,7 @@ mod events;
 mod explain;
 mod format;
 mod instances;
+mod integrations;
 mod limits;
 mod local;
 mod log;
@@ -199,6 +200,7 @@ async fn ask(mut context: Context<'_>, command: Question) -> Result<(), CliError
         Question::Vips => services::vips(&mut context).await,
         Question::Limits => limits::limits(&mut context).await,
         Question::Discovery { command } => discovery::run(&mut context, command).await,
+        Question::Integrations => integrations::integrations(&mut context).await,
         Question::Instances { command } => instances::run(&mut context, command).await,
         Question::Breakers { command } => breakers::run(&mut context, command).await,
         Question::Recovery { command } => recovery::run(&mut context, command).await,

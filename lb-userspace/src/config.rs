@@ -30,6 +30,7 @@ mod hashing;
 mod health;
 mod hedge;
 mod instances_file;
+mod integration;
 mod load_reports;
 mod origin;
 mod outlier;
@@ -48,6 +49,7 @@ mod slow_start;
 mod summary;
 mod timeouts;
 pub mod tls;
+mod tracing;
 mod traffic;
 mod tree;
 mod values;
@@ -243,9 +245,11 @@ fn interpret_with(
         let log = daemon::read_log(t);
         let access_log = daemon::read_access_log(t);
         let audit_log = api::read_audit_log(t);
-        let metrics = daemon::read_metrics(t);
+        let (metrics, serve_metrics) = daemon::read_metrics(t);
         let datapath = daemon::read_datapath(t);
         let watch = daemon::read_reload(t);
+        let mut integration = integration::read(t, serve_metrics);
+        (gateway.spec.tracing, integration.traces) = tracing::read(t);
         let defaults = t.table("defaults", |t| {
             services::ServiceSettings::unset().read_defaults(t)
         });
@@ -272,6 +276,7 @@ fn interpret_with(
                     })
                     .collect(),
                 gateway: gateway.spec.clone(),
+                integration,
             },
             daemon: DaemonSpec {
                 workers: gateway.workers,

@@ -11,7 +11,7 @@
 //! [`course`] (which instances it is sent to), [`admission`] (whether there is room) and [`breaker`] (who of them may be asked),
 //! [`exchange`] with [`pool`], [`room`] and [`spare`] (one try on one instance), [`body`] and [`tunnel`]
 //! (what follows the heads), [`answer`] (answers of lb's own).
-//! [`access`] accompanies it for the access log.
+//! [`access`] accompanies it for the access log, [`trace`] for traces.
 //!
 //! Deliberately absent: TLS, HTTP/2 and HTTP/3, caching, compression, rewriting of paths or
 //! bodies. A request is never retried when an instance may have acted upon it, unless repeating it is
@@ -43,6 +43,7 @@ mod room;
 mod router;
 mod socket;
 mod spare;
+mod trace;
 mod tunnel;
 mod upload;
 mod worker;
@@ -50,7 +51,7 @@ mod worker;
 use std::{
     io,
     net::SocketAddr,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -67,6 +68,7 @@ pub use access::{AccessLog, Asked, Ending, MOST_PATH, Record, Trace, WHOLE};
 pub use affinity::{Preview, Way};
 pub use management::{Management, ManagementService};
 pub use pulse::Closed;
+pub use trace::{Closed as ClosedSpan, SpanId, SpanRecord, Spans, TraceId, TryEnd, TryRecord};
 pub use worker::GatewayStats;
 
 /// Why the proxy did not start.
@@ -89,6 +91,7 @@ pub enum L7Error {
 #[derive(Debug)]
 pub struct Proxy {
     stats: Arc<GatewayStats>,
+    spans: Mutex<Option<Spans>>,
     stop: Option<oneshot::Sender<Instant>>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -116,22 +119,27 @@ pub fn start(
     let lost = access.as_ref().map(|log| Arc::clone(log.lost()));
     let mut proxy = Proxy {
         stats: Arc::new(GatewayStats::new(lost)),
+        spans: Mutex::default(),
         stop: None,
         threads: Vec::new(),
     };
     let mut orders = Vec::new();
     let bells = Bells::new(workers);
+    let mut spans = Spans::none();
     for index in 0..workers.max(1) {
         let (sender, receiver) = mpsc::unbounded_channel();
         orders.push(sender);
         let (registry, clock) = (Arc::clone(&registry), clock.clone());
         let (management, stats) = (management.clone(), Arc::clone(&proxy.stats));
         let (access, bells) = (access.clone(), Arc::clone(&bells));
+        let queue = spans.queue();
         proxy.spawn(format!("lb-l7-{index}"), move |runtime| {
-            let worker = Worker::new(index, registry, clock, management, access, stats, bells);
+            let ends = (access, queue);
+            let worker = Worker::new(index, registry, clock, management, ends, stats, bells);
             runtime.block_on(worker.run(receiver));
         })?;
     }
+    proxy.spans = Mutex::new(Some(spans));
     let mut listeners = Listeners::new(orders);
     // Dropping `proxy` on the way out ends the workers, whose orders have no giver any more.
     if let Some(error) = listeners.follow(&registry.snapshot()).into_iter().next() {
@@ -151,6 +159,12 @@ impl Proxy {
     #[must_use]
     pub const fn stats(&self) -> &Arc<GatewayStats> {
         &self.stats
+    }
+
+    /// Where recorded traces are found. Given away once, to whoever passes them on.
+    pub fn take_spans(&self) -> Option<Spans> {
+        let mut spans = self.spans.lock().unwrap_or_else(PoisonError::into_inner);
+        spans.take()
     }
 
     /// Accepts no more connections, closes those that are between two requests, and waits until

@@ -1,7 +1,7 @@
 //! lb: one control plane, two data planes.
 //!
 //! Imports go one way, and `cargo xtask lint` checks it: `model` → `balance`, `resilience`,
-//! `affinity` → `config`, `registry` → `health`, `l4`, `l7`, `discovery` → `api` → `cli`, `app`. What stands
+//! `affinity` → `config`, `registry` → `health`, `l4`, `l7`, `discovery`, `integration` → `api` → `cli`, `app`. What stands
 //! further right may use what stands further left, never the reverse, and `l4` and `l7` never
 //! meet: a data plane that knew the other could not be reasoned about alone.
 
@@ -13,6 +13,7 @@ pub mod cli;
 pub mod config;
 pub mod discovery;
 pub mod health;
+pub mod integration;
 pub mod l4;
 pub mod l7;
 pub mod model;

@@ -5,6 +5,7 @@
 //! shared by every snapshot that names the instance, which is how counters survive reloads and
 //! changes of algorithm.
 
+pub mod access;
 pub mod admission;
 pub mod affinity;
 pub mod algorithm;
@@ -22,6 +23,7 @@ pub mod guard;
 pub mod history;
 pub mod id;
 pub mod instance;
+pub mod integration;
 pub mod learned;
 pub mod listener;
 pub mod load;
@@ -37,9 +39,12 @@ pub mod route;
 pub mod score;
 pub mod service;
 pub mod slow_start;
+pub mod tracing;
+pub mod url;
 pub mod vip;
 pub mod window;
 
+pub use access::{LogField, LogFields};
 pub use admission::{
     ConcurrencySpec, LimitSpec, PRIORITIES, Priority, QueueSpec, UNLIMITED, claim,
 };
@@ -66,6 +71,7 @@ pub use gate::{BreakerState, Gate, GateState, Step};
 pub use guard::ServiceGuard;
 pub use id::{InstanceId, NameError, ServiceName, identity};
 pub use instance::{AdminState, Health, InFlight, Instance, Member, Outcome};
+pub use integration::{BreakerBackendSpec, IntegrationSpec, MetricsBackendSpec};
 pub use learned::{Learned, Lesson};
 pub use listener::{GatewaySpec, ListenerSpec};
 pub use load::ServiceLoad;
@@ -85,5 +91,7 @@ pub use service::{
     HealthCheckSpec, InstanceSpec, LoadReportSpec, Probe, RecoverySpec, ServiceSpec, TimeoutSpec,
 };
 pub use slow_start::SlowStartSpec;
+pub use tracing::{TraceBackendSpec, TraceTrust, TracingSpec};
+pub use url::HttpUrl;
 pub use vip::{Forwarding, Protocol, VipSpec};
 pub use window::WindowSum;

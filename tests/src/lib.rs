@@ -8,6 +8,7 @@
 pub mod algorithms;
 pub mod artifact;
 pub mod bench;
+pub mod beside;
 pub mod browser;
 pub mod cleanup;
 pub mod client;

@@ -26,8 +26,9 @@ const LAYERS: &[&[&str]] = &[
 
 /// Modules that may not use others although the rows would let them.
 const STRANGERS: &[(&str, &[&str])] = &[
-    ("l4", &["l7"]),
-    ("l7", &["l4"]),
+    // A data plane knows neither the other one nor systems beside lb.
+    ("l4", &["l7", "integration"]),
+    ("l7", &["l4", "integration"]),
     // Clients of the REST API: they see what every other client sees.
     (
         "cli",
@@ -39,6 +40,7 @@ const STRANGERS: &[(&str, &[&str])] = &[
             "health",
             "l7",
             "discovery",
+            "integration",
         ],
     ),
     (
@@ -51,6 +53,7 @@ const STRANGERS: &[(&str, &[&str])] = &[
             "health",
             "l4",
             "l7",
+            "integration",
         ],
     ),
 ];

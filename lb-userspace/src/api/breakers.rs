@@ -263,12 +263,13 @@ fn heed(service: &Service, advice: Advice, now: Timestamp) -> Result<(), ApiErro
 fn of(service: &Service, now: Timestamp) -> ServiceBreakers {
     let (spec, guard) = (&service.spec.breakers, &service.guard);
     let window = |seconds| guard.window(now, seconds);
-    let advised = guard.advised(now);
+    let seconds = |until: Timestamp| round((until - now).as_secs_f64());
     ServiceBreakers {
         service: service.name().to_string(),
         breaker: with_window(&guard.gate, spec.service.as_ref(), now, window),
         rules: spec.service.as_ref().map(rules),
-        advised_for_seconds: advised.map(|until| round((until - now).as_secs_f64())),
+        advised_for_seconds: guard.advised(now).map(seconds),
+        refused_for_seconds: guard.refused(now).map(seconds),
         instance_rules: spec.instance.as_ref().map(rules),
         all_open: spec.all_open.as_str().to_owned(),
         max_out: fraction(spec.max_out),

@@ -245,6 +245,11 @@ const TOO_MANY: Refusal = Refusal {
     description: "The caller, or its address, has used up what `api.rate_limit` allows; \
         `Retry-After` says when there is more.",
 };
+const METRICS_OFF: Refusal = Refusal {
+    status: StatusCode::NOT_FOUND,
+    name: "MetricsOff",
+    description: "Metrics are off.",
+};
 
 const UNAVAILABLE: Refusal = Refusal {
     status: StatusCode::SERVICE_UNAVAILABLE,
@@ -252,7 +257,7 @@ const UNAVAILABLE: Refusal = Refusal {
     description: "Too many follow already, or the daemon shuts down.",
 };
 
-const REFUSALS: [Refusal; 11] = [
+const REFUSALS: [Refusal; 12] = [
     BAD_REQUEST,
     UNAUTHORIZED,
     FORBIDDEN,
@@ -263,6 +268,7 @@ const REFUSALS: [Refusal; 11] = [
     MEDIA_TYPE,
     UNPROCESSABLE,
     TOO_MANY,
+    METRICS_OFF,
     UNAVAILABLE,
 ];
 
@@ -298,6 +304,15 @@ pub(super) struct NotFound;
 impl IntoResponses for NotFound {
     fn responses() -> BTreeMap<String, RefOr<Answer>> {
         BTreeMap::from([NOT_FOUND.entry()])
+    }
+}
+
+/// 404: for `responses(…)` of what tells metrics.
+pub(super) struct MetricsOff;
+
+impl IntoResponses for MetricsOff {
+    fn responses() -> BTreeMap<String, RefOr<Answer>> {
+        BTreeMap::from([METRICS_OFF.entry()])
     }
 }
 

@@ -163,6 +163,9 @@ pub enum ApiError {
     /// The daemon is shutting down.
     #[error("expected an lb that runs, found one that is shutting down")]
     Stopping,
+    /// There are no metrics.
+    #[error("expected metrics to be on, but metrics.enabled (LB_METRICS_ENABLED) is false")]
+    MetricsOff,
     /// The registry refused a change for another reason.
     #[error("{0}")]
     Conflict(String),
@@ -277,6 +280,7 @@ impl ApiError {
                 "Too many streams",
             ),
             Self::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping", "Stopping"),
+            Self::MetricsOff => (StatusCode::NOT_FOUND, "metrics-off", "Metrics are off"),
             Self::Conflict(_) => (StatusCode::CONFLICT, "conflict", "Conflict"),
         }
     }

@@ -20,7 +20,7 @@ use super::{
     answer::Answer,
     discovery,
     document::tag,
-    measure,
+    integrations, measure,
     state::ApiState,
     types::{Envelope, GatewayHealth, Liveness, Readiness, ServiceHealth, ServicesHealth, Status},
 };
@@ -176,6 +176,7 @@ pub(super) async fn services(State(state): State<ApiState>) -> Answer<ServicesHe
             }),
     );
     problems.extend(discovery::problems(&state));
+    problems.extend(integrations::problems(&state));
     if let Some(error) = state.last_reload().and_then(|reload| reload.error) {
         problems.push(format!("the last reload was refused: {error}"));
     }

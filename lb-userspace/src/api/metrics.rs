@@ -6,7 +6,11 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 
-use super::{document::tag, state::ApiState};
+use super::{
+    document::{MetricsOff, tag},
+    error::ApiError,
+    state::ApiState,
+};
 use crate::telemetry::metrics::Format;
 
 /// Metrics, for Prometheus
@@ -17,12 +21,18 @@ use crate::telemetry::metrics::Format;
     path = "/metrics",
     tag = tag::STATS,
     operation_id = "getMetrics",
-    responses((status = OK, description = "The metrics", content(
-        (String = "text/plain"),
-        (String = "application/openmetrics-text")
-    )))
+    responses(
+        (status = OK, description = "The metrics", content(
+            (String = "text/plain"),
+            (String = "application/openmetrics-text")
+        )),
+        MetricsOff
+    )
 )]
 pub(super) async fn metrics(State(state): State<ApiState>, headers: HeaderMap) -> Response {
+    if !state.snapshot().integration.serve_metrics {
+        return ApiError::MetricsOff.into_response();
+    }
     let accept: Vec<&str> = headers
         .get_all(header::ACCEPT)
         .iter()

@@ -17,7 +17,9 @@ use super::{
 };
 use crate::{
     config::Setting,
-    discovery, l4,
+    discovery,
+    integration::Integrations,
+    l4,
     l7::GatewayStats,
     model::{Clock, Timestamp},
     registry::{Happening, Registry, Snapshot},
@@ -281,6 +283,17 @@ impl ApiState {
     #[must_use]
     pub fn gateway(&self) -> Option<&Arc<GatewayStats>> {
         self.0.metrics.gateway().get()
+    }
+
+    /// Adds the reports of the integrations. Called once; further calls change nothing.
+    pub fn set_integrations(&self, integrations: Arc<Integrations>) {
+        let _ = self.0.metrics.beside().set(integrations);
+    }
+
+    /// The reports of the integrations, once they run.
+    #[must_use]
+    pub fn integrations(&self) -> Option<&Arc<Integrations>> {
+        self.0.metrics.beside().get()
     }
 
     /// The metrics.

@@ -10,6 +10,7 @@ mod document;
 mod events;
 mod explain;
 mod forms;
+mod integrations;
 mod metrics;
 mod performance;
 mod refusals;

@@ -16,6 +16,7 @@ mod event;
 mod explain;
 mod health;
 mod instance;
+mod integration;
 mod log;
 mod performance;
 mod recovery;
@@ -48,6 +49,7 @@ pub use health::{
     Status,
 };
 pub use instance::{Connections, Ejected, Instance, Instances, Kernel, Learned, Report, SlowStart};
+pub use integration::{BackendWord, Integration, Integrations};
 pub use log::{Log, SetLog};
 pub use performance::{Figures, InstancePerformance, Performance, ServicePerformance};
 pub use recovery::{Recoveries, RecoveringInstance, Recovery, RecoverySettings};

@@ -187,6 +187,8 @@ pub(super) enum Question {
         #[command(subcommand)]
         command: Option<DiscoveryCommand>,
     },
+    /// Systems beside lb: whether they answer, what waits for them, what was lost
+    Integrations,
     /// Look at instances, take them out of service and back
     #[command(visible_alias = "instance")]
     Instances {

@@ -45,8 +45,15 @@ async fn list(context: &mut Context<'_>, service: Option<&str>) -> Result<(), Cl
 
 /// A row for the service when it has a breaker, and one for each instance.
 fn rows(of: &ServiceBreakers) -> impl Iterator<Item = Vec<String>> {
-    let whole = of.rules.is_some() || of.breaker.held;
-    let whole = whole.then(|| row(&of.service, "(all)", &of.breaker, true));
+    let refused = of.refused_for_seconds.is_some();
+    let whole = of.rules.is_some() || of.breaker.held || of.breaker.state != "closed" || refused;
+    let whole = whole.then(|| {
+        let mut row = row(&of.service, "(all)", &of.breaker, true);
+        if refused {
+            row[2] = "open, says the backend".to_owned();
+        }
+        row
+    });
     let own = of.instance_rules.is_some();
     let instances = of.instances.iter();
     whole.into_iter().chain(instances.map(move |one| {

@@ -16,8 +16,8 @@ use super::{
     },
 };
 use crate::model::{
-    AccessLogSpec, DaemonSpec, DatapathMode, DatapathSpec, GatewaySpec, LogFormat, LogSpec,
-    MetricsSpec,
+    AccessLogSpec, DaemonSpec, DatapathMode, DatapathSpec, GatewaySpec, LogField, LogFormat,
+    LogSpec, MetricsSpec,
 };
 
 /// A period from `min` milliseconds to `max` seconds.
@@ -42,6 +42,11 @@ const LOG_FORMAT: Choice<LogFormat> = Choice {
         LogFormat::Text => "text",
         LogFormat::Json => "json",
     },
+};
+
+const LOG_FIELD: Choice<LogField> = Choice {
+    choices: &LogField::ALL,
+    name: LogField::as_str,
 };
 
 const MODE: Choice<DatapathMode> = Choice {
@@ -99,6 +104,7 @@ pub(super) fn read_gateway(root: &mut Section<'_, '_>) -> ReadGateway {
             trusted_proxies,
             rate_limits: _,
             sessions,
+            tracing,
         } = GatewaySpec::default();
         let rate_limits = rate_limit::read(t);
         let trusted_proxies = t.list("trusted_proxies", &TRUSTED_PROXY, &trusted_proxies);
@@ -142,8 +148,9 @@ pub(super) fn read_gateway(root: &mut Section<'_, '_>) -> ReadGateway {
             drain_timeout,
             trusted_proxies: trusted_proxies.iter().map(|range| range.value).collect(),
             rate_limits,
-            // A section of its own.
+            // Sections of their own.
             sessions,
+            tracing,
         };
         ReadGateway {
             spec,
@@ -180,17 +187,25 @@ pub(super) fn read_access_log(root: &mut Section<'_, '_>) -> AccessLogSpec {
             sample: t
                 .value("sample", &Share, &Sourced::unset(unset.sample))
                 .value,
+            fields: t
+                .list("fields", &LOG_FIELD, &LogField::ALL)
+                .into_iter()
+                .map(|field| field.value)
+                .collect(),
         }
     })
 }
 
-pub(super) fn read_metrics(root: &mut Section<'_, '_>) -> MetricsSpec {
+/// `[metrics]`, and whether there are any.
+pub(super) fn read_metrics(root: &mut Section<'_, '_>) -> (MetricsSpec, bool) {
     root.table("metrics", |t| {
+        let enabled = t.value("enabled", &Switch, &Sourced::unset(true)).value;
         let unset = Sourced::unset(MetricsSpec::default().max_series);
         let series = number(1000, 10_000_000, 50_000);
-        MetricsSpec {
+        let spec = MetricsSpec {
             max_series: t.value("max_series", &series, &unset).value,
-        }
+        };
+        (spec, enabled)
     })
 }
 

@@ -1,9 +1,8 @@
 //! The environment, laid over the file.
 //!
-//! Three kinds of variables mean something: those of [`VARIABLES`], which stand for one setting
-//! each; `NAME_HOSTS` and `NAME_WEIGHT`, which make or change the service `name`; and those that
-//! are known to have no effect so far, of which the caller is told. An empty variable counts as
-//! unset, because that is how container tools write "unset".
+//! Two kinds of variables mean something: those of [`VARIABLES`], which stand for settings, and
+//! `NAME_HOSTS` and `NAME_WEIGHT`, which make or change the service `name`. An empty variable counts
+//! as unset, because that is how container tools write "unset".
 //!
 //! An environment is shared with the rest of the system, so what merely looks like ours is no
 //! fault: Kubernetes, for one, gives a container a `LB_SERVICE_HOST` for a Service named `lb`, and
@@ -18,7 +17,7 @@ use super::{
 };
 use crate::model::ServiceName;
 
-/// Variables that stand for a setting, and whether commas part the items of a list.
+/// Variables that stand for settings, and whether commas part the items of a list.
 pub(super) const VARIABLES: &[(&str, &[&str], bool)] = &[
     ("ENVIRONMENT", &["environment"], false),
     ("PORT", &["gateway", "listen"], false),
@@ -41,6 +40,12 @@ pub(super) const VARIABLES: &[(&str, &[&str], bool)] = &[
         &["defaults", "breaker", "enabled"],
         false,
     ),
+    // Who wants no circuit breakers wants none from elsewhere either.
+    (
+        "LB_CIRCUIT_BREAKER_ENABLED",
+        &["integration", "circuit_breaker", "enabled"],
+        false,
+    ),
     (
         "LB_SESSION_AFFINITY_ENABLED",
         &["defaults", "affinity", "enabled"],
@@ -51,6 +56,33 @@ pub(super) const VARIABLES: &[(&str, &[&str], bool)] = &[
         &["defaults", "affinity", "ttl"],
         false,
     ),
+    ("LB_METRICS_ENABLED", &["metrics", "enabled"], false),
+    (
+        "CB_BACKEND_URL",
+        &["integration", "circuit_breaker", "url"],
+        false,
+    ),
+    (
+        "CB_CHECK_INTERVAL",
+        &["integration", "circuit_breaker", "check_interval"],
+        false,
+    ),
+    (
+        "METRICS_BACKEND_URL",
+        &["integration", "metrics", "url"],
+        false,
+    ),
+    (
+        "METRICS_COLLECTION_INTERVAL",
+        &["integration", "metrics", "interval"],
+        false,
+    ),
+    (
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        &["tracing", "otlp_endpoint"],
+        false,
+    ),
+    ("OTEL_SERVICE_NAME", &["tracing", "service_name"], false),
 ];
 
 /// The variable that names the file.
@@ -63,21 +95,6 @@ const OTHERS: [&str; 5] = [
     "LB_API_CA",
     "LB_API_CERT",
     "LB_API_KEY",
-];
-
-/// Variables of the integration guide whose feature is not there yet, and what holds instead.
-pub(super) const WITHOUT_EFFECT: &[(&str, &str)] = &[
-    ("LB_METRICS_ENABLED", "/metrics is always served"),
-    ("CB_BACKEND_URL", "breakers go by what lb sees itself"),
-    ("CB_CHECK_INTERVAL", "breakers go by what lb sees itself"),
-    (
-        "METRICS_BACKEND_URL",
-        "metrics are not pushed; scrape /metrics",
-    ),
-    (
-        "METRICS_COLLECTION_INTERVAL",
-        "metrics are not pushed; scrape /metrics",
-    ),
 ];
 
 /// The routes that the integration guide gives its services.
@@ -102,17 +119,17 @@ pub(super) fn overlay(
             .filter(|(_, value)| !value.is_empty())
     };
     for (name, value) in given() {
-        if let Some((_, path, list)) = VARIABLES.iter().find(|(known, ..)| *known == name) {
+        let mut known = false;
+        for (_, path, list) in VARIABLES.iter().filter(|(known, ..)| *known == name) {
+            known = true;
             let node = if *list {
                 Node::comma_list(value, &origin(name))
             } else {
                 Node::text(value, origin(name))
             };
             put(root, path, node);
-        } else if let Some((_, instead)) = WITHOUT_EFFECT.iter().find(|(known, _)| *known == name) {
-            let text = format!("has no effect in this version: {instead}");
-            notices.push(Notice::new(origin(name), text));
-        } else if name.starts_with("LB_") && !OTHERS.contains(&name) {
+        }
+        if !known && name.starts_with("LB_") && !OTHERS.contains(&name) {
             notices.extend(unknown(name));
         }
     }
@@ -155,7 +172,6 @@ fn unknown(name: &str) -> Option<Notice> {
         return None;
     }
     let mut names: Vec<&str> = VARIABLES.iter().map(|(known, ..)| *known).collect();
-    names.extend(WITHOUT_EFFECT.iter().map(|(known, _)| *known));
     names.extend(OTHERS);
     let text = match closest(name, &names) {
         Some(meant) => format!("is not known and ignored; did you mean {meant}?"),

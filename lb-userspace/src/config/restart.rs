@@ -47,11 +47,13 @@ pub fn needs_restart(running: &DaemonSpec, wanted: &DaemonSpec) -> Vec<&'static 
         enabled,
         path,
         sample,
+        fields,
     } = access_log;
     let other = &wanted.access_log;
     compare(*enabled != other.enabled, "access_log.enabled");
     compare(*path != other.path, "access_log.path");
     compare(*sample != other.sample, "access_log.sample");
+    compare(*fields != other.fields, "access_log.fields");
     let MetricsSpec { max_series } = metrics;
     compare(
         *max_series != wanted.metrics.max_series,

@@ -82,12 +82,15 @@ pub fn follow(registry: &Registry, now: Timestamp) -> Option<Timestamp> {
 
 /// Does what is due at the breaker of a service; says when the next thing is.
 fn tend_service(service: &Service, now: Timestamp) -> Option<Timestamp> {
-    let spec = service.spec.breakers.service.as_ref();
     let guard = &service.guard;
     if guard.gate.is_closed() {
         return None;
     }
     breaker::forget_advice(guard, now);
+    // A service without a breaker of its own is probed all the same while somebody advises so.
+    let unasked = BreakerSpec::of_service();
+    let advised = guard.advised(now).map(|_| &unasked);
+    let spec = service.spec.breakers.service.as_ref().or(advised);
     let due = tend(&guard.gate, spec, now);
     due.into_iter().chain(guard.advised(now)).min()
 }

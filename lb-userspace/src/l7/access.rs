@@ -2,11 +2,13 @@
 //!
 //! An [`Entry`] is opened when a request arrives and accompanies it to the end of its answer;
 //! dropping it says what became of the request, whatever the way, so that every request has one
-//! record: also one whose client left while it waited. When the log is off, or the request is not
-//! in the sample, an entry is empty and costs a comparison.
+//! record: also one whose client left while it waited. The same entry holds the request's trace, if
+//! lb takes part in traces ([`super::trace`]). When there is neither log nor tracing, an entry is
+//! empty and costs two comparisons.
 //!
 //! A record goes into a bounded queue and is forgotten here: no text is made, no file is written,
 //! and nobody is woken on the request path. When the queue is full, the record is lost and counted.
+//! Where only a sample is logged, requests that went wrong are logged all the same.
 
 use std::{
     net::IpAddr,
@@ -19,13 +21,17 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use hyper::{HeaderMap, Method, Request};
+use hyper::{HeaderMap, Method, Request, header};
 
-use super::{connection::Client, worker::Worker};
+use super::{
+    connection::Client,
+    trace::{Closed, Ids, Parent, TraceId, Traced, Tracing},
+    worker::{View, Worker},
+};
 use crate::{
     balance::Random,
-    model::{Instance, Reason, ServiceName, Timestamp},
-    registry::Snapshot,
+    model::{Algorithm, Instance, PathPattern, Reason, RouteSpec, ServiceName, Timestamp},
+    registry::Service,
 };
 
 /// Longest path in a record, in bytes; the rest is cut, or paths of 64 KiB could fill the queue
@@ -103,46 +109,38 @@ impl Ending {
 }
 
 /// What joins the record of a request with what others record of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trace {
-    /// The trace id of the request's `traceparent`: 32 hexadecimal digits.
-    Given([u8; 32]),
-    /// One of lb's own, when there is none: Unix seconds and 24 random bits.
+    /// The id of the trace that the request belongs to.
+    Of(TraceId),
+    /// An id that it came with, of somebody else's form.
+    Named(Box<str>),
+    /// One of lb's own, when it came with none: Unix seconds and 24 random bits.
     Made(u64, u32),
 }
 
 impl std::fmt::Display for Trace {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Given(digits) => digits.iter().try_for_each(|digit| {
-                use std::fmt::Write as _;
-                f.write_char(char::from(*digit))
-            }),
+            Self::Of(trace) => trace.fmt(f),
+            Self::Named(name) => f.write_str(name),
             Self::Made(seconds, bits) => write!(f, "gw-{seconds}-{bits:06x}"),
         }
     }
 }
 
-/// The trace id of a valid `traceparent` (W3C Trace Context, 3.2): version, trace id, parent id and
-/// flags. Later versions may add fields after those.
-fn given(headers: &HeaderMap) -> Option<[u8; 32]> {
-    let mut values = headers.get_all("traceparent").iter();
-    let (value, None) = (values.next()?.as_bytes(), values.next()) else {
-        return None;
-    };
-    let mut parts = value.split(|byte| *byte == b'-');
-    let mut digits = |count: usize| {
-        let part = parts.next()?;
-        let lower_hex = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-        (part.len() == count && part.iter().all(lower_hex)).then_some(part)
-    };
-    let (version, trace, parent, _flags) = (digits(2)?, digits(32)?, digits(16)?, digits(2)?);
-    let nothing = |part: &[u8]| part.iter().all(|digit| *digit == b'0');
-    let more = parts.next().is_some();
-    if version == b"ff" || (version == b"00" && more) || nothing(trace) || nothing(parent) {
-        return None;
+impl Trace {
+    /// The id of a request that came with these headers, as far as they are believed.
+    fn of(tracing: &Tracing, trusted: bool, headers: &HeaderMap, ids: &Ids) -> Self {
+        let parent = || Parent::of(headers).map(|parent| Self::Of(parent.trace));
+        let name = || tracing.name(headers).map(Self::Named);
+        let given = trusted.then(|| parent().or_else(name)).flatten();
+        given.unwrap_or_else(|| {
+            let since = SystemTime::now().duration_since(UNIX_EPOCH);
+            let bits = (ids.bits() >> 40) as u32;
+            Self::Made(since.unwrap_or_default().as_secs(), bits)
+        })
     }
-    trace.try_into().ok()
 }
 
 /// Where records go.
@@ -179,7 +177,7 @@ impl AccessLog {
     }
 }
 
-/// The record of a request in the making; empty when the request is not logged. See the module.
+/// The record of a request in the making; empty when nobody wants one. See the module.
 #[derive(Debug)]
 pub(super) struct Entry(Option<Box<Open>>);
 
@@ -191,7 +189,13 @@ struct Open {
     path: Box<str>,
     client: IpAddr,
     trace: Trace,
+    /// Whether it is in the sample of the log.
+    sampled: bool,
+    traced: Option<Rc<Traced>>,
+    host: Option<Box<str>>,
+    route: Option<Box<str>>,
     service: Option<ServiceName>,
+    algorithm: Option<Algorithm>,
     instance: Option<Arc<Instance>>,
     attempts: u8,
     ending: Ending,
@@ -203,29 +207,13 @@ impl Entry {
     pub(super) fn new<B>(
         client: &Client,
         request: &Request<B>,
-        snapshot: &Snapshot,
+        view: &View,
         now: Timestamp,
     ) -> Self {
-        let worker = &client.worker;
-        match &worker.access {
-            Some(log) if log.takes(&worker.random) => {
-                let proxies = &snapshot.gateway.trusted_proxies;
-                Self(Some(Box::new(Open {
-                    worker: Rc::clone(worker),
-                    started: now,
-                    method: request.method().clone(),
-                    path: cut(request.uri().path()).into(),
-                    client: client.peer.client(request.headers(), proxies),
-                    trace: trace(request.headers(), &worker.random),
-                    service: None,
-                    instance: None,
-                    attempts: 0,
-                    ending: Ending::ClientGone,
-                    complete: true,
-                })))
-            }
-            _ => Self(None),
+        if client.worker.access.is_none() && !view.tracing.on {
+            return Self(None);
         }
+        Self(Some(Box::new(Open::new(client, request, view, now))))
     }
 
     /// Hands the record on to whoever sees the end of the request.
@@ -238,10 +226,32 @@ impl Entry {
         self.0 = None;
     }
 
-    /// The request is for this service.
-    pub(super) fn routed(&mut self, service: &ServiceName) {
+    /// The trace of the request, if lb takes part in it.
+    pub(super) fn traced(&self) -> Option<Rc<Traced>> {
+        self.0.as_ref()?.traced.clone()
+    }
+
+    /// Tells the instance what the request belongs to.
+    pub(super) fn mark(&self, tracing: &Tracing, headers: &mut HeaderMap) {
+        if let Some(open) = &self.0 {
+            tracing.tell(headers, &open.trace);
+            if let Some(traced) = &open.traced {
+                traced.put(headers);
+            }
+        }
+    }
+
+    /// The request is for this service, by this route.
+    pub(super) fn routed(&mut self, service: &Service, route: &RouteSpec) {
         if let Some(open) = &mut self.0 {
-            open.service = Some(service.clone());
+            open.service = Some(service.name().clone());
+            if open.records() {
+                open.algorithm = Some(service.spec.algorithm);
+                open.route = Some(match &route.path {
+                    PathPattern::Exact(path) => path.as_str().into(),
+                    PathPattern::Prefix(path) => format!("{}/*", path.trim_end_matches('/')).into(),
+                });
+            }
         }
     }
 
@@ -270,18 +280,88 @@ impl Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        if let Some(open) = self.0.take() {
-            let worker = Rc::clone(&open.worker);
-            if let Some(log) = &worker.access
-                && log.queue.try_send(open.close()).is_err()
-            {
-                log.lost.fetch_add(1, Relaxed);
-            }
+        let Some(open) = self.0.take() else {
+            return;
+        };
+        let worker = Rc::clone(&open.worker);
+        if let Some(traced) = open.traced.as_ref().filter(|traced| traced.records) {
+            traced.close(open.closed());
+        }
+        if let Some(log) = &worker.access
+            && (open.sampled || open.went_wrong())
+            && log.queue.try_send(open.close()).is_err()
+        {
+            log.lost.fetch_add(1, Relaxed);
         }
     }
 }
 
 impl Open {
+    fn new<B>(client: &Client, request: &Request<B>, view: &View, now: Timestamp) -> Self {
+        let (worker, headers, tracing) = (&client.worker, request.headers(), &view.tracing);
+        let trusted = tracing.trusts(&client.peer);
+        let traced = tracing.on.then(|| {
+            let parent = trusted.then(|| Parent::of(headers)).flatten();
+            Traced::new(worker, tracing, parent, headers, now)
+        });
+        let trace = match &traced {
+            Some(traced) => Trace::Of(traced.trace),
+            None => Trace::of(tracing, trusted, headers, &worker.ids),
+        };
+        let records = traced.as_ref().is_some_and(|traced| traced.records);
+        let host = || headers.get(header::HOST)?.to_str().ok();
+        let proxies = &view.snapshot.gateway.trusted_proxies;
+        Self {
+            worker: Rc::clone(worker),
+            started: now,
+            method: request.method().clone(),
+            path: cut(request.uri().path()).into(),
+            client: client.peer.client(headers, proxies),
+            trace,
+            sampled: worker
+                .access
+                .as_ref()
+                .is_some_and(|log| log.takes(&worker.random)),
+            traced,
+            host: if records {
+                host().map(|host| cut(host).into())
+            } else {
+                None
+            },
+            route: None,
+            service: None,
+            algorithm: None,
+            instance: None,
+            attempts: 0,
+            ending: Ending::ClientGone,
+            complete: true,
+        }
+    }
+
+    fn records(&self) -> bool {
+        self.traced.as_ref().is_some_and(|traced| traced.records)
+    }
+
+    /// Whether the client did not get what it should for a reason that is not its own.
+    const fn went_wrong(&self) -> bool {
+        self.ending.status() >= 500 || !self.complete || matches!(self.ending, Ending::ClientGone)
+    }
+
+    /// What its span says.
+    fn closed(&self) -> Closed {
+        Closed {
+            method: self.method.clone(),
+            path: self.path.clone(),
+            host: self.host.clone(),
+            client: self.client,
+            route: self.route.clone(),
+            service: self.service.clone(),
+            algorithm: self.algorithm,
+            ending: self.ending,
+            complete: self.complete,
+        }
+    }
+
     fn close(self) -> Record {
         let connections = |instance: &Instance| {
             u64::from(instance.in_flight()) + instance.kernel.live.load(Relaxed)
@@ -307,17 +387,6 @@ impl Open {
     }
 }
 
-fn trace(headers: &HeaderMap, random: &Random) -> Trace {
-    given(headers).map_or_else(
-        || {
-            let since = SystemTime::now().duration_since(UNIX_EPOCH);
-            let bits = (random.bits() >> 40) as u32;
-            Trace::Made(since.unwrap_or_default().as_secs(), bits)
-        },
-        Trace::Given,
-    )
-}
-
 /// At most [`MOST_PATH`] bytes of a path.
 fn cut(path: &str) -> &str {
     &path[..path.floor_char_boundary(MOST_PATH)]
@@ -326,37 +395,6 @@ fn cut(path: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn given_by(values: &[&str]) -> Option<String> {
-        let mut headers = HeaderMap::new();
-        for value in values {
-            headers.append("traceparent", value.parse().unwrap());
-        }
-        given(&headers).map(|id| Trace::Given(id).to_string())
-    }
-
-    #[test]
-    fn only_a_valid_traceparent_gives_a_trace_id() {
-        let id = "4bf92f3577b34da6a3ce929d0e0e4736";
-        let good = format!("00-{id}-00f067aa0ba902b7-01");
-        assert_eq!(given_by(&[&good]).as_deref(), Some(id));
-        let later = format!("cc-{id}-00f067aa0ba902b7-01-what-comes");
-        assert_eq!(given_by(&[&later]).as_deref(), Some(id));
-        for bad in [
-            "",
-            "00",
-            &format!("ff-{id}-00f067aa0ba902b7-01"),
-            &format!("00-{id}-00f067aa0ba902b7-01-more"),
-            &format!("00-{id}-0000000000000000-01"),
-            &format!("00-{id}-00f067aa0ba902b7"),
-            &format!("00-{}-00f067aa0ba902b7-01", "0".repeat(32)),
-            &format!("00-{}-00f067aa0ba902b7-01", id.to_uppercase()),
-        ] {
-            assert_eq!(given_by(&[bad]), None, "{bad}");
-        }
-        assert_eq!(given_by(&[]), None);
-        assert_eq!(given_by(&[&good, &good]), None);
-    }
 
     #[test]
     fn a_trace_id_of_lbs_own_has_the_guides_form() {

@@ -31,6 +31,7 @@ use super::{
     proxy::Exchanged,
     room::{self, Way},
     spare::Spare,
+    trace::Traced,
     upload::Upload,
 };
 use crate::{
@@ -72,6 +73,8 @@ pub(super) struct Course<'a> {
     pub(super) service: &'a Service,
     spare: Result<Spare, RetryRefusal>,
     known: Known<'a>,
+    /// Its trace, if lb takes part in it.
+    pub(super) traced: Option<Rc<Traced>>,
     tried: Tried,
     retries: u8,
     /// The request's seat in the service, whichever instance it is sent to.
@@ -84,6 +87,7 @@ impl<'a> Course<'a> {
         client: &'a Client,
         service: &'a Service,
         known: Known<'a>,
+        traced: Option<Rc<Traced>>,
         request: &mut Request<Upload>,
     ) -> Self {
         let (worker, retry) = (&client.worker, &service.spec.retry);
@@ -93,6 +97,7 @@ impl<'a> Course<'a> {
             service,
             spare: Spare::new(request, retry, &worker.buffers),
             known,
+            traced,
             tried: Tried::default(),
             retries: 0,
             seat: None,

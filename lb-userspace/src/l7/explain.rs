@@ -127,6 +127,9 @@ pub fn explain(
 
 /// What lb would answer itself; `nobody` says whether no candidate would be picked.
 fn refusal(service: &Service, nobody: bool, choice: &Choice<'_>) -> Option<Reason> {
+    if service.guard.refused(choice.now).is_some() {
+        return Some(Reason::BreakerBackendOpen);
+    }
     if service.guard.gate.exclusion(choice.now).is_some() {
         return Some(Reason::ServiceBreakerOpen);
     }

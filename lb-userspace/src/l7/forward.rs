@@ -18,6 +18,7 @@ use super::{
     hedge, load_report,
     pool::Lease,
     proxy::Exchanged,
+    trace::TryEnd,
     upload::Upload,
 };
 use crate::{
@@ -34,7 +35,7 @@ pub(super) async fn forward(
     mut request: Request<Upload>,
     entry: &mut Entry,
 ) -> Result<Exchanged, Reason> {
-    let mut course = Course::new(client, service, known, &mut request);
+    let mut course = Course::new(client, service, known, entry.traced(), &mut request);
     let mut pending = Some(request);
     let mut place = course.enter().await?;
     loop {
@@ -95,8 +96,13 @@ pub(super) async fn attempt(course: &Course<'_>, place: Place, pending: &mut Pen
     if let Some(request) = pending {
         name_host(request, instance);
     }
+    let traced = course.traced.as_ref();
+    let trying = traced.map(|traced| traced.tries(pending.as_mut(), instance));
     match exchange::run(course, instance, (way, &most_connections), pending).await {
         Ok((mut answer, lease)) => {
+            if let Some(trying) = trying {
+                trying.ends(TryEnd::Answered(answer.status().as_u16()));
+            }
             if let Some(spec) = &service.spec.load_reports {
                 load_report::take(spec, instance, answer.headers_mut(), worker.clock.now());
             }
@@ -115,6 +121,9 @@ pub(super) async fn attempt(course: &Course<'_>, place: Place, pending: &mut Pen
             })
         }
         Err(failure) => {
+            if let Some(trying) = trying {
+                trying.ends(TryEnd::Failed(failure.reason));
+            }
             if failure.blame {
                 in_flight.judge(Outcome::Failure);
                 breaker::settle(worker, service, &in_flight, probe, Verdict::Failure);

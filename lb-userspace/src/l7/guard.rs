@@ -10,7 +10,11 @@ use crate::{
     resilience::{Permit, Report, Verdict, breaker},
 };
 
-/// Asks whether a request may pass. A load and a branch while the breaker is closed.
+/// What the probes of a service without a breaker of its own go by, when somebody else's word has it
+/// probed.
+static UNASKED: BreakerSpec = BreakerSpec::of_service();
+
+/// Asks whether a request may pass. Two loads and branches while the breaker is closed.
 ///
 /// # Errors
 /// That it may not.
@@ -18,7 +22,7 @@ pub(super) fn enter(
     service: &Service,
     now: Timestamp,
 ) -> Result<Option<Permit<ServiceGuard>>, Reason> {
-    if service.guard.gate.is_closed() {
+    if service.guard.gate.is_closed() && !service.guard.may_be_refused() {
         return Ok(None);
     }
     ask(service, now)
@@ -26,15 +30,21 @@ pub(super) fn enter(
 
 #[cold]
 fn ask(service: &Service, now: Timestamp) -> Result<Option<Permit<ServiceGuard>>, Reason> {
-    // Without rules it is an operator's order, or about to be closed.
-    let rules = service.spec.breakers.service;
-    let rules = rules.unwrap_or(BreakerSpec::of_service());
-    breaker::admit(&service.guard, &rules, now).map_err(|_| Reason::ServiceBreakerOpen)
+    if service.guard.refused(now).is_some() {
+        return Err(Reason::BreakerBackendOpen);
+    }
+    // Without rules it is an operator's order, an advice, or about to be closed.
+    let rules = service.spec.breakers.service.as_ref().unwrap_or(&UNASKED);
+    breaker::admit(&service.guard, rules, now).map_err(|_| Reason::ServiceBreakerOpen)
 }
 
-/// When to come again after [`Reason::ServiceBreakerOpen`].
+/// When to come again after a refusal of [`enter`]; `asked` is how often the circuit-breaker backend
+/// is asked, as it may say something else each time.
 #[cold]
-pub(super) fn retry_after(service: &Service, now: Timestamp) -> Duration {
+pub(super) fn retry_after(service: &Service, asked: Option<Duration>, now: Timestamp) -> Duration {
+    if let Some(until) = service.guard.refused(now) {
+        return (until - now).min(asked.unwrap_or(Duration::MAX));
+    }
     match service.guard.gate.state() {
         GateState::Open { until, .. } => until - now,
         _ => Duration::ZERO,
@@ -49,8 +59,10 @@ pub(super) fn leave(
     permit: Option<Permit<ServiceGuard>>,
     exchanged: &Result<Exchanged, Reason>,
 ) {
-    let Some(spec) = &service.spec.breakers.service else {
-        return;
+    let spec = match (&service.spec.breakers.service, &permit) {
+        (Some(spec), _) => spec,
+        (None, Some(_)) => &UNASKED,
+        (None, None) => return,
     };
     let verdict = match exchanged {
         Ok(exchanged) => verdict(exchanged.answer.status()),

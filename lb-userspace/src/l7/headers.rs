@@ -64,6 +64,11 @@ impl Peer {
         }
     }
 
+    /// Whether it is a trusted proxy.
+    pub(super) const fn is_trusted(&self) -> bool {
+        self.trusted
+    }
+
     /// Whether the client has sent a request over TLS, as far as a trusted peer says so.
     pub(super) fn is_secure(&self, headers: &HeaderMap) -> bool {
         let said = headers.get(&X_FORWARDED_PROTO);

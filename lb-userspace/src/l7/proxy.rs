@@ -39,7 +39,7 @@ pub(super) async fn serve(
     let now = client.worker.clock.now();
     client.pulse.counts(now);
     let view = client.worker.view();
-    let mut entry = Entry::new(&client, &request, &view.snapshot, now);
+    let mut entry = Entry::new(&client, &request, &view, now);
     Ok(match route(&client, &view, &mut request, &mut entry, now) {
         Ok(Way::Service(target, seen)) => {
             pass(&client, &view, (target, seen), request, &mut entry, now).await
@@ -93,7 +93,7 @@ fn route<'a>(
         }));
     };
     let service = &view.snapshot.services[target.service];
-    entry.routed(service.name());
+    entry.routed(service, &view.snapshot.routes[target.route]);
     if seen.has(Seen::MAX_FORWARDS) && head::ends_here(request) {
         return Err(Box::new(options(client, entry)));
     }
@@ -131,11 +131,15 @@ async fn pass(
     };
     let (mut request, upgrade) = prepare(client, request, seen);
     sessions.strip(request.headers_mut());
+    view.tracing.strip(request.headers_mut(), &client.peer);
+    entry.mark(&view.tracing, request.headers_mut());
     let permit = match guard::enter(service, now) {
         Ok(permit) => permit,
         Err(reason) => {
             let mut response = refuse(client, reason, stats, entry);
-            answer::again_in(&mut response, guard::retry_after(service, now));
+            let backend = view.snapshot.integration.breaker.as_ref();
+            let asked = backend.map(|backend| backend.check_interval);
+            answer::again_in(&mut response, guard::retry_after(service, asked, now));
             return response;
         }
     };

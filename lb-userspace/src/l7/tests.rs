@@ -18,6 +18,7 @@ mod random;
 mod rates;
 mod retries;
 mod timeouts;
+mod tracing;
 mod tunnels;
 
 use std::{

@@ -34,6 +34,7 @@ use super::{
     room::{self, Bells},
     router::Router,
     spare::Buffers,
+    trace::{Ids, SpanQueue, Tracing},
 };
 use crate::{
     balance::Random,
@@ -132,6 +133,7 @@ pub(super) struct View {
     pub(super) router: Rc<Router>,
     pub(super) rates: Rc<RateTable>,
     pub(super) sessions: Rc<affinity::Sessions>,
+    pub(super) tracing: Tracing,
     pub(super) protocol: http1::Builder,
 }
 
@@ -163,6 +165,10 @@ pub(super) struct Worker {
     pub(super) stats: Arc<GatewayStats>,
     pub(super) management: Option<Management>,
     pub(super) access: Option<Arc<AccessLog>>,
+    /// Where recorded traces go.
+    pub(super) spans: SpanQueue,
+    /// For ids of traces and spans.
+    pub(super) ids: Ids,
     /// To be told of every transition of a circuit breaker.
     pub(super) breakers: Arc<Notify>,
     pub(super) sessions: affinity::State,
@@ -177,7 +183,7 @@ impl Worker {
         registry: Arc<Registry>,
         clock: Clock,
         management: Option<Management>,
-        access: Option<Arc<AccessLog>>,
+        (access, spans): (Option<Arc<AccessLog>>, SpanQueue),
         stats: Arc<GatewayStats>,
         bells: Arc<Bells>,
     ) -> Rc<Self> {
@@ -196,6 +202,8 @@ impl Worker {
             stats,
             management,
             access,
+            spans,
+            ids: Ids::new(),
             breakers: registry.breakers(),
             sessions: affinity::State::new(Arc::clone(registry.sessions())),
             cache: Cache::new(Published(registry)).into(),
@@ -203,6 +211,7 @@ impl Worker {
                 router: Rc::new(Router::new(&snapshot)),
                 rates: Rc::new(RateTable::new(&snapshot)),
                 sessions: Rc::new(affinity::Sessions::new(&snapshot)),
+                tracing: Tracing::new(&gateway.tracing),
                 protocol: connection::protocol(gateway),
                 snapshot,
             })
@@ -246,6 +255,7 @@ impl Worker {
             } else {
                 Rc::new(RateTable::new(snapshot))
             },
+            tracing: Tracing::new(&snapshot.gateway.tracing),
             protocol: connection::protocol(&snapshot.gateway),
         }
     }

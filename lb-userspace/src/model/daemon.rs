@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use super::{AccessSpec, ApiAddress, SocketSpec, TlsSpec};
+use super::{AccessSpec, ApiAddress, LogFields, SocketSpec, TlsSpec};
 
 /// Everything that holds for the life of the process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,8 +84,10 @@ pub struct AccessLogSpec {
     pub enabled: bool,
     /// The file that is appended to; standard output when `None`.
     pub path: Option<PathBuf>,
-    /// Of a million requests, how many are logged.
+    /// Of a million requests, how many are logged; those that went wrong are in any case.
     pub sample: u32,
+    /// What a line has.
+    pub fields: LogFields,
 }
 
 impl Default for AccessLogSpec {
@@ -94,6 +96,7 @@ impl Default for AccessLogSpec {
             enabled: false,
             path: None,
             sample: 1_000_000,
+            fields: LogFields::ALL,
         }
     }
 }

@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{
-    Gate, Timestamp,
+    Gate, GateState, Timestamp,
     window::{Window, WindowSum},
 };
 
@@ -23,6 +23,8 @@ pub struct ServiceGuard {
     /// Until when somebody else has said that the service does not work, in microseconds; 0 is
     /// nobody.
     advised: AtomicU64,
+    /// Until when somebody else has it that all requests are refused, in microseconds; 0 is nobody.
+    refused: AtomicU64,
 }
 
 impl ServiceGuard {
@@ -33,6 +35,7 @@ impl ServiceGuard {
             gate: Gate::default(),
             shards: (0..workers.max(1)).map(|_| Shard::default()).collect(),
             advised: AtomicU64::default(),
+            refused: AtomicU64::default(),
         }
     }
 
@@ -67,10 +70,32 @@ impl ServiceGuard {
         (before > now).then_some(before)
     }
 
+    /// Whether somebody may have it that requests are refused; when not, nobody has. For the way
+    /// of every request.
+    #[must_use]
+    pub fn may_be_refused(&self) -> bool {
+        self.refused.load(Ordering::Relaxed) != 0
+    }
+
+    /// Until when all requests are refused because somebody else says so; `None` when they are not.
+    /// What an operator holds closed is not refused.
+    #[must_use]
+    pub fn refused(&self, now: Timestamp) -> Option<Timestamp> {
+        let until = Timestamp(self.refused.load(Ordering::Relaxed));
+        (until > now && self.gate.state() != GateState::HeldClosed).then_some(until)
+    }
+
+    /// Has all requests refused until then, or not any more.
+    pub fn refuse(&self, until: Option<Timestamp>) {
+        let until = until.map_or(0, |until| until.0);
+        self.refused.store(until, Ordering::Relaxed);
+    }
+
     /// As if nothing had ever happened.
     pub fn reset(&self) {
         self.shards.iter().for_each(|shard| shard.0.reset());
         self.advised.store(0, Ordering::Relaxed);
+        self.refused.store(0, Ordering::Relaxed);
         self.gate.reset();
     }
 }

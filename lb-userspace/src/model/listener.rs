@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use super::{IpPrefix, RateLimitSpec, SessionSpec};
+use super::{IpPrefix, RateLimitSpec, SessionSpec, TracingSpec};
 
 /// A socket that HTTP clients connect to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -40,6 +40,8 @@ pub struct GatewaySpec {
     pub rate_limits: Vec<RateLimitSpec>,
     /// What sessions of all services have in common.
     pub sessions: SessionSpec,
+    /// What becomes of trace headers.
+    pub tracing: TracingSpec,
 }
 
 impl Default for GatewaySpec {
@@ -59,6 +61,7 @@ impl Default for GatewaySpec {
             trusted_proxies: Vec::new(),
             rate_limits: Vec::new(),
             sessions: SessionSpec::default(),
+            tracing: TracingSpec::default(),
         }
     }
 }

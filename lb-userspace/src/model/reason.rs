@@ -68,6 +68,8 @@ reasons! {
     QueueShed: 503, "queue_shed", "connection_limit_reached";
     /// The circuit breaker of the service is open.
     ServiceBreakerOpen: 503, "service_breaker_open", "destination_unavailable";
+    /// The circuit-breaker backend says that the service is not to be asked.
+    BreakerBackendOpen: 503, "breaker_backend_open", "destination_unavailable";
     /// No connection: refused, unreachable or reset while connecting.
     ConnectFailed: 502, "connect_failed", "connection_refused";
     /// No connection within the connect timeout.

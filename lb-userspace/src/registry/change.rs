@@ -7,7 +7,7 @@ use crate::{
     balance::Moves,
     model::{
         AdminState, Algorithm, BreakerState, GatewaySpec, Health, InstanceId, InstanceSpec,
-        ListenerSpec, RouteSpec, ServiceName, ServiceSpec, VipSpec,
+        IntegrationSpec, ListenerSpec, RouteSpec, ServiceName, ServiceSpec, VipSpec,
     },
     resilience::{Ejection, Factors, Progress, Ramp},
 };
@@ -25,6 +25,8 @@ pub struct Desired {
     pub listeners: Vec<ListenerSpec>,
     /// Limits of client connections.
     pub gateway: GatewaySpec,
+    /// Systems beside lb.
+    pub integration: IntegrationSpec,
 }
 
 /// A change of state.
@@ -157,6 +159,8 @@ pub enum Event {
     VipsChanged,
     /// Listeners or their limits changed.
     ListenersChanged,
+    /// What lb asks and tells systems beside it changed.
+    IntegrationChanged,
     /// An instance's recovery went on; `None` when it is over.
     RecoveryChanged(ServiceName, String, Option<Progress>),
     /// An instance's circuit breaker has opened, half-opened or closed.
@@ -277,6 +281,7 @@ impl fmt::Display for Event {
             Self::RoutesChanged => f.write_str("routes changed"),
             Self::VipsChanged => f.write_str("VIPs changed"),
             Self::ListenersChanged => f.write_str("listeners or their limits changed"),
+            Self::IntegrationChanged => f.write_str("integrations changed"),
             Self::RecoveryChanged(service, i, progress) => match progress {
                 None => write!(f, "instance {i} of {service} has recovered"),
                 Some(Progress {

@@ -8,8 +8,8 @@ use crate::{
     balance::{self, Balancer, Choice, Random, Tried},
     model::{
         AdminState, AffinityStats, BreakerState, Exclusion, GatewaySpec, Health, InstanceId,
-        ListenerSpec, Member, RouteSpec, ServiceGuard, ServiceName, ServiceSpec, ServiceStats,
-        Timestamp, VipSpec,
+        IntegrationSpec, ListenerSpec, Member, RouteSpec, ServiceGuard, ServiceName, ServiceSpec,
+        ServiceStats, Timestamp, VipSpec,
     },
     resilience::{Admission, Budget, Ejection, Factors, Hedging, Progress, Ramp, WHOLE},
 };
@@ -34,6 +34,8 @@ pub struct Snapshot {
     pub listeners: Arc<[ListenerSpec]>,
     /// Limits of client connections.
     pub gateway: Arc<GatewaySpec>,
+    /// Systems beside lb.
+    pub integration: Arc<IntegrationSpec>,
     /// Rate limits at work; those of routes in the order of `routes`.
     pub rate_limits: Arc<RateLimits>,
 }

@@ -17,8 +17,8 @@ use super::{
 use crate::{
     model::{
         AdminState, AffinityStats, Alarm, Algorithm, BreakerState, GatewaySpec, Health, Instance,
-        InstanceId, InstanceSpec, ListenerSpec, RouteSpec, ServiceGuard, ServiceLoad, ServiceName,
-        ServiceSpec, VipSpec,
+        InstanceId, InstanceSpec, IntegrationSpec, ListenerSpec, RouteSpec, ServiceGuard,
+        ServiceLoad, ServiceName, ServiceSpec, VipSpec,
     },
     resilience::{Budget, Factors, Hedging, Progress, Ramp},
 };
@@ -34,6 +34,7 @@ pub(super) struct State {
     vips: Arc<[VipSpec]>,
     listeners: Arc<[ListenerSpec]>,
     gateway: Arc<GatewaySpec>,
+    integration: Arc<IntegrationSpec>,
     rate_limits: Arc<RateLimits>,
     /// Whether a configuration has been applied.
     configured: bool,
@@ -58,6 +59,7 @@ impl State {
             vips: Arc::default(),
             listeners: Arc::default(),
             gateway: Arc::default(),
+            integration: Arc::default(),
             rate_limits: Arc::default(),
             configured: false,
             reconfigured: false,
@@ -148,6 +150,10 @@ impl State {
         }
         if listeners {
             events.push(Event::ListenersChanged);
+        }
+        if *self.integration != desired.integration {
+            self.integration = Arc::new(desired.integration);
+            events.push(Event::IntegrationChanged);
         }
         Ok(events)
     }
@@ -585,6 +591,7 @@ impl State {
             vips: Arc::clone(&self.vips),
             listeners: Arc::clone(&self.listeners),
             gateway: Arc::clone(&self.gateway),
+            integration: Arc::clone(&self.integration),
             rate_limits: Arc::clone(&self.rate_limits),
         }
     }

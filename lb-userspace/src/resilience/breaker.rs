@@ -32,8 +32,8 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::model::{
-    BreakerSpec, Exclusion, Gate, GateState, ServiceGuard, Step, Timestamp, WindowSum,
-    gate::MOST_TRIPS,
+    BreakerSpec, BreakerState, Exclusion, Gate, GateState, ServiceGuard, Step, Timestamp,
+    WindowSum, gate::MOST_TRIPS,
 };
 
 /// What the end of a request says about whoever it was sent to.
@@ -353,6 +353,29 @@ pub fn forget_advice(guard: &ServiceGuard, now: Timestamp) -> Option<Step> {
         };
         (trips == ADVISED).then(|| GateState::closed(now))
     })
+}
+
+/// Takes the word of a circuit breaker elsewhere into account, which holds for so long unless it is
+/// repeated; `before` is the one that it has said last, if that still holds.
+///
+/// Unlike an [advice](advise), `open` is obeyed: all requests are refused while it holds. Who says
+/// `half_open` wants to know how requests fare, so that is an advice: a few pass, and what becomes
+/// of them is first-hand and newer. `closed` takes back what the same breaker has said before, and
+/// no advice of anybody else's.
+pub fn heard(
+    guard: &ServiceGuard,
+    before: Option<BreakerState>,
+    word: BreakerState,
+    holds: Duration,
+    now: Timestamp,
+) -> Option<Step> {
+    let refused = word == BreakerState::Open;
+    guard.refuse(refused.then(|| now + holds));
+    match (before, word) {
+        (_, BreakerState::HalfOpen) => advise(guard, Some(holds), now),
+        (Some(BreakerState::HalfOpen), _) => advise(guard, None, now),
+        _ => None,
+    }
 }
 
 /// Carries out an operator's order.

@@ -10,8 +10,8 @@ use serde::Serialize;
 
 use super::lines::{LineTarget, LineWriter, LinesError};
 use crate::{
-    l7::{AccessLog, Ending, Record},
-    model::{AccessLogSpec, ServiceName},
+    l7::{AccessLog, Asked, Ending, Record},
+    model::{AccessLogSpec, LogField, LogFields, ServiceName},
 };
 
 /// Records that the queue holds: with [`super::lines::PAUSE`] enough for 400,000 requests a second, at most
@@ -32,30 +32,41 @@ pub fn open(spec: &AccessLogSpec) -> Result<Option<(AccessLog, LineWriter)>, Lin
         setting: "access_log.path",
         path: spec.path.clone(),
     };
-    let write = |record: &Record, lines: &mut Vec<u8>| {
+    let fields = spec.fields;
+    let write = move |record: &Record, lines: &mut Vec<u8>| {
         // Writing to memory cannot fail, and no field has a form that JSON lacks.
-        let _ = serde_json::to_writer(lines, &Line::of(record));
+        let _ = serde_json::to_writer(lines, &Line::of(record, fields));
     };
     let writer = LineWriter::start(target, records, lost, write)?;
     Ok(Some((log, writer)))
 }
 
-/// A line. The names and their order are those of the guide's example.
+/// A line. The names and their order are those of the guide's example; what was not chosen, and
+/// what a request does not have, is absent.
 #[derive(Debug, Serialize)]
 struct Line<'a> {
-    level: &'static str,
-    timestamp: String,
-    message: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    level: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timestamp: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     service: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     instance: Option<&'a str>,
-    method: &'a str,
-    path: &'a str,
-    status: u16,
-    duration: String,
-    client_ip: IpAddr,
-    success: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    method: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    duration: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_ip: Option<IpAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    success: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     instance_score: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -64,13 +75,14 @@ struct Line<'a> {
     instance_success_rate: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     attempts: Option<u8>,
-    trace_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
 }
 
 impl<'a> Line<'a> {
-    fn of(record: &'a Record) -> Self {
+    fn of(record: &'a Record, fields: LogFields) -> Self {
         let status = record.ending.status();
         let (message, reason) = match record.ending {
             Ending::Answered(_) if record.complete => ("request completed", None),
@@ -79,24 +91,39 @@ impl<'a> Line<'a> {
             Ending::ClientGone => ("client gone before the answer", Some("client_gone")),
         };
         let instance = record.instance.as_ref();
+        let score = |asked: &Asked| rounded(asked.score, 1e3);
+        let rate = |asked: &Asked| rounded(asked.success_rate * 100.0, 1e2);
+        let timestamp = || humantime::format_rfc3339_millis(record.ended).to_string();
+        let has = |field| fields.has(field);
         Self {
-            level: if status >= 500 { "warn" } else { "info" },
-            timestamp: humantime::format_rfc3339_millis(record.ended).to_string(),
-            message,
-            service: record.service.as_ref().map(ServiceName::as_str),
-            instance: instance.map(|asked| asked.instance.endpoint.name()),
-            method: record.method.as_str(),
-            path: &record.path,
-            status,
-            duration: go_duration(record.duration),
-            client_ip: record.client,
-            success: status < 500 && reason.is_none(),
-            instance_score: instance.map(|asked| rounded(asked.score, 1e3)),
-            instance_connections: instance.map(|asked| asked.connections),
-            instance_success_rate: instance.map(|asked| rounded(asked.success_rate * 100.0, 1e2)),
-            attempts: Some(record.attempts).filter(|attempts| *attempts > 1),
-            trace_id: record.trace.to_string(),
-            reason,
+            level: has(LogField::Level).then_some(if status >= 500 { "warn" } else { "info" }),
+            timestamp: has(LogField::Timestamp).then(timestamp),
+            message: has(LogField::Message).then_some(message),
+            service: record
+                .service
+                .as_ref()
+                .filter(|_| has(LogField::Service))
+                .map(ServiceName::as_str),
+            instance: instance
+                .filter(|_| has(LogField::Instance))
+                .map(|asked| asked.instance.endpoint.name()),
+            method: has(LogField::Method).then(|| record.method.as_str()),
+            path: has(LogField::Path).then_some(&record.path),
+            status: has(LogField::Status).then_some(status),
+            duration: has(LogField::Duration).then(|| go_duration(record.duration)),
+            client_ip: has(LogField::ClientIp).then_some(record.client),
+            success: has(LogField::Success).then_some(status < 500 && reason.is_none()),
+            instance_score: instance.filter(|_| has(LogField::InstanceScore)).map(score),
+            instance_connections: instance
+                .filter(|_| has(LogField::InstanceConnections))
+                .map(|asked| asked.connections),
+            instance_success_rate: instance
+                .filter(|_| has(LogField::InstanceSuccessRate))
+                .map(rate),
+            attempts: Some(record.attempts)
+                .filter(|attempts| *attempts > 1 && has(LogField::Attempts)),
+            trace_id: has(LogField::TraceId).then(|| record.trace.to_string()),
+            reason: reason.filter(|_| has(LogField::Reason)),
         }
     }
 }

@@ -12,14 +12,18 @@ use super::{
     cap,
     discovery::DiscoveryCollector,
     gateway::{Gateway, GatewayCollector},
+    integration::{Beside, IntegrationCollector},
     names, openmetrics,
     packets::PacketCollector,
     process::ProcessCollector,
+    pushed,
     samples::Samples,
     traffic::TrafficCollector,
 };
 use crate::{
-    discovery, l4,
+    discovery,
+    integration::Sample,
+    l4,
     model::{Clock, MetricsSpec},
     registry::Registry,
 };
@@ -65,6 +69,7 @@ pub struct Metrics {
     registry: prometheus::Registry,
     reloads: IntCounterVec,
     gateway: Gateway,
+    beside: Beside,
     series: Arc<Series>,
 }
 
@@ -102,6 +107,8 @@ impl Metrics {
         let gateway = Gateway::default();
         collectors.register(Box::new(GatewayCollector::new(Gateway::clone(&gateway))?))?;
         collectors.register(Box::new(DiscoveryCollector::new(sources, clock.clone())?))?;
+        let beside = Beside::default();
+        collectors.register(Box::new(IntegrationCollector::new(Beside::clone(&beside))?))?;
         collectors.register(Box::new(PacketCollector::new(packet_path)?))?;
         collectors.register(Box::new(ProcessCollector::new(clock)?))?;
         collectors.register(Box::new(reloads.clone()))?;
@@ -113,12 +120,26 @@ impl Metrics {
                 most: AtomicUsize::new(MetricsSpec::default().max_series),
                 shown: Mutex::default(),
             }),
+            beside,
         })
     }
 
     /// The place for the proxy's own counters.
     pub(crate) const fn gateway(&self) -> &Gateway {
         &self.gateway
+    }
+
+    /// The place for the reports of the integrations.
+    pub(crate) const fn beside(&self) -> &Beside {
+        &self.beside
+    }
+
+    /// The values of the families whose names `include` lets pass.
+    #[must_use]
+    pub fn samples(&self, include: &dyn Fn(&str) -> bool) -> Vec<Sample> {
+        let families = self.families();
+        let included = families.iter().filter(|family| include(family.name()));
+        included.flat_map(pushed::samples).collect()
     }
 
     /// Counts a reload.

@@ -200,6 +200,24 @@ families! {
     ACCESS_LOG_DROPPED: Counter "lb_access_log_dropped_total"
         []
         "Requests that the access log should have and has not, as it could not keep up.";
+    INTEGRATION_EXCHANGES: Counter "lb_integration_exchanges_total"
+        ["integration", "result"]
+        "Exchanges with systems beside lb, by whether they did what they should.";
+    INTEGRATION_DELIVERED: Counter "lb_integration_delivered_total"
+        ["integration"]
+        "What systems beside lb have taken: outcomes of requests, samples, spans.";
+    INTEGRATION_DROPPED: Counter "lb_integration_dropped_total"
+        ["integration"]
+        "What was meant for systems beside lb and given up.";
+    INTEGRATION_WAITING: Gauge "lb_integration_waiting"
+        ["integration"]
+        "What waits for systems beside lb to take it.";
+    INTEGRATION_SUCCESS: Gauge "lb_integration_last_success_timestamp_seconds"
+        ["integration"]
+        "When an exchange last did what it should, in Unix seconds; absent before the first.";
+    BACKEND_BREAKER: Gauge "lb_breaker_backend_state"
+        ["service", "state"]
+        "1 for what the circuit-breaker backend has said of the service, else 0.";
     REVISION: Gauge "lb_revision"
         []
         "Revision of the state; grows with each change.";

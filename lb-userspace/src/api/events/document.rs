@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// All types of events, in the order of the documentation.
-pub(super) const TYPES: [&str; 26] = [
+pub(super) const TYPES: [&str; 27] = [
     "service_added",
     "service_removed",
     "service_changed",
@@ -34,6 +34,7 @@ pub(super) const TYPES: [&str; 26] = [
     "routes_changed",
     "vips_changed",
     "listeners_changed",
+    "integration_changed",
     "reset",
     "reloaded",
     "reload_refused",
@@ -185,6 +186,7 @@ fn about(event: &Event) -> About {
         Event::RoutesChanged => About::all("routes_changed"),
         Event::VipsChanged => About::all("vips_changed"),
         Event::ListenersChanged => About::all("listeners_changed"),
+        Event::IntegrationChanged => About::all("integration_changed"),
         Event::Reset => About::all("reset"),
     }
 }
@@ -263,6 +265,7 @@ mod tests {
                 },
             ),
             Event::FactorsChanged(s()),
+            Event::IntegrationChanged,
         ]
     }
 

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::*;
 use crate::{
+    integration::Integrations,
     l7::GatewayStats,
     model::{AdminState, Reason, RetryCause},
     telemetry::names::{self, Kind},
@@ -28,6 +29,8 @@ fn busy() -> World {
     let gateway = Arc::new(GatewayStats::default());
     gateway.answers.answered(Reason::NoRoute);
     world.state.set_gateway(gateway);
+    let integrations = Integrations::exemplary(service.name());
+    world.state.set_integrations(Arc::new(integrations));
     a.measured.set_score(0.95);
     a.probe_latency
         .add(world.clock.now(), Duration::from_millis(2));

@@ -23,6 +23,10 @@ pub struct ServiceBreakers {
     /// For how long an advice that the service does not work still holds; absent when none does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub advised_for_seconds: Option<f64>,
+    /// For how long the word of the circuit-breaker backend still holds that all requests are
+    /// refused; absent when they are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused_for_seconds: Option<f64>,
     /// The rules of instances' breakers; absent when they are off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instance_rules: Option<BreakerRules>,

@@ -113,3 +113,30 @@ fn the_packet_path_is_shown() {
     assert!(text.contains("no_route"), "{text}");
     assert_eq!(lb.json("datapath status")["packets"]["received"], 100);
 }
+
+#[test]
+fn integrations_are_listed_with_what_is_wrong() {
+    let lb = Lb::new();
+    let service = lb.world.registry.snapshot().services[0].name().clone();
+    let all = crate::integration::Integrations::exemplary(&service);
+    lb.world.state.set_integrations(Arc::new(all));
+    let text = lb.run("integrations").ok();
+    let line = |name: &str| {
+        let found = text.lines().find(|line| line.starts_with(name));
+        let cells = found.unwrap_or_else(|| panic!("{text}")).split_whitespace();
+        cells.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        line("circuit_breaker ")[1..5],
+        ["working", "http://127.0.0.1:9", "1", "0"]
+    );
+    assert_eq!(line("metrics")[1], "failing");
+    assert_eq!(line("metrics")[7], "7");
+    assert!(
+        text.contains("! metrics: expected a connection, found none"),
+        "{text}"
+    );
+    assert_eq!(line("main-backend")[1], "open");
+    let text = lb.run("status").ok();
+    assert!(text.contains("integration metrics: expected"), "{text}");
+}

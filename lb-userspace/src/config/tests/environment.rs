@@ -115,24 +115,53 @@ fn the_guides_environment_makes_its_five_services_and_their_routes() {
 }
 
 #[test]
-fn variables_without_effect_are_said_to_have_none() {
+fn every_variable_of_the_guide_has_its_effect() {
     let config = load_env(GUIDE).unwrap();
-    let notices: Vec<_> = config.notices.iter().map(ToString::to_string).collect();
-    assert_eq!(
-        notices,
-        [
-            "environment variable CB_BACKEND_URL: has no effect in this version: breakers go by \
-             what lb sees itself",
-            "environment variable CB_CHECK_INTERVAL: has no effect in this version: breakers go \
-             by what lb sees itself",
-            "environment variable LB_METRICS_ENABLED: has no effect in this version: /metrics is \
-             always served",
-            "environment variable METRICS_BACKEND_URL: has no effect in this version: metrics \
-             are not pushed; scrape /metrics",
-            "environment variable METRICS_COLLECTION_INTERVAL: has no effect in this version: \
-             metrics are not pushed; scrape /metrics",
-        ]
-    );
+    assert_eq!(config.notices, []);
+    for (path, expected) in [
+        (
+            "integration.circuit_breaker.url",
+            "\"http://localhost:8080\" # environment variable CB_BACKEND_URL",
+        ),
+        (
+            "integration.circuit_breaker.check_interval",
+            "\"10s\" # environment variable CB_CHECK_INTERVAL",
+        ),
+        (
+            "integration.metrics.url",
+            "\"http://localhost:8080\" # environment variable METRICS_BACKEND_URL",
+        ),
+        (
+            "integration.metrics.interval",
+            "\"30s\" # environment variable METRICS_COLLECTION_INTERVAL",
+        ),
+        (
+            "metrics.enabled",
+            "true # environment variable LB_METRICS_ENABLED",
+        ),
+        (
+            "integration.circuit_breaker.enabled",
+            "true # environment variable LB_CIRCUIT_BREAKER_ENABLED",
+        ),
+    ] {
+        assert_eq!(setting(&config, path), expected);
+    }
+    let spec = &config.desired.integration;
+    let breaker = spec.breaker.as_ref().unwrap();
+    assert_eq!(breaker.url.to_string(), "http://localhost:8080");
+    assert_eq!(breaker.check_interval.as_secs(), 10);
+    assert!(breaker.events_path.is_some());
+    assert_eq!(spec.metrics.as_ref().unwrap().interval.as_secs(), 30);
+
+    let with = |name, value| {
+        let mut env = GUIDE.to_vec();
+        env.push((name, value));
+        load_env(&env).unwrap().desired.integration
+    };
+    let off = with("LB_METRICS_ENABLED", "false");
+    assert!(!off.serve_metrics && off.metrics.is_none() && off.breaker.is_some());
+    let off = with("LB_CIRCUIT_BREAKER_ENABLED", "false");
+    assert!(off.breaker.is_none() && off.metrics.is_some());
 }
 
 #[test]

@@ -67,6 +67,51 @@ fn answers_of_lbs_own_are_told_with_their_reason() {
 }
 
 #[test]
+fn what_went_wrong_is_logged_whatever_the_sample() {
+    let stub = Stub::answering(|request| {
+        if request.start.contains("/fail") {
+            "HTTP/1.1 500 X\r\nContent-Length: 0\r\n\r\n".to_owned()
+        } else {
+            ok("x")
+        }
+    });
+    let mut desired = everything_to(&[stub.address]);
+    desired.services[0].retry.max = 0;
+    desired.routes[0].path = PathPattern::Prefix("/web".to_owned());
+    let (log, records, _lost) = AccessLog::new(8, 0);
+    let gateway = Gateway::logged(desired, 1, None, Some(log));
+    let mut client = gateway.connect();
+    for (path, status) in [("/web/a", 200), ("/nowhere", 404), ("/web/fail", 500)] {
+        assert_eq!(client.get(path).status(), status);
+    }
+    let record = next(&records);
+    assert_eq!(record.ending, Ending::Answered(500));
+    assert!(records.try_recv().is_err());
+}
+
+#[test]
+fn an_instance_is_told_the_id_of_the_log() {
+    let stub = Stub::answering(|request| ok(request.field("x-trace-id").unwrap_or("none")));
+    let (gateway, records) = logged(everything_to(&[stub.address]), 8);
+    let mut client = gateway.connect();
+    let told = client.get("/").text().to_owned();
+    assert_eq!(told, next(&records).trace.to_string());
+    assert!(told.starts_with("gw-"), "{told}");
+    // One that it comes with stays, unless it cannot be one.
+    for (sent, kept) in [("gw-1705315800-abc123", true), ("two words", false)] {
+        client.send(format!(
+            "GET / HTTP/1.1\r\nHost: a\r\nX-Trace-Id: {sent}\r\n\r\n"
+        ));
+        let told = client.answer().text().to_owned();
+        assert_eq!(told == sent, kept, "{told}");
+        assert_eq!(told, next(&records).trace.to_string());
+    }
+    // Without a log nobody asks for one.
+    let silent = Gateway::to(&[&stub]);
+    assert_eq!(silent.get("/").text(), "none");
+}
+
+#[test]
 fn clients_that_leave_are_told_too() {
     let (asked, told) = std::sync::mpsc::channel();
     let stub = Stub::new(move |mut peer| {

@@ -6,7 +6,7 @@ use hyper::Method;
 
 use super::*;
 use crate::{
-    l7::{Asked, Trace, WHOLE},
+    l7::{Trace, WHOLE},
     model::{Endpoint, Instance, InstanceId, Reason, ServiceLoad},
 };
 
@@ -40,7 +40,7 @@ fn record(ending: Ending) -> Record {
 }
 
 fn text(record: &Record) -> String {
-    serde_json::to_string(&Line::of(record)).unwrap()
+    serde_json::to_string(&Line::of(record, LogFields::ALL)).unwrap()
 }
 
 #[test]
@@ -53,6 +53,24 @@ fn the_guides_example_has_the_guides_fields() {
         r#""instance_success_rate":98.5,"trace_id":"gw-1705315800-abc123"}"#,
     );
     assert_eq!(text(&record(Ending::Answered(200))), expected);
+}
+
+#[test]
+fn a_line_has_the_fields_that_were_chosen() {
+    let fields = [LogField::Status, LogField::TraceId, LogField::Attempts];
+    let chosen = fields.into_iter().collect();
+    let line = serde_json::to_string(&Line::of(&record(Ending::Answered(200)), chosen));
+    let expected = r#"{"status":200,"trace_id":"gw-1705315800-abc123"}"#;
+    assert_eq!(line.unwrap(), expected);
+    // Every field alone is the field of its name, as long as the request has one.
+    let mut failed = record(Ending::Refused(Reason::ConnectFailed));
+    failed.attempts = 2;
+    for field in LogField::ALL {
+        let chosen = [field].into_iter().collect();
+        let line = serde_json::to_value(Line::of(&failed, chosen)).unwrap();
+        let keys: Vec<_> = line.as_object().unwrap().keys().collect();
+        assert_eq!(keys, [field.as_str()]);
+    }
 }
 
 #[test]
@@ -130,6 +148,7 @@ fn a_log_that_cannot_be_opened_says_which_setting_is_wrong() {
         enabled: true,
         path: Some("/nowhere/access.log".into()),
         sample: WHOLE,
+        fields: LogFields::ALL,
     };
     let error = open(&spec).unwrap_err().to_string();
     assert!(
