@@ -111,10 +111,7 @@ fn the_log_is_made_louder_and_quieter() {
         ("info,x=loud", "expected"),
     ] {
         let refused = lb.run(&format!("log level {level}")).failed(FAILED);
-        assert!(
-            refused.contains(known) && refused.contains("/level"),
-            "{refused}"
-        );
+        assert!(refused.contains(known), "{refused}");
     }
     assert_eq!(lb.run("log reset").ok(), "info, as configured\n");
     lb.run("log level trace").ok();
