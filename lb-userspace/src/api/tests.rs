@@ -21,6 +21,7 @@ mod sessions;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
+    Router,
     body::Body,
     http::{HeaderMap, Method, Request, StatusCode},
 };
@@ -52,6 +53,15 @@ pub(crate) struct World {
     pub(crate) clock: Clock,
     pub(crate) state: ApiState,
     pub(crate) reporter: Reporter,
+    /// Made once: it has a description of every endpoint in it.
+    router: Router,
+}
+
+impl World {
+    /// The API, as a service for one request.
+    pub(crate) fn router(&self) -> Router {
+        self.router.clone()
+    }
 }
 
 /// An answer, read to its end.
@@ -134,6 +144,7 @@ impl World {
         Self {
             registry,
             clock,
+            router: router(state.clone()),
             state,
             reporter,
         }
@@ -166,7 +177,7 @@ impl World {
     }
 
     pub(crate) async fn send(&self, request: Request<Body>) -> Got {
-        let response = router(self.state.clone()).oneshot(request).await.unwrap();
+        let response = self.router().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         Got {

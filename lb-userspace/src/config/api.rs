@@ -7,7 +7,7 @@ use ring::digest::{SHA256, digest};
 use super::{
     api_listen::{ApiListen, MODE, OWNER},
     api_tls,
-    forms::{Choice, Form as _, Number, Switch},
+    forms::{Choice, Number, Switch},
     origin::Sourced,
     reader::Section,
     values::{AUDIT_LOG, CALLER, FILE, TOKEN, TOKEN_SHA256},
@@ -184,8 +184,8 @@ fn read_token(t: &mut Section<'_, '_>, named: bool) -> Option<Sourced<[u8; 32]>>
     // What is there and was refused is one fault already.
     let refused = ["token", "token_file", "token_sha256"];
     if named && first.is_none() && !refused.iter().any(|key| t.has(key)) {
-        let path = t.path().key("token_file");
-        t.missing(path, forms.to_owned(), FILE.example());
+        let itself = t.itself();
+        t.reader().contradiction(&itself, "none of them", forms);
     }
     let from_file = file
         .value

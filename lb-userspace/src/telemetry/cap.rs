@@ -19,7 +19,7 @@ use prometheus::proto::{Bucket, Counter, Gauge, Histogram, Metric, MetricFamily,
 use super::names::{self, Family};
 
 /// What stands for the names of those that are added up.
-pub const OVERFLOW: &str = "overflow";
+pub(super) const OVERFLOW: &str = "overflow";
 
 /// Gauges whose sum says nothing.
 const NOT_ADDITIVE: [&Family; 7] = [

@@ -28,6 +28,7 @@ const RESOURCES: &[Row] = &[
     ("POST", "breakers/**/reset", Operate),
     ("POST", "breakers/*/advise", Operate),
     ("POST", "recovery/*/**/force", Operate),
+    ("POST", "discovery/refresh", Operate),
     ("DELETE", "sessions", Operate),
     ("DELETE", "sessions/**", Operate),
 ];

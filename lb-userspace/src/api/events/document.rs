@@ -333,7 +333,10 @@ mod tests {
                 json!({"fail_open": null}),
             ),
             (
-                samples().swap_remove(15),
+                samples()
+                    .into_iter()
+                    .find(|event| matches!(event, Event::Ejected(..)))
+                    .unwrap(),
                 json!({"by": "latency", "reason": "slow", "seconds": 1.5, "times": 2}),
             ),
         ] {

@@ -100,7 +100,7 @@ fn events(text: &str) -> Vec<Got> {
 }
 
 async fn answer(world: &World, request: Request<Body>) -> Response {
-    router(world.state.clone()).oneshot(request).await.unwrap()
+    world.router().oneshot(request).await.unwrap()
 }
 
 fn admin(world: &World, state: AdminState) {

@@ -20,6 +20,18 @@ async fn scrape(world: &World) -> String {
 
 fn busy() -> World {
     let world = World::new();
+    let mut limited = desired();
+    let main = limited
+        .services
+        .iter_mut()
+        .find(|service| service.name.as_str() == "main-backend");
+    let main = main.unwrap();
+    main.limits.connections = std::num::NonZeroU32::new(500);
+    for instance in &mut main.instances {
+        instance.max_connections = Some(200);
+    }
+    let limited = Change::Configure(Box::new(limited));
+    world.registry.apply(limited).unwrap();
     let a = world.instance("main-backend", 0);
     world.serve(&a, Outcome::Success, 3, 4);
     world.serve(&a, Outcome::Failure, 1, 400);

@@ -107,7 +107,7 @@ fn each_fault_is_said_in_its_own_words() {
         (
             "[[api.tokens]]\nname = \"a\"\nrole = \"read\"",
             "",
-            "api.tokens[0].token_file: expected one of token, token_file and token_sha256, such as \"/etc/lb/token\"; found nothing",
+            "api.tokens[0]: expected one of token, token_file and token_sha256; found none of them",
         ),
         (
             "[[api.tokens]]\nname = \"a\"\nrole = \"read\"\ntoken = \"t\"\ntoken_sha256 = \"c846af09c88a238676292c8cb78c9ba097ba8f24a11014de6de1c6a510d6db7f\"",
@@ -262,7 +262,7 @@ fn each_fault_is_said_in_its_own_words() {
         (
             "defaults.instances = []",
             "",
-            "defaults.instances: expected one of the keys of defaults: affinity, algorithm, breaker, concurrency, discovery, fail_open, forwarding, hash_bound, hash_key, health_check, hedge, limits, load_reports, outlier, queue, recovery, retry, slow_start, timeouts; found \"instances\"",
+            "defaults.instances: expected one of the keys of defaults: affinity, algorithm, breaker, concurrency, discovery, fail_open, forwarding, hash_bound, hash_key, health_check, hedge, limits, load_reports, outlier, queue, recovery, retry, score, slow_start, timeouts; found \"instances\"",
         ),
         (
             "services.Web.instances = [\"10.0.0.1:80\"]",

@@ -70,10 +70,12 @@ async fn open_refuses_until_another_word() {
     peer.now(HALF_OPEN);
     says(&world, BreakerState::HalfOpen).await;
     assert!(!world.is_refused());
-    let now = world.clock.now();
-    let state = world.service().guard.gate.state();
-    assert_eq!(state.kind(now), BreakerState::HalfOpen);
-    assert!(world.service().guard.advised(now).is_some());
+    eventually("probes are let through", || {
+        let state = world.service().guard.gate.state();
+        state.kind(world.clock.now()) == BreakerState::HalfOpen
+    })
+    .await;
+    assert!(world.service().guard.advised(world.clock.now()).is_some());
     peer.now(CLOSED);
     says(&world, BreakerState::Closed).await;
     eventually("nothing is left", || {
