@@ -75,7 +75,7 @@ fn an_instance_that_says_it_is_busy_gets_less() -> Result<()> {
     }
     // Every instance has to say so before it counts, and weights follow within seconds.
     shares(&scene, "/listens/{}", 4, 60)?;
-    let settled = |body: &serde_json::Value| {
+    let settled = |body: &Value| {
         let weights = body["weights"].as_array().into_iter().flatten();
         weights
             .filter(|w| w["report"]["factor"].as_f64().is_some_and(|f| f < 0.57))

@@ -178,6 +178,10 @@ impl From<ApiError> for Refusal {
 }
 
 impl Rule {
+    #[expect(
+        clippy::result_large_err,
+        reason = "once a request of the control plane, and turned into an answer at once"
+    )]
     /// The rule of the module: who asks, when it may. `None` where it does not matter.
     fn judge(&self, request: &Parts, now: Timestamp) -> Result<Option<Caller>, Refusal> {
         let path = request.uri.path();

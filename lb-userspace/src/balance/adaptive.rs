@@ -95,7 +95,7 @@ impl Balancer for Adaptive {
                 Cost::of(member, slowness[i])
             };
             let is_better = best.is_none_or(|((least_hot, least), _)| {
-                hot < least_hot || (hot == least_hot && cost.is_below(&least))
+                (!hot && least_hot) || (hot == least_hot && cost.is_below(&least))
             });
             if is_better {
                 best = Some(((hot, cost), position));

@@ -53,6 +53,10 @@ pub(super) fn read(path: &Path) -> Parsed {
 }
 
 /// The text of a file, or why there is none.
+#[expect(
+    clippy::result_large_err,
+    reason = "once a file, when the configuration is read"
+)]
 pub(super) fn read_text(path: &Path) -> Result<String, Fault> {
     let unreadable = |expected: &str, note: String| Fault {
         path: KeyPath::default(),

@@ -216,7 +216,7 @@ impl Form for Methods {
     }
 
     fn schema(&self) -> Json {
-        list_of(json!({"enum": MethodSet::NAMES}))
+        list_of(&json!({"enum": MethodSet::NAMES}))
     }
 }
 
@@ -254,11 +254,11 @@ impl Form for Statuses {
     }
 
     fn schema(&self) -> Json {
-        list_of(json!({"type": "integer", "minimum": 400, "maximum": 599}))
+        list_of(&json!({"type": "integer", "minimum": 400, "maximum": 599}))
     }
 }
 
 /// A list of `item`, or the one that stands for it.
-fn list_of(item: Json) -> Json {
+fn list_of(item: &Json) -> Json {
     json!({"anyOf": [item, {"type": "array", "items": item}]})
 }

@@ -65,7 +65,7 @@ impl Shape {
     /// Notes a list of settings, which may also be a single one.
     pub(super) fn list<F: Form>(&mut self, path: &KeyPath, key: &str, form: &F, otherwise: &str) {
         let item = form.schema();
-        let list = one_or_list(item);
+        let list = one_or_list(&item);
         self.add(key, with_notes(list, form, path, Some(otherwise)));
     }
 
@@ -106,7 +106,7 @@ impl Shape {
 
     /// Notes a table, or a list of such tables.
     pub(super) fn one_or_more(&mut self, key: &str, below: Self) {
-        self.add(key, one_or_list(below.into_schema()));
+        self.add(key, one_or_list(&below.into_schema()));
     }
 
     fn add(&mut self, key: &str, value: Value) {
@@ -133,7 +133,7 @@ impl Shape {
     }
 }
 
-fn one_or_list(item: Value) -> Value {
+fn one_or_list(item: &Value) -> Value {
     let list = json!({"type": "array", "items": item});
     json!({"anyOf": [item, list]})
 }

@@ -109,6 +109,7 @@ impl Audit {
             setting: "audit_log.path",
             path: Some(path.clone()),
         };
+        #[expect(clippy::borrowed_box, reason = "what the queue holds is boxed")]
         let write = |record: &Box<Record>, lines: &mut Vec<u8>| {
             // Writing to memory cannot fail, and no field has a form that JSON lacks.
             let _ = serde_json::to_writer(&mut *lines, record);

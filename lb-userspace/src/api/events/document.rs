@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     api::types,
-    registry::{Entry, Event, Happening},
+    registry::{Entry, Event, FailOpen, Happening},
     resilience::Progress,
 };
 
@@ -177,7 +177,7 @@ fn about(event: &Event) -> About {
                 .with(json!({"state": state.as_str()}))
         }
         Event::FailOpenChanged(service, why) => About::service("fail_open_changed", service)
-            .with(json!({"fail_open": why.map(|why| why.as_str())})),
+            .with(json!({"fail_open": why.map(FailOpen::as_str)})),
         Event::AlgorithmChanged(service, algorithm) => About::service("algorithm_changed", service)
             .with(json!({"algorithm": algorithm.as_str()})),
         Event::KeysMoved(service, moves) => About::service("keys_moved", service)
@@ -214,7 +214,7 @@ mod tests {
     use crate::{
         balance::Moves,
         model::{AdminState, Algorithm, BreakerState, Detector, Health, ServiceName, Timestamp},
-        registry::{EjectionEnd, FailOpen},
+        registry::EjectionEnd,
         resilience::{Ejection, Ramp},
     };
 

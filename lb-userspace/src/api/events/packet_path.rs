@@ -3,7 +3,11 @@
 
 use tokio::sync::watch;
 
-use crate::{api::ApiState, l4::Report, registry::Happening};
+use crate::{
+    api::ApiState,
+    l4::{AttachMode, Report},
+    registry::Happening,
+};
 
 /// Watches the packet path and notes when it is attached in another way, or has other troubles,
 /// than before; until `stop` says true (or its sender is gone).
@@ -25,7 +29,7 @@ pub async fn watch_packet_path(state: ApiState, mut stop: watch::Receiver<bool>)
 
 fn happening(report: &Report) -> Happening {
     Happening::PacketPath {
-        mode: report.mode.map(|mode| mode.as_str()),
+        mode: report.mode.map(AttachMode::as_str),
         reason: report.reason.clone(),
         warnings: report.warnings.clone(),
         error: report.reconcile.error.clone(),
