@@ -35,10 +35,10 @@ use crate::{
     health::comeback::Comebacks,
     l4::{self, AttachMode, Attachment, Report, Reporter, VipReport},
     model::{
-        AccessSpec, Algorithm, Clock, ConcurrencySpec, Endpoint, Forwarding, GatewaySpec, HashKey,
-        Health, HealthCheckSpec, HostPattern, Instance, InstanceSpec, Outcome, PathPattern, Probe,
-        Protocol, QueueSpec, RateKey, RateLimitSpec, Role, RouteSpec, ServiceName, ServiceSpec,
-        Timestamp, VipSpec,
+        AccessSpec, AdminState, Algorithm, Clock, ConcurrencySpec, Endpoint, Forwarding,
+        GatewaySpec, HashKey, Health, HealthCheckSpec, HostPattern, Instance, InstanceSpec,
+        Outcome, PathPattern, Probe, Protocol, QueueSpec, RateKey, RateLimitSpec, Role, RouteSpec,
+        ServiceName, ServiceSpec, Timestamp, VipSpec,
     },
     registry::{Change, Desired, Registry},
     telemetry::LogFilter,
@@ -167,6 +167,27 @@ impl World {
     /// Lets every recovery go as far as it is.
     pub(crate) fn recover(&self) {
         Comebacks::default().drive(&self.registry, self.clock.now());
+    }
+
+    /// Applies a change, whoever asked for it.
+    pub(crate) fn apply(&self, change: Change) {
+        self.registry.apply(change).unwrap();
+    }
+
+    /// Sets an instance's admin state.
+    pub(crate) fn set_admin(&self, service: &str, instance: &str, state: AdminState) {
+        self.apply(Change::Admin {
+            service: name(service),
+            instance: instance.to_owned(),
+            state,
+        });
+    }
+
+    /// Adds systems beside lb, one of each in a state of its own.
+    pub(crate) fn integrate(&self) {
+        let service = self.registry.snapshot().services[0].name().clone();
+        let all = crate::integration::Integrations::exemplary(&service);
+        self.state.set_integrations(Arc::new(all));
     }
 
     pub(crate) fn health(&self, instance: &Instance, health: Health, detail: &str) {

@@ -31,7 +31,10 @@ pub(super) fn named(source: &str, module: &[String]) -> Vec<Named> {
     let mut found = Vec::new();
     while let Some(token) = reader.next() {
         match token.kind {
-            Kind::Name("use") => reader.use_tree(&mut Vec::new(), &mut found),
+            // `use<'a>` says what a type captures.
+            Kind::Name("use") if reader.kind(0) != Some(Kind::Other('<')) => {
+                reader.use_tree(&mut Vec::new(), &mut found);
+            }
             Kind::Name("mod") => reader.enter_module(),
             Kind::Other('{') => reader.blocks.push(false),
             Kind::Other('}') => reader.leave_block(),
@@ -127,6 +130,8 @@ impl<'a> Reader<'a> {
                     return;
                 }
                 Kind::Other(',') => self.at += 1,
+                // No import goes beyond its semicolon.
+                Kind::Other(';') => return,
                 _ => self.use_tree(prefix, found),
             }
         }
@@ -250,6 +255,14 @@ mod tests {
             ["aya", "serde_json"]
         );
         assert_eq!(foreign("use aya;"), ["aya"]);
+    }
+
+    #[test]
+    fn what_a_type_captures_is_no_import() {
+        let source = "fn f() -> impl Sized + use<> { a(); crate::l7::b() }";
+        assert_eq!(own(source, &["l4"]), ["l7"]);
+        // Not even broken code is read for ever.
+        assert_eq!(own("use a::{b; }", &["l4"]), [""; 0]);
     }
 
     #[test]

@@ -133,7 +133,7 @@ async fn a_reset_forgets_what_was_measured_and_set_and_nothing_else() {
         Change::Admin {
             service,
             instance: A.to_owned(),
-            state: crate::model::AdminState::Draining,
+            state: AdminState::Draining,
         },
     ] {
         world.registry.apply(change).unwrap();
@@ -154,7 +154,7 @@ async fn a_reset_forgets_what_was_measured_and_set_and_nothing_else() {
     );
     let service = snapshot.service("main-backend").unwrap();
     assert_eq!(service.spec.algorithm, Algorithm::Adaptive);
-    assert_eq!(service.statuses[0].admin, crate::model::AdminState::Enabled);
+    assert_eq!(service.statuses[0].admin, AdminState::Enabled);
     // The same instances, with nothing in their books but what is under way and what checks found.
     assert!(Arc::ptr_eq(&service.members[0].instance, &a));
     assert_eq!(a.totals_of_all(), Default::default());

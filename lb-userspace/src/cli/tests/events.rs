@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::*;
-use crate::{model::AdminState, registry::Change};
+use crate::model::AdminState;
 
 /// What a command that goes on has written so far.
 #[derive(Clone, Default)]
@@ -54,14 +54,7 @@ fn follow(lb: &Lb, args: &str) -> (Page, JoinHandle<(u8, String)>) {
 fn events_are_followed_until_lb_ends() {
     let lb = Lb::new();
     let after = lb.world.registry.feed().newest();
-    let set = |state| {
-        let change = Change::Admin {
-            service: crate::model::ServiceName::new("main-backend").unwrap(),
-            instance: B.to_owned(),
-            state,
-        };
-        lb.world.registry.apply(change).unwrap();
-    };
+    let set = |state| lb.world.set_admin("main-backend", B, state);
     set(AdminState::Draining);
     let (people, first) = follow(&lb, &format!("events --after {after}"));
     let (machine, second) = follow(

@@ -117,9 +117,7 @@ fn the_packet_path_is_shown() {
 #[test]
 fn integrations_are_listed_with_what_is_wrong() {
     let lb = Lb::new();
-    let service = lb.world.registry.snapshot().services[0].name().clone();
-    let all = crate::integration::Integrations::exemplary(&service);
-    lb.world.state.set_integrations(Arc::new(all));
+    lb.world.integrate();
     let text = lb.run("integrations").ok();
     let line = |name: &str| {
         let found = text.lines().find(|line| line.starts_with(name));
