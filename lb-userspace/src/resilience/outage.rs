@@ -36,6 +36,10 @@ const BEFORE: u64 = 10;
 /// Fewer successes than this in a second are no pace to go by.
 const FEW: u64 = 5;
 
+/// Failures in a row that are a silence however short: traffic may have grown since the seconds
+/// before. An instance that refuses half of its requests does that once in 30 million runs.
+const ENOUGH: u32 = 25;
+
 /// A silence is to come about by chance this often at most.
 const ONCE_IN: Duration = Duration::from_secs(3600);
 
@@ -83,7 +87,12 @@ impl Silence {
         };
         let best = (0..BEFORE).map(served).max().unwrap_or_default();
         let latency = instance.latency.at_last_sample().unwrap_or_default();
-        silence(now - since, best, latency)
+        let by_time = silence(now - since, best, latency);
+        if instance.failures.length() >= ENOUGH {
+            by_time.max(Self::Likely)
+        } else {
+            by_time
+        }
     }
 }
 
