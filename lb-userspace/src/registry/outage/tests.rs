@@ -107,7 +107,7 @@ fn a_busy_instance_is_spared_until_it_is_silent() {
     // 100 a second: 12.8 are missing after 128 ms.
     world.fail(0, 1);
     world.pass(127);
-    world.fail(0, 50);
+    world.fail(0, 20);
     assert_eq!(world.open(), [0; 0]);
     let instance = Arc::clone(&world.service().members[0].instance);
     assert!(instance.is_spared(world.clock.now()));
@@ -117,6 +117,19 @@ fn a_busy_instance_is_spared_until_it_is_silent() {
     assert_eq!(world.open(), [0]);
     world.pass(2000);
     assert!(!instance.is_spared(world.clock.now()));
+}
+
+#[test]
+fn a_long_run_is_a_silence_however_short_it_was() {
+    let world = World::new(3, 50);
+    for _ in 0..10 {
+        world.serve(0, 100);
+        world.pass(1000);
+    }
+    world.fail(0, 20);
+    assert_eq!(world.open(), [0; 0]);
+    world.fail(0, 6);
+    assert_eq!(world.open(), [0]);
 }
 
 #[test]
