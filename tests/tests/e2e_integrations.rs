@@ -320,6 +320,7 @@ fn traces_are_exported_with_a_span_for_each_request_and_try() -> Result<()> {
         lb_tests::cleanup::within(SOON, failed),
         "no try that failed was exported"
     );
+    scene.revive("i1")?;
     // A collector that is ill costs spans, which are counted, and no request.
     beside.is(Manner::Silent);
     let long = Plan {
