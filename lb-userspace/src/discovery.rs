@@ -1,6 +1,6 @@
 //! Discovery: instances that a source names instead of the configuration.
 //!
-//! A [`Source`] is asked and answers with all the instances that it knows. What is made of the
+//! A [`source::Source`] is asked and answers with all the instances that it knows. What is made of the
 //! answer is the same for every kind: how long it holds, when the source is asked again, what
 //! happens when it does not answer ([`keeper`]); how the answers of several sources become one list
 //! and how instances leave it ([`set`]). One task a source asks ([`task`]); one task for all of them
@@ -12,7 +12,7 @@
 //! any more gets nothing new and finishes what it has.
 //!
 //! Another kind of source, such as etcd, Consul or Kubernetes, is one file that implements
-//! [`Source`], a variant of [`crate::model::SourceSpec`] and a line in [`source::open`].
+//! [`source::Source`], a variant of [`crate::model::SourceSpec`] and a line in [`source::open`].
 
 mod dns;
 mod file;

@@ -1,7 +1,7 @@
 //! Endpoints: what the router serves and what the document says of it, from one declaration.
 //!
 //! An endpoint is a handler under `#[utoipa::path(…)]`, which says its method, path, parameters and
-//! answers, and its name in the list in [`super::endpoints`]. The list is the only way into the
+//! answers, and its name in the list in [`super::endpoints()`]. The list is the only way into the
 //! router, and both the router and the document are made from it: a handler without a description
 //! does not compile, and a description without a handler does not exist.
 //!

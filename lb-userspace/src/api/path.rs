@@ -2,7 +2,7 @@
 //!
 //! An instance is named by its URL, so the path of an instance holds another URL:
 //! `…/instances/main-backend/http://localhost:8081/drain`. Clients and proxies on the way may
-//! percent-encode it, fold `//` into `/`, or add a slash. [`super::endpoints`] therefore reads such
+//! percent-encode it, fold `//` into `/`, or add a slash. [`mod@super::endpoints`] therefore reads such
 //! a path from both ends, and what is left in between is the name, which
 //! [`crate::model::Endpoint::matches`] compares in all its forms. No instance is called like a verb:
 //! a name has a port. Ids of sessions are chosen by others, and may have slashes, too.
@@ -15,7 +15,7 @@ use utoipa::IntoParams;
 
 use super::error::ApiError;
 
-/// The name that [`super::endpoints`] has found in a path, decoded.
+/// The name that [`mod@super::endpoints`] has found in a path, decoded.
 #[derive(Clone, Debug)]
 pub(super) struct Name(pub(super) String);
 

@@ -4,7 +4,7 @@
 //! set. Asking is what makes a key known: what a table holds beyond that was misspelt. A value
 //! that is wrong is reported and replaced by what holds without it, so that the pass goes on.
 //!
-//! The same pass over an empty tree describes what may stand there: see [`super::schema`].
+//! The same pass over an empty tree describes what may stand there: see [`mod@super::schema`].
 
 use super::{
     Fault, KeyPath, Origin, Setting,
