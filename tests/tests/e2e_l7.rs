@@ -283,7 +283,7 @@ fn no_request_fails_when_an_instance_dies() -> Result<()> {
     // Its breaker may have opened: then a probe has to find that it is well.
     let back = || requests(&scene, "/shop/{}", 60).is_ok_and(|again| again.of("i2") > 0);
     ensure!(
-        lb_tests::cleanup::within(Duration::from_secs(20), back),
+        cleanup::within(Duration::from_secs(20), back),
         "i2 is healthy and gets nothing"
     );
     Ok(())
