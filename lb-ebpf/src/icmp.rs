@@ -23,15 +23,15 @@ use network_types::{
 };
 
 use crate::{
-    Flow, Packet, Scratch, Stage, Step, Tables, Verdict, checksum::Difference, hash, hop, parse,
-    rewrite::l2, select, step::Handover, way::Way,
+    Flow, Packet, Scratch, Stage, Step, Tables, Verdict, checksum::Difference, echo, hash, hop,
+    parse, rewrite::l2, select, step::Handover, way::Way,
 };
 
 /// Bytes of an ICMP error before the quote.
 const HEADER: usize = 8;
 
-/// Sends an ICMP error on to who should know, if it is about a connection of a VIP. Everything else
-/// that is neither TCP nor UDP goes to the stack.
+/// Sends an ICMP error on to who should know, if it is about a connection of a VIP, and answers
+/// echo requests for VIPs. Everything else that is neither TCP nor UDP goes to the stack.
 #[inline(always)]
 pub fn forward<P: Packet, T: Tables>(
     packet: &mut P,
@@ -41,9 +41,15 @@ pub fn forward<P: Packet, T: Tables>(
 ) -> Step {
     const OTHER: Step = Step::Done(Verdict::Pass(Counter::PassedOtherProtocol));
     scratch.key = FlowKey::default();
-    let Some(message) = Message::read(packet, &mut scratch.key) else {
+    let Some(mut message) = Message::read(packet) else {
         return OTHER;
     };
+    if !message.is_error {
+        return echo::answer(packet, tables, scratch, &message).map_or(OTHER, Step::Done);
+    }
+    if message.read_quote(packet, &mut scratch.key).is_none() {
+        return OTHER;
+    }
     let flow = tables.flow(&scratch.key);
     // The entry lies in memory from here on: on the stack there is no room for it.
     match &flow {
@@ -135,24 +141,27 @@ fn send<P: Packet, T: Tables>(
     Ok(hop.interface)
 }
 
-/// An ICMP error.
-struct Message {
-    l3: usize,
+/// An ICMP message.
+pub(crate) struct Message {
+    /// Where the IP header is.
+    pub(crate) l3: usize,
     /// Where the ICMP header is.
-    l4: usize,
+    pub(crate) l4: usize,
+    /// Whether it is an error; only those have a quote.
+    is_error: bool,
     /// Where the quoted IP header is.
     quote: usize,
     /// Where the quoted TCP or UDP header is.
     quoted_l4: usize,
     ip_length: u32,
-    v4: bool,
+    /// Whether the IP header is of version 4.
+    pub(crate) v4: bool,
 }
 
 impl Message {
-    /// Reads an ICMP error; the tuple of packets that go the other way than the quoted one goes into
-    /// `key`, which must be all zero. `None` when it is no error, or not about TCP or UDP.
+    /// Reads an ICMP message down to its type. `None` when it is none, or not whole.
     #[inline(always)]
-    fn read<P: Packet>(packet: &mut P, key: &mut FlowKey) -> Option<Self> {
+    fn read<P: Packet>(packet: &mut P) -> Option<Self> {
         let (l3, ether_type) = parse::link(packet)?;
         let mut message = if ether_type == EtherType::Ipv4 as u16 {
             Self::read_v4(packet, l3)?
@@ -167,28 +176,32 @@ impl Message {
         message.l4 = packet.blur(message.l4);
         let [kind, _code]: [u8; 2] = packet.read(message.l4)?;
         // Destination unreachable, time exceeded, parameter problem; of ICMPv6 also packet too big.
-        let is_error = if message.v4 {
+        message.is_error = if message.v4 {
             kind == 3 || kind == 11 || kind == 12
         } else {
             (1..=4).contains(&kind)
         };
-        if !is_error {
-            return None;
-        }
-        message.quote = packet.blur(message.l4 + HEADER);
-        let header = if message.v4 {
-            quoted_v4(packet, message.quote, key)?
+        Some(message)
+    }
+
+    /// Reads what an error quotes; the tuple of packets that go the other way than the quoted one
+    /// goes into `key`, which must be all zero. `None` when it is not about TCP or UDP.
+    #[inline(always)]
+    fn read_quote<P: Packet>(&mut self, packet: &mut P, key: &mut FlowKey) -> Option<()> {
+        self.quote = packet.blur(self.l4 + HEADER);
+        let header = if self.v4 {
+            quoted_v4(packet, self.quote, key)?
         } else {
-            quoted_v6(packet, message.quote, key)?
+            quoted_v6(packet, self.quote, key)?
         };
         if key.protocol != PROTOCOL_TCP && key.protocol != PROTOCOL_UDP {
             return None;
         }
-        message.quoted_l4 = packet.blur(message.quote + header);
-        let ports: [u8; 4] = packet.read(message.quoted_l4)?;
+        self.quoted_l4 = packet.blur(self.quote + header);
+        let ports: [u8; 4] = packet.read(self.quoted_l4)?;
         key.destination_port = [ports[0], ports[1]];
         key.source_port = [ports[2], ports[3]];
-        Some(message)
+        Some(())
     }
 
     #[inline(always)]
@@ -203,6 +216,7 @@ impl Message {
         is_message.then_some(Self {
             l3,
             l4: l3 + header,
+            is_error: false,
             quote: 0,
             quoted_l4: 0,
             ip_length: u32::from(u16::from_be_bytes(ip.tot_len)),
@@ -217,6 +231,7 @@ impl Message {
         is_message.then_some(Self {
             l3,
             l4: l3 + Ipv6Hdr::LEN,
+            is_error: false,
             quote: 0,
             quoted_l4: 0,
             ip_length: u32::from(u16::from_be_bytes(ip.payload_len)) + Ipv6Hdr::LEN as u32,

@@ -18,6 +18,7 @@ pub mod budget;
 pub mod checksum;
 pub mod conntrack;
 pub mod decap;
+pub mod echo;
 pub mod encapsulate;
 pub mod hash;
 pub mod hop;

@@ -12,7 +12,7 @@ pub use frame::Frame;
 pub use host::MemoryHost;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
@@ -74,6 +74,7 @@ impl Flow for Arc<MemoryFlow> {
 pub struct MemoryTables {
     settings: Mutex<Option<Settings>>,
     vips: Mutex<HashMap<VipKey, Vip>>,
+    vip_addresses: Mutex<HashSet<Address>>,
     tables: Mutex<HashMap<u32, Arc<Table>>>,
     instances: Mutex<Vec<InstanceEntry>>,
     flows: Mutex<HashMap<FlowKey, Arc<MemoryFlow>>>,
@@ -91,6 +92,7 @@ pub struct MemoryTables {
     default_route: Mutex<Route>,
     now: AtomicU64,
     budget: Mutex<Budget>,
+    echoes: Mutex<Budget>,
     counters: Mutex<Counters>,
     vip_traffic: Mutex<HashMap<u32, Traffic>>,
     instance_traffic: Mutex<HashMap<u16, Traffic>>,
@@ -109,6 +111,7 @@ impl MemoryTables {
         Self {
             settings: Mutex::default(),
             vips: Mutex::default(),
+            vip_addresses: Mutex::default(),
             tables: Mutex::default(),
             instances: Mutex::new(vec![InstanceEntry::default(); MAX_INSTANCES as usize]),
             flows: Mutex::default(),
@@ -126,6 +129,7 @@ impl MemoryTables {
             default_route: Mutex::new(Route::NoRoute),
             now: AtomicU64::new(1),
             budget: Mutex::default(),
+            echoes: Mutex::default(),
             counters: Mutex::default(),
             vip_traffic: Mutex::default(),
             instance_traffic: Mutex::default(),
@@ -150,6 +154,22 @@ impl MemoryTables {
     /// Removes a VIP.
     pub fn remove_vip(&self, key: &VipKey) {
         lock(&self.vips).remove(key);
+    }
+
+    /// Notes that VIPs have this address.
+    pub fn set_vip_address(&self, address: Address) {
+        lock(&self.vip_addresses).insert(address);
+    }
+
+    /// Notes that no VIP has this address any more.
+    pub fn remove_vip_address(&self, address: &Address) {
+        lock(&self.vip_addresses).remove(address);
+    }
+
+    /// The addresses of VIPs.
+    #[must_use]
+    pub fn vip_addresses(&self) -> Vec<Address> {
+        lock(&self.vip_addresses).iter().copied().collect()
     }
 
     /// All VIPs.
@@ -250,6 +270,10 @@ impl Tables for MemoryTables {
 
     fn vip(&self, key: &VipKey) -> Option<Vip> {
         lock(&self.vips).get(key).copied()
+    }
+
+    fn is_vip_address(&self, address: &Address) -> bool {
+        lock(&self.vip_addresses).contains(address)
     }
 
     fn instance(&self, index: u16) -> Option<InstanceEntry> {
@@ -393,6 +417,10 @@ impl Tables for MemoryTables {
 
     fn may_answer(&self, now: u64, per_second: u32) -> bool {
         lock(&self.budget).spend(now, per_second)
+    }
+
+    fn may_echo(&self, now: u64, per_second: u32) -> bool {
+        lock(&self.echoes).spend(now, per_second)
     }
 
     fn count(&self, counter: Counter) {

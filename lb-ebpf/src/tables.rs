@@ -56,6 +56,8 @@ pub trait Tables {
     fn settings(&self) -> Option<Settings>;
     /// The VIP that packets with this key are for.
     fn vip(&self, key: &VipKey) -> Option<Vip>;
+    /// Whether an address is one of VIPs.
+    fn is_vip_address(&self, address: &Address) -> bool;
     /// An instance by index, below [`lb_common::MAX_INSTANCES`].
     fn instance(&self, index: u16) -> Option<InstanceEntry>;
     /// The instance index in a slot of a table; 0 is none.
@@ -109,6 +111,9 @@ pub trait Tables {
     /// Whether lb may send a message of its own at `now`, which is then counted as sent; see
     /// [`crate::budget::Budget`].
     fn may_answer(&self, now: u64, per_second: u32) -> bool;
+    /// The same for answers to echo requests, which have a budget of their own: pinging must not keep
+    /// errors from being told.
+    fn may_echo(&self, now: u64, per_second: u32) -> bool;
     /// Counts a packet or an event.
     fn count(&self, counter: Counter);
     /// Changes the traffic counters of a VIP.

@@ -2,6 +2,7 @@
 
 mod accounting;
 mod bytes;
+mod echo;
 mod limits;
 mod translation;
 

@@ -8,12 +8,13 @@
 //!
 //! The message is made of the packet itself: its end is cut off and headers are put in front.
 
-use lb_common::{Address, Counter, is_v4};
+use lb_common::{Address, Counter};
 use network_types::ip::{IpProto, Ipv4Hdr, Ipv6Hdr};
 
 use crate::{
     Packet, Scratch, Tables, Verdict,
     checksum::Sum,
+    echo::is_one_host,
     rewrite::{link::Link, outer::Outer},
     way::Way,
 };
@@ -67,19 +68,6 @@ pub fn answer<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &Scratc
     match message.write(packet, l3) {
         Some(()) => Verdict::Answer(Counter::AnsweredTooBig),
         None => Verdict::Drop(Counter::DropRewrite),
-    }
-}
-
-/// Whether an address is one that a message may go to (RFC 1122, 3.2.2): not multicast, broadcast or
-/// loopback, not nobody's.
-#[inline(always)]
-const fn is_one_host(address: &Address) -> bool {
-    if is_v4(address) {
-        address[12] != 0 && address[12] != 127 && address[12] < 224
-    } else {
-        // Multicast is ff00::/8; the unspecified address and the loopback begin with zero, as
-        // nobody's does.
-        address[0] != 0xff && address[0] != 0
     }
 }
 

@@ -55,6 +55,7 @@ fn serve(lab: &mut Lab) -> Result<()> {
     lab.set_settings(Settings {
         nat_port_last: 40_063,
         icmp_rate: 1_000_000,
+        echo_rate: u16::MAX,
         ..lab.settings()
     })?;
     for (port, forward, select) in [
@@ -127,6 +128,12 @@ fn packet(random: &mut Random) -> Vec<u8> {
             body
         };
         build.extensions.push((number, body));
+    }
+    if random.one_in(20) {
+        build.protocol = if build.source.is_ipv4() { 1 } else { 58 };
+        // What is in the place of the source port are type and code.
+        let types = [0x0800, 0x8000, 0x0801, 0x0000, 0x8100, 0x0301];
+        build.source.set_port(random.pick(&types));
     }
     build.padding = random.pick(&[0, 0, 6]);
     if random.one_in(20) {
@@ -231,6 +238,7 @@ fn kernel_and_library_agree_on_random_packets() -> Result<()> {
                     | C::DropHeadroom
                     | C::DropNoTunnelSource
                     | C::DropConnectionLimit
+                    | C::DropEchoLimit
             );
             ensure!(
                 cannot || counters.get(*counter) > 0,

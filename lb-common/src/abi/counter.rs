@@ -134,6 +134,8 @@ counters! {
     PassedExtensionHeaders = 9, "extension_headers", Passed;
     /// Too large for the way to its instance: its sender was told the size that fits.
     AnsweredTooBig = 10, "answered_too_big", Forwarded;
+    /// An echo request for a VIP, which was answered.
+    AnsweredEcho = 11, "answered_echo", Forwarded;
 
     /// For a VIP whose service has no instance to take it.
     DropNoInstance = 16, "no_instance", Dropped;
@@ -180,6 +182,8 @@ counters! {
     /// For a VIP all of whose instances that were looked at have as many connections as they may
     /// have.
     DropConnectionLimit = 35, "connection_limit", Dropped;
+    /// An echo request for a VIP beyond what is answered in a second.
+    DropEchoLimit = 36, "echo_limit", Dropped;
 
     /// Connections begun.
     ConnectionsOpened = 48, "connections_opened", Event;

@@ -21,8 +21,8 @@ pub struct Settings {
     pub icmp_rate: u32,
     /// UDP port that `gue` sends to, network byte order.
     pub gue_port: [u8; 2],
-    /// Always zero.
-    pub pad: [u8; 2],
+    /// Echo requests for VIPs that each processor answers in a second; 0: they go to the host.
+    pub echo_rate: u16,
 }
 
 impl Settings {

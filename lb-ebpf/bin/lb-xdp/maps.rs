@@ -7,8 +7,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray, ProgramArray},
 };
 use lb_common::{
-    CLIENT_HOPS as CLIENT_HOP_COUNT, ClientHop, Counters, FlowEntry, FlowKey, InstanceEntry,
-    MAX_INSTANCES, MAX_VIPS, NextHop, Settings, Table, Traffic, Vip, VipKey, names,
+    Address, CLIENT_HOPS as CLIENT_HOP_COUNT, ClientHop, Counters, FlowEntry, FlowKey,
+    InstanceEntry, MAX_INSTANCES, MAX_VIPS, NextHop, Settings, Table, Traffic, Vip, VipKey, names,
 };
 use lb_ebpf::{
     Scratch,
@@ -21,6 +21,10 @@ pub(crate) static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 
 #[map]
 pub(crate) static VIPS: HashMap<VipKey, Vip> = HashMap::with_max_entries(MAX_VIPS, 0);
+
+/// Not pinned, as [`CEILINGS`].
+#[map]
+pub(crate) static VIP_ADDRESSES: HashMap<Address, u64> = HashMap::with_max_entries(MAX_VIPS, 0);
 
 #[map]
 pub(crate) static TABLES: Array<Table> = Array::with_max_entries(64, 0);
@@ -57,6 +61,8 @@ pub(crate) struct Workplace {
     pub(crate) now: u64,
     /// Messages of lb's own.
     pub(crate) budget: Budget,
+    /// Answers to echo requests.
+    pub(crate) echoes: Budget,
 }
 
 /// The later stages, by [`lb_ebpf::Stage`].

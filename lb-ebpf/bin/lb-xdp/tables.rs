@@ -23,7 +23,8 @@ use crate::{
     atomic, fib,
     maps::{
         CEILINGS, CLIENT_HOPS, CONNECTIONS, COUNTERS, EPOCHS, EXPIRED, INSTANCE_TRAFFIC, INSTANCES,
-        LIVE, NEXT_HOPS, RECENT, SETTINGS, TABLES, TURNS, VIP_TRAFFIC, VIPS, WORKPLACE, Workplace,
+        LIVE, NEXT_HOPS, RECENT, SETTINGS, TABLES, TURNS, VIP_ADDRESSES, VIP_TRAFFIC, VIPS,
+        WORKPLACE, Workplace,
     },
 };
 
@@ -99,6 +100,11 @@ impl Tables for Maps<'_> {
     fn vip(&self, key: &VipKey) -> Option<Vip> {
         // SAFETY: copied at once; the daemon replaces a VIP's value as a whole.
         unsafe { VIPS.get(key).copied() }
+    }
+
+    #[inline(always)]
+    fn is_vip_address(&self, address: &Address) -> bool {
+        VIP_ADDRESSES.get_ptr(address).is_some()
     }
 
     #[inline(always)]
@@ -291,6 +297,12 @@ impl Tables for Maps<'_> {
     fn may_answer(&self, now: u64, per_second: u32) -> bool {
         // SAFETY: this processor's element, which nothing else writes.
         unsafe { (*self.workplace).budget.spend(now, per_second) }
+    }
+
+    #[inline(always)]
+    fn may_echo(&self, now: u64, per_second: u32) -> bool {
+        // SAFETY: as above.
+        unsafe { (*self.workplace).echoes.spend(now, per_second) }
     }
 
     #[inline(always)]

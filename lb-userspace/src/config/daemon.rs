@@ -226,6 +226,8 @@ pub(super) fn read_datapath(root: &mut Section<'_, '_>) -> ReadDatapath {
         let nat_ports = t.value("nat_ports", &PORTS, &Sourced::unset(unset.nat_ports));
         let gue_port = number(1, u16::MAX, 6080);
         let gue_port = t.value("gue_port", &gue_port, &Sourced::unset(unset.gue_port));
+        let echo_rate = number(0, u16::MAX, 1000);
+        let echo_rate = t.value("echo_rate", &echo_rate, &Sourced::unset(unset.echo_rate));
         let mut count = |key, form: Number<u32>, unset| t.value(key, &form, &Sourced::unset(unset));
         let icmp_rate = count("icmp_rate", number(0, 1_000_000, 100), unset.icmp_rate);
         let max_connections = count(
@@ -250,6 +252,7 @@ pub(super) fn read_datapath(root: &mut Section<'_, '_>) -> ReadDatapath {
                 nat_ports: nat_ports.value,
                 gue_port: gue_port.value,
                 icmp_rate: icmp_rate.value,
+                echo_rate: echo_rate.value,
                 max_connections: max_connections.value,
                 max_tables: max_tables.value,
                 tcp_idle_timeout,

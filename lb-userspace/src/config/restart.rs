@@ -73,6 +73,7 @@ pub fn needs_restart(running: &DaemonSpec, wanted: &DaemonSpec) -> Vec<&'static 
         next_hop_ttl,
         gue_port,
         icmp_rate,
+        echo_rate,
         pin_path,
         log,
     } = datapath;
@@ -96,6 +97,7 @@ pub fn needs_restart(running: &DaemonSpec, wanted: &DaemonSpec) -> Vec<&'static 
     );
     compare(*gue_port != other.gue_port, "datapath.gue_port");
     compare(*icmp_rate != other.icmp_rate, "datapath.icmp_rate");
+    compare(*echo_rate != other.echo_rate, "datapath.echo_rate");
     compare(*next_hop_ttl != other.next_hop_ttl, "datapath.next_hop_ttl");
     compare(*pin_path != other.pin_path, "datapath.pin_path");
     compare(*log != other.log, "datapath.log");

@@ -10,7 +10,7 @@
 use std::fmt;
 
 use lb_common::{
-    Counters, FlowEntry, FlowKey, InstanceEntry, Settings, Table, Traffic, Vip, VipKey,
+    Address, Counters, FlowEntry, FlowKey, InstanceEntry, Settings, Table, Traffic, Vip, VipKey,
 };
 
 pub(crate) mod kernel;
@@ -169,6 +169,18 @@ pub(crate) trait Datapath: fmt::Debug + Send {
     /// # Errors
     /// When the map cannot be written.
     fn remove_vip(&mut self, key: &VipKey) -> Result<(), DatapathError>;
+
+    /// Notes that VIPs have this address.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    fn put_vip_address(&mut self, address: &Address) -> Result<(), DatapathError>;
+
+    /// Notes that no VIP has this address any more.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    fn remove_vip_address(&mut self, address: &Address) -> Result<(), DatapathError>;
 
     /// Sets the traffic of a VIP id to zero, for its next tenant.
     ///

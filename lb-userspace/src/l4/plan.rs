@@ -317,7 +317,7 @@ fn settings(snapshot: &Snapshot, host: &Host) -> Settings {
         next_hop_ttl_ms: u32::try_from(spec.next_hop_ttl.as_millis()).unwrap_or(u32::MAX),
         icmp_rate: spec.icmp_rate,
         gue_port: spec.gue_port.to_be_bytes(),
-        pad: [0; 2],
+        echo_rate: spec.echo_rate,
     }
 }
 

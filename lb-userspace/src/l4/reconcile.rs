@@ -11,7 +11,9 @@ use std::{
     time::Duration,
 };
 
-use lb_common::{INSTANCE_ABSENT, INSTANCE_DOWN, InstanceEntry, MAX_VIPS, Settings, Vip, VipKey};
+use lb_common::{
+    Address, INSTANCE_ABSENT, INSTANCE_DOWN, InstanceEntry, MAX_VIPS, Settings, Vip, VipKey,
+};
 
 use super::{
     datapath::{Datapath, DatapathError},
@@ -61,6 +63,8 @@ pub(crate) struct Reconciler {
     settings: Option<Settings>,
     instances: BTreeMap<u16, InstanceEntry>,
     vips: BTreeMap<VipKey, Vip>,
+    /// Addresses of VIPs. Every program begins with none.
+    addresses: BTreeSet<Address>,
     tables: Tables,
     /// Whether the program works on these maps.
     active: bool,
@@ -91,6 +95,7 @@ impl Reconciler {
             settings: found.settings,
             instances,
             vips,
+            addresses: BTreeSet::new(),
             tables,
             active: false,
         })
@@ -134,6 +139,7 @@ impl Reconciler {
         pass.remove_vips(plan)?;
         pass.put_instances(plan)?;
         pass.put_vips(plan)?;
+        pass.addresses()?;
         pass.activate()?;
         pass.rest_tables();
         pass.remove_instances(plan)?;
@@ -313,6 +319,26 @@ impl Pass<'_> {
             self.state.vips.remove(&key);
             self.outcome.writes += 1;
             self.outcome.withdrew = true;
+        }
+        Ok(())
+    }
+
+    /// Says which addresses are those of VIPs.
+    fn addresses(&mut self) -> Result<(), DatapathError> {
+        let wanted: BTreeSet<Address> = self.state.vips.keys().map(|key| key.address).collect();
+        // Those that go make room first.
+        let gone: Vec<Address> = (self.state.addresses.difference(&wanted).copied()).collect();
+        for address in gone {
+            self.datapath.remove_vip_address(&address)?;
+            self.state.addresses.remove(&address);
+            self.outcome.writes += 1;
+        }
+        for address in wanted {
+            if !self.state.addresses.contains(&address) {
+                self.datapath.put_vip_address(&address)?;
+                self.state.addresses.insert(address);
+                self.outcome.writes += 1;
+            }
         }
         Ok(())
     }

@@ -140,6 +140,8 @@ pub struct DatapathSpec {
     pub gue_port: u16,
     /// ICMP messages of lb's own that each processor may send in a second.
     pub icmp_rate: u32,
+    /// Echo requests for VIPs that each processor answers in a second; 0: they are the host's.
+    pub echo_rate: u16,
     /// Entries of the connection table; a `nat` connection takes two.
     pub max_connections: u32,
     /// Tables in the kernel, 131 KB each; every VIP's service needs one, and a change a spare one.
@@ -165,6 +167,7 @@ impl Default for DatapathSpec {
             nat_ports: (10_240, 32_767),
             gue_port: 6080,
             icmp_rate: 100,
+            echo_rate: 1000,
             max_connections: 262_144,
             max_tables: 64,
             tcp_idle_timeout: Duration::from_secs(3600),

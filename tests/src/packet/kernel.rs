@@ -9,8 +9,8 @@ use aya::maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray};
 use aya::programs::{TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use lb_common::{
-    Counters, FlowEntry, FlowKey, InstanceEntry, MAX_INSTANCES, Settings, Table, Traffic, Vip,
-    VipKey, names,
+    Address, Counters, FlowEntry, FlowKey, InstanceEntry, MAX_INSTANCES, Settings, Table, Traffic,
+    Vip, VipKey, names,
 };
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
@@ -200,6 +200,26 @@ impl Kernel {
         Ok(self
             .hash::<VipKey, Vip>(names::MAP_VIPS)?
             .insert(key, vip, 0)?)
+    }
+
+    /// Notes that VIPs have this address.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn set_vip_address(&mut self, address: Address) -> Result<()> {
+        Ok(self
+            .hash::<Address, u64>(names::MAP_VIP_ADDRESSES)?
+            .insert(address, 1, 0)?)
+    }
+
+    /// Notes that no VIP has this address any more.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn remove_vip_address(&mut self, address: &Address) -> Result<()> {
+        Ok(self
+            .hash::<Address, u64>(names::MAP_VIP_ADDRESSES)?
+            .remove(address)?)
     }
 
     /// Removes a VIP.

@@ -151,6 +151,8 @@ impl Lab {
         self.memory.set_table(vip.table, table);
         self.kernel.set_vip(&key, &vip)?;
         self.memory.set_vip(key, vip);
+        self.kernel.set_vip_address(key.address)?;
+        self.memory.set_vip_address(key.address);
         Ok(())
     }
 
@@ -160,7 +162,13 @@ impl Lab {
     /// When it is not there.
     pub fn withdraw(&mut self, key: &VipKey) -> Result<()> {
         self.memory.remove_vip(key);
-        self.kernel.remove_vip(key)
+        self.kernel.remove_vip(key)?;
+        let vips = self.memory.vips();
+        if vips.iter().all(|(other, _)| other.address != key.address) {
+            self.kernel.remove_vip_address(&key.address)?;
+            self.memory.remove_vip_address(&key.address);
+        }
+        Ok(())
     }
 
     /// Sets how many live connections an instance may have.

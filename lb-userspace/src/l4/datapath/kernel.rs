@@ -21,13 +21,14 @@ use aya::{
     programs::Xdp,
 };
 use lb_common::{
-    Counters, FlowEntry, FlowKey, InstanceEntry, Settings, Table, Traffic, Vip, VipKey, names,
+    Address, Counters, FlowEntry, FlowKey, InstanceEntry, Settings, Table, Traffic, Vip, VipKey,
+    names,
 };
 
 use self::{
     events::Events,
     links::Links,
-    maps::{CeilingMap, Maps},
+    maps::{AddressMap, CeilingMap, Maps},
     pins::MapSet,
 };
 use super::{Adopted, Attachment, Cursor, Datapath, DatapathError, Limits};
@@ -53,6 +54,7 @@ pub(crate) struct Kernel {
     program: Ebpf,
     maps: Maps,
     ceilings: CeilingMap,
+    addresses: AddressMap,
     links: Links,
     events: Events,
     /// Our set of maps, and the name of our stages' pin in it.
@@ -149,6 +151,20 @@ impl Datapath for Kernel {
     fn remove_vip(&mut self, key: &VipKey) -> Result<(), DatapathError> {
         match self.maps.vips.remove(key) {
             Err(error) if !is_absent(&error) => Err(written(|| "a VIP".to_owned())(error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn put_vip_address(&mut self, address: &Address) -> Result<(), DatapathError> {
+        let result = self.addresses.put(address);
+        result.map_err(written(|| "the address of a VIP".to_owned()))
+    }
+
+    fn remove_vip_address(&mut self, address: &Address) -> Result<(), DatapathError> {
+        match self.addresses.remove(address) {
+            Err(error) if !is_absent(&error) => {
+                Err(written(|| "the address of a VIP".to_owned())(error))
+            }
             _ => Ok(()),
         }
     }

@@ -9,8 +9,8 @@ use std::{
 };
 
 use lb_common::{
-    Counters, FlowEntry, FlowKey, InstanceEntry, MAX_INSTANCES, SLOTS, Settings, Table, Traffic,
-    Vip, VipKey,
+    Address, Counters, FlowEntry, FlowKey, InstanceEntry, MAX_INSTANCES, SLOTS, Settings, Table,
+    Traffic, Vip, VipKey,
 };
 use lb_ebpf::{
     Route, Scratch, Tables as _, Verdict,
@@ -196,6 +196,18 @@ impl Datapath for Memory {
     fn remove_vip(&mut self, key: &VipKey) -> Result<(), DatapathError> {
         self.write("remove vip".to_owned())?;
         self.kernel.remove_vip(key);
+        Ok(())
+    }
+
+    fn put_vip_address(&mut self, address: &Address) -> Result<(), DatapathError> {
+        self.write("vip address".to_owned())?;
+        self.kernel.set_vip_address(*address);
+        Ok(())
+    }
+
+    fn remove_vip_address(&mut self, address: &Address) -> Result<(), DatapathError> {
+        self.write("remove vip address".to_owned())?;
+        self.kernel.remove_vip_address(address);
         Ok(())
     }
 

@@ -7,8 +7,8 @@ use aya::{
     maps::{Array, HashMap, IterableMap as _, Map, MapData, MapError, MapInfo, PerCpuArray},
 };
 use lb_common::{
-    CLIENT_HOPS, ClientHop, Counters, FlowEntry, FlowKey, InstanceEntry, MAX_INSTANCES, MAX_VIPS,
-    NextHop, Settings, Table, Traffic, Vip, VipKey, names,
+    Address, CLIENT_HOPS, ClientHop, Counters, FlowEntry, FlowKey, InstanceEntry, MAX_INSTANCES,
+    MAX_VIPS, NextHop, Settings, Table, Traffic, Vip, VipKey, names,
 };
 
 use crate::{
@@ -95,6 +95,50 @@ pub(super) fn is_legible(folder: &Path, spec: &DatapathSpec) -> bool {
     })
 }
 
+/// Takes a map that is one program's alone, and therefore not pinned, out of that program.
+fn take_own<T: TryFrom<Map, Error = MapError>>(
+    program: &mut Ebpf,
+    name: &'static str,
+    expected: Shape,
+) -> Result<T, L4Error> {
+    let mismatch = |found: String| L4Error::Mismatch {
+        map: name,
+        expected: expected.to_string(),
+        found,
+    };
+    let map = program
+        .take_map(name)
+        .ok_or_else(|| mismatch("none".to_owned()))?;
+    T::try_from(map).map_err(|error| mismatch(error.to_string()))
+}
+
+/// The addresses of VIPs. Not pinned: it is one program's alone.
+pub(super) struct AddressMap(HashMap<MapData, Address, u64>);
+
+impl std::fmt::Debug for AddressMap {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AddressMap").finish_non_exhaustive()
+    }
+}
+
+impl AddressMap {
+    /// Takes the map out of a loaded program.
+    pub(super) fn take(program: &mut Ebpf) -> Result<Self, L4Error> {
+        let shape = shape::<Address, u64>(MAX_VIPS);
+        take_own(program, names::MAP_VIP_ADDRESSES, shape).map(Self)
+    }
+
+    /// Adds an address.
+    pub(super) fn put(&mut self, address: &Address) -> Result<(), MapError> {
+        self.0.insert(address, 1, 0)
+    }
+
+    /// Removes an address.
+    pub(super) fn remove(&mut self, address: &Address) -> Result<(), MapError> {
+        self.0.remove(address)
+    }
+}
+
 /// How many connections instances may have. Not pinned: it is one program's alone.
 pub(super) struct CeilingMap(Array<MapData, u64>);
 
@@ -107,16 +151,8 @@ impl std::fmt::Debug for CeilingMap {
 impl CeilingMap {
     /// Takes the map out of a loaded program.
     pub(super) fn take(program: &mut Ebpf) -> Result<Self, L4Error> {
-        let mismatch = |found: String| L4Error::Mismatch {
-            map: names::MAP_CEILINGS,
-            expected: shape::<u32, u64>(MAX_INSTANCES).to_string(),
-            found,
-        };
-        let map = program
-            .take_map(names::MAP_CEILINGS)
-            .ok_or_else(|| mismatch("none".to_owned()))?;
-        let map = Array::try_from(map).map_err(|error| mismatch(error.to_string()))?;
-        Ok(Self(map))
+        let shape = shape::<u32, u64>(MAX_INSTANCES);
+        take_own(program, names::MAP_CEILINGS, shape).map(Self)
     }
 
     /// Sets an element.
