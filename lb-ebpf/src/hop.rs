@@ -89,6 +89,31 @@ pub fn to_client<T: Tables>(
         .ok_or(Counter::DropNoRoute)
 }
 
+/// As [`to_client`], for whoever knows the addresses: those of packets from the VIP to the client.
+///
+/// # Errors
+///
+/// As [`to_client`].
+#[inline(always)]
+pub fn to_address<T: Tables>(
+    tables: &T,
+    interface: u32,
+    now: u64,
+    vip: &Address,
+    client: &Address,
+) -> Result<NextHop, Counter> {
+    let place = place(client);
+    let cached = tables.client_hop(place).ok_or(Counter::DropNoRoute)?;
+    if now < cached.hop.fresh_until && same_address(&cached.address, client) {
+        return Ok(cached.hop);
+    }
+    refresh_address(tables, interface, now, vip, client)?;
+    tables
+        .client_hop(place)
+        .map(|cached| cached.hop)
+        .ok_or(Counter::DropNoRoute)
+}
+
 /// Writes the way to a client into the cache.
 #[inline(never)]
 fn refresh_client<T: Tables>(
@@ -98,7 +123,17 @@ fn refresh_client<T: Tables>(
     flow: &T::Flow,
 ) -> Result<(), Counter> {
     let entry = flow.entry();
-    let (source, client) = (&entry.source, &entry.destination);
+    refresh_address(tables, interface, now, &entry.source, &entry.destination)
+}
+
+#[inline(always)]
+fn refresh_address<T: Tables>(
+    tables: &T,
+    interface: u32,
+    now: u64,
+    source: &Address,
+    client: &Address,
+) -> Result<(), Counter> {
     let place = place(client);
     let stale = tables
         .client_hop(place)

@@ -16,6 +16,7 @@
 pub mod begin;
 pub mod budget;
 pub mod checksum;
+pub mod clamp;
 pub mod conntrack;
 pub mod decap;
 pub mod echo;

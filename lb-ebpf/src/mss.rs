@@ -5,6 +5,8 @@
 //! any more. Each such packet would be dropped and its sender told, until it has learned; clients
 //! that never hear of it (because somebody filters ICMP) hang. So the answer is made to say what
 //! fits through the tunnel.
+//!
+//! Where the packets of both directions come through lb, [`crate::clamp`] does the same there.
 
 use lb_common::{Address, DecapCounter, PROTOCOL_TCP, from_v4};
 use network_types::{
@@ -15,6 +17,7 @@ use network_types::{
 
 use crate::{
     Packet,
+    checksum::Difference,
     decap::Host,
     parse::{self, TCP_SYN},
 };
@@ -55,31 +58,32 @@ pub fn clamp<P: Packet, H: Host>(packet: &mut P, host: &H) -> Option<Clamp> {
     if mtu == 0 {
         return None;
     }
-    let segment = Segment::read(packet)?;
-    let overhead = host.overhead(&segment.source);
+    let (source, segment) = Segment::read(packet)?;
+    let overhead = host.overhead(&source);
     if overhead == 0 {
         return None;
     }
-    let most = u32::from(mtu)
-        .saturating_sub(overhead + segment.headers)
-        .max(u32::from(LEAST)) as u16;
-    let (at, old) = segment.mss(packet)?;
-    if u16::from_be_bytes(old) <= most {
-        return None;
-    }
+    let clamp = segment.clamp(packet, u32::from(mtu).saturating_sub(overhead))?;
     host.count(DecapCounter::Clamped);
-    Some(Clamp {
-        at,
-        check_at: segment.at + core::mem::offset_of!(TcpHdr, check),
-        old,
-        new: most.to_be_bytes(),
-        is_odd: (at - segment.at) & 1 != 0,
-    })
+    Some(clamp)
+}
+
+impl Clamp {
+    /// What it adds to the checksum.
+    #[inline(always)]
+    #[must_use]
+    pub const fn difference(&self) -> Difference {
+        let ([a, b], [c, d]) = (self.old, self.new);
+        if self.is_odd {
+            Difference::none().word([b, a], [d, c])
+        } else {
+            Difference::none().word([a, b], [c, d])
+        }
+    }
 }
 
 /// A TCP segment that begins a connection.
-struct Segment {
-    source: Address,
+pub(crate) struct Segment {
     at: usize,
     /// Where its options end.
     end: usize,
@@ -88,35 +92,60 @@ struct Segment {
 }
 
 impl Segment {
+    /// The segment whose header is at `at`, in a packet of IPv4 or of IPv6.
     #[inline(always)]
-    fn read<P: Packet>(packet: &mut P) -> Option<Self> {
-        let (l3, ether_type) = parse::link(packet)?;
-        let (source, at, headers) = if ether_type == EtherType::Ipv4 as u16 {
-            let ip: Ipv4Hdr = packet.read(l3)?;
-            let header = ((ip.vihl & 0x0f) as usize) << 2;
-            if ip.proto != PROTOCOL_TCP || u16::from_be_bytes(ip.frags) & 0x3fff != 0 {
-                return None;
-            }
-            (from_v4(ip.src_addr), l3 + header, Ipv4Hdr::LEN)
-        } else if ether_type == EtherType::Ipv6 as u16 {
-            let ip: Ipv6Hdr = packet.read(l3)?;
-            if ip.next_hdr != PROTOCOL_TCP {
-                return None;
-            }
-            (ip.src_addr, l3 + Ipv6Hdr::LEN, Ipv6Hdr::LEN)
-        } else {
-            return None;
-        };
-        let at = packet.blur(at);
+    pub(crate) fn at<P: Packet>(packet: &P, at: usize, v4: bool) -> Option<Self> {
+        let ip = if v4 { Ipv4Hdr::LEN } else { Ipv6Hdr::LEN };
         let [offset, flags]: [u8; 2] = packet.read(at + 12)?;
         if flags & TCP_SYN == 0 {
             return None;
         }
         Some(Self {
-            source,
             at,
             end: at + (((offset >> 4) as usize) << 2),
-            headers: (headers + TcpHdr::LEN) as u32,
+            headers: (ip + TcpHdr::LEN) as u32,
+        })
+    }
+
+    /// Reads the segment of a packet, and whose it is.
+    #[inline(always)]
+    fn read<P: Packet>(packet: &mut P) -> Option<(Address, Self)> {
+        let (l3, ether_type) = parse::link(packet)?;
+        let (source, at, v4) = if ether_type == EtherType::Ipv4 as u16 {
+            let ip: Ipv4Hdr = packet.read(l3)?;
+            let header = ((ip.vihl & 0x0f) as usize) << 2;
+            if ip.proto != PROTOCOL_TCP || u16::from_be_bytes(ip.frags) & 0x3fff != 0 {
+                return None;
+            }
+            (from_v4(ip.src_addr), l3 + header, true)
+        } else if ether_type == EtherType::Ipv6 as u16 {
+            let ip: Ipv6Hdr = packet.read(l3)?;
+            if ip.next_hdr != PROTOCOL_TCP {
+                return None;
+            }
+            (ip.src_addr, l3 + Ipv6Hdr::LEN, false)
+        } else {
+            return None;
+        };
+        let at = packet.blur(at);
+        Some((source, Self::at(packet, at, v4)?))
+    }
+
+    /// What has to be changed for packets to be no larger than `mtu`.
+    #[inline(always)]
+    pub(crate) fn clamp<P: Packet>(&self, packet: &P, mtu: u32) -> Option<Clamp> {
+        let most = mtu.saturating_sub(self.headers).max(u32::from(LEAST));
+        let (at, old) = self.mss(packet)?;
+        if u32::from(u16::from_be_bytes(old)) <= most {
+            return None;
+        }
+        Some(Clamp {
+            at,
+            check_at: self.at + core::mem::offset_of!(TcpHdr, check),
+            old,
+            // Below what is there, so it fits.
+            new: (most as u16).to_be_bytes(),
+            is_odd: (at - self.at) & 1 != 0,
         })
     }
 

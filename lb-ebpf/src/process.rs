@@ -57,10 +57,18 @@ pub(crate) fn decide<P: Packet, T: Tables>(
     let way = Way::new(packet, entry.vip, entry.instance, entry.direction);
     match forward(packet, tables, interface, now, &scratch.key, &layout, &flow) {
         Ok(out) => {
-            if layout.has(parse::TCP_FIN | parse::TCP_RST) {
-                conntrack::note_end(tables, &scratch.key, layout.tcp_flags, &flow);
+            let verdict = way.forwarded(tables, out, interface);
+            if layout.has(parse::TCP_SYN | parse::TCP_FIN | parse::TCP_RST) {
+                if layout.has(parse::TCP_FIN | parse::TCP_RST) {
+                    conntrack::note_end(tables, &scratch.key, layout.tcp_flags, &flow);
+                }
+                if layout.has(parse::TCP_SYN) && translates(entry.forward) {
+                    let step = hand_over(scratch, &layout, &entry, 0, Stage::Clamp);
+                    scratch.handover.out = out;
+                    return step;
+                }
             }
-            Step::Done(way.forwarded(tables, out, interface))
+            Step::Done(verdict)
         }
         Err(Refusal::TooBig(mtu)) => hand_over(scratch, &layout, &entry, mtu, Stage::TooBig),
         Err(Refusal::Other(reason)) => Step::Done(way.refused(tables, reason)),
@@ -81,6 +89,7 @@ fn hand_over(
         l4: layout.l4 as u32,
         ip_length: layout.ip_length,
         mtu,
+        out: 0,
         vip: entry.vip,
         index: entry.instance,
         generation: entry.generation,
@@ -89,7 +98,7 @@ fn hand_over(
         tcp_flags: layout.tcp_flags,
         direction: entry.direction,
         is_message: 0,
-        pad: [0; 5],
+        pad: [0; 1],
     };
     Step::Next(stage)
 }

@@ -3,7 +3,8 @@
 use lb_common::Counter;
 
 use crate::{
-    Packet, Scratch, Stage, Step, Tables, Verdict, encapsulate, icmp, process::decide, too_big,
+    Packet, Scratch, Stage, Step, Tables, Verdict, clamp, encapsulate, icmp, process::decide,
+    too_big,
 };
 
 /// The first stage: what every packet goes through, and most go no further. Counts the packet under
@@ -34,6 +35,7 @@ pub fn resume<P: Packet, T: Tables>(
     let step = match stage {
         Stage::Encapsulate => encapsulate::encapsulate(packet, tables, scratch, interface),
         Stage::Icmp => icmp::forward(packet, tables, scratch, interface),
+        Stage::Clamp => Step::Done(clamp::clamp(packet, tables, scratch, interface)),
         Stage::TooBig => Step::Done(too_big::answer(packet, tables, scratch)),
     };
     counted(tables, step)

@@ -21,6 +21,8 @@ pub enum Stage {
     TooBig = 1,
     /// [`crate::icmp`].
     Icmp = 2,
+    /// [`crate::clamp`].
+    Clamp = 3,
 }
 
 /// How far a packet has come.
@@ -44,6 +46,8 @@ pub struct Handover {
     pub ip_length: u32,
     /// Largest IP packet that the way takes, for [`Stage::TooBig`].
     pub mtu: u32,
+    /// Interface that the packet leaves by, for [`Stage::Clamp`].
+    pub out: u32,
     /// [`lb_common::Vip::id`].
     pub vip: u16,
     /// Index of the instance.
@@ -61,7 +65,7 @@ pub struct Handover {
     /// 1 when the packet is an ICMP message about the connection, not one of its packets.
     pub is_message: u8,
     /// Always zero.
-    pub pad: [u8; 5],
+    pub pad: [u8; 1],
 }
 
 const _: () = assert!(size_of::<Handover>() == 32);

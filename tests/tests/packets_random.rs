@@ -106,6 +106,10 @@ fn packet(random: &mut Random) -> Vec<u8> {
     } else {
         Build::tcp(at(&from), at(&to), random.pick(&flags))
     };
+    if build.flags & tcp::SYN != 0 {
+        build.tcp_options =
+            random.pick(&[vec![], vec![2, 4, 5, 180], vec![1, 2, 4, 5, 180, 1, 1, 0]]);
+    }
     build.ttl = random.pick(&[64, 64, 64, 64, 2, 1, 0]);
     for _ in 0..random.pick(&[0, 0, 0, 1, 2, 3]) {
         build.tags.push((random.pick(&[0x8100, 0x88a8]), 9));

@@ -197,6 +197,9 @@ counters! {
     NatPortRetries = 52, "nat_port_retries", Event;
     /// Route look-ups.
     RouteLookups = 53, "route_lookups", Event;
+    /// Connections whose client or instance was told to send smaller packets than the other one takes,
+    /// because a way between them takes less.
+    MssClamped = 54, "mss_clamped", Event;
 }
 
 #[cfg(test)]

@@ -38,6 +38,14 @@ pub fn lb_icmp(context: XdpContext) -> u32 {
     })
 }
 
+/// [`Stage::Clamp`].
+#[xdp]
+pub fn lb_clamp_mss(context: XdpContext) -> u32 {
+    run(&context, |packet, maps, scratch, interface| {
+        resume(Stage::Clamp, packet, maps, scratch, interface)
+    })
+}
+
 #[inline(always)]
 fn run(
     context: &XdpContext,
