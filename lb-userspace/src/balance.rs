@@ -7,7 +7,7 @@
 
 use std::{cell::Cell, fmt, sync::Arc};
 
-use crate::model::{Algorithm, Exclusion, InstanceId, Member, Timestamp};
+use crate::model::{Algorithm, Exclusion, Instance, InstanceId, Member, Timestamp};
 
 mod adaptive;
 mod consistent_hash;
@@ -89,6 +89,7 @@ impl Random {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Tried {
     ids: [Option<InstanceId>; Self::MOST],
+    only_well: bool,
 }
 
 impl Tried {
@@ -112,6 +113,17 @@ impl Tried {
         if let Some(free) = self.ids.iter_mut().find(|slot| slot.is_none()) {
             *free = Some(id);
         }
+    }
+
+    /// Whether the next one is not to be one that has failed its last request either. No matter
+    /// while none was tried.
+    pub const fn set_only_well(&mut self, only_well: bool) {
+        self.only_well = only_well;
+    }
+
+    /// Whether it rules `instance` out.
+    fn rules_out(&self, instance: &Instance) -> bool {
+        self.contains(instance.id) || self.only_well && instance.failures_in_a_row() > 0
     }
 }
 
@@ -137,7 +149,7 @@ pub fn obstacle(member: &Member, choice: &Choice<'_>) -> Option<Exclusion> {
     if member.is_out_of_connections() {
         return Some(Exclusion::NoConnection);
     }
-    let tried = !choice.tried.is_empty() && choice.tried.contains(member.instance.id);
+    let tried = !choice.tried.is_empty() && choice.tried.rules_out(&member.instance);
     tried.then_some(Exclusion::Tried)
 }
 

@@ -305,9 +305,7 @@ fn traces_are_exported_with_a_span_for_each_request_and_try() -> Result<()> {
     // An instance that is gone is a try of its own.
     scene.kill("i1")?;
     let before = spans(&beside).len();
-    // As few as the budget of retries takes along without regard to its share.
-    let few = Plan::requests(scene.gateway(80), "/shop", 40);
-    let answered = load::run(&client, &few)?;
+    let answered = load::run(&client, &plan)?;
     ensure!(answered.failures().is_empty(), "{answered}");
     let failed = || {
         let all = spans(&beside);

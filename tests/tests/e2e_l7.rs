@@ -280,12 +280,8 @@ fn no_request_fails_when_an_instance_dies() -> Result<()> {
     more(&load, 300)?;
     let all = load.stop()?;
     ensure!(all.failures().is_empty() && all.of("i2") > 0, "{all}");
-    // Its breaker may have opened: then a probe has to find that it is well.
-    let back = || requests(&scene, "/shop/{}", 60).is_ok_and(|again| again.of("i2") > 0);
-    ensure!(
-        cleanup::within(Duration::from_secs(20), back),
-        "i2 is healthy and gets nothing"
-    );
+    let again = requests(&scene, "/shop/{}", 60)?;
+    ensure!(again.of("i2") > 0, "{again}");
     Ok(())
 }
 

@@ -242,8 +242,11 @@ mod tests {
             weights[changed] = weight;
             let after = table(&keyed(&weights), SLOTS);
             // The paper's figure 12 has about 2 % of a table of 65,537 move beside those of the
-            // 1 % of 1000 members that failed; here are at least 100 slots a member.
-            prop_assert!(moved_needlessly(&before, &after, changed) * 100 <= SLOTS * 3);
+            // 1 % of 1000 members that failed; here are at least 100 slots a member, and one may be
+            // half of the table.
+            let needed = share(&before, changed).abs_diff(share(&after, changed));
+            let moved = moved_needlessly(&before, &after, changed);
+            prop_assert!(moved * 100 <= SLOTS * 3 + needed * 5, "{moved} beside {needed}");
         }
     }
 }

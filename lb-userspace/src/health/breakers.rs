@@ -98,7 +98,7 @@ fn tend_service(service: &Service, now: Timestamp) -> Option<Timestamp> {
 /// Does what is due at a breaker; says when the next thing is.
 fn tend(gate: &Gate, spec: Option<&BreakerSpec>, now: Timestamp) -> Option<Timestamp> {
     let Some(spec) = spec else {
-        gate.update(|state| (!state.is_held()).then(|| GateState::closed(now)));
+        breaker::clear(gate, now);
         return None;
     };
     breaker::expire(gate, spec, now);

@@ -21,8 +21,9 @@ use tokio::{
 
 use super::{probe::probe, verdict::Verdict};
 use crate::{
-    model::{Clock, Health, HealthCheckSpec, Instance, InstanceId},
+    model::{Clock, Health, HealthCheckSpec, Instance, InstanceId, Timestamp},
     registry::{Change, Registry, Snapshot},
+    resilience::breaker,
 };
 
 /// Time between the first checks of instances that are added together, on average.
@@ -43,6 +44,14 @@ pub async fn run(registry: Arc<Registry>, clock: Clock) {
             return;
         }
     }
+}
+
+/// Closes the breaker of an instance that checks found down and now find up again, unless an
+/// operator holds it, and forgets its run of failures: what its requests ran into was that it was
+/// down. That it comes back carefully is what recoveries are for.
+pub fn is_up_again(instance: &Instance, now: Timestamp) {
+    breaker::clear(&instance.gate, now);
+    instance.failures.end();
 }
 
 /// The tasks that run.
@@ -180,9 +189,13 @@ impl Check {
             }
         }
         self.instance.checks.count(result.is_ok());
+        let was_down = self.verdict.is_down();
         let Some(health) = self.verdict.observe(result.is_ok()) else {
             return;
         };
+        if was_down {
+            is_up_again(&self.instance, now);
+        }
         let detail = match result {
             Ok(_) => format!("the check passed in {:.1} ms", took.as_secs_f64() * 1e3),
             Err(failure) => failure.to_string(),

@@ -15,6 +15,7 @@ use crate::{
     registry::{Change, Registry, Service},
     resilience::{
         Ejection, Silence,
+        outage::{Output, RECENT, lags},
         outlier::{self, Record, Suspect},
     },
 };
@@ -142,9 +143,10 @@ impl Outliers {
         look: Look,
         ejections: &mut Vec<(InstanceId, Ejection)>,
     ) {
-        let suspects: Vec<Suspect> = (0..service.members.len())
+        let mut suspects: Vec<Suspect> = (0..service.members.len())
             .map(|position| self.suspect(service, position, spec, now, look))
             .collect();
+        find_lags(service, spec, now, &mut suspects);
         for conviction in outlier::judge(spec, &suspects) {
             let instance = &service.members[conviction.position].instance;
             let Some(record) = self.records.get_mut(&instance.id) else {
@@ -178,6 +180,7 @@ impl Outliers {
             blocked: instance.gate.state().kind(now) != BreakerState::Closed,
             weight: service.members[position].weight,
             run,
+            lags: false,
             silence: if run > 0 && run >= spec.consecutive_failures {
                 Silence::of(instance, now)
             } else {
@@ -188,6 +191,40 @@ impl Outliers {
                 .then(|| instance.history(Span::new(now, seconds)).quantile_us(0.5))
                 .flatten()
                 .map(|us| Duration::from_micros(us as u64)),
+        }
+    }
+}
+
+/// Finds out which of those that have failed often enough in a row, and serve all the same, lag.
+fn find_lags(service: &Service, spec: &OutlierSpec, now: Timestamp, suspects: &mut [Suspect]) {
+    let fails = |suspect: &Suspect| {
+        suspect.stands
+            && spec.consecutive_failures > 0
+            && suspect.run >= spec.consecutive_failures
+            && suspect.silence == Silence::None
+    };
+    if !suspects.iter().any(fails) {
+        return;
+    }
+    let of = |position: usize| {
+        let member = &service.members[position];
+        let sum = member.instance.window(now, 0, RECENT);
+        let output = Output::new(&sum, RECENT, member.weight);
+        (output, f64::from(member.instance.in_flight()))
+    };
+    let standing = suspects.iter().enumerate().filter(|(_, s)| s.stands);
+    let (all, busy) = standing.map(|(position, _)| of(position)).fold(
+        (Output::default(), 0.0),
+        |(mut all, busy), (output, own)| {
+            all += output;
+            (all, busy + own)
+        },
+    );
+    for (position, suspect) in suspects.iter_mut().enumerate() {
+        if fails(suspect) {
+            let (own, own_busy) = of(position);
+            let others = all.without(&own);
+            suspect.lags = lags(&own, &others, own_busy, busy - own_busy, RECENT);
         }
     }
 }

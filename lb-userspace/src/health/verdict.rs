@@ -28,6 +28,11 @@ impl Verdict {
         }
     }
 
+    /// Whether the instance was down by the results so far.
+    pub(super) const fn is_down(&self) -> bool {
+        matches!(self.health, Health::Unhealthy)
+    }
+
     /// Takes a result into account; the new health when it changes.
     pub(super) fn observe(&mut self, passed: bool) -> Option<Health> {
         let (found, needed) = if passed {

@@ -6,6 +6,11 @@
 //! is asked of time and chance is in [`crate::resilience::retry`]; this is the part that knows
 //! requests and instances.
 //!
+//! Where there is a choice, the next instance is one that has not failed its last request. A request
+//! of which nothing was sent goes there without the budget: no instance gets more than one time of
+//! it, and when all fail there is nowhere to go for free. So one that refuses connections costs its
+//! clients nothing, however much of the traffic is its share.
+//!
 //! The next instance is picked, and the budget asked, while the answer that is to be replaced is
 //! still at hand: when there is no retry, the client gets that answer.
 
@@ -359,8 +364,12 @@ impl<'a> Course<'a> {
             deadline: self.client.pulse.deadline(),
         };
         let mut wait = retry::wait(spec, &failed, now, chance)?;
-        let next = match self.pick_rested(now) {
-            Some(next) => next,
+        let mut free = false;
+        let next = match self.pick_next(now) {
+            Some((next, well)) => {
+                free = well && cause.nothing_sent();
+                next
+            }
             None if spec.same_instance && cause.nothing_sent() => {
                 wait = retry::wait_for_same(spec, self.retries, chance);
                 self.tried = Tried::default();
@@ -372,9 +381,19 @@ impl<'a> Course<'a> {
             }
             None => return Err(RetryRefusal::NoInstance),
         };
-        self.pays(now)
+        (free || self.pays(now))
             .then_some((next, wait))
             .ok_or(RetryRefusal::Budget)
+    }
+
+    /// Picks an instance for a retry, and says whether it has not failed its last request, as it
+    /// has not when there is one.
+    fn pick_next(&mut self, now: Timestamp) -> Option<(usize, bool)> {
+        // What is set here holds for the picks until the next try, too.
+        [true, false].into_iter().find_map(|well| {
+            self.tried.set_only_well(well);
+            self.pick_rested(now).map(|position| (position, well))
+        })
     }
 
     /// Picks an instance that was not tried and has not asked to be left alone.

@@ -21,7 +21,7 @@ use super::{
     socket::Socket,
     upload::Upload,
 };
-use crate::model::{Instance, MostConnections, Opened, Reason, RetryCause};
+use crate::model::{Instance, MostConnections, Opened, Outcome, Reason, RetryCause};
 
 /// Largest buffer for what an instance sends, in bytes: also the largest head of an answer.
 const BUFFER: usize = 128 * 1024;
@@ -43,6 +43,14 @@ impl Failure {
     const fn of_instance(reason: Reason) -> Self {
         let blame = true;
         Self { reason, blame }
+    }
+
+    /// What it means for the instance, if it speaks against it.
+    pub(super) fn outcome(&self) -> Option<Outcome> {
+        self.blame.then_some(match self.reason {
+            Reason::ConnectFailed => Outcome::Refused,
+            _ => Outcome::Failure,
+        })
     }
 
     /// One of a request that is over.
@@ -159,7 +167,12 @@ async fn connect(
         Ok(Err(error)) if error.kind() == io::ErrorKind::TimedOut => {
             return Err(failure(Reason::ConnectTimeout));
         }
-        Ok(Err(_)) => return Err(failure(Reason::ConnectFailed)),
+        Ok(Err(error)) => {
+            return Err(Failure {
+                reason: Reason::ConnectFailed,
+                blame: !is_own(&error),
+            });
+        }
         Err(_) => return Err(failure(Reason::ConnectTimeout)),
     };
     // Requests are written whole; waiting for more to send would only delay them. The kernel asks
@@ -185,6 +198,22 @@ async fn connect(
         in_use,
         admission: Arc::clone(&service.admission),
     })
+}
+
+/// Whether it is this machine that has no connection to give: neither a port, nor a descriptor, nor
+/// memory is left. No packet has been sent then.
+fn is_own(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::EADDRNOTAVAIL
+                | libc::EADDRINUSE
+                | libc::EMFILE
+                | libc::ENFILE
+                | libc::ENOBUFS
+                | libc::ENOMEM
+        )
+    )
 }
 
 /// Waits for `future`, unless the pulse says to stop: then `None`.

@@ -124,8 +124,8 @@ pub(super) async fn attempt(course: &Course<'_>, place: Place, pending: &mut Pen
             if let Some(trying) = trying {
                 trying.ends(TryEnd::Failed(failure.reason));
             }
-            if failure.blame {
-                in_flight.judge(Outcome::Failure);
+            if let Some(outcome) = failure.outcome() {
+                in_flight.judge(outcome);
                 breaker::settle(worker, service, &in_flight, probe, Verdict::Failure);
             }
             Err((failure, Arc::clone(in_flight.instance())))

@@ -29,7 +29,7 @@ pub enum Exclusion {
     Full,
     /// The proxy has as many connections to it, or to its service, as it may have, all in use.
     NoConnection,
-    /// This request has been sent to it in vain.
+    /// This request has been sent to it in vain, or to others, and it fails as well.
     Tried,
 }
 

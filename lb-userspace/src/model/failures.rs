@@ -61,6 +61,8 @@ struct Beginning {
     alarm: Arc<Alarm>,
     /// When the first failure of the run ended, in microseconds.
     since: AtomicU64,
+    /// How many of the run's failures were refused connections.
+    refused: AtomicU32,
 }
 
 impl FailureRun {
@@ -93,6 +95,15 @@ impl FailureRun {
         (self.length() > 0).then(|| Timestamp(self.beginning.since.load(Ordering::Relaxed)))
     }
 
+    /// Whether there is a run and half of it at least are refused connections. What else there is
+    /// are requests that were under way when whoever listened went away.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        let refused = self.beginning.refused.load(Ordering::Relaxed);
+        let length = self.length();
+        length > 0 && refused.saturating_mul(2) >= length
+    }
+
     /// Begins anew.
     pub fn end(&self) {
         // A store would take the cache line from the other workers at each success.
@@ -101,11 +112,15 @@ impl FailureRun {
         }
     }
 
-    /// One more, at `now`.
-    pub fn go_on(&self, now: Timestamp) {
+    /// One more, at `now`; whether it was a refused connection.
+    pub fn go_on(&self, now: Timestamp, refused: bool) {
         let before = self.length.fetch_add(1, Ordering::Relaxed);
         if before == 0 {
             self.beginning.since.store(now.0, Ordering::Relaxed);
+            let first = u32::from(refused);
+            self.beginning.refused.store(first, Ordering::Relaxed);
+        } else if refused {
+            self.beginning.refused.fetch_add(1, Ordering::Relaxed);
         }
         let length = before.saturating_add(1);
         let limit = self.limit.load(Ordering::Relaxed);
@@ -128,26 +143,47 @@ mod tests {
                 .poll_rung(&Context::from_waker(Waker::noop()))
                 .is_ready()
         };
-        (1..10).for_each(|us| run.go_on(Timestamp(us)));
+        (1..10).for_each(|us| run.go_on(Timestamp(us), false));
         assert_eq!(run.since(), Some(Timestamp(1)));
         assert!(!heard(), "no limit");
         run.end();
         assert_eq!(run.since(), None);
         run.set_limit(3);
-        run.go_on(Timestamp(20));
-        run.go_on(Timestamp(20));
+        run.go_on(Timestamp(20), false);
+        run.go_on(Timestamp(20), false);
         assert!(!heard());
         run.end();
-        run.go_on(Timestamp(20));
-        run.go_on(Timestamp(20));
+        run.go_on(Timestamp(20), false);
+        run.go_on(Timestamp(20), false);
         assert!(!heard());
-        run.go_on(Timestamp(20));
-        run.go_on(Timestamp(20));
+        run.go_on(Timestamp(20), false);
+        run.go_on(Timestamp(20), false);
         assert_eq!(run.length(), 4);
         assert!(heard());
         assert!(!heard());
-        run.go_on(Timestamp(20));
+        run.go_on(Timestamp(20), false);
         assert!(heard());
+    }
+
+    #[test]
+    fn a_run_is_a_refusal_when_half_of_it_are_refused_connections() {
+        let run = FailureRun::default();
+        assert!(!run.is_refusal());
+        let mut goes = |refused| {
+            run.go_on(Timestamp(1), refused);
+            run.is_refusal()
+        };
+        // Two were under way when the instance died.
+        let all = [false, false, true, true, false, true].map(&mut goes);
+        assert_eq!(all, [false, false, false, true, false, true]);
+        // A run knows nothing of the one before.
+        run.end();
+        assert!(!run.is_refusal());
+        run.go_on(Timestamp(2), false);
+        assert!(!run.is_refusal());
+        run.end();
+        run.go_on(Timestamp(3), true);
+        assert!(run.is_refusal());
     }
 
     #[test]

@@ -73,6 +73,16 @@ pub enum Outcome {
     Success,
     /// The instance answered with 500 or above, or did not answer.
     Failure,
+    /// A failure, too: there was no connection to be had, as nothing listens there.
+    Refused,
+}
+
+impl Outcome {
+    /// Whether the instance has failed the request, in whatever way.
+    #[must_use]
+    pub const fn is_failure(self) -> bool {
+        matches!(self, Self::Failure | Self::Refused)
+    }
 }
 
 /// An instance in a snapshot: the instance and the weight that it has there.
@@ -476,9 +486,9 @@ impl Instance {
         self.failures.end();
     }
 
-    fn failed(&self, now: Timestamp, latency: Duration, behind: u32) {
+    fn failed(&self, now: Timestamp, latency: Duration, behind: u32, refused: bool) {
         self.took_at_least(now, latency, behind);
-        self.failures.go_on(now);
+        self.failures.go_on(now, refused);
     }
 
     fn took_at_least(&self, now: Timestamp, bound: Duration, behind: u32) {
@@ -488,13 +498,13 @@ impl Instance {
 
     fn record(&self, algorithm: Algorithm, worker: usize, now: Timestamp, o: Outcome, us: u64) {
         let shard = &self.shards[worker % self.shards.len()];
-        shard.window.record(now, o == Outcome::Failure, us);
+        shard.window.record(now, o.is_failure(), us);
         let history = shard.history.get_or_init(Box::default);
-        history.record(now, o == Outcome::Failure, us);
+        history.record(now, o.is_failure(), us);
         let counters = shard.by_algorithm[algorithm as usize].get_or_init(Box::default);
         match o {
             Outcome::Success => &counters.successes,
-            Outcome::Failure => &counters.failures,
+            Outcome::Failure | Outcome::Refused => &counters.failures,
         }
         .fetch_add(1, Ordering::Relaxed);
         counters.latency.record(us);
@@ -546,9 +556,11 @@ impl InFlight {
             let us = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
             self.instance
                 .record(self.algorithm, self.worker, now, outcome, us);
-            match outcome {
-                Outcome::Success => self.instance.succeeded(now, latency, self.behind),
-                Outcome::Failure => self.instance.failed(now, latency, self.behind),
+            if outcome.is_failure() {
+                let refused = outcome == Outcome::Refused;
+                self.instance.failed(now, latency, self.behind, refused);
+            } else {
+                self.instance.succeeded(now, latency, self.behind);
             }
         }
         latency

@@ -378,6 +378,14 @@ pub fn heard(
     }
 }
 
+/// Closes a breaker for a reason that lies outside of it, unless an operator holds it.
+pub fn clear(gate: &Gate, now: Timestamp) -> Option<Step> {
+    gate.update(|state| {
+        let is_new = matches!(state, GateState::Closed { run: 0, .. });
+        (!state.is_held() && !is_new).then(|| GateState::closed(now))
+    })
+}
+
 /// Carries out an operator's order.
 pub fn hold(gate: &Gate, order: Hold, now: Timestamp) -> Option<Step> {
     gate.update(|state| {

@@ -12,11 +12,16 @@
 //!   at its own pace, so what proves that it is broken is [`Silence`]: no success for so long that
 //!   an instance that works would show it less than once an hour, going by the best of the seconds
 //!   before. At 500 answers a second that is some 29 ms, and always at most a second or four
-//!   latencies.
+//!   latencies. A run of refused connections needs no silence: whoever is busy lets connections
+//!   wait or drops their first packets, which shows as time running out; only where nobody listens
+//!   does the kernel refuse.
 //! - **What counts is what an instance serves, not what it refuses.** A share of failures speaks
 //!   against an instance only if it serves less than the others do ([`can_be_spared`]), for what
 //!   it weighs. The worse the others fare themselves, the less of its load could they take, and
-//!   the less must it serve to be better gone.
+//!   the less must it serve to be better gone. By the same measure a run of failures counts without
+//!   silence: one that has become slow, so that its queue overflows, still serves at its own pace.
+//!   In the two seconds that may be waited for, chance has to be reckoned with, and that somebody
+//!   may have been asked less than the others ([`lags`]).
 //! - **Only a share of the instances may be out at a time** ([`most_out`]), by breakers and
 //!   ejections together, and those that fail in a row in this moment count as well: when many fail
 //!   at once, the cause lies behind them all. Whoever has been silent for so long that it certainly
@@ -36,9 +41,16 @@ const BEFORE: u64 = 10;
 /// Fewer successes than this in a second are no pace to go by.
 const FEW: u64 = 5;
 
-/// Failures in a row that are a silence however short: traffic may have grown since the seconds
-/// before. An instance that refuses half of its requests does that once in 30 million runs.
-const ENOUGH: u32 = 25;
+/// Failures in a row that are a silence however short, as traffic may have grown since the seconds
+/// before: those that are as rare as this many of an instance that fails every other request, which
+/// is once in 30 million requests.
+const ENOUGH: f64 = 25.0;
+
+/// Share of failures that is reckoned with at least, and at most.
+const FAILS: (f64, f64) = (0.5, 0.99);
+
+/// Fewer requests than this in a second have no share of failures to go by.
+const TELLING: u64 = 20;
 
 /// A silence is to come about by chance this often at most.
 const ONCE_IN: Duration = Duration::from_secs(3600);
@@ -81,14 +93,15 @@ impl Silence {
         if skip + BEFORE > WINDOW_SECONDS {
             return Self::Certain;
         }
-        let served = |back| {
-            let second = instance.window(now, skip + back, 1);
-            second.requests.saturating_sub(second.failures)
-        };
-        let best = (0..BEFORE).map(served).max().unwrap_or_default();
+        let before: [WindowSum; BEFORE as usize] =
+            std::array::from_fn(|back| instance.window(now, skip + back as u64, 1));
+        let served = |second: &WindowSum| second.requests.saturating_sub(second.failures);
+        let best = before.iter().map(served).max().unwrap_or_default();
         let latency = instance.latency.at_last_sample().unwrap_or_default();
         let by_time = silence(now - since, best, latency);
-        if instance.failures.length() >= ENOUGH {
+        let failures = &instance.failures;
+        let run = failures.length();
+        if failures.is_refusal() || f64::from(run) >= enough(&before, u64::from(run)) {
             by_time.max(Self::Likely)
         } else {
             by_time
@@ -121,6 +134,25 @@ fn expected(served: u64) -> Duration {
     let rate = served as f64;
     let missing = (rate * ONCE_IN.as_secs_f64()).ln().max(LEAST_MISSING);
     Duration::from_secs_f64(missing / rate)
+}
+
+/// How many failures in a row are too many for chance, of an instance that has failed as many as it
+/// did in the worst of the seconds `before`. The `run` at hand has begun in the first of them and
+/// says nothing about what was before it.
+fn enough(before: &[WindowSum], run: u64) -> f64 {
+    let share = |(back, second): (usize, &WindowSum)| {
+        let of_run = if back == 0 {
+            run.min(second.failures)
+        } else {
+            0
+        };
+        let requests = second.requests.saturating_sub(of_run);
+        let failures = second.failures.saturating_sub(of_run);
+        (requests >= TELLING).then(|| failures as f64 / requests as f64)
+    };
+    let worst = before.iter().enumerate().filter_map(share);
+    let worst = worst.fold(FAILS.0, f64::max).min(FAILS.1);
+    ENOUGH * FAILS.0.ln() / worst.ln()
 }
 
 /// What instances did, for what they weigh.
@@ -176,6 +208,25 @@ pub fn can_be_spared(own: &Output, others: &Output) -> bool {
     own.served / own.weight < WORSE * rate.powi(3) * others.served / others.weight
 }
 
+/// Seconds of which it is looked at whether an instance lags.
+pub const RECENT: u64 = 2;
+
+/// How many standard deviations of what was served must lie between chance and a lag.
+const DEVIATIONS: f64 = 3.0;
+
+/// Whether an instance with `busy` requests in flight serves so much less than the others with
+/// `others_busy` that it is better gone, by what all of them did in the last `seconds`. One that has
+/// less to do than they have is only asked less.
+#[must_use]
+pub fn lags(own: &Output, others: &Output, busy: f64, others_busy: f64, seconds: u64) -> bool {
+    let served = own.served * seconds as f64;
+    let at_best = Output {
+        served: (served + DEVIATIONS * served.max(1.0).sqrt()) / seconds as f64,
+        ..*own
+    };
+    busy * others.weight > others_busy * own.weight && can_be_spared(&at_best, others)
+}
+
 /// How many of so many instances may be out at a time, when that is to be `share` percent: one
 /// always.
 #[must_use]
@@ -219,6 +270,29 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_run_is_too_long_for_chance_by_how_much_failed_before() {
+        let second = |requests, failures| WindowSum {
+            requests,
+            failures,
+            latency_us: 0,
+        };
+        let close = |before: &[WindowSum], run, expected: f64| {
+            let found = enough(before, run);
+            assert!((found - expected).abs() < 0.5, "{found}, not {expected}");
+        };
+        close(&[], 30, 25.0);
+        close(&[second(100, 1), second(100, 3)], 1, 25.0);
+        // Two thirds fail, as always at three times the load.
+        close(&[second(1000, 0), second(1000, 667)], 30, 42.7);
+        // It has just begun to: the run itself is no evidence of that, what was before it is.
+        close(&[second(130, 30), second(1000, 0)], 30, 25.0);
+        close(&[second(330, 230), second(1000, 0)], 30, 42.7);
+        // Nothing but failures, or next to no requests.
+        close(&[second(1000, 0), second(1000, 1000)], 30, 1724.0);
+        close(&[second(19, 19)], 0, 25.0);
+    }
+
     fn output(served: f64, failed: f64) -> Output {
         Output {
             served,
@@ -239,6 +313,23 @@ mod tests {
         // Nobody could take over.
         assert!(!can_be_spared(&output(1.0, 99.0), &output(0.0, 100.0)));
         assert!(!can_be_spared(&output(1.0, 99.0), &Output::default()));
+    }
+
+    #[test]
+    fn who_has_more_to_do_and_serves_less_lags() {
+        let (slow, others) = (output(80.0, 0.0), output(480.0, 0.0));
+        assert!(lags(&slow, &others, 1000.0, 4.0, 2));
+        // It is asked less.
+        assert!(!lags(&slow, &others, 2.0, 4.0, 2));
+        // Everybody has too much to do: it serves what they do, or what chance has made of it.
+        let others = output(100.0, 80.0);
+        assert!(!lags(&output(90.0, 100.0), &others, 900.0, 800.0, 2));
+        assert!(!lags(&output(80.0, 0.0), &output(100.0, 0.0), 9.0, 5.0, 2));
+        assert!(lags(&output(70.0, 0.0), &output(100.0, 0.0), 9.0, 5.0, 2));
+        // So few requests say nothing, and neither do others that serve nothing.
+        assert!(!lags(&output(1.0, 3.0), &output(3.0, 0.0), 9.0, 5.0, 2));
+        assert!(lags(&output(0.0, 3.0), &output(3.0, 0.0), 9.0, 5.0, 2));
+        assert!(!lags(&output(0.0, 3.0), &output(0.0, 9.0), 9.0, 5.0, 2));
     }
 
     #[test]

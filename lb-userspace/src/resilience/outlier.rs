@@ -84,6 +84,8 @@ pub struct Suspect {
     pub run: u32,
     /// Whether it serves nothing any more since that run began.
     pub silence: Silence,
+    /// Whether it serves less than the others, who have less to do.
+    pub lags: bool,
     /// Requests of the window, when it had the whole window to prove itself.
     pub window: Option<WindowSum>,
     /// Median latency of the window's requests.
@@ -237,7 +239,7 @@ fn accused(spec: &OutlierSpec, suspects: &[Suspect]) -> Vec<Conviction> {
         }
         let run = (spec.consecutive_failures > 0
             && suspect.run >= spec.consecutive_failures
-            && suspect.silence >= needed)
+            && (suspect.silence >= needed || suspect.lags && needed < Silence::Certain))
             .then_some(Evidence::Run(suspect.run));
         let evidence = run
             .or_else(|| {

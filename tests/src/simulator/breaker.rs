@@ -38,7 +38,7 @@ pub(super) fn settle(
 ) {
     let verdict = match outcome {
         Outcome::Success => Verdict::Success,
-        Outcome::Failure => Verdict::Failure,
+        Outcome::Failure | Outcome::Refused => Verdict::Failure,
     };
     if permit.is_none() && verdict == Verdict::Success && guard.instance().gate.is_quiet() {
         return;

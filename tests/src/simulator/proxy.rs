@@ -18,7 +18,7 @@ use lb_userspace::{
     balance::{Choice, Random, Tried},
     config::{self, Overrides, Sources},
     health::{
-        breakers,
+        breakers, checker,
         comeback::Comebacks,
         outlier::{Look, Outliers},
         scorer,
@@ -127,7 +127,7 @@ impl Proxy {
             let (now, random) = (self.clock.now(), &self.random);
             breaker::settle(service, &place.guard, place.permit, outcome, now, random);
         }
-        if outcome == Outcome::Failure {
+        if outcome.is_failure() {
             self.look();
         }
         place.guard.instance().id
@@ -175,12 +175,27 @@ impl Proxy {
         *times = if *last == passed { *times + 1 } else { 1 };
         *last = passed;
         let health = match (passed, *times) {
-            (true, RISE) => Health::Healthy,
+            (true, RISE) => {
+                self.is_up_again(id);
+                Health::Healthy
+            }
             (false, FALL) => Health::Unhealthy,
             _ => return Ok(()),
         };
         let detail = "modelled check".into();
         self.apply(Change::Health { id, health, detail })
+    }
+
+    /// What a check does that passes again.
+    fn is_up_again(&self, id: InstanceId) {
+        let Some(service) = &self.service else { return };
+        let mut members = service.members.iter().zip(service.statuses.iter());
+        let found = members.find(|(member, _)| member.instance.id == id);
+        if let Some((member, status)) = found
+            && status.health == Health::Unhealthy
+        {
+            checker::is_up_again(&member.instance, self.clock.now());
+        }
     }
 
     fn apply(&mut self, change: Change) -> Result<()> {

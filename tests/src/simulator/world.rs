@@ -286,7 +286,11 @@ impl<'a> World<'a> {
         };
         job.tries += 1;
         let proxy = &self.proxies[job.arrival.proxy];
-        let Some((machine, place)) = proxy.pick(job.arrival.key, &job.tried) else {
+        let picked = [true, false].into_iter().find_map(|only_well| {
+            job.tried.set_only_well(only_well);
+            proxy.pick(job.arrival.key, &job.tried)
+        });
+        let Some((machine, place)) = picked else {
             self.figures.failed(job.arrived);
             self.open -= 1;
             self.free(id);
@@ -325,11 +329,16 @@ impl<'a> World<'a> {
             && job.tries < TRIES
             && let Some(place) = job.place.take()
         {
-            let instance = self.proxies[job.arrival.proxy].end(place, Outcome::Failure);
+            let instance = self.proxies[job.arrival.proxy].end(place, Outcome::Refused);
             job.tried.insert(instance);
             self.send(id);
         } else {
-            self.conclude(id, Outcome::Failure);
+            let refused = if refused {
+                Outcome::Refused
+            } else {
+                Outcome::Failure
+            };
+            self.conclude(id, refused);
             self.free(id);
         }
     }
@@ -350,7 +359,7 @@ impl<'a> World<'a> {
             self.open -= 1;
             match outcome {
                 Outcome::Success => self.figures.served(job.arrived, self.now),
-                Outcome::Failure => self.figures.failed(job.arrived),
+                Outcome::Failure | Outcome::Refused => self.figures.failed(job.arrived),
             }
         }
     }

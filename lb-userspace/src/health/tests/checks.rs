@@ -17,7 +17,7 @@ use tokio::{
 use super::*;
 use crate::{
     health,
-    model::{Clock, Health, Probe},
+    model::{BreakerSpec, Clock, GateState, Health, Probe},
 };
 
 /// An instance that answers each connection with the bytes it was told to, and counts.
@@ -251,19 +251,24 @@ async fn something_else_than_http_is_told() {
 async fn health_falls_and_rises_with_the_answers() {
     let fake = Fake::start(Some(OK)).await;
     let endpoints = [fake.address.clone()];
-    let registry = registry(vec![service(
-        "web",
-        Algorithm::RoundRobin,
-        Some(http()),
-        &endpoints,
-    )]);
+    let mut service = service("web", Algorithm::RoundRobin, Some(http()), &endpoints);
+    service.breakers.instance = Some(BreakerSpec::default());
+    let registry = registry(vec![service]);
     let (stop, stopped) = watch::channel(false);
     let checks = tokio::spawn(health::run(Arc::clone(&registry), Clock::real(), stopped));
     settled(&registry, Health::Healthy).await;
     *fake.answer.lock().unwrap() = Some(SICK);
     settled(&registry, Health::Unhealthy).await;
+    // What requests have met meanwhile is over when it is up again.
+    let instance = Arc::clone(&registry.snapshot().services[0].members[0].instance);
+    let until = Clock::real().now() + Duration::from_secs(1000);
+    let open = |_| Some(GateState::Open { until, trips: 3 });
+    instance.gate.update(open);
+    instance.failures.go_on(Clock::real().now(), true);
     *fake.answer.lock().unwrap() = Some(OK);
     settled(&registry, Health::Healthy).await;
+    assert!(instance.gate.is_closed());
+    assert_eq!(instance.failures.length(), 0);
     stop.send_replace(true);
     tokio::time::timeout(Duration::from_secs(5), checks)
         .await

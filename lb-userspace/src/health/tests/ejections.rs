@@ -199,6 +199,27 @@ fn the_last_one_and_more_than_half_stay_whatever_they_do() {
 }
 
 #[test]
+fn one_that_became_slow_and_overflows_goes_though_it_serves() {
+    for (queue, out) in [(50, true), (0, false)] {
+        let mut run = Run::new(spec(3));
+        let slow = run.instance(0);
+        let waiting: Vec<_> = (0..queue)
+            .map(|_| slow.begin(Algorithm::RoundRobin, 0, &run.clock))
+            .collect();
+        for _ in 0..3 {
+            run.clock.advance(Duration::from_secs(1));
+            run.answers(0, 20, Outcome::Success, 0);
+            run.answers(1, 100, Outcome::Success, 0);
+            run.answers(2, 100, Outcome::Success, 0);
+        }
+        // With 20 a second half a second without a success is nothing.
+        run.fail(0);
+        assert_eq!(run.ejected(0).is_some(), out, "{queue} wait");
+        drop(waiting);
+    }
+}
+
+#[test]
 fn a_third_of_failures_is_seen_within_a_window_among_three() {
     let mut run = Run::new(spec(3));
     for _ in 0..12 {

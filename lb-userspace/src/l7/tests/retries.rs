@@ -278,6 +278,36 @@ fn a_request_that_was_not_sent_may_wait_for_its_only_instance() {
 }
 
 #[test]
+fn refused_connections_need_no_budget_while_somebody_is_well() {
+    let post = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx";
+    let of = |addresses: &[SocketAddr]| {
+        let mut desired = everything_to(addresses);
+        let retry = &mut desired.services[0].retry;
+        (retry.budget, retry.floor) = (0, 0);
+        Gateway::of(desired)
+    };
+    let nowhere = || unused_address();
+    let (stub, count) = counting(ok("fine"));
+    let gateway = of(&[nowhere(), nowhere(), stub.address]);
+    let mut client = gateway.connect();
+    for _ in 0..30 {
+        assert_eq!(client.send(post).answer().text(), "fine");
+    }
+    assert_eq!(count.load(Ordering::Relaxed), 30);
+    assert!(gateway.retries(RetryCause::ConnectFailed) >= 20);
+    assert_eq!(gateway.refusals(RetryRefusal::Budget), 0);
+
+    // Where all are dead, each is found dead once.
+    let gateway = of(&[nowhere(), nowhere(), nowhere()]);
+    let mut client = gateway.connect();
+    for _ in 0..30 {
+        assert_eq!(client.send(post).answer().status(), 502);
+    }
+    assert_eq!(gateway.retries(RetryCause::ConnectFailed), 2);
+    assert_eq!(gateway.refusals(RetryRefusal::Budget), 29);
+}
+
+#[test]
 fn instances_that_die_together_cost_no_get() {
     let dead = Arc::new(AtomicBool::new(false));
     let mortal = || {

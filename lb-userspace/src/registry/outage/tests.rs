@@ -62,7 +62,7 @@ impl World {
             request.judge(outcome);
             let verdict = match outcome {
                 Outcome::Success => Verdict::Success,
-                Outcome::Failure => Verdict::Failure,
+                Outcome::Failure | Outcome::Refused => Verdict::Failure,
             };
             service.weigh(worker, &request, None, verdict, self.clock.now(), 0);
         }
@@ -117,6 +117,31 @@ fn a_busy_instance_is_spared_until_it_is_silent() {
     assert_eq!(world.open(), [0]);
     world.pass(2000);
     assert!(!instance.is_spared(world.clock.now()));
+}
+
+#[test]
+fn refused_connections_are_no_sign_of_being_busy() {
+    let world = World::new(3, 50);
+    for _ in 0..10 {
+        world.serve(0, 100);
+        world.pass(1000);
+    }
+    // What was under way when the instance died, and what came to the closed door.
+    world.fail(0, 3);
+    world.end_at(0, 0, 3, Outcome::Refused);
+    assert_eq!(world.open(), [0; 0]);
+    world.end_at(0, 0, 1, Outcome::Refused);
+    assert_eq!(world.open(), [0]);
+    // When all refuse, something stands before them all, and one may be out.
+    let world = World::new(3, 50);
+    for at in 0..3 {
+        world.serve(at, 100);
+    }
+    world.pass(1000);
+    for _ in 0..7 {
+        (0..3).for_each(|at| world.end_at(0, at, 1, Outcome::Refused));
+    }
+    assert_eq!(world.open(), [0]);
 }
 
 #[test]

@@ -291,6 +291,8 @@ fn an_operator_has_the_last_word() {
         assert_eq!(run.end(Verdict::Failure), BreakerState::Closed);
     }
     assert!(run.admit().unwrap().is_none());
+    clear(&run.gate, run.now);
+    assert_eq!(run.gate.state(), GateState::HeldClosed);
     hold(&run.gate, Hold::Release, run.now);
     run.trip();
 }

@@ -115,6 +115,10 @@ fn a_busy_instance_is_not_ejected_for_what_it_refuses() {
         ..failing(50)
     };
     assert_eq!(positions(&spec(), &[busy, serving(), serving()]), [0; 0]);
+    // The others do better with less to do.
+    let slow = Suspect { lags: true, ..busy };
+    assert_eq!(positions(&spec(), &[slow, serving(), serving()]), [0]);
+    assert_eq!(positions(&spec(), &[slow, slow, serving()]), [0; 0]);
     // It gets more, refuses more, and serves as much as the others, or the most.
     let most = rate(2000, 1000);
     assert_eq!(
@@ -269,12 +273,13 @@ fn suspect() -> impl Strategy<Value = Suspect> {
         (
             0u32..12,
             prop::sample::select(vec![Silence::None, Silence::Likely, Silence::Certain]),
+            any::<bool>(),
         ),
         windows,
         prop::option::of(0u64..1000),
     )
         .prop_map(
-            |([stands, wanted, ejected, blocked], (run, silence), window, latency)| Suspect {
+            |([stands, wanted, ejected, blocked], (run, silence, lags), window, latency)| Suspect {
                 stands: stands && !ejected,
                 wanted,
                 ejected,
@@ -282,6 +287,7 @@ fn suspect() -> impl Strategy<Value = Suspect> {
                 weight: 10,
                 run,
                 silence,
+                lags,
                 window: window.map(|(requests, failures)| WindowSum {
                     requests,
                     failures: failures.min(requests),
