@@ -4,7 +4,13 @@
 pub const PROGRAM: &str = "lb_xdp";
 /// Programs that the balancing program hands packets on to, in the order of their places in
 /// [`MAP_STAGES`].
-pub const STAGES: [&str; 4] = ["lb_encapsulate", "lb_too_big", "lb_icmp", "lb_clamp_mss"];
+pub const STAGES: [&str; 5] = [
+    "lb_encapsulate",
+    "lb_too_big",
+    "lb_icmp",
+    "lb_clamp_mss",
+    "lb_fragment",
+];
 /// The far end of tunnels: unpacks, attached to an instance's interface.
 pub const PROGRAM_DECAP: &str = "lb_decap";
 /// Lowers the MSS of what answers tunnelled connections; a traffic control program.

@@ -36,7 +36,7 @@ pub enum Begun {
 ///
 /// Out of line: the packets that need it are few, and the others should not pay for its stack.
 #[inline(never)]
-pub fn begin<T: Tables>(tables: &T, scratch: &mut Scratch, tcp_flags: u8, fragment: bool) -> Begun {
+pub fn begin<T: Tables>(tables: &T, scratch: &mut Scratch, tcp_flags: u8) -> Begun {
     scratch.vip = scratch.key.vip();
     let Some(vip) = tables.vip(&scratch.vip) else {
         let reply = tables
@@ -48,9 +48,7 @@ pub fn begin<T: Tables>(tables: &T, scratch: &mut Scratch, tcp_flags: u8, fragme
             Counter::PassedNotVip
         }));
     };
-    let begun = if fragment {
-        Err(Counter::DropFragment)
-    } else if tcp_flags & TCP_RST != 0 {
+    let begun = if tcp_flags & TCP_RST != 0 {
         Err(Counter::DropStrayReset)
     } else {
         begin_at(tables, scratch, &vip)

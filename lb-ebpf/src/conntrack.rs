@@ -88,10 +88,6 @@ fn find_in_table<T: Tables>(
         return Known::No;
     };
     let entry = flow.entry();
-    if layout.fragment {
-        tables.vip_traffic(u32::from(entry.vip), |traffic| traffic.dropped += 1);
-        return Known::Decided(Verdict::Drop(Counter::DropFragment));
-    }
     let Some(instance) = tables.instance(entry.instance) else {
         return Known::No;
     };

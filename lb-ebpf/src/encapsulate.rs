@@ -61,8 +61,9 @@ pub fn encapsulate<P: Packet, T: Tables>(
             }
             Step::Done(way.forwarded(tables, out, interface))
         }
-        // No ICMP error answers another (RFC 1122, 3.2.2).
-        Err(Counter::DropTooBig) if scratch.handover.is_message == 0 => Step::Next(Stage::TooBig),
+        Err(Counter::DropTooBig) if scratch.handover.is_unanswered == 0 => {
+            Step::Next(Stage::TooBig)
+        }
         Err(reason) => Step::Done(way.refused(tables, reason)),
     }
 }
@@ -247,8 +248,8 @@ struct Inner {
     class: u8,
     /// The one's complement sum of the whole packet, where it follows from the packet's own
     /// checksums: the sum of an IPv4 header is zero, and that of a segment is zero with its
-    /// pseudo-header. Not known for UDP without a checksum, behind extension headers, and for
-    /// ICMP messages.
+    /// pseudo-header. Not known for UDP without a checksum, behind extension headers, and where the
+    /// checksum covers other bytes than these: of fragments and ICMP messages.
     sum: Option<Sum>,
 }
 
@@ -257,9 +258,10 @@ impl Inner {
     fn read<P: Packet>(packet: &P, key: &FlowKey, handover: &Handover) -> Option<Self> {
         let (l3, l4) = (handover.l3 as usize, handover.l4 as usize);
         let first: [u8; 8] = packet.read(l3)?;
-        let udp = key.protocol == lb_common::PROTOCOL_UDP;
-        let check: [u8; 2] = packet.read(l4 + 6)?;
-        let summed = handover.is_message == 0 && !(udp && u16::from_ne_bytes(check) == 0);
+        let summed = handover.is_unsummed == 0 && {
+            let check: [u8; 2] = packet.read(l4 + 6)?;
+            key.protocol != lb_common::PROTOCOL_UDP || u16::from_ne_bytes(check) != 0
+        };
         if handover.v4 != 0 {
             let segment = handover
                 .ip_length

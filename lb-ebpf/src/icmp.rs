@@ -80,7 +80,7 @@ pub fn forward<P: Packet, T: Tables>(
 /// Writes into [`Scratch::entry`] what the connection of packets with this tuple would be, when it is
 /// one that works without an entry.
 #[inline(never)]
-fn find_unremembered<T: Tables>(tables: &T, scratch: &mut Scratch) -> bool {
+pub(crate) fn find_unremembered<T: Tables>(tables: &T, scratch: &mut Scratch) -> bool {
     scratch.vip = scratch.key.vip();
     let Some(vip) = tables.vip(&scratch.vip) else {
         return false;
@@ -251,7 +251,8 @@ impl Message {
             forward: entry.forward,
             v4: u8::from(self.v4),
             direction: FLOW_FORWARD,
-            is_message: 1,
+            is_unsummed: 1,
+            is_unanswered: 1,
             ..Handover::default()
         }
     }

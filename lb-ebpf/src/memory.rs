@@ -27,6 +27,7 @@ use lb_common::{
 use crate::{
     Flow, Insert, Route, Tables,
     budget::Budget,
+    fragment::{FRAGMENTS, FragmentKey, Note},
     hash,
     recent::{self, Moment, RECENT, Recent},
 };
@@ -78,6 +79,7 @@ pub struct MemoryTables {
     tables: Mutex<HashMap<u32, Arc<Table>>>,
     instances: Mutex<Vec<InstanceEntry>>,
     flows: Mutex<HashMap<FlowKey, Arc<MemoryFlow>>>,
+    notes: Mutex<HashMap<FragmentKey, Note>>,
     recent: Mutex<HashMap<u32, Recent>>,
     epochs: Mutex<HashMap<u32, u64>>,
     capacity: usize,
@@ -115,6 +117,7 @@ impl MemoryTables {
             tables: Mutex::default(),
             instances: Mutex::new(vec![InstanceEntry::default(); MAX_INSTANCES as usize]),
             flows: Mutex::default(),
+            notes: Mutex::default(),
             recent: Mutex::default(),
             epochs: Mutex::default(),
             capacity,
@@ -334,6 +337,21 @@ impl Tables for MemoryTables {
     fn remove_flow(&self, key: &FlowKey) {
         lock(&self.flows).remove(key);
         *lock(&self.epochs).entry(recent::place(key)).or_default() += 1;
+    }
+
+    fn noted(&self, key: &FragmentKey) -> Option<Note> {
+        lock(&self.notes).get(key).copied()
+    }
+
+    fn note(&self, key: &FragmentKey, note: &Note) {
+        let mut notes = lock(&self.notes);
+        if notes.len() >= FRAGMENTS as usize && !notes.contains_key(key) {
+            let oldest = notes.iter().min_by_key(|(_, note)| note.seen);
+            if let Some(oldest) = oldest.map(|(key, _)| *key) {
+                notes.remove(&oldest);
+            }
+        }
+        notes.insert(*key, *note);
     }
 
     fn turn(&self, vip: u32) -> u32 {

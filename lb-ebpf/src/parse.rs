@@ -57,7 +57,8 @@ pub struct Layout {
     pub ip_length: u32,
     /// Whether the IP header is of version 4.
     pub v4: bool,
-    /// Whether this is the first of several fragments.
+    /// Whether this is the first of several fragments; [`parse`] leaves those to
+    /// [`crate::fragment`].
     pub fragment: bool,
     /// Flags of the TCP header; 0 for UDP.
     pub tcp_flags: u8,
@@ -97,7 +98,8 @@ impl Layout {
 ///
 /// # Errors
 ///
-/// The counter that says why the packet is not for the packet path.
+/// The counter that says why the packet is not for the packet path; of fragments
+/// [`Counter::PassedFragment`].
 #[inline(always)]
 pub fn parse<P: Packet>(packet: &mut P, key: &mut FlowKey) -> Result<Layout, Counter> {
     let (l3, ether_type) = link(packet).ok_or(Counter::PassedMalformed)?;
@@ -108,6 +110,9 @@ pub fn parse<P: Packet>(packet: &mut P, key: &mut FlowKey) -> Result<Layout, Cou
     } else {
         return Err(Counter::PassedNotIp);
     };
+    if layout.fragment {
+        return Err(Counter::PassedFragment);
+    }
     layout.l4 = packet.blur(layout.l4);
     layout.tcp_flags = parse_l4(packet, key, &layout)?;
     Ok(layout)
@@ -139,10 +144,6 @@ fn parse_v4<P: Packet>(packet: &P, key: &mut FlowKey, l3: usize) -> Result<Layou
     if ip.proto != PROTOCOL_TCP && ip.proto != PROTOCOL_UDP {
         return Err(Counter::PassedOtherProtocol);
     }
-    let fragments = u16::from_be_bytes(ip.frags);
-    if fragments & 0x1fff != 0 {
-        return Err(Counter::PassedFragment);
-    }
     key.source = from_v4(ip.src_addr);
     key.destination = from_v4(ip.dst_addr);
     key.protocol = ip.proto;
@@ -151,7 +152,8 @@ fn parse_v4<P: Packet>(packet: &P, key: &mut FlowKey, l3: usize) -> Result<Layou
         l4: l3 + header,
         ip_length: u32::from(u16::from_be_bytes(ip.tot_len)),
         v4: true,
-        fragment: fragments & 0x2000 != 0,
+        // The offset, and whether more follow.
+        fragment: u16::from_be_bytes(ip.frags) & 0x3fff != 0,
         tcp_flags: 0,
     })
 }
@@ -220,8 +222,16 @@ const fn is_extension(next: u8) -> bool {
 }
 
 /// Reads the ports into `key` and returns the TCP flags.
+///
+/// # Errors
+///
+/// As [`parse`].
 #[inline(always)]
-fn parse_l4<P: Packet>(packet: &P, key: &mut FlowKey, layout: &Layout) -> Result<u8, Counter> {
+pub(crate) fn parse_l4<P: Packet>(
+    packet: &P,
+    key: &mut FlowKey,
+    layout: &Layout,
+) -> Result<u8, Counter> {
     // What the IP header claims must be there, and must hold the header that follows. A frame may
     // be longer: Ethernet pads short ones.
     let end = layout.l3 + layout.ip_length as usize;

@@ -31,17 +31,30 @@ pub(crate) fn decide<P: Packet, T: Tables>(
     let layout = match parse::parse(packet, &mut scratch.key) {
         Ok(layout) => layout,
         Err(Counter::PassedOtherProtocol) => return Step::Next(Stage::Icmp),
+        Err(Counter::PassedFragment) => return Step::Next(Stage::Fragment),
         Err(reason) => return Step::Done(Verdict::Pass(reason)),
     };
-    let (flow, now) = match conntrack::find(tables, &scratch.key, &layout) {
+    steer(packet, tables, scratch, interface, &layout)
+}
+
+/// Decides over a packet whose tuple is [`Scratch::key`], or says who else is to.
+#[inline(always)]
+pub(crate) fn steer<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    scratch: &mut Scratch,
+    interface: u32,
+    layout: &Layout,
+) -> Step {
+    let (flow, now) = match conntrack::find(tables, &scratch.key, layout) {
         Known::Flow(flow, now) => (flow, now),
         Known::Decided(verdict) => return Step::Done(verdict),
-        Known::No => match begin::begin(tables, scratch, layout.tcp_flags, layout.fragment) {
+        Known::No => match begin::begin(tables, scratch, layout.tcp_flags) {
             Begun::Decided(verdict) => return Step::Done(verdict),
             // Rare, and what follows is another copy of what follows for all others: not here.
             Begun::Unremembered => {
                 let entry = scratch.entry;
-                return hand_over(scratch, &layout, &entry, 0, Stage::Encapsulate);
+                return hand_over(scratch, layout, &entry, 0, Stage::Encapsulate);
             }
             Begun::Remembered => match tables.flow(&scratch.key) {
                 Some(flow) => (flow, tables.now()),
@@ -52,10 +65,10 @@ pub(crate) fn decide<P: Packet, T: Tables>(
     };
     let entry = flow.entry();
     if encapsulates(entry.forward) {
-        return hand_over(scratch, &layout, &entry, 0, Stage::Encapsulate);
+        return hand_over(scratch, layout, &entry, 0, Stage::Encapsulate);
     }
     let way = Way::new(packet, entry.vip, entry.instance, entry.direction);
-    match forward(packet, tables, interface, now, &scratch.key, &layout, &flow) {
+    match forward(packet, tables, interface, now, &scratch.key, layout, &flow) {
         Ok(out) => {
             let verdict = way.forwarded(tables, out, interface);
             if layout.has(parse::TCP_SYN | parse::TCP_FIN | parse::TCP_RST) {
@@ -63,14 +76,14 @@ pub(crate) fn decide<P: Packet, T: Tables>(
                     conntrack::note_end(tables, &scratch.key, layout.tcp_flags, &flow);
                 }
                 if layout.has(parse::TCP_SYN) && translates(entry.forward) {
-                    let step = hand_over(scratch, &layout, &entry, 0, Stage::Clamp);
+                    let step = hand_over(scratch, layout, &entry, 0, Stage::Clamp);
                     scratch.handover.out = out;
                     return step;
                 }
             }
             Step::Done(verdict)
         }
-        Err(Refusal::TooBig(mtu)) => hand_over(scratch, &layout, &entry, mtu, Stage::TooBig),
+        Err(Refusal::TooBig(mtu)) => hand_over(scratch, layout, &entry, mtu, Stage::TooBig),
         Err(Refusal::Other(reason)) => Step::Done(way.refused(tables, reason)),
     }
 }
@@ -97,8 +110,8 @@ fn hand_over(
         v4: u8::from(layout.v4),
         tcp_flags: layout.tcp_flags,
         direction: entry.direction,
-        is_message: 0,
-        pad: [0; 1],
+        is_unsummed: u8::from(layout.fragment),
+        is_unanswered: 0,
     };
     Step::Next(stage)
 }

@@ -2,7 +2,10 @@
 
 use lb_common::{FlowEntry, FlowKey, VipKey};
 
-use crate::step::Handover;
+use crate::{
+    fragment::{FragmentKey, Note},
+    step::Handover,
+};
 
 /// The values of a packet that must have an address: keys and entries for the maps. They would take
 /// nearly half of the 512 bytes of stack that the kernel gives a program and everything it calls,
@@ -18,6 +21,10 @@ pub struct Scratch {
     pub partner: FlowKey,
     /// An entry to be inserted.
     pub entry: FlowEntry,
+    /// What the fragments of the datagram have in common.
+    pub fragment: FragmentKey,
+    /// What is noted of the datagram.
+    pub note: Note,
     /// What the next stage is told.
     pub handover: Handover,
 }

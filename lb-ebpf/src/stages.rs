@@ -3,8 +3,8 @@
 use lb_common::Counter;
 
 use crate::{
-    Packet, Scratch, Stage, Step, Tables, Verdict, clamp, encapsulate, icmp, process::decide,
-    too_big,
+    Packet, Scratch, Stage, Step, Tables, Verdict, clamp, encapsulate, fragment, icmp,
+    process::decide, too_big,
 };
 
 /// The first stage: what every packet goes through, and most go no further. Counts the packet under
@@ -34,6 +34,7 @@ pub fn resume<P: Packet, T: Tables>(
 ) -> Step {
     let step = match stage {
         Stage::Encapsulate => encapsulate::encapsulate(packet, tables, scratch, interface),
+        Stage::Fragment => fragment::forward(packet, tables, scratch, interface),
         Stage::Icmp => icmp::forward(packet, tables, scratch, interface),
         Stage::Clamp => Step::Done(clamp::clamp(packet, tables, scratch, interface)),
         Stage::TooBig => Step::Done(too_big::answer(packet, tables, scratch)),
@@ -53,7 +54,8 @@ pub fn process<P: Packet, T: Tables>(
     loop {
         match step {
             Step::Done(verdict) => return verdict,
-            // `Icmp` hands on to `Encapsulate`, that to `TooBig`, and that to nobody: this ends.
+            // `Fragment` and `Icmp` hand on to `Encapsulate`, that to `TooBig`, and that to nobody, nor
+            // does `Clamp`: this ends.
             Step::Next(stage) => step = resume(stage, packet, tables, scratch, interface),
         }
     }

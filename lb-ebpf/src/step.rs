@@ -23,6 +23,8 @@ pub enum Stage {
     Icmp = 2,
     /// [`crate::clamp`].
     Clamp = 3,
+    /// [`crate::fragment`].
+    Fragment = 4,
 }
 
 /// How far a packet has come.
@@ -62,10 +64,12 @@ pub struct Handover {
     pub tcp_flags: u8,
     /// One of the `FLOW_*` directions.
     pub direction: u8,
-    /// 1 when the packet is an ICMP message about the connection, not one of its packets.
-    pub is_message: u8,
-    /// Always zero.
-    pub pad: [u8; 1],
+    /// 1 when no checksum of TCP or UDP covers what the packet holds: of a fragment, and of an ICMP
+    /// message about the connection.
+    pub is_unsummed: u8,
+    /// 1 when nobody may be told that the packet is too large: of a later fragment and of an ICMP
+    /// message (RFC 1122, 3.2.2).
+    pub is_unanswered: u8,
 }
 
 const _: () = assert!(size_of::<Handover>() == 32);

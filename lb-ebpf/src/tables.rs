@@ -8,7 +8,10 @@ use lb_common::{
     Vip, VipKey,
 };
 
-use crate::recent::Moment;
+use crate::{
+    fragment::{FragmentKey, Note},
+    recent::Moment,
+};
 
 /// An entry of the connection table, in place.
 pub trait Flow {
@@ -76,6 +79,12 @@ pub trait Tables {
     fn keep_recent(&self, key: &FlowKey, moment: Moment, flow: &Self::Flow, until: u64);
     /// Removes a connection, if it is there, and makes all copies at its place void.
     fn remove_flow(&self, key: &FlowKey);
+
+    /// What is noted of a datagram.
+    fn noted(&self, key: &FragmentKey) -> Option<Note>;
+    /// Notes a datagram, in the place of an older note with this key. Whether there was room for it
+    /// nobody needs to know.
+    fn note(&self, key: &FragmentKey, note: &Note);
 
     /// The next number of the VIP's turn counter; every processor has its own, each with another
     /// start.

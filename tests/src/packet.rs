@@ -8,6 +8,7 @@ pub mod far_end;
 pub mod kernel;
 pub mod lab;
 pub mod network;
+pub mod pieces;
 pub mod tunnel;
 
 pub use build::Build;

@@ -207,13 +207,13 @@ fn host_traffic_passes_untouched() -> Result<()> {
                 Expect::Pass(Counter::PassedNotVip),
             ),
             case(
-                "a later fragment for a VIP: its port is not there",
-                vip.with(|packet| packet.fragments = 0x0010),
+                "a later fragment for the host",
+                host.with(|packet| packet.fragments = 0x0010),
                 Expect::Pass(Counter::PassedFragment),
             ),
             case(
                 "a later IPv6 fragment",
-                vip6.with(|packet| {
+                Build::tcp(client6(), at("[fd00:1::1]:80"), tcp::SYN).with(|packet| {
                     packet.extensions = vec![(extension::FRAGMENT, vec![0, 0, 0x10, 0, 0, 0, 1])];
                 }),
                 Expect::Pass(Counter::PassedFragment),
@@ -431,16 +431,16 @@ fn every_refusal_has_its_reason() -> Result<()> {
                 Counter::DropStrayReset,
             ),
             refuse(
-                "the first fragment for a VIP",
-                syn(80).with(|packet| packet.fragments = 0x2000),
-                Counter::DropFragment,
+                "a later fragment for a VIP before the first",
+                syn(80).with(|packet| packet.fragments = 0x0010),
+                Counter::DropFragmentEarly,
             ),
             refuse(
-                "the first IPv6 fragment for a VIP",
+                "a later IPv6 fragment for a VIP before the first",
                 syn6(80).with(|packet| {
-                    packet.extensions = vec![(extension::FRAGMENT, vec![0, 0, 1, 0, 0, 0, 1])];
+                    packet.extensions = vec![(extension::FRAGMENT, vec![0, 0, 0x11, 0, 0, 0, 1])];
                 }),
-                Counter::DropFragment,
+                Counter::DropFragmentEarly,
             ),
             refuse(
                 "a neighbour that is not known",
@@ -488,11 +488,6 @@ fn every_refusal_has_its_reason() -> Result<()> {
                 "a tagged frame that would leave by another interface",
                 syn(83).with(|packet| packet.tags = vec![(0x8100, 9)]),
                 Counter::DropTagged,
-            ),
-            refuse(
-                "a fragment of a known connection",
-                syn(83).with(|packet| packet.fragments = 0x2000),
-                Counter::DropFragment,
             ),
         ]
     })

@@ -122,7 +122,7 @@ counters! {
     PassedNotIp = 3, "not_ip", Passed;
     /// Neither TCP nor UDP.
     PassedOtherProtocol = 4, "other_protocol", Passed;
-    /// A later fragment, which has no ports.
+    /// A later fragment, which has no ports, of a datagram that is of no connection.
     PassedFragment = 5, "fragment", Passed;
     /// Too short or with impossible lengths: left to the stack to judge.
     PassedMalformed = 6, "malformed", Passed;
@@ -139,8 +139,6 @@ counters! {
 
     /// For a VIP whose service has no instance to take it.
     DropNoInstance = 16, "no_instance", Dropped;
-    /// The first fragment of a datagram for a VIP; the rest of it could not follow.
-    DropFragment = 17, "fragment_for_vip", Dropped;
     /// All tried source ports for `nat` towards the instance are in use.
     DropNatPorts = 18, "nat_ports_exhausted", Dropped;
     /// The connection table is full and the connection cannot work without an entry.
@@ -184,6 +182,11 @@ counters! {
     DropConnectionLimit = 35, "connection_limit", Dropped;
     /// An echo request for a VIP beyond what is answered in a second.
     DropEchoLimit = 36, "echo_limit", Dropped;
+    /// A later fragment for a VIP that came before the first one, from a client that no first one has
+    /// come from for a while.
+    DropFragmentEarly = 37, "fragment_before_first", Dropped;
+    /// A later fragment of a connection that is over, or whose instance is gone.
+    DropFragmentLost = 38, "fragment_without_connection", Dropped;
 
     /// Connections begun.
     ConnectionsOpened = 48, "connections_opened", Event;

@@ -4,7 +4,7 @@
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     macros::map,
-    maps::{Array, HashMap, PerCpuArray, ProgramArray},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray},
 };
 use lb_common::{
     Address, CLIENT_HOPS as CLIENT_HOP_COUNT, ClientHop, Counters, FlowEntry, FlowKey,
@@ -13,6 +13,7 @@ use lb_common::{
 use lb_ebpf::{
     Scratch,
     budget::Budget,
+    fragment::{FRAGMENTS as FRAGMENT_COUNT, FragmentKey, Note},
     recent::{RECENT as RECENT_COUNT, Recent},
 };
 
@@ -69,6 +70,12 @@ pub(crate) struct Workplace {
 #[map]
 pub(crate) static STAGES: ProgramArray =
     ProgramArray::with_max_entries(names::STAGES.len() as u32, 0);
+
+/// Notes of datagrams in fragments. Evicting is all the sweeping that they need: nothing depends on one
+/// for longer than a datagram is under way.
+#[map]
+pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, Note> =
+    LruHashMap::with_max_entries(FRAGMENT_COUNT, 0);
 
 /// Copies of entries of [`CONNECTIONS`]. They are this program's alone, as are their epochs: another
 /// program begins with none.

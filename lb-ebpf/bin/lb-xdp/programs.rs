@@ -46,6 +46,14 @@ pub fn lb_clamp_mss(context: XdpContext) -> u32 {
     })
 }
 
+/// [`Stage::Fragment`].
+#[xdp]
+pub fn lb_fragment(context: XdpContext) -> u32 {
+    run(&context, |packet, maps, scratch, interface| {
+        resume(Stage::Fragment, packet, maps, scratch, interface)
+    })
+}
+
 #[inline(always)]
 fn run(
     context: &XdpContext,

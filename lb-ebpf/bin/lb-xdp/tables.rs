@@ -16,15 +16,16 @@ use lb_common::{
 };
 use lb_ebpf::{
     Flow, Insert, Route, Scratch, Tables,
+    fragment::{FragmentKey, Note},
     recent::{self, Moment},
 };
 
 use crate::{
     atomic, fib,
     maps::{
-        CEILINGS, CLIENT_HOPS, CONNECTIONS, COUNTERS, EPOCHS, EXPIRED, INSTANCE_TRAFFIC, INSTANCES,
-        LIVE, NEXT_HOPS, RECENT, SETTINGS, TABLES, TURNS, VIP_ADDRESSES, VIP_TRAFFIC, VIPS,
-        WORKPLACE, Workplace,
+        CEILINGS, CLIENT_HOPS, CONNECTIONS, COUNTERS, EPOCHS, EXPIRED, FRAGMENTS, INSTANCE_TRAFFIC,
+        INSTANCES, LIVE, NEXT_HOPS, RECENT, SETTINGS, TABLES, TURNS, VIP_ADDRESSES, VIP_TRAFFIC,
+        VIPS, WORKPLACE, Workplace,
     },
 };
 
@@ -179,6 +180,18 @@ impl Tables for Maps<'_> {
             // SAFETY: a map value of eight aligned bytes; all writers are atomic.
             unsafe { atomic::add(epoch, 1) }
         }
+    }
+
+    #[inline(always)]
+    fn noted(&self, key: &FragmentKey) -> Option<Note> {
+        // SAFETY: copied at once. Were another processor writing it, it would be the note of another
+        // datagram between the same two addresses with the same id, and one of the two is lost anyway.
+        unsafe { FRAGMENTS.get(key).copied() }
+    }
+
+    #[inline(always)]
+    fn note(&self, key: &FragmentKey, note: &Note) {
+        let _ = FRAGMENTS.insert(key, note, 0);
     }
 
     #[inline(always)]

@@ -49,6 +49,33 @@ pub fn rewrite<P: Packet, F: Flow>(
     translate(packet, key, layout, &flow.entry()).ok_or(Counter::DropRewrite)
 }
 
+/// As [`rewrite`], for a later fragment of a packet, which has neither ports nor a checksum over
+/// addresses.
+///
+/// # Errors
+///
+/// As [`rewrite`].
+#[inline(never)]
+pub fn rewrite_addresses<P: Packet>(
+    packet: &mut P,
+    key: &FlowKey,
+    layout: &Layout,
+    entry: &FlowEntry,
+) -> Result<(), Counter> {
+    if ttl(packet, layout).is_none_or(|ttl| ttl <= 1) {
+        return Err(Counter::DropTtl);
+    }
+    let rewritten = if layout.v4 {
+        let addresses = Difference::none()
+            .address(&key.source, &entry.source)
+            .address(&key.destination, &entry.destination);
+        rewrite_v4(packet, layout.l3, addresses, entry)
+    } else {
+        rewrite_v6(packet, layout.l3, entry)
+    };
+    rewritten.ok_or(Counter::DropRewrite)
+}
+
 #[inline(always)]
 fn translate<P: Packet>(
     packet: &mut P,
