@@ -4,6 +4,7 @@ mod counter;
 mod decap;
 mod flow;
 mod instance;
+mod ports;
 mod settings;
 mod table;
 mod traffic;
@@ -19,13 +20,14 @@ pub use instance::{
     CLIENT_HOPS, ClientHop, HOP_GATEWAY, INSTANCE_ABSENT, INSTANCE_ACTIVE, INSTANCE_DOWN,
     INSTANCE_DRAINING, InstanceEntry, MAX_INSTANCES, NextHop,
 };
+pub use ports::{MAX_RANGES, PortRange, PortRanges};
 pub use settings::Settings;
 pub use table::{SLOTS, Table};
 pub use traffic::Traffic;
 pub use vip::{
     FORWARD_DNAT, FORWARD_GUE, FORWARD_IPIP, FORWARD_L2DSR, FORWARD_NAT, HASH_FLOW, HASH_SOURCE,
-    MAX_VIPS, PROTOCOL_TCP, PROTOCOL_UDP, SELECT_HASH, SELECT_LEAST_CONNECTIONS, SELECT_TURN, Vip,
-    VipKey, encapsulates, translates,
+    MAX_VIPS, PROTOCOL_TCP, PROTOCOL_UDP, SELECT_HASH, SELECT_LEAST_CONNECTIONS, SELECT_TURN,
+    VIP_KEEPS_PORT, VIP_OF_PORT, VIP_OF_PORTS, Vip, VipKey, encapsulates, translates,
 };
 
 /// An address of either family in 16 bytes; IPv4 as IPv4-mapped IPv6.
@@ -88,8 +90,8 @@ pub const fn from_v4(v4: [u8; 4]) -> Address {
 #[cfg(feature = "user")]
 mod pod {
     use super::{
-        ClientHop, Counters, DecapSettings, FlowEntry, FlowKey, InstanceEntry, NextHop, Settings,
-        Table, Traffic, Vip, VipKey,
+        ClientHop, Counters, DecapSettings, FlowEntry, FlowKey, InstanceEntry, NextHop, PortRanges,
+        Settings, Table, Traffic, Vip, VipKey,
     };
 
     macro_rules! pod {
@@ -107,6 +109,7 @@ mod pod {
         FlowKey,
         InstanceEntry,
         NextHop,
+        PortRanges,
         Settings,
         Table,
         Traffic,

@@ -22,7 +22,7 @@ pub const PROGRAM_PASS: &str = "lb_pass";
 pub const MAP_SETTINGS: &str = "SETTINGS";
 /// [`crate::VipKey`] → [`crate::Vip`].
 pub const MAP_VIPS: &str = "VIPS";
-/// [`crate::Address`] → `u64`, always 1: the addresses of VIPs. Each load of the program has its own, as
+/// [`crate::Address`] → [`crate::PortRanges`]: the addresses of VIPs. Each load of the program has its own, as
 /// with [`MAP_CEILINGS`].
 pub const MAP_VIP_ADDRESSES: &str = "VIP_ADDRESSES";
 /// Array of [`crate::Table`]; [`crate::Vip::table`] is the index.

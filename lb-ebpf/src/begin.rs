@@ -11,10 +11,10 @@
 
 use lb_common::{
     Counter, FLOW_FORWARD, FLOW_REPLY, FORWARD_NAT, FlowEntry, FlowKey, InstanceEntry, SELECT_HASH,
-    STATE_OPEN, Settings, Vip, is_v4, same_address, translates,
+    STATE_OPEN, Settings, VIP_KEEPS_PORT, Vip, is_v4, same_address, translates,
 };
 
-use crate::{Flow, Insert, Scratch, Tables, Verdict, hash, parse::TCP_RST, select};
+use crate::{Flow, Insert, Scratch, Tables, Verdict, hash, parse::TCP_RST, select, vips};
 
 /// Source ports that `nat` tries before it gives up. With nine ports in ten in use towards one
 /// instance, one connection in five fails to find a free one in sixteen tries.
@@ -37,8 +37,7 @@ pub enum Begun {
 /// Out of line: the packets that need it are few, and the others should not pay for its stack.
 #[inline(never)]
 pub fn begin<T: Tables>(tables: &T, scratch: &mut Scratch, tcp_flags: u8) -> Begun {
-    scratch.vip = scratch.key.vip();
-    let Some(vip) = tables.vip(&scratch.vip) else {
+    let Some(vip) = vips::find(tables, scratch) else {
         let reply = tables
             .settings()
             .is_some_and(|settings| is_reply_tuple(&settings, &scratch.key));
@@ -83,7 +82,12 @@ fn begin_at<T: Tables>(tables: &T, scratch: &mut Scratch, vip: &Vip) -> Result<B
         ..FlowEntry::default()
     };
     let inserted = if translates(vip.forward) {
-        insert_pair(tables, scratch, hash, &instance)
+        let port = if vip.flags & VIP_KEEPS_PORT != 0 {
+            scratch.key.destination_port
+        } else {
+            instance.port
+        };
+        insert_pair(tables, scratch, hash, &instance, port)
     } else {
         Ok(tables.insert_flow(&scratch.key, &scratch.entry))
     };
@@ -114,14 +118,15 @@ fn begin_at<T: Tables>(tables: &T, scratch: &mut Scratch, vip: &Vip) -> Result<B
     }
 }
 
-/// Remembers both directions of a translated connection. [`Scratch::entry`] has what they have in
-/// common.
+/// Remembers both directions of a translated connection, to this port of the instance.
+/// [`Scratch::entry`] has what they have in common.
 #[inline(always)]
 fn insert_pair<T: Tables>(
     tables: &T,
     scratch: &mut Scratch,
     hash: u64,
     instance: &InstanceEntry,
+    port: [u8; 2],
 ) -> Result<Insert, Counter> {
     if is_v4(&scratch.key.source) != is_v4(&instance.address) {
         return Err(Counter::DropFamily);
@@ -136,7 +141,7 @@ fn insert_pair<T: Tables>(
     *partner = FlowKey {
         source: instance.address,
         destination: key.source,
-        source_port: instance.port,
+        source_port: port,
         destination_port: key.source_port,
         protocol: key.protocol,
         ..FlowKey::default()

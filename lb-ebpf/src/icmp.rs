@@ -24,7 +24,7 @@ use network_types::{
 
 use crate::{
     Flow, Packet, Scratch, Stage, Step, Tables, Verdict, checksum::Difference, echo, hash, hop,
-    parse, rewrite::l2, select, step::Handover, way::Way,
+    parse, rewrite::l2, select, step::Handover, vips, way::Way,
 };
 
 /// Bytes of an ICMP error before the quote.
@@ -81,8 +81,7 @@ pub fn forward<P: Packet, T: Tables>(
 /// one that works without an entry.
 #[inline(never)]
 pub(crate) fn find_unremembered<T: Tables>(tables: &T, scratch: &mut Scratch) -> bool {
-    scratch.vip = scratch.key.vip();
-    let Some(vip) = tables.vip(&scratch.vip) else {
+    let Some(vip) = vips::find(tables, scratch) else {
         return false;
     };
     if translates(vip.forward) || vip.select != SELECT_HASH {

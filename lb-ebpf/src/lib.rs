@@ -42,6 +42,7 @@ pub mod tables;
 mod tests;
 pub mod too_big;
 mod verdict;
+pub mod vips;
 mod way;
 
 pub use packet::{Header, Packet};

@@ -12,7 +12,7 @@ pub use frame::Frame;
 pub use host::MemoryHost;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
@@ -21,7 +21,7 @@ use std::{
 
 use lb_common::{
     Address, CLIENT_HOPS, ClientHop, Counter, Counters, FlowEntry, FlowKey, InstanceEntry,
-    MAX_INSTANCES, MAX_VIPS, NextHop, SLOTS, Settings, Table, Traffic, Vip, VipKey,
+    MAX_INSTANCES, MAX_VIPS, NextHop, PortRanges, SLOTS, Settings, Table, Traffic, Vip, VipKey,
 };
 
 use crate::{
@@ -75,7 +75,7 @@ impl Flow for Arc<MemoryFlow> {
 pub struct MemoryTables {
     settings: Mutex<Option<Settings>>,
     vips: Mutex<HashMap<VipKey, Vip>>,
-    vip_addresses: Mutex<HashSet<Address>>,
+    vip_addresses: Mutex<HashMap<Address, PortRanges>>,
     tables: Mutex<HashMap<u32, Arc<Table>>>,
     instances: Mutex<Vec<InstanceEntry>>,
     flows: Mutex<HashMap<FlowKey, Arc<MemoryFlow>>>,
@@ -159,9 +159,9 @@ impl MemoryTables {
         lock(&self.vips).remove(key);
     }
 
-    /// Notes that VIPs have this address.
-    pub fn set_vip_address(&self, address: Address) {
-        lock(&self.vip_addresses).insert(address);
+    /// Notes that VIPs have this address, some of them several ports.
+    pub fn set_vip_address(&self, address: Address, ranges: PortRanges) {
+        lock(&self.vip_addresses).insert(address, ranges);
     }
 
     /// Notes that no VIP has this address any more.
@@ -171,8 +171,11 @@ impl MemoryTables {
 
     /// The addresses of VIPs.
     #[must_use]
-    pub fn vip_addresses(&self) -> Vec<Address> {
-        lock(&self.vip_addresses).iter().copied().collect()
+    pub fn vip_addresses(&self) -> Vec<(Address, PortRanges)> {
+        lock(&self.vip_addresses)
+            .iter()
+            .map(|(address, ranges)| (*address, *ranges))
+            .collect()
     }
 
     /// All VIPs.
@@ -276,7 +279,21 @@ impl Tables for MemoryTables {
     }
 
     fn is_vip_address(&self, address: &Address) -> bool {
-        lock(&self.vip_addresses).contains(address)
+        lock(&self.vip_addresses).contains_key(address)
+    }
+
+    fn widen(&self, key: &mut VipKey) -> bool {
+        let addresses = lock(&self.vip_addresses);
+        let port = u16::from_be_bytes(key.port);
+        let mut ranges = addresses
+            .get(&key.address)
+            .into_iter()
+            .flat_map(|r| &r.ranges);
+        let found = ranges.find(|range| range.holds(key.protocol, port));
+        if let Some(range) = found {
+            *key = VipKey::of_ports(key.address, *range);
+        }
+        found.is_some()
     }
 
     fn instance(&self, index: u16) -> Option<InstanceEntry> {

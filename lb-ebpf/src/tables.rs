@@ -61,6 +61,9 @@ pub trait Tables {
     fn vip(&self, key: &VipKey) -> Option<Vip>;
     /// Whether an address is one of VIPs.
     fn is_vip_address(&self, address: &Address) -> bool;
+    /// Makes of the key of one port that of the narrowest range of VIPs at its address that holds it,
+    /// if there is one.
+    fn widen(&self, key: &mut VipKey) -> bool;
     /// An instance by index, below [`lb_common::MAX_INSTANCES`].
     fn instance(&self, index: u16) -> Option<InstanceEntry>;
     /// The instance index in a slot of a table; 0 is none.

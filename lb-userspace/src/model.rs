@@ -93,5 +93,5 @@ pub use service::{
 pub use slow_start::SlowStartSpec;
 pub use tracing::{TraceBackendSpec, TraceTrust, TracingSpec};
 pub use url::HttpUrl;
-pub use vip::{Forwarding, Protocol, VipSpec};
+pub use vip::{Forwarding, Ports, Protocol, VipSpec};
 pub use window::WindowSum;

@@ -21,7 +21,7 @@ use lb_tests::{
 use lb_userspace::{
     l4::{self, AttachMode, Handle, L4Error, Report},
     model::{
-        AdminState, Clock, DatapathMode, DatapathSpec, Endpoint, InstanceSpec, Protocol,
+        AdminState, Clock, DatapathMode, DatapathSpec, Endpoint, InstanceSpec, Ports, Protocol,
         ServiceName, ServiceSpec, VipSpec,
     },
     registry::{Change, Desired, Registry},
@@ -189,7 +189,7 @@ fn configuration(weights: [u16; 2]) -> Result<Change> {
         });
         desired.vips.push(VipSpec {
             address: VIP.into(),
-            port,
+            ports: Ports::One(port),
             protocol,
             service: name,
         });
@@ -283,7 +283,7 @@ fn outlives_the_daemon_is_adopted_and_comes_off() -> Result<()> {
         assert_eq!(report.reconcile.writes, 0);
         assert_eq!(report.counters.get(Counter::ConnectionsOpened), 160);
         assert_ne!(xdp_program()?, program);
-        assert_eq!(pins(&spec.pin_path)?, ["links", "maps-2-1"]);
+        assert_eq!(pins(&spec.pin_path)?, ["links", "maps-3-1"]);
 
         // Draining takes effect at once, and breaks nothing.
         daemon.admin(AdminState::Draining)?;
@@ -339,7 +339,7 @@ fn other_sizes_move_to_other_maps_and_break_no_connection() -> Result<()> {
         assert_eq!((report.connections.max, report.tables_max), (8192, 16));
         assert_eq!(daemon.indices(), indices);
         assert_eq!(report.vips[0].traffic.connections, 20);
-        assert_eq!(pins(&spec.pin_path)?, ["links", "maps-2-2"]);
+        assert_eq!(pins(&spec.pin_path)?, ["links", "maps-3-2"]);
         place.connect(20)?;
         let flows = udp::flows(client, vip(instance::UDP), 10, 3)?;
         assert_eq!((flows.total(), flows.failures().len()), (10, 0), "{flows}");

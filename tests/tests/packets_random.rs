@@ -4,8 +4,8 @@
 use anyhow::{Context, Result, ensure};
 use lb_common::{
     FORWARD_DNAT, FORWARD_GUE, FORWARD_IPIP, FORWARD_L2DSR, INSTANCE_ACTIVE, INSTANCE_DOWN,
-    INSTANCE_DRAINING, InstanceEntry, PROTOCOL_TCP, PROTOCOL_UDP, SELECT_TURN, Settings, Vip,
-    names,
+    INSTANCE_DRAINING, InstanceEntry, PROTOCOL_TCP, PROTOCOL_UDP, PortRange, SELECT_TURN, Settings,
+    VIP_KEEPS_PORT, Vip, VipKey, names,
 };
 use lb_ebpf::hash;
 use lb_tests::packet::Build;
@@ -79,6 +79,16 @@ fn serve(lab: &mut Lab) -> Result<()> {
                     ..vip(id + u32::from(port - 79))
                 };
                 lab.serve(vip_key(address, port, protocol), value, instances)?;
+                if port < 82 {
+                    // Those of several ports are beside those of one.
+                    let at = vip_key(address, port, protocol).address;
+                    let ports = PortRange::new(protocol, port + 7, port + 7);
+                    let several = Vip {
+                        flags: VIP_KEEPS_PORT,
+                        ..value
+                    };
+                    lab.serve(VipKey::of_ports(at, ports), several, instances)?;
+                }
             }
         }
     }
@@ -87,7 +97,7 @@ fn serve(lab: &mut Lab) -> Result<()> {
 
 fn packet(random: &mut Random) -> Vec<u8> {
     let port = 5000 + random.below(200);
-    let to = 80 + random.below(8);
+    let to = 80 + random.below(10);
     let (from, to) = if random.one_in(2) {
         (format!("10.0.1.2:{port}"), format!("10.1.1.1:{to}"))
     } else {

@@ -23,6 +23,10 @@ pub struct Settings {
     pub gue_port: [u8; 2],
     /// Echo requests for VIPs that each processor answers in a second; 0: they go to the host.
     pub echo_rate: u16,
+    /// 1 when there is a VIP of several ports.
+    pub has_ranges: u8,
+    /// Always zero.
+    pub pad: [u8; 3],
 }
 
 impl Settings {
@@ -42,4 +46,4 @@ impl Settings {
     }
 }
 
-const _: () = assert!(size_of::<Settings>() == 48);
+const _: () = assert!(size_of::<Settings>() == 52);

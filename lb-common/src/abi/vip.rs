@@ -48,20 +48,32 @@ pub const HASH_FLOW: u8 = 0;
 /// [`Vip::hash_of`]: the client's address alone is hashed, so all its connections stay together.
 pub const HASH_SOURCE: u8 = 1;
 
-/// What a packet is looked up by.
+/// [`Vip::flags`]: packets keep their destination port, whatever port the instance listens on. So it is
+/// where a VIP has more than one port.
+pub const VIP_KEEPS_PORT: u8 = 0x80;
+
+/// [`VipKey::kind`]: a VIP of one port. What a packet is looked up by first.
+pub const VIP_OF_PORT: u8 = 0;
+/// [`VipKey::kind`]: a VIP of several ports. A packet is looked up by it when the address's
+/// [`super::PortRanges`] say so.
+pub const VIP_OF_PORTS: u8 = 1;
+
+/// What a VIP is known by.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct VipKey {
     /// Destination address.
     pub address: Address,
-    /// Destination port, network byte order.
+    /// Destination port, network byte order; the first one, where there are several.
     pub port: [u8; 2],
     /// [`PROTOCOL_TCP`] or [`PROTOCOL_UDP`].
     pub protocol: u8,
+    /// [`VIP_OF_PORT`] or [`VIP_OF_PORTS`].
+    pub kind: u8,
+    /// The last one of several ports, network byte order; else zero.
+    pub last: [u8; 2],
     /// Always zero.
-    pub pad: u8,
-    /// Always zero; apart from `pad`, since the verifier refuses to write two bytes at an odd place.
-    pub pad_end: [u8; 4],
+    pub pad: [u8; 2],
 }
 
 impl VipKey {
@@ -73,9 +85,38 @@ impl VipKey {
             address,
             port,
             protocol,
-            pad: 0,
-            pad_end: [0; 4],
+            kind: VIP_OF_PORT,
+            last: [0; 2],
+            pad: [0; 2],
         }
+    }
+
+    /// The key of a VIP of several ports.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of_ports(address: Address, range: super::PortRange) -> Self {
+        Self {
+            address,
+            port: range.first.to_be_bytes(),
+            protocol: range.protocol,
+            kind: VIP_OF_PORTS,
+            last: range.last.to_be_bytes(),
+            pad: [0; 2],
+        }
+    }
+
+    /// The ports of a VIP of several.
+    #[must_use]
+    pub const fn range(&self) -> Option<super::PortRange> {
+        if self.kind != VIP_OF_PORTS {
+            return None;
+        }
+        Some(super::PortRange {
+            first: u16::from_be_bytes(self.port),
+            last: u16::from_be_bytes(self.last),
+            protocol: self.protocol,
+            pad: [0; 3],
+        })
     }
 }
 
@@ -95,8 +136,8 @@ pub struct Vip {
     pub select: u8,
     /// [`HASH_FLOW`] or [`HASH_SOURCE`]; for [`SELECT_HASH`] only.
     pub hash_of: u8,
-    /// Always zero.
-    pub pad: u8,
+    /// Bits `VIP_*`.
+    pub flags: u8,
 }
 
 const _: () = assert!(size_of::<VipKey>() == 24 && align_of::<VipKey>() == 8);

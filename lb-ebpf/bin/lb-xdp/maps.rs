@@ -8,7 +8,8 @@ use aya_ebpf::{
 };
 use lb_common::{
     Address, CLIENT_HOPS as CLIENT_HOP_COUNT, ClientHop, Counters, FlowEntry, FlowKey,
-    InstanceEntry, MAX_INSTANCES, MAX_VIPS, NextHop, Settings, Table, Traffic, Vip, VipKey, names,
+    InstanceEntry, MAX_INSTANCES, MAX_VIPS, NextHop, PortRanges, Settings, Table, Traffic, Vip,
+    VipKey, names,
 };
 use lb_ebpf::{
     Scratch,
@@ -25,7 +26,8 @@ pub(crate) static VIPS: HashMap<VipKey, Vip> = HashMap::with_max_entries(MAX_VIP
 
 /// Not pinned, as [`CEILINGS`].
 #[map]
-pub(crate) static VIP_ADDRESSES: HashMap<Address, u64> = HashMap::with_max_entries(MAX_VIPS, 0);
+pub(crate) static VIP_ADDRESSES: HashMap<Address, PortRanges> =
+    HashMap::with_max_entries(MAX_VIPS, 0);
 
 #[map]
 pub(crate) static TABLES: Array<Table> = Array::with_max_entries(64, 0);

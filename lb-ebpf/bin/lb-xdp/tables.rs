@@ -12,7 +12,7 @@ use aya_ebpf::{
 };
 use lb_common::{
     Address, COUNTER_COUNT, ClientHop, Counter, Counters, FlowEntry, FlowKey, InstanceEntry,
-    NextHop, SLOTS, Settings, Traffic, Vip, VipKey,
+    MAX_RANGES, NextHop, SLOTS, Settings, Traffic, VIP_OF_PORTS, Vip, VipKey,
 };
 use lb_ebpf::{
     Flow, Insert, Route, Scratch, Tables,
@@ -106,6 +106,26 @@ impl Tables for Maps<'_> {
     #[inline(always)]
     fn is_vip_address(&self, address: &Address) -> bool {
         VIP_ADDRESSES.get_ptr(address).is_some()
+    }
+
+    /// Out of line: it is for packets that are few, or for none of ours.
+    #[inline(never)]
+    fn widen(&self, key: &mut VipKey) -> bool {
+        let Some(ranges) = VIP_ADDRESSES.get_ptr(&key.address) else {
+            return false;
+        };
+        let (protocol, port) = (key.protocol, u16::from_be_bytes(key.port));
+        for place in 0..MAX_RANGES {
+            // SAFETY: in the array of a map value. The daemon replaces the value as a whole.
+            let range = unsafe { ptr::read((&raw const (*ranges).ranges[place])) };
+            if range.holds(protocol, port) {
+                key.port = range.first.to_be_bytes();
+                key.last = range.last.to_be_bytes();
+                key.kind = VIP_OF_PORTS;
+                return true;
+            }
+        }
+        false
     }
 
     #[inline(always)]

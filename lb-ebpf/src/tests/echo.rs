@@ -1,6 +1,6 @@
 //! Echo requests for VIPs, by a clock that the test moves.
 
-use lb_common::{Counter, Settings, from_v4};
+use lb_common::{Counter, PortRanges, Settings, from_v4};
 
 use super::{packet, send, tables};
 use crate::{Tables, Verdict};
@@ -15,7 +15,7 @@ fn request() -> Vec<u8> {
 #[test]
 fn each_second_has_so_many_answers() {
     let tables = tables(8);
-    tables.set_vip_address(from_v4(VIP));
+    tables.set_vip_address(from_v4(VIP), PortRanges::default());
     let settings = tables.settings().unwrap();
     tables.set_settings(Settings {
         echo_rate: 2,

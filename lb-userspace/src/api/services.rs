@@ -14,7 +14,9 @@ use super::{
     types::{self, Envelope, Routes, Services, Vips},
 };
 use crate::{
-    model::{HealthCheckSpec, HostPattern, PathPattern, Probe, RouteSpec, Timestamp, VipSpec},
+    model::{
+        HealthCheckSpec, HostPattern, PathPattern, Ports, Probe, RouteSpec, Timestamp, VipSpec,
+    },
     registry::{Service, Snapshot},
 };
 
@@ -151,7 +153,11 @@ fn vip(spec: &VipSpec, snapshot: &Snapshot) -> types::Vip {
     types::Vip {
         vip: spec.to_string(),
         address: spec.address.to_string(),
-        port: spec.port,
+        port: match spec.ports {
+            Ports::One(port) => Some(port),
+            Ports::Range(..) | Ports::Any => None,
+        },
+        ports: spec.ports.to_string(),
         protocol: spec.protocol.as_str().to_owned(),
         service: spec.service.to_string(),
         forwarding,

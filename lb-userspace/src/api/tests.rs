@@ -37,8 +37,8 @@ use crate::{
     model::{
         AccessSpec, AdminState, Algorithm, Clock, ConcurrencySpec, Endpoint, Forwarding,
         GatewaySpec, HashKey, Health, HealthCheckSpec, HostPattern, Instance, InstanceSpec,
-        Outcome, PathPattern, Probe, Protocol, QueueSpec, RateKey, RateLimitSpec, Role, RouteSpec,
-        ServiceName, ServiceSpec, Timestamp, VipSpec,
+        Outcome, PathPattern, Ports, Probe, Protocol, QueueSpec, RateKey, RateLimitSpec, Role,
+        RouteSpec, ServiceName, ServiceSpec, Timestamp, VipSpec,
     },
     registry::{Change, Desired, Registry},
     telemetry::LogFilter,
@@ -281,7 +281,7 @@ fn desired() -> Desired {
         ],
         vips: vec![VipSpec {
             address: [192, 0, 2, 1].into(),
-            port: 53,
+            ports: Ports::One(53),
             protocol: Protocol::Udp,
             service: name("ocr-service"),
         }],

@@ -17,8 +17,11 @@ use super::{
     services::ReadService,
     traffic::Leads,
 };
+use lb_common::MAX_RANGES;
+
 use crate::model::{
-    Algorithm, ApiAddress, DatapathMode, PathPattern, Protocol, RouteSpec, ServiceName, VipSpec,
+    Algorithm, ApiAddress, DatapathMode, PathPattern, Ports, Protocol, RouteSpec, ServiceName,
+    VipSpec,
 };
 
 /// Paths that the management API serves where it shares the gateway's listeners; each stands for
@@ -102,18 +105,34 @@ impl Whole<'_> {
     }
 
     fn vips(&self, reader: &mut Reader) {
-        let vips = self.vips.iter();
-        let key = |vip: &VipSpec| (vip.address, vip.port, vip.protocol);
-        once(
-            reader,
-            vips.map(|vip| (key(&vip.spec), &vip.place)),
-            "every address, port and protocol in one VIP",
-        );
-        for vip in self.vips {
+        for (number, vip) in self.vips.iter().enumerate() {
             let spec = &vip.spec;
+            let before = &self.vips[..number];
+            if let Some(other) = before.iter().find(|other| spec.collides(&other.spec)) {
+                let (found, expected) = if spec.ports == other.spec.ports {
+                    (
+                        format!("the same in {}", other.place.path),
+                        "every address, port and protocol in one VIP",
+                    )
+                } else {
+                    (
+                        format!("{spec} beside {} in {}", other.spec, other.place.path),
+                        "ranges of ports that have none in common",
+                    )
+                };
+                reader.contradiction(&vip.place, found, expected);
+            }
+            let is_range = |vip: &&Leads<VipSpec>| {
+                vip.spec.address == spec.address && !matches!(vip.spec.ports, Ports::One(_))
+            };
+            if is_range(&vip) && before.iter().filter(is_range).count() == MAX_RANGES {
+                let expected = format!("at most {MAX_RANGES} VIPs of several ports at one address");
+                reader.contradiction(&vip.place, spec.to_string(), expected);
+            }
             let listener = self.gateway.listeners.iter().find(|listener| {
                 spec.protocol == Protocol::Tcp
-                    && listener.value == SocketAddr::new(spec.address, spec.port)
+                    && listener.value.ip() == spec.address
+                    && spec.ports.hold(listener.value.port())
             });
             if let Some(listener) = listener {
                 let expected = format!(
@@ -286,14 +305,15 @@ impl Whole<'_> {
             };
             let other = |e: &&Sourced<crate::model::Endpoint>| {
                 let address = e.value.address();
-                address.is_ipv4() == vip.spec.address.is_ipv4() && address.port() != vip.spec.port
+                address.is_ipv4() == vip.spec.address.is_ipv4()
+                    && !vip.spec.ports.hold(address.port())
             };
             if let Some(endpoint) = service.endpoints.iter().find(other) {
                 let text = format!(
                     "{}: {} keeps the port {}, but {} names another",
                     vip.place.path,
                     service.spec.forwarding.as_str(),
-                    vip.spec.port,
+                    vip.spec.ports,
                     endpoint.path
                 );
                 notices.push(Notice::new(vip.place.origin.clone(), text));

@@ -1,19 +1,13 @@
 //! Routes and VIPs: what leads to services.
 
 use super::{
-    forms::{Choice, Number},
+    forms::Choice,
     origin::Sourced,
     queue, rate_limit,
     reader::Section,
-    values::{HOST, ROUTE_PATH, SERVICE, VIP_ADDRESS},
+    values::{HOST, ROUTE_PATH, SERVICE, VIP_ADDRESS, VIP_PORTS},
 };
 use crate::model::{HostPattern, Protocol, RouteSpec, ServiceName, VipSpec};
-
-const PORT: Number<u16> = Number {
-    min: 1,
-    max: u16::MAX,
-    example: 443,
-};
 
 const PROTOCOL: Choice<Protocol> = Choice {
     choices: &[Protocol::Tcp, Protocol::Udp],
@@ -78,14 +72,14 @@ fn read_vips(
 ) -> Vec<Leads<VipSpec>> {
     root.tables("vips", None, |t| {
         let address = t.required("address", &VIP_ADDRESS);
-        let port = t.required("port", &PORT);
+        let port = t.required("port", &VIP_PORTS);
         let protocol = t.value("protocol", &PROTOCOL, &Sourced::unset(Protocol::Tcp));
         let service = t.required("service", &SERVICE)?;
         references.push(service.clone());
         Some(Leads {
             spec: VipSpec {
                 address: address?.value,
-                port: port?.value,
+                ports: port?.value,
                 protocol: protocol.value,
                 service: service.value.clone(),
             },

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::forms::{Pattern, Refused};
-use crate::model::{IpPrefix, ServiceName};
+use crate::model::{IpPrefix, Ports, ServiceName};
 
 pub(super) use http::{
     COOKIE_KEY, COOKIE_NAME, FIELD, HASH_KEY, HOST, JWT_SECRET, PROBE_HOST, PROBE_PATH, RATE_KEY,
@@ -266,6 +266,35 @@ pub(super) const PORTS: Pattern<(u16, u16)> = Pattern {
         fits.then_some((first, last)).ok_or_else(Refused::default)
     },
     show: |(first, last)| format!("{first}-{last}"),
+};
+
+/// The ports of a VIP.
+pub(super) const VIP_PORTS: Pattern<Ports> = Pattern {
+    expected: "a port from 1 to 65535, the first and the last of several as \"8000-8999\", or \"any\"",
+    example: "8000-8999",
+    numbers: true,
+    secret: false,
+    parse: |text| {
+        let text = text.trim();
+        let ports = if text == "any" {
+            Some(Ports::Any)
+        } else if let Some((first, last)) = range(text) {
+            if last < first {
+                return Err(Refused::because("the first is above the last"));
+            }
+            Some(if first == last {
+                Ports::One(first)
+            } else {
+                Ports::Range(first, last)
+            })
+        } else {
+            text.parse().ok().map(Ports::One)
+        };
+        ports
+            .filter(|ports| *ports == Ports::Any || ports.ends().0 != 0)
+            .ok_or_else(Refused::default)
+    },
+    show: ToString::to_string,
 };
 
 fn range(text: &str) -> Option<(u16, u16)> {

@@ -10,7 +10,8 @@
 use std::fmt;
 
 use lb_common::{
-    Address, Counters, FlowEntry, FlowKey, InstanceEntry, Settings, Table, Traffic, Vip, VipKey,
+    Address, Counters, FlowEntry, FlowKey, InstanceEntry, PortRanges, Settings, Table, Traffic,
+    Vip, VipKey,
 };
 
 pub(crate) mod kernel;
@@ -170,11 +171,15 @@ pub(crate) trait Datapath: fmt::Debug + Send {
     /// When the map cannot be written.
     fn remove_vip(&mut self, key: &VipKey) -> Result<(), DatapathError>;
 
-    /// Notes that VIPs have this address.
+    /// Notes that VIPs have this address, some of them several ports.
     ///
     /// # Errors
     /// When the map cannot be written.
-    fn put_vip_address(&mut self, address: &Address) -> Result<(), DatapathError>;
+    fn put_vip_address(
+        &mut self,
+        address: &Address,
+        ranges: &PortRanges,
+    ) -> Result<(), DatapathError>;
 
     /// Notes that no VIP has this address any more.
     ///

@@ -6,7 +6,7 @@ use super::plan::{Host, Plan, plan};
 use crate::{
     model::{
         AdminState, Algorithm, DatapathSpec, Endpoint, Health, HealthCheckSpec, InstanceId,
-        InstanceSpec, Protocol, ServiceName, ServiceSpec, VipSpec,
+        InstanceSpec, Ports, Protocol, ServiceName, ServiceSpec, VipSpec,
     },
     registry::{Change, Desired, KnownId, Registry, Snapshot},
 };
@@ -37,7 +37,7 @@ pub(crate) fn vip(address: &str, protocol: Protocol, service: &str) -> VipSpec {
     let address: std::net::SocketAddr = address.parse().unwrap();
     VipSpec {
         address: address.ip(),
-        port: address.port(),
+        ports: Ports::One(address.port()),
         protocol,
         service: name(service),
     }

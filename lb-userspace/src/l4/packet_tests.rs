@@ -24,6 +24,7 @@ use crate::{
 };
 
 mod limits;
+mod ports;
 
 const VIP: &str = "192.0.2.1:80";
 const SYN: u8 = 2;

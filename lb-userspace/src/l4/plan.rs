@@ -13,13 +13,15 @@ use std::{
 use lb_common::{
     Address, FORWARD_DNAT, FORWARD_GUE, FORWARD_IPIP, FORWARD_L2DSR, FORWARD_NAT, HASH_FLOW,
     HASH_SOURCE, INSTANCE_ACTIVE, INSTANCE_DOWN, INSTANCE_DRAINING, InstanceEntry, MAX_VIPS,
-    PROTOCOL_TCP, PROTOCOL_UDP, SELECT_HASH, SELECT_LEAST_CONNECTIONS, SELECT_TURN, Settings,
-    VipKey, from_v4,
+    PROTOCOL_TCP, PROTOCOL_UDP, PortRange, SELECT_HASH, SELECT_LEAST_CONNECTIONS, SELECT_TURN,
+    Settings, VIP_KEEPS_PORT, VipKey, from_v4,
 };
 
 use super::recipe::{Order, Recipe, Share};
 use crate::{
-    model::{AdminState, Algorithm, DatapathSpec, Forwarding, HashKey, Health, Protocol, VipSpec},
+    model::{
+        AdminState, Algorithm, DatapathSpec, Forwarding, HashKey, Health, Ports, Protocol, VipSpec,
+    },
     registry::{InstanceStatus, Service, Snapshot, identity},
 };
 
@@ -76,6 +78,14 @@ impl VipPlan {
         }
     }
 
+    /// Bits `VIP_*`.
+    pub(crate) const fn flags(&self) -> u8 {
+        match self.spec.ports {
+            Ports::One(_) => 0,
+            Ports::Range(..) | Ports::Any => VIP_KEEPS_PORT,
+        }
+    }
+
     /// Whether its packets leave from an address of lb's own, of this family.
     fn needs_source(&self, v4: bool) -> bool {
         match self.forwarding {
@@ -105,7 +115,13 @@ pub(crate) const fn vip_key(spec: &VipSpec) -> VipKey {
         Protocol::Tcp => PROTOCOL_TCP,
         Protocol::Udp => PROTOCOL_UDP,
     };
-    VipKey::new(address(spec.address), spec.port.to_be_bytes(), protocol)
+    let (address, (first, last)) = (address(spec.address), spec.ports.ends());
+    match spec.ports {
+        Ports::One(port) => VipKey::new(address, port.to_be_bytes(), protocol),
+        Ports::Range(..) | Ports::Any => {
+            VipKey::of_ports(address, PortRange::new(protocol, first, last))
+        }
+    }
 }
 
 /// Works out what should be in the maps.
@@ -265,7 +281,7 @@ fn warn(spec: &VipSpec, service: &Service, vip: &VipPlan, warnings: &mut Vec<Str
     if !forwarding.translates() {
         for member in service.members.iter() {
             let endpoint = member.instance.endpoint.address();
-            if endpoint.port() != spec.port {
+            if !spec.ports.hold(endpoint.port()) {
                 warnings.push(format!(
                     "VIP {spec}: {} keeps the port, but instance {endpoint} of service {name} \
                      listens on another one",
@@ -318,6 +334,13 @@ fn settings(snapshot: &Snapshot, host: &Host) -> Settings {
         icmp_rate: spec.icmp_rate,
         gue_port: spec.gue_port.to_be_bytes(),
         echo_rate: spec.echo_rate,
+        has_ranges: u8::from(
+            snapshot
+                .vips
+                .iter()
+                .any(|vip| !matches!(vip.ports, Ports::One(_))),
+        ),
+        pad: [0; 3],
     }
 }
 

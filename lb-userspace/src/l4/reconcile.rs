@@ -12,7 +12,8 @@ use std::{
 };
 
 use lb_common::{
-    Address, INSTANCE_ABSENT, INSTANCE_DOWN, InstanceEntry, MAX_VIPS, Settings, Vip, VipKey,
+    Address, INSTANCE_ABSENT, INSTANCE_DOWN, InstanceEntry, MAX_VIPS, PortRanges, Settings, Vip,
+    VipKey,
 };
 
 use super::{
@@ -64,7 +65,7 @@ pub(crate) struct Reconciler {
     instances: BTreeMap<u16, InstanceEntry>,
     vips: BTreeMap<VipKey, Vip>,
     /// Addresses of VIPs. Every program begins with none.
-    addresses: BTreeSet<Address>,
+    addresses: BTreeMap<Address, PortRanges>,
     tables: Tables,
     /// Whether the program works on these maps.
     active: bool,
@@ -95,7 +96,7 @@ impl Reconciler {
             settings: found.settings,
             instances,
             vips,
-            addresses: BTreeSet::new(),
+            addresses: BTreeMap::new(),
             tables,
             active: false,
         })
@@ -279,7 +280,7 @@ impl Pass<'_> {
             forward: plan.forward(),
             select: plan.select,
             hash_of: plan.hash_of,
-            pad: 0,
+            flags: plan.flags(),
         };
         if present != Some(wanted) {
             self.datapath.put_vip(key, &wanted)?;
@@ -323,20 +324,25 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Says which addresses are those of VIPs. Not among the writes: each program has to be told, also
+    /// Says which addresses are those of VIPs, and of which ports. Not among the writes: each program has to be told, also
     /// by a daemon that finds everything else as it should be.
     fn addresses(&mut self) -> Result<(), DatapathError> {
-        let wanted: BTreeSet<Address> = self.state.vips.keys().map(|key| key.address).collect();
+        let mut wanted: BTreeMap<Address, Vec<_>> = BTreeMap::new();
+        for key in self.state.vips.keys() {
+            wanted.entry(key.address).or_default().extend(key.range());
+        }
+        let present = self.state.addresses.keys().copied();
+        let gone: Vec<Address> = present.filter(|a| !wanted.contains_key(a)).collect();
         // Those that go make room first.
-        let gone: Vec<Address> = (self.state.addresses.difference(&wanted).copied()).collect();
         for address in gone {
             self.datapath.remove_vip_address(&address)?;
             self.state.addresses.remove(&address);
         }
-        for address in wanted {
-            if !self.state.addresses.contains(&address) {
-                self.datapath.put_vip_address(&address)?;
-                self.state.addresses.insert(address);
+        for (address, ranges) in wanted {
+            let ranges = PortRanges::new(ranges);
+            if self.state.addresses.get(&address) != Some(&ranges) {
+                self.datapath.put_vip_address(&address, &ranges)?;
+                self.state.addresses.insert(address, ranges);
             }
         }
         Ok(())

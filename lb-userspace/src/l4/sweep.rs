@@ -117,9 +117,22 @@ impl Ends {
             has_instance: instances.get(&entry.instance).is_some_and(|instance| {
                 instance.state != INSTANCE_ABSENT && instance.generation == entry.generation
             }),
-            has_vip: vips.contains_key(&vip),
+            has_vip: vips.contains_key(&vip) || is_in_range(&vip, vips),
         }
     }
+}
+
+/// Whether a VIP of several ports holds the one of `key`.
+fn is_in_range(key: &VipKey, vips: &BTreeMap<VipKey, Vip>) -> bool {
+    let (of_address, port) = (
+        VipKey::new(key.address, [0; 2], 0),
+        u16::from_be_bytes(key.port),
+    );
+    vips.range(of_address..)
+        .map(|(key, _)| key)
+        .take_while(|other| other.address == key.address)
+        .filter_map(VipKey::range)
+        .any(|range| range.holds(key.protocol, port))
 }
 
 /// Judges an entry by its own age, by the entry of the other direction if there is one, and by what

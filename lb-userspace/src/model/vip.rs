@@ -70,22 +70,88 @@ impl Forwarding {
     }
 }
 
-/// An address, port and protocol that the kernel balances over a service.
+/// The ports of a VIP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Ports {
+    /// This one, 1 to 65535.
+    One(u16),
+    /// From the first to the last, which is above it.
+    Range(u16, u16),
+    /// All for which there is no other VIP.
+    Any,
+}
+
+impl Ports {
+    /// The first and the last.
+    #[must_use]
+    pub const fn ends(self) -> (u16, u16) {
+        match self {
+            Self::One(port) => (port, port),
+            Self::Range(first, last) => (first, last),
+            Self::Any => (0, u16::MAX),
+        }
+    }
+
+    /// Whether this port is one of them.
+    #[must_use]
+    pub const fn hold(self, port: u16) -> bool {
+        let (first, last) = self.ends();
+        first <= port && port <= last
+    }
+
+    /// Whether it could not be said which of the two a packet is for: one port comes before a range,
+    /// and a range before any, but two ranges with a port in common are equals.
+    #[must_use]
+    pub const fn collide(self, other: Self) -> bool {
+        match (self, other) {
+            (Self::One(one), Self::One(other)) => one == other,
+            (Self::Range(first, last), Self::Range(other_first, other_last)) => {
+                first <= other_last && other_first <= last
+            }
+            (Self::Any, Self::Any) => true,
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for Ports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::One(port) => write!(f, "{port}"),
+            Self::Range(first, last) => write!(f, "{first}-{last}"),
+            Self::Any => f.write_str("any"),
+        }
+    }
+}
+
+/// An address, ports and a protocol that the kernel balances over a service.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct VipSpec {
     /// Address that clients connect to.
     pub address: IpAddr,
-    /// Port that clients connect to, 1 to 65535.
-    pub port: u16,
+    /// Ports that clients connect to.
+    pub ports: Ports,
     /// TCP or UDP.
     pub protocol: Protocol,
     /// The service that answers.
     pub service: ServiceName,
 }
 
+impl VipSpec {
+    /// Whether it could not be said which of the two a packet is for.
+    #[must_use]
+    pub fn collides(&self, other: &Self) -> bool {
+        (self.address, self.protocol) == (other.address, other.protocol)
+            && self.ports.collide(other.ports)
+    }
+}
+
 impl fmt::Display for VipSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let address = std::net::SocketAddr::new(self.address, self.port);
-        write!(f, "{}/{address}", self.protocol.as_str())
+        let (protocol, ports) = (self.protocol.as_str(), self.ports);
+        match self.address {
+            IpAddr::V4(address) => write!(f, "{protocol}/{address}:{ports}"),
+            IpAddr::V6(address) => write!(f, "{protocol}/[{address}]:{ports}"),
+        }
     }
 }

@@ -26,10 +26,14 @@ pub(super) fn check(desired: &Desired) -> Result<(), RegistryError> {
         once(&mut routes, (&route.host, &route.path), what)?;
         defined(&names, &route.service, what)?;
     }
-    let mut vips = HashSet::new();
-    for vip in &desired.vips {
+    for (number, vip) in desired.vips.iter().enumerate() {
         let what = || format!("VIP {vip}");
-        once(&mut vips, (vip.address, vip.port, vip.protocol), what)?;
+        if desired.vips[..number]
+            .iter()
+            .any(|other| vip.collides(other))
+        {
+            return Err(RegistryError::Twice { what: what() });
+        }
         defined(&names, &vip.service, what)?;
     }
     let mut listeners = HashSet::new();

@@ -9,8 +9,8 @@ use aya::maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray};
 use aya::programs::{TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use lb_common::{
-    Address, Counters, FlowEntry, FlowKey, InstanceEntry, MAX_INSTANCES, Settings, Table, Traffic,
-    Vip, VipKey, names,
+    Address, Counters, FlowEntry, FlowKey, InstanceEntry, MAX_INSTANCES, PortRanges, Settings,
+    Table, Traffic, Vip, VipKey, names,
 };
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
@@ -202,14 +202,14 @@ impl Kernel {
             .insert(key, vip, 0)?)
     }
 
-    /// Notes that VIPs have this address.
+    /// Notes that VIPs have this address, some of them several ports.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn set_vip_address(&mut self, address: Address) -> Result<()> {
+    pub fn set_vip_address(&mut self, address: Address, ranges: &PortRanges) -> Result<()> {
         Ok(self
-            .hash::<Address, u64>(names::MAP_VIP_ADDRESSES)?
-            .insert(address, 1, 0)?)
+            .hash::<Address, PortRanges>(names::MAP_VIP_ADDRESSES)?
+            .insert(address, ranges, 0)?)
     }
 
     /// Notes that no VIP has this address any more.
@@ -218,7 +218,7 @@ impl Kernel {
     /// When it is not there.
     pub fn remove_vip_address(&mut self, address: &Address) -> Result<()> {
         Ok(self
-            .hash::<Address, u64>(names::MAP_VIP_ADDRESSES)?
+            .hash::<Address, PortRanges>(names::MAP_VIP_ADDRESSES)?
             .remove(address)?)
     }
 

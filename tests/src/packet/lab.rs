@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use aya::programs::xdp::XdpMode;
 use lb_common::{
     Address, Counter, Counters, FORWARD_NAT, INSTANCE_ACTIVE, InstanceEntry, PROTOCOL_TCP,
-    PROTOCOL_UDP, SELECT_HASH, Settings, Table, Vip, VipKey, from_v4, names,
+    PROTOCOL_UDP, PortRanges, SELECT_HASH, Settings, Table, Vip, VipKey, from_v4, names,
 };
 use lb_ebpf::memory::{Frame, MemoryTables};
 use lb_ebpf::{Scratch, Tables, Verdict, process};
@@ -151,9 +151,7 @@ impl Lab {
         self.memory.set_table(vip.table, table);
         self.kernel.set_vip(&key, &vip)?;
         self.memory.set_vip(key, vip);
-        self.kernel.set_vip_address(key.address)?;
-        self.memory.set_vip_address(key.address);
-        Ok(())
+        self.note_address(&key.address)
     }
 
     /// Removes a VIP.
@@ -163,12 +161,26 @@ impl Lab {
     pub fn withdraw(&mut self, key: &VipKey) -> Result<()> {
         self.memory.remove_vip(key);
         self.kernel.remove_vip(key)?;
-        let vips = self.memory.vips();
-        if vips.iter().all(|(other, _)| other.address != key.address) {
-            self.kernel.remove_vip_address(&key.address)?;
-            self.memory.remove_vip_address(&key.address);
+        self.note_address(&key.address)
+    }
+
+    /// Says whether an address is that of VIPs, and of which ports.
+    fn note_address(&mut self, address: &Address) -> Result<()> {
+        let mut keys: Vec<VipKey> = self.memory.vips().into_iter().map(|(key, _)| key).collect();
+        let has_ranges = keys.iter().any(|key| key.range().is_some());
+        keys.retain(|key| key.address == *address);
+        if keys.is_empty() {
+            self.memory.remove_vip_address(address);
+            self.kernel.remove_vip_address(address)?;
+        } else {
+            let ranges = PortRanges::new(keys.iter().filter_map(VipKey::range));
+            self.memory.set_vip_address(*address, ranges);
+            self.kernel.set_vip_address(*address, &ranges)?;
         }
-        Ok(())
+        self.set_settings(Settings {
+            has_ranges: u8::from(has_ranges),
+            ..self.settings
+        })
     }
 
     /// Sets how many live connections an instance may have.

@@ -97,8 +97,10 @@ pub struct Vip {
     pub vip: String,
     /// Address that clients connect to.
     pub address: String,
-    /// Port that clients connect to.
-    pub port: u16,
+    /// Port that clients connect to, if it is one.
+    pub port: Option<u16>,
+    /// Ports that clients connect to: `80`, `8000-8999` or `any`.
+    pub ports: String,
     /// `tcp` or `udp`.
     pub protocol: String,
     /// Where to.

@@ -347,7 +347,7 @@ fn each_fault_is_said_in_its_own_words() {
         (
             ETH0,
             "[[vips]]\naddress = \"10.0.0.9\"\nport = 0\nservice = \"web\"",
-            "vips[0].port: expected a number from 1 to 65535, such as 443; found 0",
+            "vips[0].port: expected a port from 1 to 65535, the first and the last of several as \"8000-8999\", or \"any\", such as \"8000-8999\"; found 0",
         ),
         (
             ETH0,
@@ -363,6 +363,26 @@ fn each_fault_is_said_in_its_own_words() {
             ETH0,
             "[[vips]]\naddress = \"10.0.0.9\"\nport = 80\nservice = \"web\"\n[[vips]]\naddress = \"10.0.0.9\"\nport = 80\nservice = \"web\"",
             "vips[1]: expected every address, port and protocol in one VIP; found the same in vips[0]",
+        ),
+        (
+            ETH0,
+            "[[vips]]\naddress = \"10.0.0.9\"\nport = \"90-80\"\nservice = \"web\"",
+            "vips[0].port: expected a port from 1 to 65535, the first and the last of several as \"8000-8999\", or \"any\", such as \"8000-8999\"; found \"90-80\" (the first is above the last)",
+        ),
+        (
+            ETH0,
+            "[[vips]]\naddress = \"10.0.0.9\"\nport = \"80-90\"\nservice = \"web\"\n[[vips]]\naddress = \"10.0.0.9\"\nport = \"90-99\"\nservice = \"web\"",
+            "vips[1]: expected ranges of ports that have none in common; found tcp/10.0.0.9:90-99 beside tcp/10.0.0.9:80-90 in vips[0]",
+        ),
+        (
+            ETH0,
+            "[[vips]]\naddress = \"10.0.0.9\"\nport = \"any\"\nservice = \"web\"\n[[vips]]\naddress = \"10.0.0.9\"\nport = \"any\"\nservice = \"web\"",
+            "vips[1]: expected every address, port and protocol in one VIP; found the same in vips[0]",
+        ),
+        (
+            "gateway.listen = \"10.0.0.9:8080\"\ndatapath.interfaces = \"eth0\"",
+            "[[vips]]\naddress = \"10.0.0.9\"\nport = \"8000-8999\"\nservice = \"web\"",
+            "vips[0]: expected an address and port that is not listened on, but gateway.listen[0] is it; found tcp/10.0.0.9:8000-8999",
         ),
         (
             "gateway.listen = \"10.0.0.9:80\"\ndatapath.interfaces = \"eth0\"",

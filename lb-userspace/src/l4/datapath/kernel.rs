@@ -21,8 +21,8 @@ use aya::{
     programs::Xdp,
 };
 use lb_common::{
-    Address, Counters, FlowEntry, FlowKey, InstanceEntry, Settings, Table, Traffic, Vip, VipKey,
-    names,
+    Address, Counters, FlowEntry, FlowKey, InstanceEntry, PortRanges, Settings, Table, Traffic,
+    Vip, VipKey, names,
 };
 
 use self::{
@@ -155,8 +155,12 @@ impl Datapath for Kernel {
         }
     }
 
-    fn put_vip_address(&mut self, address: &Address) -> Result<(), DatapathError> {
-        let result = self.addresses.put(address);
+    fn put_vip_address(
+        &mut self,
+        address: &Address,
+        ranges: &PortRanges,
+    ) -> Result<(), DatapathError> {
+        let result = self.addresses.put(address, ranges);
         result.map_err(written(|| "the address of a VIP".to_owned()))
     }
 

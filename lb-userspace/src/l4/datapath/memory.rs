@@ -9,8 +9,8 @@ use std::{
 };
 
 use lb_common::{
-    Address, Counters, FlowEntry, FlowKey, InstanceEntry, MAX_INSTANCES, SLOTS, Settings, Table,
-    Traffic, Vip, VipKey,
+    Address, Counters, FlowEntry, FlowKey, InstanceEntry, MAX_INSTANCES, PortRanges, SLOTS,
+    Settings, Table, Traffic, Vip, VipKey,
 };
 use lb_ebpf::{
     Route, Scratch, Tables as _, Verdict,
@@ -199,9 +199,13 @@ impl Datapath for Memory {
         Ok(())
     }
 
-    fn put_vip_address(&mut self, address: &Address) -> Result<(), DatapathError> {
+    fn put_vip_address(
+        &mut self,
+        address: &Address,
+        ranges: &PortRanges,
+    ) -> Result<(), DatapathError> {
         self.write("vip address".to_owned())?;
-        self.kernel.set_vip_address(*address);
+        self.kernel.set_vip_address(*address, *ranges);
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! What ends up in the maps, in which order, and that nothing is left behind.
 
-use lb_common::{INSTANCE_ACTIVE, INSTANCE_DRAINING, Table};
+use lb_common::{INSTANCE_ACTIVE, INSTANCE_DRAINING, PortRanges, Table, VipKey};
 use lb_ebpf::Tables as _;
 use proptest::prelude::*;
 
@@ -29,6 +29,10 @@ impl Kernel {
     }
 
     fn over(memory: Memory) -> Self {
+        // What is a program's alone begins empty.
+        for (address, _) in memory.kernel().vip_addresses() {
+            memory.kernel().remove_vip_address(&address);
+        }
         let state = Reconciler::adopt(&memory, GRACE).unwrap();
         Self {
             memory,
@@ -100,8 +104,12 @@ impl Kernel {
             assert!(ids.insert(found.id), "VIP id {} is used twice", found.id);
         }
         let addresses: BTreeSet<_> = plan.vips.keys().map(|key| key.address).collect();
-        let noted: BTreeSet<_> = self.memory.kernel().vip_addresses().into_iter().collect();
-        assert_eq!(noted, addresses);
+        let noted: BTreeMap<_, _> = self.memory.kernel().vip_addresses().into_iter().collect();
+        assert!(noted.keys().eq(&addresses));
+        for (address, ranges) in noted {
+            let of = plan.vips.keys().filter(|key| key.address == address);
+            assert_eq!(ranges, PortRanges::new(of.filter_map(VipKey::range)));
+        }
         assert!(self.memory.table(EMPTY).slots.iter().all(|slot| *slot == 0));
     }
 }

@@ -8,7 +8,7 @@ use aya::{
 };
 use lb_common::{
     Address, CLIENT_HOPS, ClientHop, Counters, FlowEntry, FlowKey, InstanceEntry, MAX_INSTANCES,
-    MAX_VIPS, NextHop, Settings, Table, Traffic, Vip, VipKey, names,
+    MAX_VIPS, NextHop, PortRanges, Settings, Table, Traffic, Vip, VipKey, names,
 };
 
 use crate::{
@@ -113,7 +113,7 @@ fn take_own<T: TryFrom<Map, Error = MapError>>(
 }
 
 /// The addresses of VIPs. Not pinned: it is one program's alone.
-pub(super) struct AddressMap(HashMap<MapData, Address, u64>);
+pub(super) struct AddressMap(HashMap<MapData, Address, PortRanges>);
 
 impl std::fmt::Debug for AddressMap {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -124,13 +124,13 @@ impl std::fmt::Debug for AddressMap {
 impl AddressMap {
     /// Takes the map out of a loaded program.
     pub(super) fn take(program: &mut Ebpf) -> Result<Self, L4Error> {
-        let shape = shape::<Address, u64>(MAX_VIPS);
+        let shape = shape::<Address, PortRanges>(MAX_VIPS);
         take_own(program, names::MAP_VIP_ADDRESSES, shape).map(Self)
     }
 
-    /// Adds an address.
-    pub(super) fn put(&mut self, address: &Address) -> Result<(), MapError> {
-        self.0.insert(address, 1, 0)
+    /// Adds an address, or replaces its ranges.
+    pub(super) fn put(&mut self, address: &Address, ranges: &PortRanges) -> Result<(), MapError> {
+        self.0.insert(address, ranges, 0)
     }
 
     /// Removes an address.

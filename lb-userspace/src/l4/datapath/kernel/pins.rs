@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! <pin path>/links/native-3-eth0    the link of eth0, the interface with index 3
-//! <pin path>/maps-2-1/VIPS …        the first set of maps of ABI 2
-//! <pin path>/maps-2-1/STAGES-77     the stages of the program with the id 77
+//! <pin path>/maps-3-1/VIPS …        the first set of maps of ABI 3
+//! <pin path>/maps-3-1/STAGES-77     the stages of the program with the id 77
 //! ```
 //!
 //! The index is in the name because it is never given to another interface of the same network
