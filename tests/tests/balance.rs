@@ -218,7 +218,13 @@ fn when_there_is_three_times_as_much_as_can_be_done() -> Result<()> {
     scenario.load = vec![(0.0, 3.0)];
     for algorithm in Algorithm::ALL {
         let share = summary(&scenario, algorithm)?.goodput / scenario.capacity();
-        ensure!(share >= 0.9, "{algorithm}: {share} of what can be done");
+        // By requests in flight alone, an instance that has refused nearly all of a second's
+        // requests is left alone for too long.
+        let least = match algorithm {
+            Algorithm::LeastConnections => 0.9,
+            _ => 0.95,
+        };
+        ensure!(share >= least, "{algorithm}: {share} of what can be done");
     }
     Ok(())
 }

@@ -619,6 +619,23 @@ mod tests {
     }
 
     #[test]
+    fn counts_return_to_zero_when_a_task_panics() {
+        let (instance, clock) = (instance(), Clock::manual(Timestamp(1)));
+        for judged in [false, true] {
+            let mut request = instance.begin(Algorithm::RoundRobin, 0, &clock);
+            let unwound = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
+                if judged {
+                    request.judge(Outcome::Success);
+                }
+                std::panic::resume_unwind(Box::new(()));
+            }));
+            assert!(unwound.is_err());
+            assert_eq!((instance.in_flight(), instance.load.total()), (0, 0));
+        }
+        assert_eq!(instance.totals_of_all().successes, 1);
+    }
+
+    #[test]
     fn a_limit_holds_exactly_with_all_workers_at_once() {
         const MOST: u32 = 5;
         let (instance, clock) = (instance(), Clock::real());

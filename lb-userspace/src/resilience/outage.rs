@@ -211,8 +211,9 @@ pub fn can_be_spared(own: &Output, others: &Output) -> bool {
 /// Seconds of which it is looked at whether an instance lags.
 pub const RECENT: u64 = 2;
 
-/// How many standard deviations of what was served must lie between chance and a lag.
-const DEVIATIONS: f64 = 3.0;
+/// How many standard deviations of what was served must lie between chance and a lag: under a
+/// little too much load everybody who fails in a row is looked at several times a second.
+const DEVIATIONS: f64 = 4.0;
 
 /// Whether an instance with `busy` requests in flight serves so much less than the others with
 /// `others_busy` that it is better gone, by what all of them did in the last `seconds`. One that has
