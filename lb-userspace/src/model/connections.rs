@@ -98,7 +98,9 @@ const BUSY: u8 = 0;
 const IDLE: u8 = 1;
 const CLOSED: u8 = 2;
 
-/// A connection to an instance, as whoever keeps it for the next request sees it.
+/// A connection to an instance, as whoever keeps it for the next request sees it. It belongs to the
+/// worker that has opened it: nobody else takes it, keeps it or closes it, so what is noted with
+/// every request is written without locked instructions.
 #[derive(Debug)]
 pub struct Connection {
     instance: Arc<Instance>,
@@ -121,11 +123,9 @@ impl Opened {
 impl Drop for Opened {
     fn drop(&mut self) {
         let connection = &self.0;
-        let before = connection.state.swap(CLOSED, Ordering::Relaxed);
+        connection.set_idle(false);
+        connection.state.store(CLOSED, Ordering::Relaxed);
         for count in connection.counts() {
-            if before == IDLE {
-                count.of(connection.worker).fetch_sub(1, Ordering::Relaxed);
-            }
             count.open.fetch_sub(1, Ordering::Relaxed);
         }
     }
@@ -147,21 +147,20 @@ impl Connection {
 
     fn set_idle(&self, idle: bool) {
         let (from, to) = if idle { (BUSY, IDLE) } else { (IDLE, BUSY) };
-        let relaxed = Ordering::Relaxed;
         // A connection that has been closed meanwhile stays closed.
-        if self
-            .state
-            .compare_exchange(from, to, relaxed, relaxed)
-            .is_err()
-        {
+        if self.state.load(Ordering::Relaxed) != from {
             return;
         }
+        self.state.store(to, Ordering::Relaxed);
         for count in self.counts() {
-            if idle {
-                count.of(self.worker).fetch_add(1, relaxed);
+            let kept = count.of(self.worker);
+            let before = kept.load(Ordering::Relaxed);
+            let after = if idle {
+                before.wrapping_add(1)
             } else {
-                count.of(self.worker).fetch_sub(1, relaxed);
-            }
+                before.wrapping_sub(1)
+            };
+            kept.store(after, Ordering::Relaxed);
         }
     }
 

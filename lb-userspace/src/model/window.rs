@@ -82,11 +82,16 @@ impl Window {
             bucket.latency_us.store(0, Ordering::Relaxed);
             bucket.tag.store(second + 1, Ordering::Release);
         }
-        bucket.requests.fetch_add(1, Ordering::Relaxed);
-        bucket.latency_us.fetch_add(latency_us, Ordering::Relaxed);
-        if failed {
-            bucket.failures.fetch_add(1, Ordering::Relaxed);
-        }
+        // Additions without a locked instruction: this thread is the only one that writes.
+        let add = |to: &AtomicU32, by| {
+            let sum = to.load(Ordering::Relaxed).wrapping_add(by);
+            to.store(sum, Ordering::Relaxed);
+        };
+        add(&bucket.requests, 1);
+        add(&bucket.failures, u32::from(failed));
+        let sum = bucket.latency_us.load(Ordering::Relaxed);
+        let sum = sum.wrapping_add(latency_us);
+        bucket.latency_us.store(sum, Ordering::Relaxed);
     }
 
     /// Forgets everything. Any thread may call this: it takes the tags away, and the writer empties
