@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::{
     Balancer, Choice,
-    cost::{Candidates, Cost, is_as_good_as_any},
+    cost::{Candidates, Cost, Podium, Second, is_as_good_as_any},
     turns::Turns,
 };
 use crate::model::Member;
@@ -39,13 +39,17 @@ pub(super) struct Adaptive {
     turns: Turns,
     /// Mean weight of the members that have any.
     mean: f32,
-    thresholds: Box<[Kept]>,
+    workers: Box<[Kept]>,
 }
 
-/// A worker's threshold, as bits of an `f32`. Only that worker writes it.
+/// What a worker keeps from pick to pick. Only that worker writes it.
 #[derive(Debug)]
 #[repr(align(128))]
-struct Kept(AtomicU32);
+struct Kept {
+    /// Its threshold, as bits of an `f32`.
+    threshold: AtomicU32,
+    second: Second,
+}
 
 /// An estimate of the quantile by stochastic approximation (Robbins and Monro, 1951): up by
 /// `step × q` when an observation is above, down by `step × (1 - q)` when it is not, so that it
@@ -64,8 +68,11 @@ impl Adaptive {
         Self {
             turns: Turns::new(members, workers, |member| member.base),
             mean: sum / weights.len().max(1) as f32,
-            thresholds: (0..workers.max(1))
-                .map(|_| Kept(AtomicU32::new(1.0f32.to_bits())))
+            workers: (0..workers.max(1))
+                .map(|_| Kept {
+                    threshold: AtomicU32::new(1.0f32.to_bits()),
+                    second: Second::new(),
+                })
                 .collect(),
         }
     }
@@ -73,15 +80,15 @@ impl Adaptive {
 
 impl Balancer for Adaptive {
     fn pick(&self, members: &[Member], choice: &Choice<'_>) -> Option<usize> {
-        let candidates = Candidates::draw(&self.turns, members, choice)?;
-        let kept = &self.thresholds[choice.worker % self.thresholds.len()].0;
-        let mut threshold = Threshold(f32::from_bits(kept.load(Ordering::Relaxed)));
+        let kept = &self.workers[choice.worker % self.workers.len()];
+        let candidates = Candidates::draw(&self.turns, members, choice, &kept.second)?;
+        let bits = kept.threshold.load(Ordering::Relaxed);
+        let mut threshold = Threshold(f32::from_bits(bits));
         let hot_above = 2.0 * threshold.0 + 1.0;
         let slowness = candidates.slowness(members, choice.now);
         let first = candidates.as_slice()[0];
         let idle = is_as_good_as_any(&members[first], slowness[0]);
-        // Hot after cold; the first of equals wins, and the first is the one whose turn it is.
-        let mut best: Option<((bool, Cost), usize)> = None;
+        let mut podium = Podium::new();
         for (i, &position) in candidates.as_slice().iter().enumerate() {
             let member = &members[position];
             let weight = member.base.max(1) as f32;
@@ -94,20 +101,19 @@ impl Balancer for Adaptive {
             } else {
                 Cost::of(member, slowness[i])
             };
-            let is_better = best.is_none_or(|((least_hot, least), _)| {
-                (!hot && least_hot) || (hot == least_hot && cost.is_below(&least))
-            });
-            if is_better {
-                best = Some(((hot, cost), position));
-            }
+            podium.add((hot, cost), position, is_better);
         }
-        kept.store(threshold.0.to_bits(), Ordering::Relaxed);
-        if idle {
-            Some(first)
-        } else {
-            best.map(|(_, position)| position)
-        }
+        let bits = threshold.0.to_bits();
+        kept.threshold.store(bits, Ordering::Relaxed);
+        let (best, second) = podium.positions();
+        kept.second.set(second);
+        if idle { Some(first) } else { best }
     }
+}
+
+/// Hot comes after cold.
+fn is_better((hot, cost): &(bool, Cost), (least_hot, least): &(bool, Cost)) -> bool {
+    (!hot && *least_hot) || (hot == least_hot && cost.is_below(least))
 }
 
 impl Threshold {

@@ -18,7 +18,10 @@
 //! **Exploration.** Knowledge grows old, and without a request it never gets younger: see
 //! [`EXPLORE_AFTER`].
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
 
 use super::{Choice, Draw, eligible, turns::Turns};
 use crate::model::{Member, Timestamp, pace::Interval};
@@ -41,9 +44,10 @@ const ROW: u32 = 5;
 /// The most members of which all are compared.
 pub(super) const SCAN: usize = 16;
 
-/// Members that are drawn and compared of a larger set. Two would do among equals; where one is
-/// much faster than the rest, it has to be among those that are drawn to be of use.
-pub(super) const DRAWS: usize = 8;
+/// Members of a larger set that are compared: the one whose turn it is, the one that was second
+/// best last time, and others that are drawn. Two would do among equals; where one is much faster
+/// than the rest, it has to be among them to be of use, and is remembered once it was.
+pub(super) const DRAWS: usize = 6;
 
 /// A few members to compare: all of them, when there are no more than [`SCAN`]; else the one
 /// whose turn it is and others drawn by weight. Comparing all of a large set would cost more than
@@ -56,7 +60,12 @@ pub(super) struct Candidates {
 
 impl Candidates {
     /// `None` when no member is eligible.
-    pub(super) fn draw(turns: &Turns, members: &[Member], choice: &Choice<'_>) -> Option<Self> {
+    pub(super) fn draw(
+        turns: &Turns,
+        members: &[Member],
+        choice: &Choice<'_>,
+        second: &Second,
+    ) -> Option<Self> {
         let first = turns.next(members, choice)?;
         let mut drawn = Self {
             positions: [first; SCAN],
@@ -72,7 +81,11 @@ impl Candidates {
                 }
             }
         } else {
-            for position in Draw::new(turns, members, choice, first) {
+            let remembered = second.get().filter(|position| {
+                *position != first && members.get(*position).is_some_and(|m| eligible(m, choice))
+            });
+            let others = Draw::new(turns, members, choice, first);
+            for position in remembered.into_iter().chain(others) {
                 if !drawn.as_slice().contains(&position) {
                     drawn.push(position);
                 }
@@ -119,6 +132,67 @@ impl Candidates {
             slowness[i] *= dearness(&members[*position]);
         }
         slowness
+    }
+}
+
+/// The second best of a worker's last comparison in a large set, which is likely to be among the
+/// best now: with a memory of one, few draws do as well as many (Mitzenmacher, Prabhakar, Shah:
+/// "Load balancing with memory", FOCS 2002). Only that worker writes it.
+#[derive(Debug)]
+pub(super) struct Second(AtomicU32);
+
+impl Second {
+    /// Nothing is remembered.
+    pub(super) const fn new() -> Self {
+        Self(AtomicU32::new(u32::MAX))
+    }
+
+    fn get(&self) -> Option<usize> {
+        let position = self.0.load(Ordering::Relaxed);
+        (position != u32::MAX).then_some(position as usize)
+    }
+
+    /// Remembers a position, if there was a second one.
+    pub(super) fn set(&self, position: Option<usize>) {
+        if let Some(position) = position {
+            self.0.store(position as u32, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The best of what is compared one by one, and the second best. The first of equals is the best,
+/// and the first is the one whose turn it is.
+#[derive(Debug)]
+pub(super) struct Podium<C> {
+    best: Option<(C, usize)>,
+    second: Option<(C, usize)>,
+}
+
+impl<C: Copy> Podium<C> {
+    /// Nobody.
+    pub(super) const fn new() -> Self {
+        Self {
+            best: None,
+            second: None,
+        }
+    }
+
+    /// Compares one more.
+    pub(super) fn add(&mut self, cost: C, position: usize, is_below: impl Fn(&C, &C) -> bool) {
+        let new = (cost, position);
+        let beats =
+            |old: &Option<(C, usize)>| old.as_ref().is_none_or(|(least, _)| is_below(&cost, least));
+        if beats(&self.best) {
+            self.second = self.best.replace(new);
+        } else if beats(&self.second) {
+            self.second = Some(new);
+        }
+    }
+
+    /// Their positions.
+    pub(super) fn positions(&self) -> (Option<usize>, Option<usize>) {
+        let position = |place: &Option<(C, usize)>| place.as_ref().map(|(_, position)| *position);
+        (position(&self.best), position(&self.second))
     }
 }
 

@@ -19,41 +19,47 @@
 
 use super::{
     Balancer, Choice,
-    cost::{Candidates, Cost, is_as_good_as_any},
+    cost::{Candidates, Cost, Podium, Second, is_as_good_as_any},
     turns::Turns,
 };
 use crate::model::Member;
 
 #[derive(Debug)]
-pub(super) struct LeastResponseTime(Turns);
+pub(super) struct LeastResponseTime {
+    turns: Turns,
+    workers: Box<[Kept]>,
+}
+
+/// What a worker keeps from pick to pick.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Kept(Second);
 
 impl LeastResponseTime {
     pub(super) fn new(members: &[Member], workers: usize) -> Self {
-        Self(Turns::new(members, workers, |member| member.base))
+        Self {
+            turns: Turns::new(members, workers, |member| member.base),
+            workers: (0..workers.max(1)).map(|_| Kept(Second::new())).collect(),
+        }
     }
 }
 
 impl Balancer for LeastResponseTime {
     fn pick(&self, members: &[Member], choice: &Choice<'_>) -> Option<usize> {
-        let candidates = Candidates::draw(&self.0, members, choice)?;
+        let Kept(kept) = &self.workers[choice.worker % self.workers.len()];
+        let candidates = Candidates::draw(&self.turns, members, choice, kept)?;
         let slowness = candidates.slowness(members, choice.now);
         let first = candidates.as_slice()[0];
         if is_as_good_as_any(&members[first], slowness[0]) {
             return Some(first);
         }
-        candidates
-            .as_slice()
-            .iter()
-            .enumerate()
-            .map(|(i, position)| (Cost::of(&members[*position], slowness[i]), *position))
-            // The first of equals wins, and the first is the one whose turn it is.
-            .reduce(|best, other| {
-                if other.0.is_below(&best.0) {
-                    other
-                } else {
-                    best
-                }
-            })
-            .map(|(_, position)| position)
+        let mut podium = Podium::new();
+        for (i, &position) in candidates.as_slice().iter().enumerate() {
+            let cost = Cost::of(&members[position], slowness[i]);
+            podium.add(cost, position, Cost::is_below);
+        }
+        let (best, second) = podium.positions();
+        kept.set(second);
+        best
     }
 }
