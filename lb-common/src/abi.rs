@@ -17,8 +17,9 @@ pub use flow::{
     STATE_FIN_INSTANCE, STATE_OPEN, STATE_REMOVED,
 };
 pub use instance::{
-    CLIENT_HOPS, ClientHop, HOP_GATEWAY, INSTANCE_ABSENT, INSTANCE_ACTIVE, INSTANCE_DOWN,
-    INSTANCE_DRAINING, InstanceEntry, MAX_INSTANCES, NextHop,
+    CLIENT_HOPS, ClientHop, HOP_GATEWAY, HOP_TAGGED, HOP_VLAN, INSTANCE_ABSENT, INSTANCE_ACTIVE,
+    INSTANCE_DOWN, INSTANCE_DRAINING, InstanceEntry, MAX_INSTANCES, MAX_SUBINTERFACES, NextHop,
+    Subinterface,
 };
 pub use ports::{MAX_RANGES, PortRange, PortRanges};
 pub use settings::Settings;
@@ -91,7 +92,7 @@ pub const fn from_v4(v4: [u8; 4]) -> Address {
 mod pod {
     use super::{
         ClientHop, Counters, DecapSettings, FlowEntry, FlowKey, InstanceEntry, NextHop, PortRanges,
-        Settings, Table, Traffic, Vip, VipKey,
+        Settings, Subinterface, Table, Traffic, Vip, VipKey,
     };
 
     macro_rules! pod {
@@ -111,6 +112,7 @@ mod pod {
         NextHop,
         PortRanges,
         Settings,
+        Subinterface,
         Table,
         Traffic,
         Vip,

@@ -8,7 +8,7 @@ pub const STAGES: [&str; 5] = [
     "lb_encapsulate",
     "lb_too_big",
     "lb_icmp",
-    "lb_clamp_mss",
+    "lb_finish",
     "lb_fragment",
 ];
 /// The far end of tunnels: unpacks, attached to an instance's interface.
@@ -35,6 +35,9 @@ pub const MAP_CONNECTIONS: &str = "CONNECTIONS";
 pub const MAP_NEXT_HOPS: &str = "NEXT_HOPS";
 /// Per-CPU array of [`crate::ClientHop`] by a hash of the client's address.
 pub const MAP_CLIENT_HOPS: &str = "CLIENT_HOPS";
+/// `u32` → [`crate::Subinterface`]: VLANs, by the index of the interface that the kernel has for them.
+/// Each load of the program has its own, as with [`MAP_CEILINGS`].
+pub const MAP_SUBINTERFACES: &str = "SUBINTERFACES";
 /// Per-CPU array of one [`crate::Counters`].
 pub const MAP_COUNTERS: &str = "COUNTERS";
 /// Per-CPU array of [`crate::Traffic`] by [`crate::Vip::id`].

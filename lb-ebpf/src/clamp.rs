@@ -10,28 +10,21 @@
 use lb_common::{Counter, FLOW_REPLY};
 
 use crate::{
-    Flow, Packet, Scratch, Tables, Verdict, hop,
+    Flow, Packet, Scratch, Tables, hop,
     mss::{LEAST, Segment},
 };
 
-/// Lowers the MSS of a packet that begins a connection and is rewritten and counted already; all
-/// that is left is to send it out of [`crate::step::Handover::out`].
+/// Lowers the MSS of a packet that begins a connection, and is rewritten and counted already.
 #[inline(always)]
-pub fn clamp<P: Packet, T: Tables>(
+pub(crate) fn clamp<P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,
     scratch: &mut Scratch,
     interface: u32,
-) -> Verdict {
+) {
     let mtu = least_mtu(tables, scratch, interface);
     if mtu > u32::from(LEAST) && lower(packet, scratch, mtu).is_some() {
         tables.count(Counter::MssClamped);
-    }
-    let out = scratch.handover.out;
-    if out == interface {
-        Verdict::Transmit
-    } else {
-        Verdict::Redirect(out)
     }
 }
 

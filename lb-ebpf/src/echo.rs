@@ -1,9 +1,9 @@
 //! Echo: whoever pings a VIP wants to know whether it is there, and it is.
 //!
-//! A VIP is nobody's address: with most forwardings no host holds it that the request would reach, so
-//! lb answers by itself (RFC 1122, 3.2.2.6; RFC 4443, 4.2). Only for VIPs: an echo for any other
-//! address is the host's, as everything is that is for no VIP. And only so many in a second, because
-//! anybody can ask, and with the address of somebody else; see [`crate::budget`].
+//! A VIP answers from here (RFC 1122, 3.2.2.6; RFC 4443, 4.2), whether the host holds its address, as
+//! it must where somebody has to answer ARP for it, or is merely routed to. Only VIPs do: an echo for
+//! any other address is the host's, as everything is that is for no VIP. And only so many in a
+//! second, because anybody can ask, and with the address of somebody else; see [`crate::budget`].
 //!
 //! The answer is the request with its addresses exchanged. Options of IPv4, extension headers and
 //! fragments ask for more than that, and are left to the host.

@@ -23,14 +23,14 @@ use lb_common::{
     Counter, FORWARD_GUE, FlowKey, InstanceEntry, NextHop, Settings, encapsulates, is_v4,
     same_address,
 };
-use network_types::{eth::EthHdr, ip::IpProto, udp::UdpHdr};
+use network_types::{ip::IpProto, udp::UdpHdr};
 
 use crate::{
     Packet, Scratch, Stage, Step, Tables,
     checksum::Sum,
     conntrack, hash, hop,
     parse::{TCP_FIN, TCP_RST},
-    rewrite::{l2, link::Link, outer::Outer},
+    rewrite::{l2, link::Link, outer::Outer, tag},
     step::Handover,
     way::Way,
 };
@@ -68,7 +68,7 @@ pub fn encapsulate<P: Packet, T: Tables>(
     }
 }
 
-/// On an error the packet is as it was.
+/// On an error the packet is as it was, or not to be sent.
 #[inline(always)]
 fn send<P: Packet, T: Tables>(
     packet: &mut P,
@@ -85,9 +85,6 @@ fn send<P: Packet, T: Tables>(
         tables.now(),
         handover.forward,
     )?;
-    if hop.interface != interface && handover.l3 as usize != EthHdr::LEN {
-        return Err(Counter::DropTagged);
-    }
     if encapsulates(handover.forward) {
         wrap(packet, tables, scratch, &hop)?;
     } else if hop.mtu != 0 && handover.ip_length > hop.mtu {
@@ -95,6 +92,11 @@ fn send<P: Packet, T: Tables>(
         return Err(Counter::DropTooBig);
     } else {
         l2::rewrite(packet, &hop).ok_or(Counter::DropRewrite)?;
+    }
+    // What comes from memory has no limit that the verifier would know.
+    let l3 = packet.blur(scratch.handover.l3 as usize);
+    if tag::changes(l3, hop.flags, hop.interface != interface) {
+        tag::rewrite(packet, l3, hop.flags).ok_or(Counter::DropHeadroom)?;
     }
     Ok(hop.interface)
 }

@@ -21,7 +21,7 @@ use lb_common::{
     PROTOCOL_UDP, encapsulates, from_v4, translates,
 };
 use network_types::{
-    eth::{EthHdr, EtherType},
+    eth::EtherType,
     ip::{IpProto, Ipv4Hdr, Ipv6Hdr},
 };
 
@@ -29,7 +29,7 @@ use crate::{
     Flow, Packet, Scratch, Stage, Step, Tables, Verdict, hop, icmp,
     parse::{self, Layout, MAX_EXTENSION_BYTES, MAX_EXTENSION_HEADERS},
     process::steer,
-    rewrite::{l2, nat},
+    rewrite::{l2, nat, tag},
     step::Handover,
     way::Way,
 };
@@ -127,7 +127,7 @@ fn first<P: Packet, T: Tables>(
     let step = steer(packet, tables, scratch, interface, &layout);
     match step {
         Step::Done(Verdict::Transmit | Verdict::Redirect(_))
-        | Step::Next(Stage::Encapsulate | Stage::Clamp) => note(tables, scratch),
+        | Step::Next(Stage::Encapsulate | Stage::Finish) => note(tables, scratch),
         // Refused, or the host's.
         _ => {}
     }
@@ -225,7 +225,7 @@ fn find_note<T: Tables>(tables: &T, scratch: &mut Scratch) -> bool {
     false
 }
 
-/// On an error the packet is as it was.
+/// On an error the packet is as it was, or not to be sent.
 #[inline(always)]
 fn send<P: Packet, T: Tables>(
     packet: &mut P,
@@ -254,13 +254,13 @@ fn send<P: Packet, T: Tables>(
     if hop.mtu != 0 && piece.ip_length > hop.mtu {
         return Err(Counter::DropTooBig);
     }
-    if hop.interface != interface && piece.l3 != EthHdr::LEN {
-        return Err(Counter::DropTagged);
-    }
     if translates(entry.forward) {
         nat::rewrite_addresses(packet, &scratch.key, &piece.layout(), entry)?;
     }
     l2::rewrite(packet, &hop).ok_or(Counter::DropRewrite)?;
+    if tag::changes(piece.l3, hop.flags, hop.interface != interface) {
+        tag::rewrite(packet, piece.l3, hop.flags).ok_or(Counter::DropHeadroom)?;
+    }
     Ok(hop.interface)
 }
 

@@ -18,13 +18,19 @@ use lb_common::{
     translates,
 };
 use network_types::{
-    eth::{EthHdr, EtherType},
+    eth::EtherType,
     ip::{IpProto, Ipv4Hdr, Ipv6Hdr},
 };
 
 use crate::{
-    Flow, Packet, Scratch, Stage, Step, Tables, Verdict, checksum::Difference, echo, hash, hop,
-    parse, rewrite::l2, select, step::Handover, vips, way::Way,
+    Flow, Packet, Scratch, Stage, Step, Tables, Verdict,
+    checksum::Difference,
+    echo, hash, hop, parse,
+    rewrite::{l2, tag},
+    select,
+    step::Handover,
+    vips,
+    way::Way,
 };
 
 /// Bytes of an ICMP error before the quote.
@@ -105,7 +111,7 @@ pub(crate) fn find_unremembered<T: Tables>(tables: &T, scratch: &mut Scratch) ->
     true
 }
 
-/// On an error the packet is as it was.
+/// On an error the packet is as it was, or not to be sent.
 #[inline(always)]
 fn send<P: Packet, T: Tables>(
     packet: &mut P,
@@ -130,13 +136,13 @@ fn send<P: Packet, T: Tables>(
             entry.forward,
         )?,
     };
-    if hop.interface != interface && message.l3 != EthHdr::LEN {
-        return Err(Counter::DropTagged);
-    }
     if translates(entry.forward) {
         translate(packet, scratch, message)?;
     }
     l2::rewrite(packet, &hop).ok_or(Counter::DropRewrite)?;
+    if tag::changes(message.l3, hop.flags, hop.interface != interface) {
+        tag::rewrite(packet, message.l3, hop.flags).ok_or(Counter::DropHeadroom)?;
+    }
     Ok(hop.interface)
 }
 

@@ -21,6 +21,7 @@ pub mod conntrack;
 pub mod decap;
 pub mod echo;
 pub mod encapsulate;
+pub mod finish;
 pub mod fragment;
 pub mod hash;
 pub mod hop;

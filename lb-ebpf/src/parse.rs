@@ -72,13 +72,6 @@ impl Layout {
         self.tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST) == TCP_SYN
     }
 
-    /// Whether the frame has a VLAN tag.
-    #[inline(always)]
-    #[must_use]
-    pub const fn is_tagged(&self) -> bool {
-        self.l3 != EthHdr::LEN
-    }
-
     /// Whether the packet leaves the state of its connection as it is.
     #[inline(always)]
     #[must_use]

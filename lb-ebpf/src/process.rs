@@ -14,7 +14,7 @@ use crate::{
     conntrack::{self, Known},
     hop,
     parse::{self, Layout},
-    rewrite,
+    rewrite::{self, tag},
     step::Handover,
     way::Way,
 };
@@ -69,15 +69,17 @@ pub(crate) fn steer<P: Packet, T: Tables>(
     }
     let way = Way::new(packet, entry.vip, entry.instance, entry.direction);
     match forward(packet, tables, interface, now, &scratch.key, layout, &flow) {
-        Ok(out) => {
+        Ok((out, flags)) => {
             let verdict = way.forwarded(tables, out, interface);
-            if layout.has(parse::TCP_SYN | parse::TCP_FIN | parse::TCP_RST) {
+            let retag = tag::changes(layout.l3, flags, out != interface);
+            if retag || layout.has(parse::TCP_SYN | parse::TCP_FIN | parse::TCP_RST) {
                 if layout.has(parse::TCP_FIN | parse::TCP_RST) {
                     conntrack::note_end(tables, &scratch.key, layout.tcp_flags, &flow);
                 }
-                if layout.has(parse::TCP_SYN) && translates(entry.forward) {
-                    let step = hand_over(scratch, layout, &entry, 0, Stage::Clamp);
+                if retag || layout.has(parse::TCP_SYN) && translates(entry.forward) {
+                    let step = hand_over(scratch, layout, &entry, 0, Stage::Finish);
                     scratch.handover.out = out;
+                    scratch.handover.hop_flags = flags;
                     return step;
                 }
             }
@@ -112,6 +114,8 @@ fn hand_over(
         direction: entry.direction,
         is_unsummed: u8::from(layout.fragment),
         is_unanswered: 0,
+        hop_flags: 0,
+        pad: [0; 2],
     };
     Step::Next(stage)
 }
@@ -131,8 +135,8 @@ impl From<Counter> for Refusal {
     }
 }
 
-/// Finds the way of a packet and rewrites it; returns the interface to leave by. On an error the
-/// packet is as it was.
+/// Finds the way of a packet and rewrites it; returns the interface to leave by and the flags of the
+/// way. On an error the packet is as it was.
 ///
 /// The entry is read anew wherever it is needed. A copy that lives across calls of helpers would
 /// have to lie on the stack.
@@ -145,7 +149,7 @@ fn forward<P: Packet, T: Tables>(
     key: &FlowKey,
     layout: &Layout,
     flow: &T::Flow,
-) -> Result<u32, Refusal> {
+) -> Result<(u32, u16), Refusal> {
     let entry = flow.entry();
     let translated = translates(entry.forward);
     let hop = if entry.direction == FLOW_REPLY {
@@ -160,22 +164,19 @@ fn forward<P: Packet, T: Tables>(
             entry.forward,
         )?
     };
-    check(&hop, layout, interface)?;
+    check(&hop, layout)?;
     if translated {
         rewrite::nat::rewrite(packet, key, layout, flow)?;
     }
     rewrite::l2::rewrite(packet, &hop).ok_or(Counter::DropRewrite)?;
-    Ok(hop.interface)
+    Ok((hop.interface, hop.flags))
 }
 
 /// Whether a packet may go this way as it is.
 #[inline(always)]
-const fn check(hop: &NextHop, layout: &Layout, interface: u32) -> Result<(), Refusal> {
+const fn check(hop: &NextHop, layout: &Layout) -> Result<(), Refusal> {
     if hop.mtu != 0 && layout.ip_length > hop.mtu {
         return Err(Refusal::TooBig(hop.mtu));
-    }
-    if hop.interface != interface && layout.is_tagged() {
-        return Err(Refusal::Other(Counter::DropTagged));
     }
     Ok(())
 }

@@ -4,3 +4,4 @@ pub mod l2;
 pub mod link;
 pub mod nat;
 pub mod outer;
+pub mod tag;

@@ -3,7 +3,7 @@
 use lb_common::Counter;
 
 use crate::{
-    Packet, Scratch, Stage, Step, Tables, Verdict, clamp, encapsulate, fragment, icmp,
+    Packet, Scratch, Stage, Step, Tables, Verdict, encapsulate, finish, fragment, icmp,
     process::decide, too_big,
 };
 
@@ -36,7 +36,7 @@ pub fn resume<P: Packet, T: Tables>(
         Stage::Encapsulate => encapsulate::encapsulate(packet, tables, scratch, interface),
         Stage::Fragment => fragment::forward(packet, tables, scratch, interface),
         Stage::Icmp => icmp::forward(packet, tables, scratch, interface),
-        Stage::Clamp => Step::Done(clamp::clamp(packet, tables, scratch, interface)),
+        Stage::Finish => Step::Done(finish::finish(packet, tables, scratch, interface)),
         Stage::TooBig => Step::Done(too_big::answer(packet, tables, scratch)),
     };
     counted(tables, step)
@@ -55,7 +55,7 @@ pub fn process<P: Packet, T: Tables>(
         match step {
             Step::Done(verdict) => return verdict,
             // `Fragment` and `Icmp` hand on to `Encapsulate`, that to `TooBig`, and that to nobody, nor
-            // does `Clamp`: this ends.
+            // does `Finish`: this ends.
             Step::Next(stage) => step = resume(stage, packet, tables, scratch, interface),
         }
     }

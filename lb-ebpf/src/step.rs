@@ -21,8 +21,8 @@ pub enum Stage {
     TooBig = 1,
     /// [`crate::icmp`].
     Icmp = 2,
-    /// [`crate::clamp`].
-    Clamp = 3,
+    /// [`crate::finish`].
+    Finish = 3,
     /// [`crate::fragment`].
     Fragment = 4,
 }
@@ -48,8 +48,10 @@ pub struct Handover {
     pub ip_length: u32,
     /// Largest IP packet that the way takes, for [`Stage::TooBig`].
     pub mtu: u32,
-    /// Interface that the packet leaves by, for [`Stage::Clamp`].
+    /// Interface that the packet leaves by, for [`Stage::Finish`].
     pub out: u32,
+    /// [`lb_common::NextHop::flags`] of its way, for the same.
+    pub hop_flags: u16,
     /// [`lb_common::Vip::id`].
     pub vip: u16,
     /// Index of the instance.
@@ -70,6 +72,8 @@ pub struct Handover {
     /// 1 when nobody may be told that the packet is too large: of a later fragment and of an ICMP
     /// message (RFC 1122, 3.2.2).
     pub is_unanswered: u8,
+    /// Always zero.
+    pub pad: [u8; 2],
 }
 
-const _: () = assert!(size_of::<Handover>() == 32);
+const _: () = assert!(size_of::<Handover>() == 36);

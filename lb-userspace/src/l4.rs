@@ -30,6 +30,7 @@ mod report;
 mod stats;
 mod sweep;
 mod tables;
+mod vlans;
 mod worker;
 
 pub use datapath::{AttachMode, Attachment, DatapathError};

@@ -484,11 +484,6 @@ fn every_refusal_has_its_reason() -> Result<()> {
                 long(syn6(82), 1221),
                 Counter::DropTooBig,
             ),
-            refuse(
-                "a tagged frame that would leave by another interface",
-                syn(83).with(|packet| packet.tags = vec![(0x8100, 9)]),
-                Counter::DropTagged,
-            ),
         ]
     })
 }

@@ -306,9 +306,6 @@ fn refusals_have_their_reasons_and_connections_their_ends() -> Result<()> {
         };
         let multicast = long.with(|packet| packet.source = at("224.0.0.9:5000"));
         drop(lab, &multicast, Counter::DropTooBig)?;
-        let tagged = Build::tcp(client(VIPS[0]), at("10.1.1.1:82"), tcp::SYN)
-            .with(|packet| packet.tags = vec![(0x8100, 5)]);
-        drop(lab, &tagged, Counter::DropTagged)?;
         let settings = lab.settings();
         lab.set_settings(Settings {
             icmp_rate: 0,

@@ -165,9 +165,6 @@ counters! {
     DropNotOnLink = 28, "instance_not_on_link", Dropped;
     /// The packet ended inside headers that had been read before: a defect of this program.
     DropRewrite = 29, "rewrite_failed", Dropped;
-    /// The packet came in with a VLAN tag and would leave by another interface, where the tag means
-    /// something else.
-    DropTagged = 30, "tagged_to_other_interface", Dropped;
     /// A later stage of the program is not there: it was loaded incompletely.
     DropNoStage = 31, "stage_missing", Dropped;
     /// There is no room in front of the packet for an outer header.

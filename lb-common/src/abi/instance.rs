@@ -73,6 +73,35 @@ pub struct NextHop {
 
 /// [`NextHop::flags`]: the next hop is a router, not the destination itself.
 pub const HOP_GATEWAY: u16 = 1;
+/// [`NextHop::flags`]: frames leave with a VLAN tag, whose id begins at the bit [`HOP_VLAN`].
+pub const HOP_TAGGED: u16 = 2;
+/// [`NextHop::flags`]: the number of the lowest bit of the VLAN id.
+pub const HOP_VLAN: u16 = 4;
+
+/// An interface that is a VLAN of another one. Frames that the kernel's routes send to it leave by the
+/// other one, with a tag (IEEE 802.1Q).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Subinterface {
+    /// Index of the other interface.
+    pub parent: u32,
+    /// VLAN id, 1 to 4094; 0: frames cannot be sent there.
+    pub vlan: u16,
+    /// Always zero.
+    pub pad: [u8; 2],
+}
+
+/// VLANs of interfaces that are told of at most.
+pub const MAX_SUBINTERFACES: u32 = 4096;
+
+impl Subinterface {
+    /// [`NextHop::flags`] of the ways that lead there.
+    #[inline(always)]
+    #[must_use]
+    pub const fn flags(&self) -> u16 {
+        HOP_TAGGED | (self.vlan & 0xfff) << HOP_VLAN
+    }
+}
 
 /// Elements of the client hop cache: a power of two.
 pub const CLIENT_HOPS: u32 = 4096;
@@ -89,5 +118,6 @@ pub struct ClientHop {
 }
 
 const _: () = assert!(size_of::<InstanceEntry>() == 32 && align_of::<InstanceEntry>() == 8);
+const _: () = assert!(size_of::<Subinterface>() == 8);
 const _: () = assert!(size_of::<NextHop>() == 32 && align_of::<NextHop>() == 8);
 const _: () = assert!(size_of::<ClientHop>() == 48 && CLIENT_HOPS.is_power_of_two());

@@ -14,6 +14,8 @@ use aya_ebpf::{
 use lb_common::{Address, HOP_GATEWAY, NextHop, halves, is_v4};
 use lb_ebpf::Route;
 
+use crate::maps::SUBINTERFACES;
+
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
@@ -64,12 +66,22 @@ pub(crate) fn ask(
             } else {
                 next == words(destination)
             };
+            let mut interface = query.ifindex;
+            let mut flags = if direct { 0 } else { HOP_GATEWAY };
+            // SAFETY: copied at once.
+            if let Some(vlan) = unsafe { SUBINTERFACES.get(&interface) } {
+                if vlan.vlan == 0 {
+                    return Route::NoRoute;
+                }
+                interface = vlan.parent;
+                flags |= vlan.flags();
+            }
             Route::Found(NextHop {
                 fresh_until: 0,
-                interface: query.ifindex,
+                interface,
                 generation: 0,
                 macs: macs(&query),
-                flags: if direct { 0 } else { HOP_GATEWAY },
+                flags,
                 mtu: mtu as u32,
             })
         }

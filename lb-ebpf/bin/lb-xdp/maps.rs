@@ -8,8 +8,8 @@ use aya_ebpf::{
 };
 use lb_common::{
     Address, CLIENT_HOPS as CLIENT_HOP_COUNT, ClientHop, Counters, FlowEntry, FlowKey,
-    InstanceEntry, MAX_INSTANCES, MAX_VIPS, NextHop, PortRanges, Settings, Table, Traffic, Vip,
-    VipKey, names,
+    InstanceEntry, MAX_INSTANCES, MAX_SUBINTERFACES, MAX_VIPS, NextHop, PortRanges, Settings,
+    Subinterface, Table, Traffic, Vip, VipKey, names,
 };
 use lb_ebpf::{
     Scratch,
@@ -23,6 +23,11 @@ pub(crate) static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 
 #[map]
 pub(crate) static VIPS: HashMap<VipKey, Vip> = HashMap::with_max_entries(MAX_VIPS, 0);
+
+/// Not pinned, as [`CEILINGS`].
+#[map]
+pub(crate) static SUBINTERFACES: HashMap<u32, Subinterface> =
+    HashMap::with_max_entries(MAX_SUBINTERFACES, BPF_F_NO_PREALLOC);
 
 /// Not pinned, as [`CEILINGS`].
 #[map]

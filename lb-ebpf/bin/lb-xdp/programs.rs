@@ -38,11 +38,11 @@ pub fn lb_icmp(context: XdpContext) -> u32 {
     })
 }
 
-/// [`Stage::Clamp`].
+/// [`Stage::Finish`].
 #[xdp]
-pub fn lb_clamp_mss(context: XdpContext) -> u32 {
+pub fn lb_finish(context: XdpContext) -> u32 {
     run(&context, |packet, maps, scratch, interface| {
-        resume(Stage::Clamp, packet, maps, scratch, interface)
+        resume(Stage::Finish, packet, maps, scratch, interface)
     })
 }
 

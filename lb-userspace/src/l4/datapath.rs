@@ -10,8 +10,8 @@
 use std::fmt;
 
 use lb_common::{
-    Address, Counters, FlowEntry, FlowKey, InstanceEntry, PortRanges, Settings, Table, Traffic,
-    Vip, VipKey,
+    Address, Counters, FlowEntry, FlowKey, InstanceEntry, PortRanges, Settings, Subinterface,
+    Table, Traffic, Vip, VipKey,
 };
 
 pub(crate) mod kernel;
@@ -186,6 +186,18 @@ pub(crate) trait Datapath: fmt::Debug + Send {
     /// # Errors
     /// When the map cannot be written.
     fn remove_vip_address(&mut self, address: &Address) -> Result<(), DatapathError>;
+
+    /// Says that an interface is a VLAN of another one.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    fn put_subinterface(&mut self, index: u32, of: &Subinterface) -> Result<(), DatapathError>;
+
+    /// Forgets an interface that was one.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    fn remove_subinterface(&mut self, index: u32) -> Result<(), DatapathError>;
 
     /// Sets the traffic of a VIP id to zero, for its next tenant.
     ///

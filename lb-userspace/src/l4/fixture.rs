@@ -1,6 +1,6 @@
 //! Snapshots for the tests of this folder, made by the registry as in the daemon.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use super::plan::{Host, Plan, plan};
 use crate::{
@@ -53,6 +53,7 @@ pub(crate) fn host() -> Host {
             .map(|text| text.parse::<IpAddr>().unwrap())
             .to_vec(),
         not_forwarding: Vec::new(),
+        vlans: BTreeMap::new(),
     }
 }
 

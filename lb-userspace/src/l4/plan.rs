@@ -14,7 +14,7 @@ use lb_common::{
     Address, FORWARD_DNAT, FORWARD_GUE, FORWARD_IPIP, FORWARD_L2DSR, FORWARD_NAT, HASH_FLOW,
     HASH_SOURCE, INSTANCE_ACTIVE, INSTANCE_DOWN, INSTANCE_DRAINING, InstanceEntry, MAX_VIPS,
     PROTOCOL_TCP, PROTOCOL_UDP, PortRange, SELECT_HASH, SELECT_LEAST_CONNECTIONS, SELECT_TURN,
-    Settings, VIP_KEEPS_PORT, VipKey, from_v4,
+    Settings, Subinterface, VIP_KEEPS_PORT, VipKey, from_v4,
 };
 
 use super::recipe::{Order, Recipe, Share};
@@ -34,6 +34,8 @@ pub(crate) struct Host {
     pub(crate) addresses: Vec<IpAddr>,
     /// Interfaces that do not forward packets of a family (true: IPv4).
     pub(crate) not_forwarding: Vec<(String, bool)>,
+    /// Interfaces that are VLANs of others, by their index.
+    pub(crate) vlans: BTreeMap<u32, Subinterface>,
 }
 
 /// What should be in the maps.
@@ -45,6 +47,8 @@ pub(crate) struct Plan {
     pub(crate) instances: BTreeMap<u16, InstanceEntry>,
     /// VIPs.
     pub(crate) vips: BTreeMap<VipKey, VipPlan>,
+    /// Interfaces that are VLANs of others, by their index.
+    pub(crate) vlans: BTreeMap<u32, Subinterface>,
     /// What the operator should know: each says what will not work and why.
     pub(crate) warnings: Vec<String>,
 }
@@ -160,6 +164,7 @@ pub(crate) fn plan(snapshot: &Snapshot, host: &Host) -> Plan {
         settings,
         instances,
         vips,
+        vlans: host.vlans.clone(),
         warnings,
     }
 }

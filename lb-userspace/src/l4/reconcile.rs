@@ -12,8 +12,8 @@ use std::{
 };
 
 use lb_common::{
-    Address, INSTANCE_ABSENT, INSTANCE_DOWN, InstanceEntry, MAX_VIPS, PortRanges, Settings, Vip,
-    VipKey,
+    Address, INSTANCE_ABSENT, INSTANCE_DOWN, InstanceEntry, MAX_SUBINTERFACES, MAX_VIPS,
+    PortRanges, Settings, Subinterface, Vip, VipKey,
 };
 
 use super::{
@@ -66,6 +66,8 @@ pub(crate) struct Reconciler {
     vips: BTreeMap<VipKey, Vip>,
     /// Addresses of VIPs. Every program begins with none.
     addresses: BTreeMap<Address, PortRanges>,
+    /// Interfaces that are VLANs of others. Every program begins with none.
+    vlans: BTreeMap<u32, Subinterface>,
     tables: Tables,
     /// Whether the program works on these maps.
     active: bool,
@@ -97,6 +99,7 @@ impl Reconciler {
             instances,
             vips,
             addresses: BTreeMap::new(),
+            vlans: BTreeMap::new(),
             tables,
             active: false,
         })
@@ -137,6 +140,7 @@ impl Reconciler {
         };
         pass.state.tables.wake(now);
         pass.settings(&plan.settings)?;
+        pass.vlans(&plan.vlans)?;
         pass.remove_vips(plan)?;
         pass.put_instances(plan)?;
         pass.put_vips(plan)?;
@@ -343,6 +347,25 @@ impl Pass<'_> {
             if self.state.addresses.get(&address) != Some(&ranges) {
                 self.datapath.put_vip_address(&address, &ranges)?;
                 self.state.addresses.insert(address, ranges);
+            }
+        }
+        Ok(())
+    }
+
+    /// Says which interfaces are VLANs of others. Not among the writes, as [`Self::addresses`].
+    fn vlans(&mut self, wanted: &BTreeMap<u32, Subinterface>) -> Result<(), DatapathError> {
+        let present = self.state.vlans.keys().copied();
+        let gone: Vec<u32> = present
+            .filter(|index| !wanted.contains_key(index))
+            .collect();
+        for index in gone {
+            self.datapath.remove_subinterface(index)?;
+            self.state.vlans.remove(&index);
+        }
+        for (index, of) in wanted.iter().take(MAX_SUBINTERFACES as usize) {
+            if self.state.vlans.get(index) != Some(of) {
+                self.datapath.put_subinterface(*index, of)?;
+                self.state.vlans.insert(*index, *of);
             }
         }
         Ok(())

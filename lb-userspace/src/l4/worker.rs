@@ -20,6 +20,7 @@ use super::{
     report::{Report, Reporter},
     stats,
     sweep::{Limits, Sweep},
+    vlans,
 };
 use crate::{
     model::{Clock, DatapathSpec},
@@ -234,6 +235,7 @@ impl Worker {
             not_forwarding: families
                 .filter(|(name, v4)| host::forwards(name, *v4) == Some(false))
                 .collect(),
+            vlans: vlans::all(),
             spec: self.spec.clone(),
         }
     }

@@ -10,7 +10,7 @@ use aya::programs::{TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use lb_common::{
     Address, Counters, FlowEntry, FlowKey, InstanceEntry, MAX_INSTANCES, PortRanges, Settings,
-    Table, Traffic, Vip, VipKey, names,
+    Subinterface, Table, Traffic, Vip, VipKey, names,
 };
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
@@ -200,6 +200,16 @@ impl Kernel {
         Ok(self
             .hash::<VipKey, Vip>(names::MAP_VIPS)?
             .insert(key, vip, 0)?)
+    }
+
+    /// Says that an interface is a VLAN of another one.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn set_subinterface(&mut self, index: u32, of: &Subinterface) -> Result<()> {
+        Ok(self
+            .hash::<u32, Subinterface>(names::MAP_SUBINTERFACES)?
+            .insert(index, of, 0)?)
     }
 
     /// Notes that VIPs have this address, some of them several ports.

@@ -10,7 +10,8 @@ use anyhow::{Context, Result, ensure};
 use aya::programs::xdp::XdpMode;
 use lb_common::{
     Address, Counter, Counters, FORWARD_NAT, INSTANCE_ACTIVE, InstanceEntry, PROTOCOL_TCP,
-    PROTOCOL_UDP, PortRanges, SELECT_HASH, Settings, Table, Vip, VipKey, from_v4, names,
+    PROTOCOL_UDP, PortRanges, SELECT_HASH, Settings, Subinterface, Table, Vip, VipKey, from_v4,
+    names,
 };
 use lb_ebpf::memory::{Frame, MemoryTables};
 use lb_ebpf::{Scratch, Tables, Verdict, process};
@@ -152,6 +153,20 @@ impl Lab {
         self.kernel.set_vip(&key, &vip)?;
         self.memory.set_vip(key, vip);
         self.note_address(&key.address)
+    }
+
+    /// Makes the second interface a VLAN of [`FRONT`], as far as the program knows.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn make_vlan(&mut self, vlan: u16) -> Result<()> {
+        let of = Subinterface {
+            parent: FRONT,
+            vlan,
+            ..Subinterface::default()
+        };
+        network::tell_vlan(&self.memory, &of);
+        self.kernel.set_subinterface(BACK, &of)
     }
 
     /// Removes a VIP.

@@ -3,7 +3,7 @@
 //! the lab can be told the same routes.
 
 use anyhow::Result;
-use lb_common::{HOP_GATEWAY, NextHop};
+use lb_common::{HOP_GATEWAY, NextHop, Subinterface};
 use lb_ebpf::Route;
 use lb_ebpf::memory::MemoryTables;
 
@@ -108,6 +108,22 @@ pub(super) fn tell(memory: &MemoryTables) {
     }
     // On the front link, but without a neighbour entry.
     memory.set_route(address("10.0.1.99"), Route::NoNeighbour);
+}
+
+/// Tells it that [`BACK`] is a VLAN of [`FRONT`]: what the kernel's routes send there leaves by that.
+pub(super) fn tell_vlan(memory: &MemoryTables, vlan: &Subinterface) {
+    for (host, interface, mac) in HOSTS.iter().filter(|(_, interface, _)| *interface == BACK) {
+        let way = NextHop {
+            interface: vlan.parent,
+            ..hop(*interface, *mac, vlan.flags())
+        };
+        let route = if vlan.vlan == 0 {
+            Route::NoRoute
+        } else {
+            Route::Found(way)
+        };
+        memory.set_route(address(host), route);
+    }
 }
 
 fn hop(interface: u32, to: Mac, flags: u16) -> NextHop {

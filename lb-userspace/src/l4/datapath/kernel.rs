@@ -21,14 +21,14 @@ use aya::{
     programs::Xdp,
 };
 use lb_common::{
-    Address, Counters, FlowEntry, FlowKey, InstanceEntry, PortRanges, Settings, Table, Traffic,
-    Vip, VipKey, names,
+    Address, Counters, FlowEntry, FlowKey, InstanceEntry, PortRanges, Settings, Subinterface,
+    Table, Traffic, Vip, VipKey, names,
 };
 
 use self::{
     events::Events,
     links::Links,
-    maps::{AddressMap, CeilingMap, Maps},
+    maps::{AddressMap, CeilingMap, Maps, VlanMap},
     pins::MapSet,
 };
 use super::{Adopted, Attachment, Cursor, Datapath, DatapathError, Limits};
@@ -55,6 +55,7 @@ pub(crate) struct Kernel {
     maps: Maps,
     ceilings: CeilingMap,
     addresses: AddressMap,
+    vlans: VlanMap,
     links: Links,
     events: Events,
     /// Our set of maps, and the name of our stages' pin in it.
@@ -168,6 +169,20 @@ impl Datapath for Kernel {
         match self.addresses.remove(address) {
             Err(error) if !is_absent(&error) => {
                 Err(written(|| "the address of a VIP".to_owned())(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn put_subinterface(&mut self, index: u32, of: &Subinterface) -> Result<(), DatapathError> {
+        let result = self.vlans.put(index, of);
+        result.map_err(written(|| format!("the VLAN of interface {index}")))
+    }
+
+    fn remove_subinterface(&mut self, index: u32) -> Result<(), DatapathError> {
+        match self.vlans.remove(index) {
+            Err(error) if !is_absent(&error) => {
+                Err(written(|| format!("the VLAN of interface {index}"))(error))
             }
             _ => Ok(()),
         }

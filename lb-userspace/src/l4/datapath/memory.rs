@@ -10,7 +10,7 @@ use std::{
 
 use lb_common::{
     Address, Counters, FlowEntry, FlowKey, InstanceEntry, MAX_INSTANCES, PortRanges, SLOTS,
-    Settings, Table, Traffic, Vip, VipKey,
+    Settings, Subinterface, Table, Traffic, Vip, VipKey,
 };
 use lb_ebpf::{
     Route, Scratch, Tables as _, Verdict,
@@ -213,6 +213,15 @@ impl Datapath for Memory {
         self.write("remove vip address".to_owned())?;
         self.kernel.remove_vip_address(address);
         Ok(())
+    }
+
+    // What the program would make of it, the routes in memory say by themselves.
+    fn put_subinterface(&mut self, index: u32, of: &Subinterface) -> Result<(), DatapathError> {
+        self.write(format!("vlan {} of {} is {index}", of.vlan, of.parent))
+    }
+
+    fn remove_subinterface(&mut self, index: u32) -> Result<(), DatapathError> {
+        self.write(format!("{index} is no vlan"))
     }
 
     fn reset_vip(&mut self, id: u32) -> Result<(), DatapathError> {

@@ -1,6 +1,6 @@
 //! What ends up in the maps, in which order, and that nothing is left behind.
 
-use lb_common::{INSTANCE_ACTIVE, INSTANCE_DRAINING, PortRanges, Table, VipKey};
+use lb_common::{INSTANCE_ACTIVE, INSTANCE_DRAINING, PortRanges, Subinterface, Table, VipKey};
 use lb_ebpf::Tables as _;
 use proptest::prelude::*;
 
@@ -144,6 +144,35 @@ fn publishes_instances_before_the_table_and_that_before_the_vip() {
     kernel.assert_is(&world.plan());
     assert_eq!(kernel.apply(&world), Outcome::default());
     assert_eq!(kernel.take_log(), [""; 0]);
+}
+
+#[test]
+fn vlans_are_told_to_each_program_as_they_come_and_go() {
+    let mut kernel = Kernel::new(4);
+    let world = web(Algorithm::RoundRobin, &[(A, 1)]);
+    kernel.settle(&world);
+    kernel.take_log();
+    let of = |parent, vlan| Subinterface {
+        parent,
+        vlan,
+        ..Subinterface::default()
+    };
+    let mut plan = world.plan();
+    plan.vlans = BTreeMap::from([(7, of(2, 9)), (8, of(2, 10))]);
+    // It is no change of what VIPs are, so it is none of the writes.
+    assert_eq!(kernel.try_apply(&plan), Ok(Outcome::default()));
+    assert_eq!(kernel.take_log(), ["vlan 9 of 2 is 7", "vlan 10 of 2 is 8"]);
+    assert_eq!(kernel.try_apply(&plan), Ok(Outcome::default()));
+    assert_eq!(kernel.take_log(), [""; 0]);
+    plan.vlans = BTreeMap::from([(8, of(3, 10))]);
+    kernel.memory.fail_after(Some(1));
+    assert!(kernel.try_apply(&plan).is_err());
+    assert_eq!(kernel.take_log(), ["7 is no vlan"]);
+    assert_eq!(kernel.try_apply(&plan), Ok(Outcome::default()));
+    assert_eq!(kernel.take_log(), ["vlan 10 of 3 is 8"]);
+    let mut next = Kernel::over(kernel.memory.clone());
+    next.try_apply(&plan).unwrap();
+    assert!(next.take_log().contains(&"vlan 10 of 3 is 8".to_owned()));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use super::{
     Kernel, chain,
     events::{self, Events},
     links::{self, Links},
-    maps::{self, AddressMap, CeilingMap, Maps},
+    maps::{self, AddressMap, CeilingMap, Maps, VlanMap},
     pins::{MapSet, Pins},
     stages, takeover, xdp,
 };
@@ -67,6 +67,7 @@ pub(crate) fn open(spec: &DatapathSpec) -> Result<(Kernel, String), L4Error> {
     let (mut program, maps, links, stages) = result?;
     let ceilings = CeilingMap::take(&mut program)?;
     let addresses = AddressMap::take(&mut program)?;
+    let vlans = VlanMap::take(&mut program)?;
     let events = Events::of(&mut program, spec.log);
     let reason = links.reasons.join("; ");
     let former = in_use.filter(|set| *set != ours);
@@ -76,6 +77,7 @@ pub(crate) fn open(spec: &DatapathSpec) -> Result<(Kernel, String), L4Error> {
         maps,
         ceilings,
         addresses,
+        vlans,
         links,
         events,
         ours: (ours, stages),

@@ -8,7 +8,8 @@ use aya::{
 };
 use lb_common::{
     Address, CLIENT_HOPS, ClientHop, Counters, FlowEntry, FlowKey, InstanceEntry, MAX_INSTANCES,
-    MAX_VIPS, NextHop, PortRanges, Settings, Table, Traffic, Vip, VipKey, names,
+    MAX_SUBINTERFACES, MAX_VIPS, NextHop, PortRanges, Settings, Subinterface, Table, Traffic, Vip,
+    VipKey, names,
 };
 
 use crate::{
@@ -136,6 +137,33 @@ impl AddressMap {
     /// Removes an address.
     pub(super) fn remove(&mut self, address: &Address) -> Result<(), MapError> {
         self.0.remove(address)
+    }
+}
+
+/// Interfaces that are VLANs of others. Not pinned: it is one program's alone.
+pub(super) struct VlanMap(HashMap<MapData, u32, Subinterface>);
+
+impl std::fmt::Debug for VlanMap {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("VlanMap").finish_non_exhaustive()
+    }
+}
+
+impl VlanMap {
+    /// Takes the map out of a loaded program.
+    pub(super) fn take(program: &mut Ebpf) -> Result<Self, L4Error> {
+        let shape = shape::<u32, Subinterface>(MAX_SUBINTERFACES);
+        take_own(program, names::MAP_SUBINTERFACES, shape).map(Self)
+    }
+
+    /// Adds an interface, or replaces what is said of it.
+    pub(super) fn put(&mut self, index: u32, of: &Subinterface) -> Result<(), MapError> {
+        self.0.insert(index, of, 0)
+    }
+
+    /// Removes an interface.
+    pub(super) fn remove(&mut self, index: u32) -> Result<(), MapError> {
+        self.0.remove(&index)
     }
 }
 
