@@ -174,7 +174,8 @@ fn new_connections_avoid_an_instance_that_refuses_them_at_once() -> Result<()> {
         .filter(|entry| entry.instance == "i1" && entry.begun < begun);
     ensure!(before.count() > 10, "too few connections to tell");
     // There is no silence to wait for: the fifth failure is when lb knew.
-    let failed = |entry: &&Entry| entry.begun > begun && entry.status != Some(200);
+    // What was under way then is one of them.
+    let failed = |entry: &&Entry| entry.ended > begun && entry.status != Some(200);
     let fifth = requests.iter().filter(failed).nth(4);
     let fifth = fifth.with_context(|| format!("expected five failures, found {one}"))?;
     let refused = flows.iter().filter(|entry| entry.status.is_none());

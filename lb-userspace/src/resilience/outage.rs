@@ -42,12 +42,12 @@ const BEFORE: u64 = 10;
 const FEW: u64 = 5;
 
 /// Failures in a row that are a silence however short, as traffic may have grown since the seconds
-/// before: those that are as rare as this many of an instance that fails every other request, which
-/// is once in 30 million requests.
+/// before: those that are as rare as this many where each is as likely as not to be followed by
+/// another, which is once in 30 million requests.
 const ENOUGH: f64 = 25.0;
 
-/// Share of failures that is reckoned with at least, and at most.
-const FAILS: (f64, f64) = (0.5, 0.99);
+/// Share of failures that is reckoned with at most.
+const MOST_FAIL: f64 = 0.99;
 
 /// Fewer requests than this in a second have no share of failures to go by.
 const TELLING: u64 = 20;
@@ -139,6 +139,10 @@ fn expected(served: u64) -> Duration {
 /// How many failures in a row are too many for chance, of an instance that has failed as many as it
 /// did in the worst of the seconds `before`. The `run` at hand has begun in the first of them and
 /// says nothing about what was before it.
+///
+/// Somebody who can do `1` and is asked for `a` fails a share of `f = 1 - 1 / a`, while the queue is
+/// full. Then what comes next is a success with probability `1 / (1 + a)`, else another failure:
+/// `q = a / (1 + a) = 1 / (2 - f)`.
 fn enough(before: &[WindowSum], run: u64) -> f64 {
     let share = |(back, second): (usize, &WindowSum)| {
         let of_run = if back == 0 {
@@ -151,8 +155,8 @@ fn enough(before: &[WindowSum], run: u64) -> f64 {
         (requests >= TELLING).then(|| failures as f64 / requests as f64)
     };
     let worst = before.iter().enumerate().filter_map(share);
-    let worst = worst.fold(FAILS.0, f64::max).min(FAILS.1);
-    ENOUGH * FAILS.0.ln() / worst.ln()
+    let worst = worst.fold(0.0, f64::max).min(MOST_FAIL);
+    ENOUGH * 2f64.ln() / (2.0 - worst).ln()
 }
 
 /// What instances did, for what they weigh.
@@ -283,14 +287,14 @@ mod tests {
             assert!((found - expected).abs() < 0.5, "{found}, not {expected}");
         };
         close(&[], 30, 25.0);
-        close(&[second(100, 1), second(100, 3)], 1, 25.0);
+        close(&[second(100, 1), second(100, 3)], 1, 25.5);
         // Two thirds fail, as always at three times the load.
-        close(&[second(1000, 0), second(1000, 667)], 30, 42.7);
+        close(&[second(1000, 0), second(1000, 667)], 30, 60.3);
         // It has just begun to: the run itself is no evidence of that, what was before it is.
         close(&[second(130, 30), second(1000, 0)], 30, 25.0);
-        close(&[second(330, 230), second(1000, 0)], 30, 42.7);
+        close(&[second(330, 230), second(1000, 0)], 30, 60.2);
         // Nothing but failures, or next to no requests.
-        close(&[second(1000, 0), second(1000, 1000)], 30, 1724.0);
+        close(&[second(1000, 0), second(1000, 1000)], 30, 1741.5);
         close(&[second(19, 19)], 0, 25.0);
     }
 
