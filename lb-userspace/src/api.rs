@@ -22,12 +22,13 @@ mod algorithms;
 mod answer;
 mod body;
 mod breakers;
-mod config;
+mod configuration;
 mod conventions;
 pub(crate) mod datapath;
 mod debug;
 mod discovery;
 mod document;
+mod drains;
 mod endpoints;
 mod error;
 mod events;
@@ -59,6 +60,8 @@ use utoipa_axum::routes;
 
 pub use crate::config::API_PATHS as PREFIXES;
 pub use access::{Access, Audit, Prepared};
+use configuration::{create, parts, revisions, whole};
+pub use drains::run as end_drains;
 use endpoints::Endpoints;
 pub(crate) use error::Problem;
 pub use error::{ApiError, Fault};
@@ -127,8 +130,13 @@ fn endpoints() -> Endpoints {
         .add(routes!(explain::explain))
         .add(routes!(events::events))
         .add(routes!(instances::all))
-        .add(routes!(instances::of_service))
-        .add(routes!(instances::one))
+        .add(routes!(instances::of_service, create::instance))
+        .add(routes!(
+            instances::one,
+            parts::put_instance,
+            parts::patch_instance,
+            drains::delete_instance
+        ))
         .add(routes!(instances::drain))
         .add(routes!(instances::disable))
         .add(routes!(instances::enable))
@@ -150,14 +158,37 @@ fn endpoints() -> Endpoints {
         .add(routes!(recovery::force))
         .add(routes!(sessions::list, sessions::clear))
         .add(routes!(sessions::one, sessions::forget))
-        .add(routes!(services::services))
-        .add(routes!(services::routes))
-        .add(routes!(services::vips))
+        .add(routes!(services::services, create::service))
+        .add(routes!(
+            parts::service,
+            parts::put_service,
+            parts::patch_service,
+            parts::delete_service
+        ))
+        .add(routes!(services::routes, create::route))
+        .add(routes!(
+            parts::route,
+            parts::put_route,
+            parts::patch_route,
+            parts::delete_route
+        ))
+        .add(routes!(services::vips, create::vip))
+        .add(routes!(
+            parts::vip,
+            parts::put_vip,
+            parts::patch_vip,
+            parts::delete_vip
+        ))
         .add(routes!(admission::limits))
         .add(routes!(discovery::all))
         .add(routes!(discovery::refresh))
         .add(routes!(integrations::integrations))
-        .add(routes!(config::config))
+        .add(routes!(whole::show, whole::put, whole::patch))
+        .add(routes!(whole::runtime, whole::unset))
+        .add(routes!(revisions::all))
+        .add(routes!(revisions::one))
+        .add(routes!(revisions::diff))
+        .add(routes!(revisions::roll_back))
         .add(routes!(datapath::datapath))
         .add(routes!(debug::debug))
         .add(routes!(log::show, log::set, log::reset))

@@ -14,20 +14,18 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Context as _;
 use tokio::sync::watch;
 
-use self::{
-    reload::Reloader,
-    signals::{Order, Signals},
-};
+use self::signals::{Order, Signals};
 use crate::{
     api::{self, Access, ApiState, Audit, Prepared},
-    config::{self, Config, Overrides, Sources},
+    config::{Overrides, Sources},
     discovery::{self, FileWatch},
     health,
     integration::{self, Integrations},
     l4,
     l7::{self, Management, Spans},
     model::Clock,
-    registry::{Change, Registry},
+    registry::Registry,
+    runtime::{self, Keeper, Loaded},
     telemetry::{self, LineWriter, LogFilter},
 };
 
@@ -49,7 +47,8 @@ pub fn run(flags: Overrides) -> anyhow::Result<()> {
     let sources = Sources::of_process(flags);
     // Before it is read, so that no change goes unnoticed.
     let file = sources.file.clone().map(FileWatch::marked);
-    let config = config::load(&sources)?;
+    let loaded = runtime::load(&sources)?;
+    let config = &loaded.config;
     let log = telemetry::logging::init(&config.daemon.log)?;
     for notice in &config.notices {
         tracing::warn!(%notice, "configuration");
@@ -60,7 +59,7 @@ pub fn run(flags: Overrides) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start the control plane's runtime")?;
-    let result = runtime.block_on(serve(sources, config, log, file));
+    let result = runtime.block_on(serve(sources, loaded, log, file));
     // A check or an API call in flight is not worth waiting for.
     runtime.shutdown_background();
     result
@@ -68,25 +67,21 @@ pub fn run(flags: Overrides) -> anyhow::Result<()> {
 
 async fn serve(
     sources: Sources,
-    config: Config,
+    loaded: Loaded,
     log: LogFilter,
     file: Option<FileWatch>,
 ) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let clock = Clock::real();
-    let Config {
-        desired,
-        daemon,
-        environment,
-        settings,
-        ..
-    } = config;
+    let config = Arc::clone(&loaded.config);
+    let daemon = &config.daemon;
     let (stop, stopped) = watch::channel(false);
 
-    let mut packet_path = l4::open(&daemon.datapath, !desired.vips.is_empty())?;
+    let mut packet_path = l4::open(&daemon.datapath, !config.desired.vips.is_empty())?;
     let known = std::mem::take(&mut packet_path.known);
     let registry = Arc::new(Registry::new(daemon.workers, known));
-    registry.apply(Change::Configure(Box::new(desired)))?;
+    let keeper = Arc::new(Keeper::new(sources, loaded, Arc::clone(&registry)));
+    keeper.start(clock.now())?;
     let (for_packets, mut end) = (Arc::clone(&registry), stopped.clone());
     let packet_path = l4::run(packet_path, for_packets, clock.clone(), async move {
         drop(end.wait_for(|stop| *stop).await);
@@ -97,17 +92,19 @@ async fn serve(
 
     let (audit, audit_log) = Audit::open(&daemon.audit_log)?;
     let access = Access::new(Prepared::new(&daemon.api)?, audit);
-    let reloader = Arc::new(Reloader::new(
-        sources,
-        Arc::clone(&registry),
-        Arc::clone(&access),
-        log.clone(),
-        daemon.clone(),
-    ));
-    let (for_state, hook) = (Arc::clone(&registry), reloader.hook());
-    let state = ApiState::new(for_state, clock.clone(), access, log, packet_path, hook)?;
+    keeper.taken_part_in(reload::party(&access, &log));
+    let (for_state, hook) = (Arc::clone(&registry), reload::hook(&keeper));
+    let state = ApiState::new(
+        for_state,
+        clock.clone(),
+        access,
+        log,
+        packet_path,
+        hook,
+        keeper,
+    )?;
     state.metrics().limit(&daemon.metrics);
-    state.configured(&settings);
+    state.configured(&config.settings);
     find_instances(&registry, &clock, &state, stopped.clone()).await;
     // Whoever asks while the gateway starts waits in the queue: an answer means that it serves.
     let (mut listeners, mut sockets) = (Vec::new(), Vec::new());
@@ -128,6 +125,7 @@ async fn serve(
     let spans = proxy.take_spans().unwrap_or_else(Spans::none);
     let integrations = integrate(&state, registry, clock, spans, &stopped);
     let integrations = tokio::spawn(integrations);
+    tokio::spawn(api::end_drains(state.clone(), stopped.clone()));
     let mut served = Vec::new();
     for listener in listeners {
         served.push(tokio::spawn(serve_api(
@@ -143,12 +141,13 @@ async fn serve(
         _ => {}
     }
     let version = env!("CARGO_PKG_VERSION");
+    let environment = config.environment.as_deref();
     tracing::info!(version, environment, "lb is running");
 
     loop {
         match signals.next().await {
             // Its outcome is in the log, and for the API in the state.
-            Order::Reload => drop(state.reload().await),
+            Order::Reload => drop(state.reload("SIGHUP").await),
             Order::Reopen => {
                 let logs = access_log.iter().chain(&audit_log);
                 logs.for_each(LineWriter::reopen);

@@ -11,6 +11,7 @@ mod admin;
 mod algorithms;
 mod args;
 mod breakers;
+mod change;
 mod client;
 mod config;
 mod datapath;
@@ -28,10 +29,12 @@ mod log;
 mod performance;
 mod place;
 mod recovery;
+mod routes;
 mod services;
 mod sessions;
 mod status;
 mod tls;
+mod vips;
 mod watch;
 
 use std::{
@@ -195,9 +198,9 @@ async fn ask(mut context: Context<'_>, command: Question) -> Result<(), CliError
         }
         Question::Explain(asked) => explain::explain(&mut context, &asked).await,
         Question::Events(asked) => events::follow(&mut context, &asked).await,
-        Question::Services => services::services(&mut context).await,
-        Question::Routes => services::routes(&mut context).await,
-        Question::Vips => services::vips(&mut context).await,
+        Question::Services { command } => services::run(&mut context, command).await,
+        Question::Routes { command } => routes::run(&mut context, command).await,
+        Question::Vips { command } => vips::run(&mut context, command).await,
         Question::Limits => limits::limits(&mut context).await,
         Question::Discovery { command } => discovery::run(&mut context, command).await,
         Question::Integrations => integrations::integrations(&mut context).await,

@@ -1,10 +1,11 @@
 //! The configuration: file, environment and flags in, plain values out.
 //!
 //! Each source becomes a tree whose values know where they were found ([`Origin`]). The trees are
-//! laid over each other, file < environment < flags, and the result is interpreted in one pass
-//! that goes on after a fault, so that one run reports every fault: which setting, where it was
-//! found, what was expected, an example, what was found. A setting that nobody knows is a fault
-//! too, because a misspelt one would otherwise silently not hold.
+//! laid over each other, file < environment < flags < what was set at run time ([`Layer`]), and the
+//! result is interpreted in one pass that goes on after a fault, so that one run reports every
+//! fault: which setting, where it was found, what was expected, an example, what was found. A
+//! setting that nobody knows is a fault too, because a misspelt one would otherwise silently not
+//! hold.
 //!
 //! Nothing here changes state: what comes out is a [`Desired`] for the registry and a
 //! [`DaemonSpec`] for the process, or faults and nothing at all.
@@ -20,6 +21,7 @@ mod checks;
 mod concurrency;
 mod daemon;
 mod discovery;
+pub mod document;
 mod environment;
 mod fail_open;
 mod fault;
@@ -31,6 +33,7 @@ mod health;
 mod hedge;
 mod instances_file;
 mod integration;
+mod layer;
 mod load_reports;
 mod origin;
 mod outlier;
@@ -46,6 +49,8 @@ mod schema;
 mod score;
 mod services;
 mod slow_start;
+mod stack;
+mod state;
 mod summary;
 mod timeouts;
 pub mod tls;
@@ -57,19 +62,22 @@ mod values;
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use crate::{
-    model::{DaemonSpec, Endpoint, ListenerSpec},
+    model::{DaemonSpec, ListenerSpec},
     registry::Desired,
 };
 
 pub use accounts::user_name;
 pub use checks::API_PATHS;
+pub use document::{Document, Pointer};
 pub use fault::{Fault, Faults};
 pub use flags::Overrides;
 pub use instances_file::instances_in;
+pub use layer::{Layer, Stamp};
 pub use origin::Origin;
 pub use path::KeyPath;
 pub use restart::needs_restart;
 pub use schema::schema;
+pub use stack::{Base, Known};
 pub use summary::{Effective, Summary};
 pub use values::log_filter;
 
@@ -100,6 +108,8 @@ pub struct Config {
     pub settings: Vec<Setting>,
     /// What is no fault but worth knowing.
     pub notices: Vec<Notice>,
+    /// All that somebody has set, as one document.
+    pub document: Document,
 }
 
 /// A setting in force.
@@ -165,56 +175,20 @@ impl Sources {
     }
 }
 
-/// Loads the configuration. Blocks on the file and on the resolver, on the latter for at most
-/// [`RESOLVE_DEADLINE`].
+/// Loads the configuration as file, environment and flags say it. Blocks on the file and on the
+/// resolver, on the latter for at most [`RESOLVE_DEADLINE`].
 ///
 /// # Errors
 /// Every fault that was found, at once.
 pub fn load(sources: &Sources) -> Result<Config, Faults> {
-    load_with(sources, Endpoint::parse)
-}
-
-fn load_with(sources: &Sources, resolve: resolve::Resolve) -> Result<Config, Faults> {
-    let parsed = match &sources.file {
-        Some(file) => file::read(file),
-        None => file::Parsed::none(),
-    };
-    merge(parsed, &sources.env, &sources.flags, resolve)
-}
-
-/// Lays environment and flags over what the file says, and interprets the result.
-fn merge(
-    parsed: file::Parsed,
-    env: &BTreeMap<String, String>,
-    flags: &Overrides,
-    resolve: resolve::Resolve,
-) -> Result<Config, Faults> {
-    let file::Parsed {
-        table: mut root,
-        mut faults,
-        sound,
-    } = parsed;
-    if !sound {
-        root.clear();
-    }
-    let mut notices = Vec::new();
-    environment::overlay(&mut root, env, &mut notices);
-    flags::overlay(&mut root, flags);
-    let (config, found) = interpret(&root, notices, resolve);
-    // Without the file most else is missing; what environment and flags got wrong is still true.
-    faults.extend(
-        found
-            .into_iter()
-            .filter(|fault| sound || fault.origin.is_untyped()),
-    );
-    Faults::check(faults)?;
-    Ok(config)
+    Base::read(sources).interpret(&Layer::default(), &Known::default())
 }
 
 /// What a file may say.
 fn describe() -> schema::Shape {
     let mut reader = reader::Reader::describing();
-    interpret_with(&mut reader, &tree::EMPTY, Vec::new(), Endpoint::parse);
+    let resolve: resolve::Resolve = std::sync::Arc::new(crate::model::Endpoint::parse);
+    interpret_with(&mut reader, &tree::EMPTY, Vec::new(), &resolve);
     reader.shape.unwrap_or_default()
 }
 
@@ -222,7 +196,7 @@ fn describe() -> schema::Shape {
 fn interpret(
     root: &tree::Table,
     notices: Vec<Notice>,
-    resolve: resolve::Resolve,
+    resolve: &resolve::Resolve,
 ) -> (Config, Vec<Fault>) {
     let mut reader = reader::Reader::default();
     let config = interpret_with(&mut reader, root, notices, resolve);
@@ -233,7 +207,7 @@ fn interpret_with(
     reader: &mut reader::Reader,
     root: &tree::Table,
     mut notices: Vec<Notice>,
-    resolve: resolve::Resolve,
+    resolve: &resolve::Resolve,
 ) -> Config {
     let resolved = resolve::Resolved::new(root, RESOLVE_DEADLINE, resolve);
     let (mut config, whole) = reader.root(root, |t| {
@@ -250,6 +224,7 @@ fn interpret_with(
         let watch = daemon::read_reload(t);
         let mut integration = integration::read(t, serve_metrics);
         (gateway.spec.tracing, integration.traces) = tracing::read(t);
+        let state_file = state::read(t);
         let defaults = t.table("defaults", |t| {
             services::ServiceSettings::unset().read_defaults(t)
         });
@@ -287,10 +262,12 @@ fn interpret_with(
                 metrics,
                 datapath: datapath.spec.clone(),
                 watch,
+                state_file,
             },
             environment: environment.value,
             settings: Vec::new(),
             notices: Vec::new(),
+            document: Document::default(),
         };
         (config, (services, traffic, gateway, api, datapath))
     });
@@ -310,6 +287,7 @@ fn interpret_with(
         names: &names,
     };
     whole.check(reader, &mut notices);
+    config.document = Document::of(root, &reader.values);
     config.settings = std::mem::take(&mut reader.settings);
     config.notices = notices;
     config

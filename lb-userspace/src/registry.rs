@@ -119,6 +119,15 @@ impl Registry {
         &self.feed
     }
 
+    /// What `change` would change; nothing does.
+    ///
+    /// # Errors
+    /// As [`Registry::apply`].
+    pub fn preview(&self, change: Change) -> Result<Vec<Event>, RegistryError> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.clone().apply(change)
+    }
+
     /// Applies `change` whole, or not at all. A change that changes nothing publishes nothing.
     ///
     /// # Errors
@@ -130,6 +139,7 @@ impl Registry {
         let before = self.published.load();
         let mut next = state.clone();
         let mut events = next.apply(change)?;
+        next.settle();
         if events.is_empty() {
             return Ok(Applied {
                 revision: before.revision,

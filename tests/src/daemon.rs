@@ -185,6 +185,14 @@ impl Daemon {
         self.call(Method::PUT, path, &body.to_string())
     }
 
+    /// Any request with a body of JSON.
+    ///
+    /// # Errors
+    /// As [`Daemon::get`].
+    pub fn ask(&self, method: Method, path: &str, body: &Value) -> Result<Value> {
+        self.call(method, path, &body.to_string())
+    }
+
     fn call(&self, method: Method, path: &str, body: &str) -> Result<Value> {
         self.at(method, &format!("{BASE}{path}"), body)
     }

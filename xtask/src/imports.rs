@@ -19,6 +19,7 @@ const LAYERS: &[&[&str]] = &[
     &["model"],
     &["balance", "resilience", "affinity"],
     &["config", "registry"],
+    &["runtime"],
     &["health", "l4", "l7", "discovery", "integration"],
     &["telemetry", "api"],
     &["cli", "dashboard", "app"],

@@ -219,6 +219,15 @@ impl Store {
         self.cleared.load(Relaxed)
     }
 
+    /// Sessions that are pinned to an instance. Looks at all entries: for people who ask.
+    #[must_use]
+    pub fn count(&self, instance: u64, now: Timestamp) -> usize {
+        let here = |entry: &Entry| entry.instance == instance;
+        let shards = 0..SHARDS;
+        let counts = shards.map(|at| self.shard(at).entries(now).filter(here).count());
+        counts.sum()
+    }
+
     /// Entries that `wanted` takes, of at most `limit` sessions (at least one), after `after`. The order is one that
     /// pages can be turned by and means nothing else.
     #[must_use]

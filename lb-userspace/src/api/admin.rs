@@ -3,6 +3,7 @@
 use axum::extract::State;
 
 use super::{
+    access::Caller,
     answer::Answer,
     body::Nothing,
     document::{BadConfiguration, tag},
@@ -26,11 +27,13 @@ use super::{
 )]
 pub(super) async fn reload(
     State(state): State<ApiState>,
+    caller: Caller,
     _: Nothing,
 ) -> Result<Answer<Reload>, ApiError> {
-    match state.reload().await {
+    match state.reload(&caller.to_string()).await {
         Ok(done) => Ok(Answer::ok(Reload {
             revision: done.revision,
+            config_revision: done.configuration,
             changes: done.changes,
             needs_restart: done.needs_restart,
         })),

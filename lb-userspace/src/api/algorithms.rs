@@ -5,7 +5,7 @@ use axum::extract::State;
 use super::{
     answer::Answer,
     body::{Nothing, Strict},
-    document::tag,
+    document::{NotKept, tag},
     error::{ApiError, Fault},
     instances::{self, find_service},
     measure,
@@ -21,6 +21,7 @@ use crate::{
     balance::{self, Moves},
     model::{Algorithm, Member, Timestamp},
     registry::{Change, InstanceStatus, Service},
+    runtime::Order,
 };
 
 /// What algorithms there are, and what each service uses
@@ -83,7 +84,10 @@ pub(super) async fn one(
     operation_id = "setAlgorithm",
     params(OfService),
     request_body = SetAlgorithm,
-    responses((status = OK, body = Envelope<ServiceAlgorithmDetail>, description = "The algorithm that is now in force"))
+    responses(
+        (status = OK, body = Envelope<ServiceAlgorithmDetail>, description = "The algorithm that is now in force"),
+        NotKept
+    )
 )]
 pub(super) async fn set(
     State(state): State<ApiState>,
@@ -105,10 +109,12 @@ pub(super) async fn set(
             found: wanted.algorithm.clone(),
         }],
     })?;
-    state.registry().apply(Change::Algorithm {
-        service: before.name().clone(),
+    let service_name = before.name().clone();
+    let order = Order::Algorithm {
+        service: service_name,
         algorithm,
-    })?;
+    };
+    state.ordering(order).await?;
     let snapshot = state.snapshot();
     let after = find_service(&snapshot, &service)?;
     let previous = Some(before.spec.algorithm);

@@ -2,6 +2,8 @@
 //!
 //! A member that would be ignored is refused: whoever wrote `"algoritm"` meant something.
 
+mod unique;
+
 use std::time::Duration;
 
 use axum::{
@@ -11,7 +13,9 @@ use axum::{
 };
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 
+use self::unique::Unique;
 use super::error::{ApiError, Fault};
 
 /// Most bytes of a body.
@@ -29,11 +33,16 @@ impl<T: DeserializeOwned, S: Sync> FromRequest<S> for Strict<T> {
 
     async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
         let json = says_json(request.headers());
-        let body = read(request).await?;
+        let body = read(request, LIMIT).await?;
         json?;
         parse(&body).map(Self)
     }
 }
+
+/// An object without members.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Empty {}
 
 /// Nothing, for endpoints that take no body. An empty object is nothing too.
 #[derive(Debug)]
@@ -43,11 +52,7 @@ impl<S: Sync> FromRequest<S> for Nothing {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
-        #[derive(serde::Deserialize)]
-        #[serde(deny_unknown_fields)]
-        struct Empty {}
-
-        let body = read(request).await?;
+        let body = read(request, LIMIT).await?;
         if !body.trim_ascii().is_empty() {
             parse::<Empty>(&body)?;
         }
@@ -55,13 +60,66 @@ impl<S: Sync> FromRequest<S> for Nothing {
     }
 }
 
-async fn read(request: Request) -> Result<Bytes, ApiError> {
-    let body = Limited::new(request.into_body(), LIMIT).collect();
+/// A body that is `T`, or nothing. An empty object is nothing here as well, whatever its type.
+#[derive(Debug)]
+pub(super) struct Maybe<T>(pub(super) Option<T>);
+
+impl<T: DeserializeOwned, S: Sync> FromRequest<S> for Maybe<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
+        let json = says_json(request.headers());
+        let body = read(request, LIMIT).await?;
+        if body.trim_ascii().is_empty() || parse::<Empty>(&body).is_ok() {
+            return Ok(Self(None));
+        }
+        json?;
+        parse(&body).map(Self)
+    }
+}
+
+/// A body that is a JSON object of any form, of at most `MOST` bytes.
+#[derive(Debug)]
+pub(super) struct Object<const MOST: usize>(pub(super) Map<String, Value>);
+
+impl<const MOST: usize, S: Sync> FromRequest<S> for Object<MOST> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
+        let json = says_json(request.headers());
+        let body = read(request, MOST).await?;
+        json?;
+        match parse::<Unique>(&body)? {
+            Unique(Value::Object(object)) => Ok(Self(object)),
+            Unique(other) => Err(ApiError::Body {
+                expected: "a JSON object, found something else".to_owned(),
+                faults: vec![Fault {
+                    origin: None,
+                    pointer: String::new(),
+                    expected: "an object".to_owned(),
+                    found: kind(&other).to_owned(),
+                }],
+            }),
+        }
+    }
+}
+
+const fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+async fn read(request: Request, most: usize) -> Result<Bytes, ApiError> {
+    let body = Limited::new(request.into_body(), most).collect();
     match tokio::time::timeout(PATIENCE, body).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            Err(ApiError::TooLarge { limit: LIMIT })
-        }
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiError::TooLarge { limit: most }),
         Ok(Err(error)) => Err(ApiError::Body {
             expected: format!("a complete body, found that it broke off: {error}"),
             faults: Vec::new(),

@@ -7,7 +7,7 @@ use axum::extract::State;
 use super::{
     answer::Answer,
     body::{Nothing, Strict},
-    document::{Conflict, tag},
+    document::{Conflict, NotKept, tag},
     error::{ApiError, Fault},
     instances,
     measure::{fraction, round},
@@ -23,6 +23,7 @@ use crate::{
     model::{BreakerSpec, BreakerState, Gate, GateState, Timestamp, WindowSum},
     registry::Service,
     resilience::{Hold, breaker},
+    runtime::Order,
 };
 
 /// The longest that an advice is believed.
@@ -73,7 +74,10 @@ pub(super) async fn one(
     tag = tag::BREAKERS,
     operation_id = "openServiceBreaker",
     params(OfService),
-    responses((status = OK, body = Envelope<ServiceBreakers>, description = "The breakers of the service"))
+    responses(
+        (status = OK, body = Envelope<ServiceBreakers>, description = "The breakers of the service"),
+        NotKept
+    )
 )]
 pub(super) async fn open_service(
     State(state): State<ApiState>,
@@ -92,7 +96,10 @@ pub(super) async fn open_service(
     tag = tag::BREAKERS,
     operation_id = "openInstanceBreaker",
     params(OfInstance),
-    responses((status = OK, body = Envelope<ServiceBreakers>, description = "The breakers of the service"))
+    responses(
+        (status = OK, body = Envelope<ServiceBreakers>, description = "The breakers of the service"),
+        NotKept
+    )
 )]
 pub(super) async fn open_instance(
     State(state): State<ApiState>,
@@ -111,7 +118,10 @@ pub(super) async fn open_instance(
     tag = tag::BREAKERS,
     operation_id = "closeServiceBreaker",
     params(OfService),
-    responses((status = OK, body = Envelope<ServiceBreakers>, description = "The breakers of the service"))
+    responses(
+        (status = OK, body = Envelope<ServiceBreakers>, description = "The breakers of the service"),
+        NotKept
+    )
 )]
 pub(super) async fn close_service(
     State(state): State<ApiState>,
@@ -130,7 +140,10 @@ pub(super) async fn close_service(
     tag = tag::BREAKERS,
     operation_id = "closeInstanceBreaker",
     params(OfInstance),
-    responses((status = OK, body = Envelope<ServiceBreakers>, description = "The breakers of the service"))
+    responses(
+        (status = OK, body = Envelope<ServiceBreakers>, description = "The breakers of the service"),
+        NotKept
+    )
 )]
 pub(super) async fn close_instance(
     State(state): State<ApiState>,
@@ -149,7 +162,10 @@ pub(super) async fn close_instance(
     tag = tag::BREAKERS,
     operation_id = "resetServiceBreaker",
     params(OfService),
-    responses((status = OK, body = Envelope<ServiceBreakers>, description = "The breakers of the service"))
+    responses(
+        (status = OK, body = Envelope<ServiceBreakers>, description = "The breakers of the service"),
+        NotKept
+    )
 )]
 pub(super) async fn reset_service(
     State(state): State<ApiState>,
@@ -166,7 +182,10 @@ pub(super) async fn reset_service(
     tag = tag::BREAKERS,
     operation_id = "resetInstanceBreaker",
     params(OfInstance),
-    responses((status = OK, body = Envelope<ServiceBreakers>, description = "The breakers of the service"))
+    responses(
+        (status = OK, body = Envelope<ServiceBreakers>, description = "The breakers of the service"),
+        NotKept
+    )
 )]
 pub(super) async fn reset_instance(
     State(state): State<ApiState>,
@@ -211,17 +230,18 @@ async fn hold(
 ) -> Result<Answer<ServiceBreakers>, ApiError> {
     let snapshot = state.snapshot();
     let service = instances::find_service(&snapshot, service)?;
-    let now = state.now();
     if let Some(name) = instance {
-        let position = instances::find(service, name)?;
-        breaker::hold(&service.members[position].instance.gate, hold, now);
-    } else {
-        if hold == Hold::Release {
-            // What was advised is part of what is to be forgotten.
-            breaker::advise(&service.guard, None, now);
-        }
-        breaker::hold(&service.guard.gate, hold, now);
+        instances::find(service, name)?;
+    } else if hold == Hold::Release {
+        // What was advised is part of what is to be forgotten.
+        breaker::advise(&service.guard, None, state.now());
     }
+    let order = Order::Breaker {
+        service: service.name().clone(),
+        instance: instance.map(str::to_owned),
+        hold,
+    };
+    state.ordering(order).await?;
     followed(state, service).await
 }
 

@@ -8,7 +8,7 @@ use super::{
     answer::Answer,
     body::Nothing,
     datapath,
-    document::{Conflict, tag},
+    document::{Conflict, NotKept, tag},
     error::ApiError,
     measure::round,
     state::ApiState,
@@ -17,7 +17,8 @@ use super::{
 };
 use crate::{
     model::{Member, Timestamp},
-    registry::{Change, Event, InstanceStatus, Service},
+    registry::{Event, InstanceStatus, Service},
+    runtime::Keeper,
 };
 
 /// What lb decides by
@@ -108,14 +109,16 @@ fn member(member: &Member, status: &InstanceStatus, now: Timestamp) -> BalancedM
     operation_id = "reset",
     responses(
         (status = OK, body = Envelope<Reset>, description = "What that undid"),
-        Conflict
+        Conflict,
+        NotKept
     )
 )]
 pub(super) async fn reset(
     State(state): State<ApiState>,
     _: Nothing,
 ) -> Result<Answer<Reset>, ApiError> {
-    let applied = state.registry().apply(Change::Reset)?;
+    let reset = |keeper: &Keeper| keeper.reset().map_err(ApiError::from);
+    let applied = state.blocking(reset).await?;
     let snapshot = state.snapshot();
     let mut instances = 0;
     for service in &snapshot.services {

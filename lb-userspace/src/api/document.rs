@@ -226,7 +226,7 @@ const CONFLICT: Refusal = Refusal {
 const TOO_LARGE: Refusal = Refusal {
     status: StatusCode::PAYLOAD_TOO_LARGE,
     name: "BodyTooLarge",
-    description: "The body is longer than 64 KiB.",
+    description: "The body is longer than 64 KiB, or than what a configuration may have.",
 };
 const MEDIA_TYPE: Refusal = Refusal {
     status: StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -251,13 +251,28 @@ const METRICS_OFF: Refusal = Refusal {
     description: "Metrics are off.",
 };
 
+const PRECONDITION: Refusal = Refusal {
+    status: StatusCode::PRECONDITION_FAILED,
+    name: "PreconditionFailed",
+    description: "What is to be changed has another tag than the request names.",
+};
+const NO_PRECONDITION: Refusal = Refusal {
+    status: StatusCode::PRECONDITION_REQUIRED,
+    name: "PreconditionRequired",
+    description: "The request has no `If-Match`, and `api.require_if_match` asks for it.",
+};
+const NOT_KEPT: Refusal = Refusal {
+    status: StatusCode::INSUFFICIENT_STORAGE,
+    name: "NotKept",
+    description: "The change cannot be written to the state file; nothing has changed.",
+};
 const UNAVAILABLE: Refusal = Refusal {
     status: StatusCode::SERVICE_UNAVAILABLE,
     name: "Unavailable",
     description: "Too many follow already, or the daemon shuts down.",
 };
 
-const REFUSALS: [Refusal; 12] = [
+const REFUSALS: [Refusal; 15] = [
     BAD_REQUEST,
     UNAUTHORIZED,
     FORBIDDEN,
@@ -269,6 +284,9 @@ const REFUSALS: [Refusal; 12] = [
     UNPROCESSABLE,
     TOO_MANY,
     METRICS_OFF,
+    PRECONDITION,
+    NO_PRECONDITION,
+    NOT_KEPT,
     UNAVAILABLE,
 ];
 
@@ -313,6 +331,31 @@ pub(super) struct MetricsOff;
 impl IntoResponses for MetricsOff {
     fn responses() -> BTreeMap<String, RefOr<Answer>> {
         BTreeMap::from([METRICS_OFF.entry()])
+    }
+}
+
+/// For `responses(…)` of operations that change the configuration.
+pub(super) struct Unchanged;
+
+impl IntoResponses for Unchanged {
+    fn responses() -> BTreeMap<String, RefOr<Answer>> {
+        let refusals = [
+            CONFLICT,
+            UNPROCESSABLE,
+            PRECONDITION,
+            NO_PRECONDITION,
+            NOT_KEPT,
+        ];
+        refusals.iter().map(Refusal::entry).collect()
+    }
+}
+
+/// 507: for `responses(…)` of orders, which are kept.
+pub(super) struct NotKept;
+
+impl IntoResponses for NotKept {
+    fn responses() -> BTreeMap<String, RefOr<Answer>> {
+        BTreeMap::from([NOT_KEPT.entry()])
     }
 }
 

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::answer;
-use crate::{model::Role, registry::RegistryError};
+use crate::{config, model::Role, registry::RegistryError, runtime::ChangeError};
 
 /// One thing that is wrong in a document.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -28,6 +28,19 @@ pub struct Fault {
     pub expected: String,
     /// What is there.
     pub found: String,
+}
+
+impl Fault {
+    /// A fault of the configuration in the form of the API.
+    #[must_use]
+    pub fn of(fault: &config::Fault) -> Self {
+        Self {
+            pointer: fault.path.pointer(),
+            origin: Some(fault.origin.to_string()),
+            expected: fault.expected.clone(),
+            found: fault.found.clone().unwrap_or_else(|| "nothing".to_owned()),
+        }
+    }
 }
 
 impl std::fmt::Display for Fault {
@@ -166,6 +179,56 @@ pub enum ApiError {
     /// There are no metrics.
     #[error("expected metrics to be on, but metrics.enabled (LB_METRICS_ENABLED) is false")]
     MetricsOff,
+    /// The configuration was not changed.
+    #[error("the configuration was not changed: {message}")]
+    Configuration {
+        /// Why.
+        message: String,
+        /// What is wrong in what it would have been.
+        faults: Vec<Fault>,
+    },
+    /// No such route.
+    #[error(
+        "expected the host and path of a route, found {found:?}; routes are: {}",
+        list(known)
+    )]
+    NoRoute {
+        /// What was given.
+        found: String,
+        /// The routes that exist.
+        known: Vec<String>,
+    },
+    /// No such VIP.
+    #[error(
+        "expected a VIP as protocol/address:port, found {found:?}; VIPs are: {}",
+        list(known)
+    )]
+    NoVip {
+        /// What was given.
+        found: String,
+        /// The VIPs that exist.
+        known: Vec<String>,
+    },
+    /// No such revision.
+    #[error("{0}")]
+    NoRevision(String),
+    /// What is to be changed is not what the request says it is.
+    #[error("expected {expected}, found {found}; read it again before you change it")]
+    Precondition {
+        /// What the request expects.
+        expected: String,
+        /// The tag of what is there.
+        found: String,
+    },
+    /// The request has to say what it is a change of.
+    #[error(
+        "expected If-Match with the tag of what is to be changed (api.require_if_match), found \
+         none; GET answers with the tag as ETag"
+    )]
+    PreconditionRequired,
+    /// The change cannot be kept.
+    #[error("nothing has changed, because the change cannot be kept: {0}")]
+    NotKept(String),
     /// The registry refused a change for another reason.
     #[error("{0}")]
     Conflict(String),
@@ -281,6 +344,29 @@ impl ApiError {
             ),
             Self::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping", "Stopping"),
             Self::MetricsOff => (StatusCode::NOT_FOUND, "metrics-off", "Metrics are off"),
+            Self::Configuration { .. } => (
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "bad-configuration",
+                "Bad configuration",
+            ),
+            Self::NoRoute { .. } => (StatusCode::NOT_FOUND, "no-such-route", "No such route"),
+            Self::NoVip { .. } => (StatusCode::NOT_FOUND, "no-such-vip", "No such VIP"),
+            Self::NoRevision(_) => (
+                StatusCode::NOT_FOUND,
+                "no-such-revision",
+                "No such revision",
+            ),
+            Self::Precondition { .. } => (
+                StatusCode::PRECONDITION_FAILED,
+                "precondition-failed",
+                "Precondition failed",
+            ),
+            Self::PreconditionRequired => (
+                StatusCode::PRECONDITION_REQUIRED,
+                "precondition-required",
+                "Precondition required",
+            ),
+            Self::NotKept(_) => (StatusCode::INSUFFICIENT_STORAGE, "not-kept", "Not kept"),
             Self::Conflict(_) => (StatusCode::CONFLICT, "conflict", "Conflict"),
         }
     }
@@ -325,10 +411,15 @@ impl IntoResponse for ApiError {
             fields.extend(said.iter().cloned());
         }
         let (known, errors) = match self {
-            Self::NoService { known, .. } | Self::NoInstance { known, .. } => (known, Vec::new()),
+            Self::NoService { known, .. }
+            | Self::NoInstance { known, .. }
+            | Self::NoRoute { known, .. }
+            | Self::NoVip { known, .. } => (known, Vec::new()),
             Self::NoPath { .. } => (super::PREFIXES.map(str::to_owned).to_vec(), Vec::new()),
             Self::Query(fault) => (Vec::new(), vec![fault]),
-            Self::Body { faults, .. } | Self::Reload { faults, .. } => (Vec::new(), faults),
+            Self::Body { faults, .. }
+            | Self::Reload { faults, .. }
+            | Self::Configuration { faults, .. } => (Vec::new(), faults),
             _ => (Vec::new(), Vec::new()),
         };
         let problem = Problem {
@@ -352,6 +443,35 @@ impl IntoResponse for ApiError {
         // For `conventions.rs`, which knows the request.
         response.extensions_mut().insert(problem);
         response
+    }
+}
+
+impl From<ChangeError> for ApiError {
+    fn from(error: ChangeError) -> Self {
+        match error {
+            ChangeError::Faults { faults, .. } => Self::Configuration {
+                message: faults.headline(),
+                faults: faults.list().iter().map(Fault::of).collect(),
+            },
+            ChangeError::Registry(error) => error.into(),
+            ChangeError::State(error) => Self::NotKept(error.to_string()),
+            ChangeError::Refused(message) => Self::Configuration {
+                message,
+                faults: Vec::new(),
+            },
+            error @ ChangeError::NoRevision { .. } => Self::NoRevision(error.to_string()),
+            error @ ChangeError::StateFile => {
+                let message = error.to_string();
+                let fault = Fault {
+                    pointer: "/state".to_owned(),
+                    origin: None,
+                    expected: "what file, environment or flags say".to_owned(),
+                    found: "something else".to_owned(),
+                };
+                let faults = vec![fault];
+                Self::Configuration { message, faults }
+            }
+        }
     }
 }
 

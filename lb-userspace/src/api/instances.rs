@@ -1,20 +1,26 @@
 //! `/instances`: look at instances, drain them, take them out and bring them back.
 
-use axum::extract::State;
+use axum::{
+    extract::State,
+    response::{IntoResponse as _, Response},
+};
 
 use super::{
     answer::Answer,
-    body::Nothing,
-    document::tag,
+    body::{Maybe, Nothing},
+    configuration::{self, Place},
+    document::{NotKept, tag},
+    drains,
     error::ApiError,
     measure,
     path::{OfInstance, OfService},
     state::ApiState,
-    types::{Envelope, Instance, Instances},
+    types::{Envelope, Instance, Instances, StartDrain},
 };
 use crate::{
-    model::{AdminState, ServiceName, Timestamp},
+    model::{AdminState, Timestamp},
     registry::{Change, Service, Snapshot},
+    runtime::{Deadline, Order},
 };
 
 /// All instances
@@ -54,7 +60,8 @@ pub(super) async fn of_service(
 
 /// An instance
 ///
-/// What is configured, decided, measured and counted for it.
+/// What is configured, decided, measured and counted for it. `ETag` is the tag of what is
+/// configured: what is measured is never the same twice.
 #[utoipa::path(
     get,
     path = "/api/v1/loadbalancer/instances/{service}/{instance}",
@@ -66,29 +73,41 @@ pub(super) async fn of_service(
 pub(super) async fn one(
     State(state): State<ApiState>,
     OfInstance { service, instance }: OfInstance,
-) -> Result<Answer<Instance>, ApiError> {
+) -> Result<Response, ApiError> {
     state.fresh_report().await;
-    show(&state, &service, &instance).map(Answer::ok)
+    let shown = show(&state, &service, &instance)?;
+    let mut response = Answer::ok(shown).into_response();
+    let place = Place::instance(&state.snapshot(), &service, &instance);
+    let tag = place.tag(&state.keeper().view().config.document);
+    configuration::tag(&mut response, tag.as_deref());
+    Ok(response)
 }
 
 /// Drain an instance
 ///
 /// It keeps its requests, its connections and the sessions that are pinned to it, and gets nothing
-/// new. `drained` of the instance turns true when nothing is left.
+/// new. `drained` of the instance turns true when nothing is left, and `drain` says how far it is.
+/// With a deadline it is disabled when that is over. A body is not needed.
 #[utoipa::path(
     post,
     path = "/api/v1/loadbalancer/instances/{service}/{instance}/drain",
     tag = tag::INSTANCES,
     operation_id = "drainInstance",
     params(OfInstance),
-    responses((status = OK, body = Envelope<Instance>, description = "The instance"))
+    request_body = StartDrain,
+    responses(
+        (status = OK, body = Envelope<Instance>, description = "The instance"),
+        NotKept
+    )
 )]
 pub(super) async fn drain(
-    state: State<ApiState>,
+    State(state): State<ApiState>,
     of: OfInstance,
-    _: Nothing,
+    Maybe(start): Maybe<StartDrain>,
 ) -> Result<Answer<Instance>, ApiError> {
-    set(state, of, admin(AdminState::Draining)).await
+    let deadline = start.map(drains::deadline).transpose()?.flatten();
+    let one = order(&state, &of, AdminState::Draining, deadline).await?;
+    Ok(Answer::ok(one))
 }
 
 /// Take an instance out at once
@@ -100,14 +119,18 @@ pub(super) async fn drain(
     tag = tag::INSTANCES,
     operation_id = "disableInstance",
     params(OfInstance),
-    responses((status = OK, body = Envelope<Instance>, description = "The instance"))
+    responses(
+        (status = OK, body = Envelope<Instance>, description = "The instance"),
+        NotKept
+    )
 )]
 pub(super) async fn disable(
-    state: State<ApiState>,
+    State(state): State<ApiState>,
     of: OfInstance,
     _: Nothing,
 ) -> Result<Answer<Instance>, ApiError> {
-    set(state, of, admin(AdminState::Disabled)).await
+    let one = order(&state, &of, AdminState::Disabled, None).await?;
+    Ok(Answer::ok(one))
 }
 
 /// Give an instance traffic again
@@ -117,14 +140,18 @@ pub(super) async fn disable(
     tag = tag::INSTANCES,
     operation_id = "enableInstance",
     params(OfInstance),
-    responses((status = OK, body = Envelope<Instance>, description = "The instance"))
+    responses(
+        (status = OK, body = Envelope<Instance>, description = "The instance"),
+        NotKept
+    )
 )]
 pub(super) async fn enable(
-    state: State<ApiState>,
+    State(state): State<ApiState>,
     of: OfInstance,
     _: Nothing,
 ) -> Result<Answer<Instance>, ApiError> {
-    set(state, of, admin(AdminState::Enabled)).await
+    let one = order(&state, &of, AdminState::Enabled, None).await?;
+    Ok(Answer::ok(one))
 }
 
 /// End an ejection before its time
@@ -139,23 +166,19 @@ pub(super) async fn enable(
     responses((status = OK, body = Envelope<Instance>, description = "The instance"))
 )]
 pub(super) async fn uneject(
-    state: State<ApiState>,
-    of: OfInstance,
+    State(state): State<ApiState>,
+    OfInstance { service, instance }: OfInstance,
     _: Nothing,
 ) -> Result<Answer<Instance>, ApiError> {
-    set(state, of, |service, instance| Change::Uneject {
-        service,
-        instance,
-    })
-    .await
-}
-
-fn admin(state: AdminState) -> impl FnOnce(ServiceName, String) -> Change {
-    move |service, instance| Change::Admin {
-        service,
-        instance,
-        state,
-    }
+    let snapshot = state.snapshot();
+    let name = find_service(&snapshot, &service)?.name().clone();
+    let change = Change::Uneject {
+        service: name,
+        instance: instance.clone(),
+    };
+    let applied = state.registry().apply(change)?;
+    state.report_holding(applied.revision).await;
+    show(&state, &service, &instance).map(Answer::ok)
 }
 
 pub(super) fn show(state: &ApiState, service: &str, instance: &str) -> Result<Instance, ApiError> {
@@ -163,23 +186,31 @@ pub(super) fn show(state: &ApiState, service: &str, instance: &str) -> Result<In
     let service = find_service(&snapshot, service)?;
     let position = find(service, instance)?;
     let (member, status) = (&service.members[position], &service.statuses[position]);
-    Ok(measure::instance(member, status, state.now()))
+    let shown = measure::instance(member, status, state.now());
+    Ok(Instance {
+        drain: drains::progress(state, member, status),
+        ..shown
+    })
 }
 
 /// Answers when the kernel has the change, too: only then nothing new begins, and only what is
 /// counted after that moment can say whether a drain is over.
-async fn set(
-    State(state): State<ApiState>,
-    OfInstance { service, instance }: OfInstance,
-    change: impl FnOnce(ServiceName, String) -> Change,
-) -> Result<Answer<Instance>, ApiError> {
+pub(super) async fn order(
+    state: &ApiState,
+    OfInstance { service, instance }: &OfInstance,
+    admin: AdminState,
+    deadline: Option<Deadline>,
+) -> Result<Instance, ApiError> {
     let snapshot = state.snapshot();
-    let service = find_service(&snapshot, &service)?.name().clone();
-    let applied = state
-        .registry()
-        .apply(change(service.clone(), instance.clone()))?;
+    let order = Order::Admin {
+        service: find_service(&snapshot, service)?.name().clone(),
+        instance: instance.clone(),
+        state: admin,
+        deadline,
+    };
+    let applied = state.ordering(order).await?;
     state.report_holding(applied.revision).await;
-    show(&state, service.as_str(), &instance).map(Answer::ok)
+    show(state, service, instance)
 }
 
 fn of(service: &Service, now: Timestamp) -> impl Iterator<Item = Instance> {

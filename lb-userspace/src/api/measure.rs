@@ -238,6 +238,7 @@ pub(super) fn instance(
         score: instance.measured.score(),
         drained: (status.admin != AdminState::Enabled)
             .then_some(requests.in_flight == 0 && kernel.live_connections == 0),
+        drain: None,
         max_requests: limit(member.most),
         max_connections: limit(member.most_connections.instance),
         connections: types::Connections {

@@ -49,6 +49,61 @@ pub(super) struct OfSession {
     pub(super) session: String,
 }
 
+/// The route that a path names.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub(super) struct OfRoute {
+    /// Host and path of the route, `*` for any host
+    #[param(example = "*/shop/*")]
+    pub(super) route: String,
+}
+
+/// The VIP that a path names.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub(super) struct OfVip {
+    /// Protocol, address and port of the VIP
+    #[param(example = "tcp/10.0.0.100:443")]
+    pub(super) vip: String,
+}
+
+/// The revision that a path names.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub(super) struct OfRevision {
+    /// Number of a revision of the configuration
+    #[param(example = 1)]
+    pub(super) revision: u64,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for OfRoute {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        let route = name(parts)?;
+        Ok(Self { route })
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for OfVip {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        let vip = name(parts)?;
+        Ok(Self { vip })
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for OfRevision {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let text = parameter(parts, state, "revision").await?;
+        let revision = text.parse().map_err(|_| no_path(parts))?;
+        Ok(Self { revision })
+    }
+}
+
 impl<S: Send + Sync> FromRequestParts<S> for OfService {
     type Rejection = ApiError;
 
@@ -78,13 +133,21 @@ impl<S: Send + Sync> FromRequestParts<S> for OfSession {
 }
 
 async fn service<S: Send + Sync>(parts: &mut Parts, state: &S) -> Result<String, ApiError> {
+    parameter(parts, state, "service").await
+}
+
+async fn parameter<S: Send + Sync>(
+    parts: &mut Parts,
+    state: &S,
+    name: &str,
+) -> Result<String, ApiError> {
     // A path that is no text in UTF-8 names nothing.
     let parameters = RawPathParams::from_request_parts(parts, state).await.ok();
-    let service = parameters.and_then(|parameters| {
-        let service = parameters.iter().find(|(name, _)| *name == "service");
-        service.map(|(_, service)| service.to_owned())
+    let value = parameters.and_then(|parameters| {
+        let value = parameters.iter().find(|(found, _)| *found == name);
+        value.map(|(_, value)| value.to_owned())
     });
-    service.ok_or_else(|| no_path(parts))
+    value.ok_or_else(|| no_path(parts))
 }
 
 fn name(parts: &Parts) -> Result<String, ApiError> {

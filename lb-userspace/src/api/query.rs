@@ -8,7 +8,7 @@ use axum::{
 use super::error::{ApiError, Fault};
 
 /// The parameters that a request has, in their order, until each is taken.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Parameters(Vec<(String, String)>);
 
 impl<S: Send + Sync> FromRequestParts<S> for Parameters {

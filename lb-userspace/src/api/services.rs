@@ -2,12 +2,17 @@
 
 use std::time::Duration;
 
-use axum::extract::State;
+use axum::{
+    extract::State,
+    http::HeaderMap,
+    response::{IntoResponse as _, Response},
+};
+use serde_json::Value;
 
 use super::{
     admission,
     answer::Answer,
-    breakers,
+    breakers, configuration,
     document::tag,
     measure,
     state::ApiState,
@@ -44,12 +49,16 @@ pub(super) async fn services(State(state): State<ApiState>) -> Answer<Services> 
     path = "/api/v1/loadbalancer/routes",
     tag = tag::CONFIGURATION,
     operation_id = "listRoutes",
-    responses((status = OK, body = Envelope<Routes>, description = "The routes in force"))
+    responses(
+        (status = OK, body = Envelope<Routes>, description = "The routes in force"),
+        (status = NOT_MODIFIED, description = "They have the tag of If-None-Match still")
+    )
 )]
-pub(super) async fn routes(State(state): State<ApiState>) -> Answer<Routes> {
-    Answer::ok(Routes {
+pub(super) async fn routes(State(state): State<ApiState>, headers: HeaderMap) -> Response {
+    let routes = Routes {
         routes: state.snapshot().routes.iter().map(route).collect(),
-    })
+    };
+    tagged(&headers, routes)
 }
 
 /// The VIPs: which connections the kernel balances over which service
@@ -58,13 +67,29 @@ pub(super) async fn routes(State(state): State<ApiState>) -> Answer<Routes> {
     path = "/api/v1/loadbalancer/vips",
     tag = tag::CONFIGURATION,
     operation_id = "listVips",
-    responses((status = OK, body = Envelope<Vips>, description = "The VIPs in force"))
+    responses(
+        (status = OK, body = Envelope<Vips>, description = "The VIPs in force"),
+        (status = NOT_MODIFIED, description = "They have the tag of If-None-Match still")
+    )
 )]
-pub(super) async fn vips(State(state): State<ApiState>) -> Answer<Vips> {
+pub(super) async fn vips(State(state): State<ApiState>, headers: HeaderMap) -> Response {
     let snapshot = state.snapshot();
-    Answer::ok(Vips {
+    let vips = Vips {
         vips: snapshot.vips.iter().map(|v| vip(v, &snapshot)).collect(),
-    })
+    };
+    tagged(&headers, vips)
+}
+
+/// An answer that is all configuration, with its tag.
+fn tagged<T: serde::Serialize>(headers: &HeaderMap, data: T) -> Response {
+    // A document of the API can always be written.
+    let tag = configuration::etag(&serde_json::to_value(&data).unwrap_or(Value::Null));
+    if let Some(unchanged) = configuration::unless_same(headers, &tag) {
+        return unchanged;
+    }
+    let mut response = Answer::ok(data).into_response();
+    configuration::tag(&mut response, Some(&tag));
+    response
 }
 
 fn service(service: &Service, snapshot: &Snapshot, now: Timestamp) -> types::Service {

@@ -11,7 +11,7 @@ use std::{
 use tokio::sync::watch;
 
 use super::{
-    Access, Fault,
+    Access, ApiError, Fault,
     events::Places,
     types::{self, LastReload},
 };
@@ -22,7 +22,8 @@ use crate::{
     l4,
     l7::GatewayStats,
     model::{Clock, Timestamp},
-    registry::{Happening, Registry, Snapshot},
+    registry::{Applied, Happening, Registry, Snapshot},
+    runtime::{Changed, Keeper, Order},
     telemetry::{LogFilter, Metrics, MetricsError},
 };
 
@@ -31,6 +32,8 @@ use crate::{
 pub struct Reloaded {
     /// The revision that is now current.
     pub revision: u64,
+    /// The revision of the configuration.
+    pub configuration: u64,
     /// What changed, a phrase each; empty when the configuration asks for what already is.
     pub changes: Vec<String>,
     /// Settings whose new values wait for a restart of the daemon.
@@ -49,9 +52,11 @@ pub struct ReloadFailure {
     pub faults: Vec<Fault>,
 }
 
-/// Reads the configuration again and applies it, whole or not at all.
+/// Reads the configuration again and applies it, whole or not at all. Whoever asks is named.
 pub type Reload = Arc<
-    dyn Fn() -> Pin<Box<dyn Future<Output = Result<Reloaded, ReloadFailure>> + Send>> + Send + Sync,
+    dyn Fn(String) -> Pin<Box<dyn Future<Output = Result<Reloaded, ReloadFailure>> + Send>>
+        + Send
+        + Sync,
 >;
 
 /// What the endpoints share; a clone is another handle to the same.
@@ -66,6 +71,7 @@ struct Inner {
     log: LogFilter,
     discovery: discovery::Handle,
     reload: Reload,
+    keeper: Arc<Keeper>,
     /// One reload at a time; a second one waits and then reads the file as it is by then.
     reloading: tokio::sync::Mutex<()>,
     last_reload: Mutex<Option<LastReload>>,
@@ -98,6 +104,7 @@ impl ApiState {
         log: LogFilter,
         packet_path: l4::Handle,
         reload: Reload,
+        keeper: Arc<Keeper>,
     ) -> Result<Self, MetricsError> {
         let started = clock.now();
         let discovery = discovery::Handle::default();
@@ -115,6 +122,7 @@ impl ApiState {
             log,
             discovery,
             reload,
+            keeper,
             reloading: tokio::sync::Mutex::default(),
             last_reload: Mutex::default(),
             settings: Mutex::default(),
@@ -129,6 +137,12 @@ impl ApiState {
     #[must_use]
     pub fn registry(&self) -> &Registry {
         &self.0.registry
+    }
+
+    /// The keeper of the configuration.
+    #[must_use]
+    pub fn keeper(&self) -> &Arc<Keeper> {
+        &self.0.keeper
     }
 
     /// The current snapshot.
@@ -223,12 +237,12 @@ impl ApiState {
     ///
     /// # Errors
     /// When the new configuration has faults; nothing has changed then.
-    pub async fn reload(&self) -> Result<Reloaded, ReloadFailure> {
+    pub async fn reload(&self, who: &str) -> Result<Reloaded, ReloadFailure> {
         let _one_at_a_time = self.0.reloading.lock().await;
-        let result = (self.0.reload)().await;
+        let result = (self.0.reload)(who.to_owned()).await;
         let error = result.as_ref().err().map(ToString::to_string);
         if let Ok(done) = &result {
-            self.reconfigured(done);
+            self.reconfigured(&done.settings, &done.needs_restart);
         }
         self.0.metrics.reloaded(error.is_none());
         self.0.registry.feed().publish(happening(&result));
@@ -245,16 +259,52 @@ impl ApiState {
         *lock(&self.0.settings) = settings.iter().map(shown).collect();
     }
 
-    /// Notes the settings of a reload. What waits for a restart is not in force.
-    fn reconfigured(&self, done: &Reloaded) {
+    /// Asks the keeper of the configuration for a change, which blocks: on the disk, and on name
+    /// servers. Changes take turns. The answer is there when the kernel has the change, too.
+    pub(super) async fn changing(
+        &self,
+        dry: bool,
+        change: impl FnOnce(&Keeper) -> Result<Changed, ApiError> + Send + 'static,
+    ) -> Result<Changed, ApiError> {
+        let _one_at_a_time = self.0.reloading.lock().await;
+        let done = self.blocking(change).await?;
+        if !dry {
+            self.reconfigured(&done.config.settings, &done.needs_restart);
+            self.report_holding(done.revision).await;
+        }
+        Ok(done)
+    }
+
+    /// The same for an order, which is no change of the configuration.
+    pub(super) async fn ordering(&self, order: Order) -> Result<Applied, ApiError> {
+        let now = self.now();
+        let order = move |keeper: &Keeper| keeper.order(&order, now).map_err(ApiError::from);
+        self.blocking(order).await
+    }
+
+    pub(super) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Keeper) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let keeper = Arc::clone(&self.0.keeper);
+        let done = tokio::task::spawn_blocking(move || work(&keeper)).await;
+        done.unwrap_or_else(|stopped| Err(ApiError::Conflict(stopped.to_string())))
+    }
+
+    /// Notes the settings of a reload or a change. What waits for a restart is not in force.
+    fn reconfigured(&self, read: &[Setting], needs_restart: &[String]) {
         let mut settings = lock(&self.0.settings);
-        let mut now: Vec<_> = done.settings.iter().map(shown).collect();
+        let mut now: Vec<_> = read.iter().map(shown).collect();
         let waiting = now
             .iter_mut()
-            .filter(|setting| done.needs_restart.contains(&setting.path));
+            .filter(|setting| needs_restart.contains(&setting.path));
         for setting in waiting {
             if let Some(old) = settings.iter().find(|old| old.path == setting.path) {
-                let new = std::mem::replace(setting, old.clone());
+                let old = types::Setting {
+                    waiting: None,
+                    ..old.clone()
+                };
+                let new = std::mem::replace(setting, old);
                 setting.waiting = Some(new.value);
             }
         }

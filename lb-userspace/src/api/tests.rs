@@ -4,6 +4,7 @@
 mod admin;
 mod breakers;
 mod callers;
+mod configuration;
 mod conventions;
 mod discovery;
 mod document;
@@ -32,6 +33,7 @@ use tower::ServiceExt as _;
 
 use super::*;
 use crate::{
+    config::Sources,
     health::comeback::Comebacks,
     l4::{self, AttachMode, Attachment, Report, Reporter, VipReport},
     model::{
@@ -41,11 +43,45 @@ use crate::{
         RouteSpec, ServiceName, ServiceSpec, Timestamp, VipSpec,
     },
     registry::{Change, Desired, Registry},
+    runtime::{self, Keeper},
     telemetry::LogFilter,
 };
 
 pub(crate) const A: &str = "http://127.0.0.1:8080";
 pub(crate) const B: &str = "http://127.0.0.1:8081";
+
+/// What a file would say of [`desired`], as far as changes of it are concerned.
+const FILE: &str = r#"
+[gateway]
+listen = []
+[defaults]
+health_check.enabled = false
+[services.main-backend]
+algorithm = "adaptive"
+instances = [
+    { endpoint = "http://127.0.0.1:8080", weight = 10 },
+    { endpoint = "http://127.0.0.1:8081", weight = 30 },
+]
+[services.ocr-service]
+algorithm = "consistent_hash"
+hash_key = "header:x-user"
+forwarding = "l2dsr"
+instances = [{ endpoint = "127.0.0.1:8004", weight = 6 }]
+[[routes]]
+path = "/api/v1/auth/*"
+service = "main-backend"
+[[routes]]
+host = "*.example.org"
+path = "/exact"
+service = "main-backend"
+[[vips]]
+address = "192.0.2.1"
+port = 53
+protocol = "udp"
+service = "ocr-service"
+[datapath]
+interfaces = ["eth0"]
+"#;
 
 /// An API over two services, and the hands to move what it measures.
 pub(crate) struct World {
@@ -108,7 +144,7 @@ impl Got {
 
 impl World {
     pub(crate) fn new() -> Self {
-        Self::with_reload(Arc::new(|| Box::pin(async { Ok(Reloaded::default()) })))
+        Self::with_reload(Arc::new(|_| Box::pin(async { Ok(Reloaded::default()) })))
     }
 
     pub(crate) fn with_reload(reload: Reload) -> Self {
@@ -122,7 +158,7 @@ impl World {
     /// One that lets in whom `access` does.
     pub(crate) fn guarded(access: Arc<Access>) -> Self {
         let reload = || async { Ok(Reloaded::default()) };
-        Self::made(access, Arc::new(move || Box::pin(reload())))
+        Self::made(access, Arc::new(move |_| Box::pin(reload())))
     }
 
     fn made(access: Arc<Access>, reload: Reload) -> Self {
@@ -132,6 +168,16 @@ impl World {
             .unwrap();
         let clock = Clock::manual(Timestamp(100_500_000));
         let reporter = Reporter::new(report(&registry));
+        let folder = tempfile::TempDir::new().unwrap();
+        let file = folder.path().join("lb.toml");
+        std::fs::write(&file, FILE).unwrap();
+        let sources = Sources {
+            file: Some(file),
+            ..Sources::default()
+        };
+        let loaded = runtime::load(&sources).unwrap();
+        let keeper = Keeper::new(sources, loaded, Arc::clone(&registry));
+        keeper.adopt();
         let state = ApiState::new(
             Arc::clone(&registry),
             clock.clone(),
@@ -139,8 +185,44 @@ impl World {
             LogFilter::unattached("info"),
             reporter.handle(),
             reload,
+            Arc::new(keeper),
         )
         .unwrap();
+        Self {
+            registry,
+            clock,
+            router: router(state.clone()),
+            state,
+            reporter,
+        }
+    }
+
+    /// An API over what a configuration file says.
+    pub(crate) fn of(file: &std::path::Path) -> Self {
+        let sources = Sources {
+            file: Some(file.to_owned()),
+            ..Sources::default()
+        };
+        let loaded = runtime::load(&sources).unwrap();
+        let access = loaded.config.daemon.api.access.clone();
+        let access = Access::new(access.into(), Audit::to_log());
+        let settings = loaded.config.settings.clone();
+        let registry = Arc::new(Registry::new(1, []));
+        let keeper = Arc::new(Keeper::new(sources, loaded, Arc::clone(&registry)));
+        let clock = Clock::manual(Timestamp(100_500_000));
+        keeper.start(clock.now()).unwrap();
+        let reporter = Reporter::new(Report::default());
+        let state = ApiState::new(
+            Arc::clone(&registry),
+            clock.clone(),
+            access,
+            LogFilter::unattached("info"),
+            reporter.handle(),
+            Arc::new(|_| Box::pin(async { Ok(Reloaded::default()) })),
+            keeper,
+        )
+        .unwrap();
+        state.configured(&settings);
         Self {
             registry,
             clock,

@@ -36,7 +36,11 @@ pub use breaker::{
     Advice, Breaker, BreakerRules, BreakerTransitions, BreakerWindow, Breakers, InstanceBreaker,
     ServiceBreakers,
 };
-pub use config::{Config, Setting};
+pub use config::{
+    Change, Config, ConfigDocument, ConfigPatch, Difference, InstanceDocument, NewInstance,
+    NewRoute, NewService, NewVip, Part, Revision, RevisionDiff, RevisionSummary, Revisions,
+    RouteDocument, Runtime, ServiceDocument, SetAtRunTime, Setting, VipDocument,
+};
 pub use datapath::{
     ConnectionTable, CounterValue, Datapath, Interface, Packets, Reconcile, Usage, VipTraffic,
 };
@@ -48,7 +52,10 @@ pub use health::{
     GatewayHealth, InstanceCounts, LastReload, Liveness, Readiness, ServiceHealth, ServicesHealth,
     Status,
 };
-pub use instance::{Connections, Ejected, Instance, Instances, Kernel, Learned, Report, SlowStart};
+pub use instance::{
+    Connections, Drain, Ejected, Instance, Instances, Kernel, Learned, Report, SlowStart,
+    StartDrain,
+};
 pub use integration::{BackendWord, Integration, Integrations};
 pub use log::{Log, SetLog};
 pub use performance::{Figures, InstancePerformance, Performance, ServicePerformance};
@@ -73,6 +80,8 @@ pub struct Envelope<T> {
 pub struct Reload {
     /// The revision that is now current.
     pub revision: u64,
+    /// The revision of the configuration that is now in force.
+    pub config_revision: u64,
     /// What changed, a phrase each; empty when the configuration asks for what already is.
     pub changes: Vec<String>,
     /// Settings whose new values wait for a restart of the daemon.

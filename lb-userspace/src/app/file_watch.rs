@@ -11,6 +11,6 @@ pub(super) async fn run(mut file: FileWatch, state: ApiState) {
         file.changed().await;
         tracing::info!(path, "the configuration file has changed");
         // Its outcome is in the log and in the state.
-        drop(state.reload().await);
+        drop(state.reload("file watch").await);
     }
 }

@@ -58,9 +58,9 @@ pub(super) async fn run(
                     .as_ref()
                     .filter(|previous| *previous != algorithm)
                 {
-                    Some(previous) => format!(
-                        "{service} chooses by {algorithm} (before: {previous}), until lb restarts"
-                    ),
+                    Some(previous) => {
+                        format!("{service} chooses by {algorithm} (before: {previous})")
+                    }
                     None => format!("{service} chooses by {algorithm} already"),
                 }
             })

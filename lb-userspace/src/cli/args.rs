@@ -174,12 +174,25 @@ pub(super) enum Question {
     Explain(Explain),
     /// What happens, as it happens: a line an event, until Ctrl-C
     Events(Events),
-    /// The services and what leads to them
-    Services,
-    /// The routes: which requests go to which service
-    Routes,
-    /// The VIPs: which connections the kernel balances over which service
-    Vips,
+    /// The services and what leads to them; make, change and remove them
+    #[command(visible_alias = "service")]
+    Services {
+        #[command(subcommand)]
+        command: Option<ServicesCommand>,
+    },
+    /// The routes: which requests go to which service; make, change and remove them
+    #[command(visible_alias = "route")]
+    Routes {
+        #[command(subcommand)]
+        command: Option<RoutesCommand>,
+    },
+    /// The VIPs: which connections the kernel balances over which service; make, change and remove
+    /// them
+    #[command(visible_alias = "vip")]
+    Vips {
+        #[command(subcommand)]
+        command: Option<VipsCommand>,
+    },
     /// What may enter and what waits: limits of requests in flight and of rates
     Limits,
     /// Where instances are found beside the configuration, and how each source does
@@ -223,7 +236,7 @@ pub(super) enum Question {
         #[command(subcommand)]
         command: DatapathCommand,
     },
-    /// The settings in force
+    /// The configuration: look at it, change it, take changes back
     Config {
         #[command(subcommand)]
         command: ConfigCommand,
@@ -233,7 +246,7 @@ pub(super) enum Question {
         #[command(subcommand)]
         command: LogCommand,
     },
-    /// Undo what was set at run time, and forget what was measured and learned
+    /// Undo what operators have ordered, and forget what was measured and learned
     Reset,
     /// What lb decides by, as JSON
     Debug,
@@ -314,6 +327,14 @@ pub(super) struct Events {
     pub(super) after: Option<u64>,
 }
 
+/// Whether a change is made or only tried.
+#[derive(Args, Clone, Copy, Debug)]
+pub(super) struct Trial {
+    /// Only say what would change
+    #[arg(long)]
+    pub(super) dry_run: bool,
+}
+
 /// What to do with the configuration.
 #[derive(Clone, Debug, Subcommand)]
 pub(super) enum ConfigCommand {
@@ -325,6 +346,182 @@ pub(super) enum ConfigCommand {
     },
     /// Print a JSON Schema of the configuration file, for editors; works without a running lb
     Schema,
+    /// What somebody has set, as JSON: all of it, or what stands at a key
+    Get {
+        /// Such as services.web.timeouts, or services.web.instances."http://10.0.0.2:8080"
+        key: Option<String>,
+    },
+    /// Make the configuration what a file says, and nothing else
+    Apply {
+        /// TOML, or JSON when its name ends in .json
+        file: PathBuf,
+        #[command(flatten)]
+        trial: Trial,
+    },
+    /// Set something at run time
+    Set {
+        /// Such as services.web.timeouts.connect
+        key: String,
+        /// As in the file: 5, true, "30s", ["a", "b"]; anything else is text
+        #[arg(allow_hyphen_values = true)]
+        value: String,
+        #[command(flatten)]
+        trial: Trial,
+    },
+    /// Give something that was set at run time back to file, environment and flags
+    Unset {
+        /// The key, and everything below; all of it when left out
+        key: Option<String>,
+        #[command(flatten)]
+        trial: Trial,
+    },
+    /// What is set at run time, by whom, and since when
+    Runtime,
+    /// Who has changed what
+    Revisions,
+    /// How a revision differs from another one, or from the one in force
+    Diff {
+        /// From this revision
+        from: u64,
+        /// To this one
+        to: Option<u64>,
+    },
+    /// Make the configuration what it was in a revision, whatever the file says now
+    Rollback {
+        /// The revision; see "lb config revisions"
+        revision: u64,
+        #[command(flatten)]
+        trial: Trial,
+    },
+}
+
+/// What to do with services.
+#[derive(Clone, Debug, Subcommand)]
+pub(super) enum ServicesCommand {
+    /// All services
+    List,
+    /// What is configured of a service, as JSON
+    Show {
+        /// The service
+        service: String,
+    },
+    /// Make a service
+    Create {
+        /// Its name
+        service: String,
+        /// An instance, such as http://10.0.0.2:8080; may be repeated
+        #[arg(long = "instance", value_name = "ENDPOINT")]
+        instances: Vec<String>,
+        /// How it chooses; see "lb algorithm list"
+        #[arg(long, value_name = "NAME")]
+        algorithm: Option<String>,
+        /// Other settings, such as health_check.path=/health
+        #[arg(value_name = "KEY=VALUE")]
+        settings: Vec<String>,
+        #[command(flatten)]
+        trial: Trial,
+    },
+    /// Change settings of a service
+    Set {
+        /// The service
+        service: String,
+        /// Such as timeouts.connect=1s; KEY= gives it back to [defaults]
+        #[arg(value_name = "KEY=VALUE", required = true)]
+        settings: Vec<String>,
+        #[command(flatten)]
+        trial: Trial,
+    },
+    /// Remove a service that nothing leads to
+    Remove {
+        /// The service
+        service: String,
+        #[command(flatten)]
+        trial: Trial,
+    },
+}
+
+/// What to do with routes.
+#[derive(Clone, Debug, Subcommand)]
+pub(super) enum RoutesCommand {
+    /// All routes
+    List,
+    /// What is configured of a route, as JSON
+    Show {
+        /// Host and path, such as */shop/* or example.org/
+        route: String,
+    },
+    /// Send the requests of a host and path to a service
+    Add {
+        /// The path, with /* at its end for everything below
+        path: String,
+        /// The service
+        #[arg(long, value_name = "NAME")]
+        service: String,
+        /// The host; any when left out
+        #[arg(long, value_name = "HOST")]
+        host: Option<String>,
+        /// Other settings, such as priority=1
+        #[arg(value_name = "KEY=VALUE")]
+        settings: Vec<String>,
+        #[command(flatten)]
+        trial: Trial,
+    },
+    /// Change settings of a route
+    Set {
+        /// Host and path, such as */shop/* or example.org/
+        route: String,
+        /// Such as service=web
+        #[arg(value_name = "KEY=VALUE", required = true)]
+        settings: Vec<String>,
+        #[command(flatten)]
+        trial: Trial,
+    },
+    /// Remove a route
+    Remove {
+        /// Host and path, such as */shop/* or example.org/
+        route: String,
+        #[command(flatten)]
+        trial: Trial,
+    },
+}
+
+/// What to do with VIPs.
+#[derive(Clone, Debug, Subcommand)]
+pub(super) enum VipsCommand {
+    /// All VIPs
+    List,
+    /// What is configured of a VIP, as JSON
+    Show {
+        /// Such as tcp/10.0.0.100:443
+        vip: String,
+    },
+    /// Balance connections to an address over a service
+    Add {
+        /// Such as tcp/10.0.0.100:443
+        vip: String,
+        /// The service
+        #[arg(long, value_name = "NAME")]
+        service: String,
+        #[command(flatten)]
+        trial: Trial,
+    },
+    /// Change settings of a VIP
+    Set {
+        /// Such as tcp/10.0.0.100:443
+        vip: String,
+        /// Such as service=web
+        #[arg(value_name = "KEY=VALUE", required = true)]
+        settings: Vec<String>,
+        #[command(flatten)]
+        trial: Trial,
+    },
+    /// Remove a VIP
+    Remove {
+        /// Such as tcp/10.0.0.100:443
+        vip: String,
+        #[command(flatten)]
+        trial: Trial,
+    },
 }
 
 /// What to do with instances.
@@ -337,10 +534,50 @@ pub(super) enum InstancesCommand {
     },
     /// Everything that lb knows about an instance
     Show(Target),
+    /// Add an instance to a service
+    Add {
+        #[command(flatten)]
+        target: Target,
+        /// Its share of the traffic relative to the others
+        #[arg(long)]
+        weight: Option<u16>,
+        /// Most requests in flight
+        #[arg(long, value_name = "COUNT")]
+        max_requests: Option<u32>,
+        #[command(flatten)]
+        trial: Trial,
+    },
+    /// Change what is configured of an instance
+    #[command(group = clap::ArgGroup::new("what").required(true).multiple(true))]
+    Set {
+        #[command(flatten)]
+        target: Target,
+        /// Its share of the traffic relative to the others
+        #[arg(long, group = "what")]
+        weight: Option<u16>,
+        /// Most requests in flight
+        #[arg(long, value_name = "COUNT", group = "what")]
+        max_requests: Option<u32>,
+        #[command(flatten)]
+        trial: Trial,
+    },
+    /// Remove an instance from a service; its requests in flight finish
+    Remove {
+        #[command(flatten)]
+        target: Target,
+        /// Drain it first, and remove it when nothing is left or this time is over
+        #[arg(long, value_name = "DURATION")]
+        drain: Option<humantime::Duration>,
+        #[command(flatten)]
+        trial: Trial,
+    },
     /// Let an instance finish what it has and give it nothing new
     Drain {
         #[command(flatten)]
         target: Target,
+        /// Disable it when this time is over, whatever is left
+        #[arg(long, value_name = "DURATION")]
+        deadline: Option<humantime::Duration>,
         /// Wait until no request and no connection is left, 5 minutes at most or as long as given
         #[arg(long, value_name = "DURATION", num_args = 0..=1, default_missing_value = "5m")]
         wait: Option<humantime::Duration>,
@@ -451,7 +688,7 @@ pub(super) enum AlgorithmCommand {
         /// The service
         service: String,
     },
-    /// Change what a service uses, until lb restarts
+    /// Order what a service uses, until another one is configured
     Set {
         /// The service
         service: String,

@@ -11,6 +11,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
 
 use super::{
     args::Connection,
@@ -39,6 +40,8 @@ pub(super) struct Client {
 struct Answer {
     status: StatusCode,
     body: Bytes,
+    /// The tag of what is configured.
+    tag: Option<HeaderValue>,
 }
 
 impl Client {
@@ -119,7 +122,7 @@ impl Client {
 
     /// The answer to `GET path`, an absolute path, as text.
     pub(super) async fn text(&self, path: &str) -> Result<String, CliError> {
-        let answer = self.send(Method::GET, path, None).await?;
+        let answer = self.send(Method::GET, path, None, None).await?;
         if !answer.status.is_success() {
             return Err(self.refused(&answer));
         }
@@ -132,13 +135,40 @@ impl Client {
         path: &str,
         body: Option<Vec<u8>>,
     ) -> Result<T, CliError> {
-        let answer = self.send(method, path, body).await?;
+        self.read(&self.send(method, path, body, None).await?)
+    }
+
+    fn read<T: DeserializeOwned>(&self, answer: &Answer) -> Result<T, CliError> {
         if !answer.status.is_success() {
-            return Err(self.refused(&answer));
+            return Err(self.refused(answer));
         }
         let envelope: Envelope<T> = serde_json::from_slice(&answer.body)
             .map_err(|error| self.foreign(&format!("its answer does not fit ({error})")))?;
         Ok(envelope.data)
+    }
+
+    /// What a change of something that is configured answers. Where lb asks of what it is a change,
+    /// of what is there now: this is the way for people, who have just looked.
+    pub(super) async fn change<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<T, CliError> {
+        let path = format!("/api/v1/loadbalancer{path}");
+        let body = body.map(serde_json::to_vec).transpose();
+        let body = body.map_err(std::io::Error::from)?;
+        let mut answer = self.send(method.clone(), &path, body.clone(), None).await?;
+        if answer.status == StatusCode::PRECONDITION_REQUIRED {
+            let of = path.split('?').next().unwrap_or(&path);
+            let of = match of.split_once("/config/") {
+                Some((before, _)) => format!("{before}/config"),
+                None => of.to_owned(),
+            };
+            let tag = self.send(Method::GET, &of, None, None).await?.tag;
+            answer = self.send(method, &path, body, tag).await?;
+        }
+        self.read(&answer)
     }
 
     async fn send(
@@ -146,9 +176,11 @@ impl Client {
         method: Method,
         path: &str,
         body: Option<Vec<u8>>,
+        tag: Option<HeaderValue>,
     ) -> Result<Answer, CliError> {
         let stream = self.connect().await?;
-        match tokio::time::timeout(ANSWER_LIMIT, self.exchange(stream, method, path, body)).await {
+        let exchange = self.exchange(stream, method, path, body, tag);
+        match tokio::time::timeout(ANSWER_LIMIT, exchange).await {
             Ok(answer) => answer,
             Err(_) => Err(self.slow()),
         }
@@ -172,8 +204,9 @@ impl Client {
         method: Method,
         path: &str,
         body: Option<Vec<u8>>,
+        tag: Option<HeaderValue>,
     ) -> Result<Answer, CliError> {
-        let response = self.ask(stream, method, path, body).await?;
+        let response = self.ask(stream, method, path, body, tag).await?;
         self.collect(response).await
     }
 
@@ -184,6 +217,7 @@ impl Client {
         method: Method,
         path: &str,
         body: Option<Vec<u8>>,
+        tag: Option<HeaderValue>,
     ) -> Result<Response<Incoming>, CliError> {
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
@@ -198,6 +232,9 @@ impl Client {
         if let Some(authorization) = &self.authorization {
             request = request.header(header::AUTHORIZATION, authorization.clone());
         }
+        if let Some(tag) = tag {
+            request = request.header(header::IF_MATCH, tag);
+        }
         if body.is_some() {
             request = request.header(header::CONTENT_TYPE, "application/json");
         }
@@ -211,6 +248,7 @@ impl Client {
         let (parts, body) = response.into_parts();
         let body = Limited::new(body, SIZE_LIMIT).collect().await;
         Ok(Answer {
+            tag: parts.headers.get(header::ETAG).cloned(),
             status: parts.status,
             body: body.map_err(|error| self.odd(&error))?.to_bytes(),
         })
@@ -223,7 +261,7 @@ impl Client {
         mut each: impl FnMut(&str) -> std::io::Result<()>,
     ) -> Result<(), CliError> {
         let stream = self.connect().await?;
-        let head = self.ask(stream, Method::GET, path, None);
+        let head = self.ask(stream, Method::GET, path, None, None);
         let head = tokio::time::timeout(ANSWER_LIMIT, head).await;
         let response = head.unwrap_or_else(|_| Err(self.slow()))?;
         if !response.status().is_success() {

@@ -1,9 +1,9 @@
 //! What can go wrong for a client, and what to do about it.
 
-use std::{io, time::Duration};
+use std::{io, path::PathBuf, time::Duration};
 
 use super::{FAILED, USAGE};
-use crate::{api::Fault, config::Faults, l4::L4Error};
+use crate::{api::Fault, l4::L4Error, runtime::LoadError};
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -83,9 +83,25 @@ pub enum CliError {
         /// What is left.
         left: String,
     },
-    /// The configuration has faults.
+    /// A setting on the command line makes no sense.
+    #[error("expected {expected}, found {found:?}")]
+    Setting {
+        /// What was expected.
+        expected: &'static str,
+        /// What was given.
+        found: String,
+    },
+    /// A file cannot be read.
+    #[error("expected {} to be a configuration in TOML or JSON: {why}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The configuration has faults, or what was set at run time cannot be read.
     #[error(transparent)]
-    Configuration(#[from] Faults),
+    Configuration(#[from] LoadError),
     /// The packet path cannot be taken off.
     #[error(transparent)]
     Datapath(#[from] L4Error),
@@ -102,7 +118,7 @@ impl CliError {
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
         match self {
-            Self::Url { .. } | Self::Token => USAGE,
+            Self::Url { .. } | Self::Token | Self::Setting { .. } => USAGE,
             _ => FAILED,
         }
     }
@@ -119,6 +135,7 @@ const fn hint(status: u16) -> &'static str {
     match status {
         401 => "\n  --token or LB_API_TOKEN gives the token.",
         403 => "\n  Is --token (LB_API_TOKEN) one of this lb with the role for that?",
+        507 => "\n  Make room on the disk of the state file (state.file), and do it again.",
         _ => "",
     }
 }

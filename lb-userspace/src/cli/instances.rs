@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use hyper::Method;
+use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use super::{
     Context,
-    args::{InstancesCommand, Target},
-    breakers,
+    args::{InstancesCommand, Target, Trial},
+    breakers, change,
     client::segment,
     error::CliError,
     format::{self, Lean, maybe, ms, pairs, percent, table},
@@ -28,7 +30,51 @@ pub(super) async fn run(
             let instance: Instance = context.client.get(&path(&target)).await?;
             context.show(&instance, one)
         }
-        InstancesCommand::Drain { target, wait } => drain(context, &target, wait).await,
+        InstancesCommand::Add {
+            target,
+            weight,
+            max_requests,
+            trial,
+        } => {
+            let mut body = limits(weight, max_requests);
+            body["endpoint"] = target.instance.clone().into();
+            let path = format!("/instances/{}", segment(&target.service));
+            change::make(context, Method::POST, &path, Some(body), trial).await
+        }
+        InstancesCommand::Set {
+            target,
+            weight,
+            max_requests,
+            trial,
+        } => {
+            let body = limits(weight, max_requests);
+            change::make(context, Method::PATCH, &path(&target), Some(body), trial).await
+        }
+        InstancesCommand::Remove {
+            target,
+            drain: Some(time),
+            trial: Trial { dry_run: false },
+        } => {
+            // Whole units of the shortest that is understood.
+            let time = format!("{}ms", time.as_millis());
+            let path = format!("{}?drain={time}", path(&target));
+            let instance: Instance = context.client.change(Method::DELETE, &path, None).await?;
+            context.show(&instance, |instance| {
+                let left = left(instance);
+                format!(
+                    "{} is draining and will be removed: {left} left",
+                    instance.instance
+                )
+            })
+        }
+        InstancesCommand::Remove { target, trial, .. } => {
+            change::make(context, Method::DELETE, &path(&target), None, trial).await
+        }
+        InstancesCommand::Drain {
+            target,
+            deadline,
+            wait,
+        } => drain(context, &target, deadline, wait).await,
         InstancesCommand::Enable(target) => {
             let instance = set(context, &target, "enable").await?;
             let text = if instance.available {
@@ -83,16 +129,41 @@ async fn set(context: &Context<'_>, target: &Target, verb: &str) -> Result<Insta
     context.client.post(&path).await
 }
 
+fn limits(weight: Option<u16>, max_requests: Option<u32>) -> Value {
+    let mut body = json!({});
+    if let Some(weight) = weight {
+        body["weight"] = weight.into();
+    }
+    if let Some(most) = max_requests {
+        body["max_requests"] = most.into();
+    }
+    body
+}
+
 async fn drain(
     context: &mut Context<'_>,
     target: &Target,
+    deadline: Option<humantime::Duration>,
     wait: Option<humantime::Duration>,
 ) -> Result<(), CliError> {
-    let mut instance = set(context, target, "drain").await?;
+    let body = deadline.map(|time| json!({"deadline": format!("{}ms", time.as_millis())}));
+    let drain = format!("{}/drain", path(target));
+    let mut instance: Instance = context
+        .client
+        .change(Method::POST, &drain, body.as_ref())
+        .await?;
+    // Who names a deadline waits for it, and a moment longer.
+    let wait = wait.map(|wait| match deadline {
+        Some(deadline) => (*deadline + LOOK_AGAIN * 8).into(),
+        None => wait,
+    });
     if let Some(limit) = wait {
         let end = Instant::now() + *limit;
         context.say(&format!("{} is draining", instance.instance))?;
         while instance.drained != Some(true) {
+            if deadline.is_some() && instance.admin == "disabled" {
+                break;
+            }
             if Instant::now() >= end || instance.admin != "draining" {
                 return Err(CliError::NotDrained {
                     left: left(&instance),
@@ -105,20 +176,36 @@ async fn drain(
         }
     }
     context.show(&instance, |instance| {
+        let name = &instance.instance;
         if instance.drained == Some(true) {
-            format!("{} is drained", instance.instance)
+            format!("{name} is drained")
+        } else if instance.admin == "disabled" {
+            format!(
+                "{name} is disabled, the time is over: {} left",
+                left(instance)
+            )
         } else {
-            format!("{} is draining: {} left", instance.instance, left(instance))
+            format!("{name} is draining: {} left", left(instance))
         }
     })
 }
 
 /// What a drain waits for.
 fn left(instance: &Instance) -> String {
-    format!(
-        "{} requests, {} connections",
-        instance.requests.in_flight, instance.kernel.live_connections
-    )
+    let (requests, connections) = (
+        instance.requests.in_flight,
+        instance.kernel.live_connections,
+    );
+    let mut text = format!("{requests} requests, {connections} connections");
+    if let Some(drain) = &instance.drain {
+        if drain.sessions > 0 {
+            text += &format!(", {} sessions", drain.sessions);
+        }
+        if let Some(seconds) = drain.seconds_left {
+            text += &format!(" and {seconds:.0} s");
+        }
+    }
+    text
 }
 
 async fn list(context: &mut Context<'_>, service: Option<&str>) -> Result<(), CliError> {

@@ -6,7 +6,10 @@ use clap::CommandFactory as _;
 use clap_complete::Shell;
 
 use super::{args::Cli, error::CliError};
-use crate::config::{self, Overrides, Sources};
+use crate::{
+    config::{self, Overrides, Sources},
+    runtime,
+};
 
 /// `lb check`: the summary of a good configuration, or every fault of a bad one.
 pub(super) fn check(
@@ -14,7 +17,7 @@ pub(super) fn check(
     effective: bool,
     out: &mut dyn Write,
 ) -> Result<(), CliError> {
-    let config = config::load(&Sources::of_process(overrides))?;
+    let config = runtime::load(&Sources::of_process(overrides))?.config;
     if effective {
         write!(out, "{}", config.effective())?;
     } else {

@@ -1,15 +1,58 @@
-//! `lb services`, `lb routes`, `lb vips`.
+//! `lb services …`.
+
+use hyper::Method;
 
 use super::{
     Context,
+    args::ServicesCommand,
+    change,
+    client::segment,
     error::CliError,
     format::{Lean, table},
     status::of,
 };
-use crate::api::types::{Routes, Services, Vips};
+use crate::api::types::Services;
 
-/// `lb services`.
-pub(super) async fn services(context: &mut Context<'_>) -> Result<(), CliError> {
+pub(super) async fn run(
+    context: &mut Context<'_>,
+    command: Option<ServicesCommand>,
+) -> Result<(), CliError> {
+    let path = |service: &str| format!("/services/{}", segment(service));
+    match command {
+        None | Some(ServicesCommand::List) => list(context).await,
+        Some(ServicesCommand::Show { service }) => change::part(context, &path(&service)).await,
+        Some(ServicesCommand::Create {
+            service,
+            instances,
+            algorithm,
+            settings,
+            trial,
+        }) => {
+            let mut body = change::settings(&settings)?;
+            body["name"] = service.into();
+            if !instances.is_empty() || body.get("instances").is_none() {
+                body["instances"] = instances.into();
+            }
+            if let Some(algorithm) = algorithm {
+                body["algorithm"] = algorithm.into();
+            }
+            change::make(context, Method::POST, "/services", Some(body), trial).await
+        }
+        Some(ServicesCommand::Set {
+            service,
+            settings,
+            trial,
+        }) => {
+            let body = change::settings(&settings)?;
+            change::make(context, Method::PATCH, &path(&service), Some(body), trial).await
+        }
+        Some(ServicesCommand::Remove { service, trial }) => {
+            change::make(context, Method::DELETE, &path(&service), None, trial).await
+        }
+    }
+}
+
+async fn list(context: &mut Context<'_>) -> Result<(), CliError> {
     let services: Services = context.client.get("/services").await?;
     context.show(&services, |list| {
         let columns = [
@@ -41,41 +84,4 @@ fn list_or_dash(list: &[String]) -> String {
     } else {
         list.join(", ")
     }
-}
-
-/// `lb routes`.
-pub(super) async fn routes(context: &mut Context<'_>) -> Result<(), CliError> {
-    let routes: Routes = context.client.get("/routes").await?;
-    context.show(&routes, |list| {
-        let columns = [
-            ("HOST", Lean::Left),
-            ("PATH", Lean::Left),
-            ("SERVICE", Lean::Left),
-        ];
-        let rows = list.routes.iter().map(|route| {
-            vec![
-                route.host.clone(),
-                route.path.clone(),
-                route.service.clone(),
-            ]
-        });
-        table(&columns, rows)
-    })
-}
-
-/// `lb vips`.
-pub(super) async fn vips(context: &mut Context<'_>) -> Result<(), CliError> {
-    let vips: Vips = context.client.get("/vips").await?;
-    context.show(&vips, |list| {
-        let columns = [
-            ("VIP", Lean::Left),
-            ("SERVICE", Lean::Left),
-            ("FORWARDING", Lean::Left),
-        ];
-        let rows = list
-            .vips
-            .iter()
-            .map(|vip| vec![vip.vip.clone(), vip.service.clone(), vip.forwarding.clone()]);
-        table(&columns, rows)
-    })
 }

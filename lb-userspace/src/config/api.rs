@@ -56,6 +56,8 @@ pub(super) fn read(root: &mut Section<'_, '_>) -> ReadApi {
         let mut access = read_access(t, &unset.access);
         let (tls, clients) = api_tls::read(t);
         access.clients = clients;
+        let require_if_match = Sourced::unset(unset.require_if_match);
+        let require_if_match = t.value("require_if_match", &Switch, &require_if_match);
         ReadApi {
             spec: ApiSpec {
                 listen: listen.value.clone(),
@@ -66,6 +68,7 @@ pub(super) fn read(root: &mut Section<'_, '_>) -> ReadApi {
                 on_gateway: on_gateway.value,
                 access,
                 tls,
+                require_if_match: require_if_match.value,
             },
             listen,
         }

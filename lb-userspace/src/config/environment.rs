@@ -27,6 +27,7 @@ pub(super) const VARIABLES: &[(&str, &[&str], bool)] = &[
     ("LB_API_LISTEN", &["api", "listen"], false),
     ("LB_API_TOKEN", &["api", "token"], false),
     ("LB_API_TOKEN_FILE", &["api", "token_file"], false),
+    ("LB_STATE_FILE", &["state", "file"], false),
     ("LB_INTERFACES", &["datapath", "interfaces"], true),
     ("LB_DATAPATH_MODE", &["datapath", "mode"], false),
     ("LB_DEFAULT_ALGORITHM", &["defaults", "algorithm"], false),

@@ -59,6 +59,14 @@ impl Faults {
         Err(Self(faults))
     }
 
+    /// The same with other paths.
+    pub(super) fn with_paths(mut self, path: impl Fn(&KeyPath) -> KeyPath) -> Self {
+        for fault in &mut self.0 {
+            fault.path = path(&fault.path);
+        }
+        self
+    }
+
     /// The faults.
     #[must_use]
     pub fn list(&self) -> &[Fault] {

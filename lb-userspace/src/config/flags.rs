@@ -33,6 +33,9 @@ pub struct Overrides {
     /// text or json
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<String>,
+    /// Keep what is set at run time in this file
+    #[arg(long, value_name = "FILE")]
+    pub state_file: Option<String>,
     /// Attach the packet path to this interface; may be repeated
     #[arg(long, value_name = "NAME")]
     pub interface: Vec<String>,
@@ -54,6 +57,7 @@ pub(super) fn overlay(root: &mut Table, flags: &Overrides) {
         workers,
         log_level,
         log_format,
+        state_file,
         interface,
         datapath_mode,
         default_algorithm,
@@ -76,11 +80,12 @@ pub(super) fn overlay(root: &mut Table, flags: &Overrides) {
             set(root, path, Node::new(Value::List(items.collect()), origin));
         }
     }
-    let single: [(&'static str, &[&str], &Option<String>); 6] = [
+    let single: [(&'static str, &[&str], &Option<String>); 7] = [
         ("--api-listen", &["api", "listen"], api_listen),
         ("--workers", &["gateway", "workers"], workers),
         ("--log-level", &["log", "level"], log_level),
         ("--log-format", &["log", "format"], log_format),
+        ("--state-file", &["state", "file"], state_file),
         ("--datapath-mode", &["datapath", "mode"], datapath_mode),
         (
             "--default-algorithm",

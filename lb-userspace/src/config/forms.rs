@@ -4,7 +4,10 @@ use std::{fmt::Display, time::Duration};
 
 use serde_json::{Value as Json, json};
 
-use super::tree::{Node, Value};
+use super::{
+    document::HIDDEN,
+    tree::{Node, Value},
+};
 
 /// The form of a setting.
 pub(super) trait Form {
@@ -29,6 +32,11 @@ pub(super) trait Form {
     /// A node that was refused, for a message.
     fn show_found(&self, node: &Node) -> String {
         node.show()
+    }
+
+    /// Whether nobody may see the value.
+    fn is_secret(&self) -> bool {
+        false
     }
 }
 
@@ -425,7 +433,7 @@ impl<T: Clone> Form for Pattern<T> {
 
     fn show(&self, value: &T) -> String {
         if self.secret {
-            "(secret)".to_owned()
+            HIDDEN.to_owned()
         } else {
             format!("{:?}", (self.show)(value))
         }
@@ -445,5 +453,9 @@ impl<T: Clone> Form for Pattern<T> {
         } else {
             node.show()
         }
+    }
+
+    fn is_secret(&self) -> bool {
+        self.secret
     }
 }

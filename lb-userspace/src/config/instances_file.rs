@@ -3,7 +3,7 @@
 //! It is read with the same forms as `instances` of a service, so the same values are accepted and
 //! a fault says the same. JSON is turned into the same tree as TOML.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use super::{
     Fault, Faults, KeyPath, Origin, RESOLVE_DEADLINE,
@@ -36,10 +36,10 @@ pub fn instances_in(path: &Path, weight: u16) -> Result<Vec<InstanceSpec>, Fault
     } else {
         file::read(path)
     };
-    interpret(parsed, weight, Endpoint::parse)
+    interpret(parsed, weight, &(Arc::new(Endpoint::parse) as Resolve))
 }
 
-fn interpret(parsed: Parsed, weight: u16, resolve: Resolve) -> Result<Vec<InstanceSpec>, Faults> {
+fn interpret(parsed: Parsed, weight: u16, resolve: &Resolve) -> Result<Vec<InstanceSpec>, Faults> {
     let Parsed {
         table,
         mut faults,
@@ -145,7 +145,7 @@ mod tests {
             Some(ending) if ending == "json" => parse_json(text, path),
             _ => file::parse(text, path),
         };
-        let read = interpret(parsed, 3, Endpoint::parse);
+        let read = interpret(parsed, 3, &(Arc::new(Endpoint::parse) as Resolve));
         let show = |spec: &InstanceSpec| {
             let limit = spec.max_requests.map(|most| format!(" {most}"));
             format!(

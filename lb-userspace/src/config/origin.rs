@@ -2,6 +2,8 @@
 
 use std::{fmt, path::Path, sync::Arc};
 
+use super::layer::Stamp;
+
 /// Where a value comes from. The order is that of growing weight.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Origin {
@@ -19,6 +21,8 @@ pub enum Origin {
     Variable(Arc<str>),
     /// A command line flag, with its dashes.
     Flag(&'static str),
+    /// A change at run time.
+    RunTime(Arc<Stamp>),
 }
 
 impl Origin {
@@ -40,6 +44,14 @@ impl fmt::Display for Origin {
             } => write!(f, "{}:{line}:{column}", file.display()),
             Self::Variable(name) => write!(f, "environment variable {name}"),
             Self::Flag(name) => write!(f, "flag {name}"),
+            Self::RunTime(stamp) => {
+                let Stamp {
+                    revision,
+                    who,
+                    time,
+                } = &**stamp;
+                write!(f, "run time (revision {revision}, by {who}, at {time})")
+            }
         }
     }
 }

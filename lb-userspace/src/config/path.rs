@@ -3,10 +3,10 @@
 use std::fmt;
 
 /// The way to a value, such as `services.web.instances[0].weight`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyPath(Vec<Segment>);
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Segment {
     Key(String),
     Index(usize),
@@ -21,6 +21,35 @@ impl KeyPath {
     #[must_use]
     pub(super) fn index(&self, index: usize) -> Self {
         self.with(Segment::Index(index))
+    }
+
+    /// The same way, with `name` in the place of a number for which there is one. It is asked with
+    /// the names so far and the number.
+    pub(super) fn named(&self, mut name: impl FnMut(&[String], usize) -> Option<String>) -> Self {
+        let mut so_far = Vec::new();
+        let segments = self.0.iter().map(|segment| {
+            let segment = match segment {
+                Segment::Index(index) => match name(&so_far, *index) {
+                    Some(name) => Segment::Key(name),
+                    None => Segment::Index(*index),
+                },
+                key @ Segment::Key(_) => key.clone(),
+            };
+            so_far.push(match &segment {
+                Segment::Key(key) => key.clone(),
+                Segment::Index(index) => index.to_string(),
+            });
+            segment
+        });
+        Self(segments.collect())
+    }
+
+    /// The names and numbers on the way.
+    pub fn segments(&self) -> impl Iterator<Item = String> {
+        self.0.iter().map(|segment| match segment {
+            Segment::Key(key) => key.clone(),
+            Segment::Index(index) => index.to_string(),
+        })
     }
 
     fn with(&self, segment: Segment) -> Self {

@@ -8,7 +8,8 @@
 
 use super::{
     Fault, KeyPath, Origin, Setting,
-    forms::Form,
+    document::{self, HIDDEN},
+    forms::{Form, Refused},
     origin::Sourced,
     schema::{ANY_NAME, Shape},
     tree::{EMPTY, Node, Table, Value},
@@ -23,6 +24,8 @@ pub(super) struct Reader {
     describes: bool,
     /// What may stand in the tree, after a pass that describes.
     pub(super) shape: Option<Shape>,
+    /// What a document has to know of the values.
+    pub(super) values: document::Found,
 }
 
 /// A table at hand.
@@ -426,7 +429,20 @@ impl<'t> Section<'_, 't> {
         node: &Node,
         path: &KeyPath,
     ) -> Option<Sourced<F::Value>> {
-        match form.parse(node) {
+        let hidden = form.is_secret() && node.as_text() == Some(HIDDEN);
+        let parsed = if hidden {
+            let note = "it stands for a secret that is not shown, and none is set here";
+            Err(Refused::because(note))
+        } else {
+            form.parse(node)
+        };
+        let values = &mut self.reader.values;
+        if form.is_secret() {
+            values.hidden.insert(path.clone());
+        } else if let (Ok(value), true) = (&parsed, node.origin.is_untyped()) {
+            values.typed.insert(path.clone(), form.show(value));
+        }
+        match parsed {
             Ok(value) => Some(Sourced {
                 value,
                 path: path.clone(),

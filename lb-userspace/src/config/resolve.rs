@@ -21,7 +21,7 @@ use super::{
 use crate::model::{Endpoint, EndpointError};
 
 /// Parses an endpoint and resolves its host.
-pub(super) type Resolve = fn(&str) -> Result<Endpoint, EndpointError>;
+pub(super) type Resolve = Arc<dyn Fn(&str) -> Result<Endpoint, EndpointError> + Send + Sync>;
 
 /// Names that are asked for at the same time.
 const THREADS: usize = 16;
@@ -35,7 +35,7 @@ pub(super) struct Resolved {
 
 impl Resolved {
     /// Parses and resolves the endpoints of all services in `root`.
-    pub(super) fn new(root: &Table, deadline: Duration, resolve: Resolve) -> Self {
+    pub(super) fn new(root: &Table, deadline: Duration, resolve: &Resolve) -> Self {
         let (literal, names): (Vec<_>, Vec<_>) = endpoints(root)
             .into_iter()
             .partition(|text| is_literal(text));
@@ -120,7 +120,7 @@ fn is_literal(text: &str) -> bool {
 fn resolve_all(
     names: Vec<String>,
     deadline: Duration,
-    resolve: Resolve,
+    resolve: &Resolve,
 ) -> HashMap<String, Result<Endpoint, EndpointError>> {
     let mut known = HashMap::new();
     let count = names.len();
@@ -128,6 +128,7 @@ fn resolve_all(
     let (sender, receiver) = mpsc::channel();
     for number in 0..count.min(THREADS) {
         let (queue, sender) = (Arc::clone(&queue), sender.clone());
+        let resolve = Arc::clone(resolve);
         let work = move || {
             let next = || {
                 queue
@@ -194,7 +195,11 @@ mod tests {
         let root = Table::from([("services".to_owned(), services)]);
 
         let started = Instant::now();
-        let resolved = Resolved::new(&root, Duration::from_millis(200), slow);
+        let resolved = Resolved::new(
+            &root,
+            Duration::from_millis(200),
+            &(Arc::new(slow) as Resolve),
+        );
         assert!(started.elapsed() < Duration::from_secs(2));
         let parse = |text: &str| resolved.parse(&Node::text(text, Origin::Default));
         assert!(parse("fast-39:1").is_ok());

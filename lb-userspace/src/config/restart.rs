@@ -24,7 +24,9 @@ pub fn needs_restart(running: &DaemonSpec, wanted: &DaemonSpec) -> Vec<&'static 
         metrics,
         datapath,
         watch,
+        state_file,
     } = running;
+    compare(*state_file != wanted.state_file, "state.file");
     compare(*workers != wanted.workers, "gateway.workers");
     compare(*watch != wanted.watch, "reload.watch");
     let ApiSpec {
@@ -34,6 +36,8 @@ pub fn needs_restart(running: &DaemonSpec, wanted: &DaemonSpec) -> Vec<&'static 
         // In force at once.
         access: _,
         tls: _,
+        // Looked up with every change.
+        require_if_match: _,
     } = api;
     compare(*listen != wanted.api.listen, "api.listen");
     let other = &wanted.api.socket;

@@ -1,9 +1,9 @@
 //! Files, variables and flags in; configurations or faults out.
 
-use std::{net::IpAddr, path::Path};
+use std::{net::IpAddr, path::Path, sync::Arc};
 
 use super::*;
-use crate::model::EndpointError;
+use crate::model::{Endpoint, EndpointError};
 
 mod docs;
 mod environment;
@@ -36,7 +36,9 @@ fn variables(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
 
 fn load_all(text: &str, env: &[(&str, &str)], flags: &Overrides) -> Result<Config, Faults> {
     let parsed = file::parse(text, Path::new("lb.toml"));
-    let result = merge(parsed, &variables(env), flags, resolve);
+    let base = Base::new(parsed, &variables(env), flags);
+    let resolve: resolve::Resolve = Arc::new(resolve);
+    let result = base.interpret_with(&Layer::default(), &resolve);
     if env.is_empty() && *flags == Overrides::default() {
         // Whatever a test is about, the schema has to agree as far as it can know.
         schema::agrees(text, &result);

@@ -139,6 +139,13 @@ pub(super) const ACCESS_LOG: Pattern<Option<PathBuf>> = Pattern {
     },
 };
 
+/// Where what is set at run time is kept.
+pub(super) const STATE_FILE: Pattern<PathBuf> = Pattern {
+    expected: "an absolute path of a file in a directory that lb can write to",
+    example: "/var/lib/lb/state.json",
+    ..FILE
+};
+
 /// Where links and maps are pinned.
 pub(super) const PIN_PATH: Pattern<PathBuf> = Pattern {
     expected: "an absolute path on a BPF file system",

@@ -28,6 +28,8 @@ pub struct DaemonSpec {
     pub datapath: DatapathSpec,
     /// Whether a change of the configuration file is a reload.
     pub watch: bool,
+    /// Where what is set at run time is kept; nowhere when `None`.
+    pub state_file: Option<PathBuf>,
 }
 
 /// The exposition of metrics.
@@ -56,6 +58,8 @@ pub struct ApiSpec {
     pub access: AccessSpec,
     /// TLS there, where there is.
     pub tls: Option<TlsSpec>,
+    /// Whether a change of the configuration has to say by `If-Match` what it is a change of.
+    pub require_if_match: bool,
 }
 
 /// What is logged, and how.
@@ -189,6 +193,7 @@ impl Default for DaemonSpec {
                 on_gateway: true,
                 access: AccessSpec::default(),
                 tls: None,
+                require_if_match: false,
             },
             log: LogSpec {
                 filter: "info".to_owned(),
@@ -199,6 +204,7 @@ impl Default for DaemonSpec {
             metrics: MetricsSpec::default(),
             datapath: DatapathSpec::default(),
             watch: false,
+            state_file: None,
         }
     }
 }

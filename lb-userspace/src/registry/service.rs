@@ -40,6 +40,8 @@ pub(super) struct ServiceState {
     pub(super) admission: Arc<Admission>,
     pub(super) outage: Arc<Outage>,
     pub(super) affinity: Arc<AffinityStats>,
+    /// Whether the change at hand makes its instances forget what was learned of their weights.
+    pub(super) forgets: bool,
 }
 
 /// An instance of a service.
@@ -92,15 +94,24 @@ impl ServiceState {
         (weighed.collect(), why)
     }
 
-    /// Factors belong to the algorithm that asked for them. Whether there were any.
+    /// Factors belong to the algorithm that asked for them. Whether there were any. What the
+    /// instances have measured, which all snapshots share, goes when the change is made.
     pub(super) fn forget_factors(&mut self) -> bool {
         let mut any = false;
         for state in &mut self.instances {
             any |= state.status.factors != Factors::NONE;
             state.status.factors = Factors::NONE;
-            state.instance.measured.forget();
         }
+        self.forgets = true;
         any
+    }
+
+    /// Makes its instances forget, if the change asks for it.
+    pub(super) fn settle(&mut self) {
+        if std::mem::take(&mut self.forgets) {
+            let instances = self.instances.iter();
+            instances.for_each(|state| state.instance.measured.forget());
+        }
     }
 
     /// What its instances are to consistent hashing; `None` when the service does not hash.

@@ -209,6 +209,7 @@ impl State {
                 admission: Arc::default(),
                 outage: Arc::default(),
                 affinity: Arc::new(AffinityStats::new(self.workers)),
+                forgets: false,
             });
         };
         let keyed = before.keyed();
@@ -248,6 +249,7 @@ impl State {
             admission: before.admission,
             outage: before.outage,
             affinity: before.affinity,
+            forgets: false,
         };
         if algorithm != before.algorithm {
             after.forget_factors();
@@ -564,6 +566,11 @@ impl State {
             }
         }
         events
+    }
+
+    /// Does what reaches beyond the state, once the change is sure to be made.
+    pub(super) fn settle(&mut self) {
+        self.services.values_mut().for_each(ServiceState::settle);
     }
 
     /// The picture that follows `before`. Services that did not change keep their allocation, and

@@ -38,7 +38,7 @@ async fn settings_are_shown_with_their_origin_and_without_secrets() {
         ("MAIN_BACKEND_HOSTS", "http://127.0.0.1:8080"),
         ("LB_WORKERS", "3"),
     ];
-    let reload: Reload = Arc::new(move || {
+    let reload: Reload = Arc::new(move |_| {
         Box::pin(async move {
             Ok(Reloaded {
                 needs_restart: vec!["gateway.workers".to_owned()],
@@ -70,7 +70,7 @@ async fn settings_are_shown_with_their_origin_and_without_secrets() {
     assert_eq!(algorithm["origin"], "run time");
     assert_eq!(algorithm["configured"], "\"least_connections\"");
 
-    world.state.reload().await.unwrap();
+    world.state.reload("test").await.unwrap();
     let config = world.ask(Method::GET, CONFIG).await.data();
     let workers = setting(&config, "gateway.workers");
     assert_eq!(

@@ -141,7 +141,7 @@ async fn what_happens_is_told_as_it_happens() {
         Health::Unhealthy,
         "\"no\"\nroute",
     );
-    world.state.reload().await.unwrap();
+    world.state.reload("test").await.unwrap();
     let events = stream.next(2).await;
     assert_eq!(events[0].kind, "health_changed");
     assert_eq!(events[0].data["data"]["reason"], "\"no\"\nroute");

@@ -53,8 +53,11 @@ async fn wrong_methods_are_told_the_right_ones() {
             "/api/v1/admin/loadbalancer/reload".to_owned(),
             "POST, OPTIONS",
         ),
-        (Method::DELETE, instance.clone(), "GET, HEAD, OPTIONS"),
-        (Method::POST, instance.clone(), "GET, HEAD, OPTIONS"),
+        (
+            Method::POST,
+            instance.clone(),
+            "GET, HEAD, PUT, PATCH, DELETE, OPTIONS",
+        ),
         (Method::GET, format!("{instance}/drain"), "POST, OPTIONS"),
         (Method::PUT, format!("{instance}/enable"), "POST, OPTIONS"),
     ] {
@@ -120,12 +123,19 @@ async fn only_json_is_read() {
         }
         world.send(request).await.problem(415);
     }
-    let verb = format!("/api/v1/loadbalancer/instances/main-backend/{B}/drain");
-    let odd = local(Method::POST, &verb, Body::from(r#"{"when": "later"}"#));
-    let problem = world.send(odd).await.problem(400);
-    assert_eq!(problem["errors"][0]["pointer"], "/when");
-    let empty = local(Method::POST, &verb, Body::from(" {} "));
-    assert_eq!(world.send(empty).await.status, 200);
+    // What says nothing needs no type; what a verb does not take is refused whatever its type.
+    for (verb, status) in [("enable", 400), ("disable", 400), ("drain", 415)] {
+        let verb = format!("/api/v1/loadbalancer/instances/main-backend/{B}/{verb}");
+        let odd = local(Method::POST, &verb, Body::from(r#"{"when": "later"}"#));
+        world.send(odd).await.problem(status);
+        let mut odd = local(Method::POST, &verb, Body::from(r#"{"when": "later"}"#));
+        let json = "application/json".parse().unwrap();
+        odd.headers_mut().insert("content-type", json);
+        let problem = world.send(odd).await.problem(400);
+        assert_eq!(problem["errors"][0]["pointer"], "/when");
+        let empty = local(Method::POST, &verb, Body::from(" {} "));
+        assert_eq!(world.send(empty).await.status, 200);
+    }
 }
 
 #[tokio::test]
@@ -172,7 +182,7 @@ async fn a_reload_that_fails_says_all_that_is_wrong() {
         message: "2 faults in lb.toml".to_owned(),
         faults: vec![fault("listeners[0].address"), fault("services.web")],
     };
-    let world = World::with_reload(Arc::new(move || {
+    let world = World::with_reload(Arc::new(move |_| {
         let failure = failure.clone();
         Box::pin(async { Err(failure) })
     }));

@@ -325,10 +325,11 @@ async fn the_packet_path_reports_what_it_does() {
 
 #[tokio::test]
 async fn a_reload_tells_what_it_did() {
-    let world = World::with_reload(Arc::new(|| {
+    let world = World::with_reload(Arc::new(|_| {
         Box::pin(async {
             Ok(Reloaded {
                 revision: 9,
+                configuration: 7,
                 changes: vec!["routes changed".to_owned()],
                 needs_restart: vec!["workers".to_owned()],
                 ..Reloaded::default()
@@ -338,7 +339,12 @@ async fn a_reload_tells_what_it_did() {
     let got = world
         .ask(Method::POST, "/api/v1/admin/loadbalancer/reload")
         .await;
-    let done = json!({"revision": 9, "changes": ["routes changed"], "needs_restart": ["workers"]});
+    let done = json!({
+        "revision": 9,
+        "config_revision": 7,
+        "changes": ["routes changed"],
+        "needs_restart": ["workers"]
+    });
     assert_eq!(got.data(), done);
     assert_eq!(world.get("/health").await["last_reload"]["success"], true);
     let metrics = world.ask(Method::GET, "/metrics").await.body;

@@ -96,7 +96,7 @@ pub struct InstanceWeight {
 }
 
 /// The body of `PUT /algorithms/{service}`. An algorithm that is set this way survives reloads
-/// that do not change the configured one, and is lost when the daemon restarts.
+/// that do not change the configured one, and restarts where a state file is configured.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"algorithm": "least_response_time"}))]

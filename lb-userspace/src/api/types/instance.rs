@@ -23,7 +23,8 @@ pub struct Instance {
     pub id: String,
     /// The address that the name stands for.
     pub address: String,
-    /// `enabled`, `draining` or `disabled`. Set at run time; lost when the daemon restarts.
+    /// `enabled`, `draining` or `disabled`. Ordered at run time; survives a restart of the daemon
+    /// where a state file is configured.
     pub admin: String,
     /// `unknown` (counts as healthy), `healthy` or `unhealthy`.
     pub health: String,
@@ -62,6 +63,9 @@ pub struct Instance {
     /// Only while it is draining or disabled: whether no request and no connection is left.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drained: Option<bool>,
+    /// Only of an instance that is asked for by its name while it is draining: how far that is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<Drain>,
     /// The most requests at once that hold now, less than configured while it recovers; absent
     /// without a limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -88,6 +92,38 @@ pub struct Connections {
     pub open: u32,
     /// Those of them that are kept for the next request.
     pub idle: u32,
+}
+
+/// How far a drain is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Drain {
+    /// HTTP requests in flight.
+    pub requests: u64,
+    /// Connections in the kernel.
+    pub connections: u64,
+    /// Sessions that are pinned here and remembered. A session may come back as long as it lives, so
+    /// no drain waits for these.
+    pub sessions: u64,
+    /// When it is over whatever is left; absent without a deadline.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<String>,
+    /// The same in seconds from now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds_left: Option<f64>,
+    /// What becomes of the instance then: `disable` or `remove`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub then: Option<String>,
+}
+
+/// The body of `POST …/drain`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"deadline": "30s"}))]
+pub struct StartDrain {
+    /// How long the drain may take, such as `30s`; what is left then goes to other instances, and
+    /// the instance is disabled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<String>,
 }
 
 /// What was learned of an instance's weight.

@@ -116,7 +116,7 @@ fn configuration_and_metrics_can_be_read() {
 
 #[test]
 fn reloads_tell_what_happened() {
-    let done: Reload = Arc::new(|| {
+    let done: Reload = Arc::new(|_| {
         Box::pin(async {
             Ok(Reloaded {
                 revision: 2,
@@ -132,7 +132,7 @@ fn reloads_tell_what_happened() {
                     ! gateway.workers has changed and waits for a restart\n";
     assert_eq!(text, expected);
 
-    let failed: Reload = Arc::new(|| {
+    let failed: Reload = Arc::new(|_| {
         let fault = api::Fault {
             origin: None,
             pointer: "gateway.listen".to_owned(),

@@ -70,6 +70,7 @@ fn every_flag_reaches_its_setting() {
         workers: some("7"),
         log_level: some("Debug"),
         log_format: some("json"),
+        state_file: some("/var/lib/lb/flag.json"),
         interface: vec!["eth0".to_owned(), "eth1".to_owned()],
         datapath_mode: some("generic"),
         default_algorithm: some("adaptive"),

@@ -32,12 +32,12 @@ fn each_fault_is_said_in_its_own_words() {
         (
             "routing = 3",
             "",
-            "routing: expected one of the sections access_log, api, audit_log, datapath, defaults, environment, gateway, integration, log, metrics, reload, routes, services, sessions, tracing, vips; found \"routing\"",
+            "routing: expected one of the sections access_log, api, audit_log, datapath, defaults, environment, gateway, integration, log, metrics, reload, routes, services, sessions, state, tracing, vips; found \"routing\"",
         ),
         (
             "[service.web]",
             "",
-            "service: expected one of the sections access_log, api, audit_log, datapath, defaults, environment, gateway, integration, log, metrics, reload, routes, services, sessions, tracing, vips; found \"service\" (did you mean \"services\"?)",
+            "service: expected one of the sections access_log, api, audit_log, datapath, defaults, environment, gateway, integration, log, metrics, reload, routes, services, sessions, state, tracing, vips; found \"service\" (did you mean \"services\"?)",
         ),
         (
             "gateway.listen = [\"10.0.0.1\"]",

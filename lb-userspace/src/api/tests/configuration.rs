@@ -1,0 +1,626 @@
+//! Changes of the configuration.
+
+use serde_json::json;
+use tempfile::TempDir;
+
+use super::*;
+
+const FILE: &str = r#"
+[gateway]
+listen = []
+[api]
+token = "hush-hush"
+[defaults]
+health_check.enabled = false
+[services.web]
+instances = ["http://127.0.0.1:8001", { endpoint = "http://127.0.0.1:8002", weight = 3 }]
+[[routes]]
+path = "/shop/*"
+service = "web"
+"#;
+
+/// An API over [`FILE`], and the folder that it is in.
+fn world(more: &str) -> (World, TempDir) {
+    let folder = TempDir::new().unwrap();
+    let state = folder.path().join("state.json");
+    let text = format!("[state]\nfile = {state:?}\n{FILE}{more}");
+    let file = folder.path().join("lb.toml");
+    std::fs::write(&file, text).unwrap();
+    (World::of(&file), folder)
+}
+
+impl World {
+    async fn send_json(&self, method: &str, path: &str, body: &Value, tag: Option<&str>) -> Got {
+        let path = format!("/api/v1/loadbalancer{path}");
+        let body = match body {
+            Value::Null => Body::empty(),
+            body => Body::from(body.to_string()),
+        };
+        let mut request = local(method.parse().unwrap(), &path, body);
+        let headers = request.headers_mut();
+        headers.insert("content-type", "application/json".parse().unwrap());
+        if let Some(tag) = tag {
+            headers.insert("if-match", tag.parse().unwrap());
+        }
+        self.send(request).await
+    }
+
+    async fn change(&self, method: &str, path: &str, body: Value) -> Got {
+        self.send_json(method, path, &body, None).await
+    }
+
+    fn weights(&self, service: &str) -> Vec<u16> {
+        let snapshot = self.registry.snapshot();
+        let service = snapshot.service(service).unwrap();
+        service.statuses.iter().map(|s| s.weight).collect()
+    }
+}
+
+fn errors(problem: &Value) -> Vec<(String, Option<String>)> {
+    let errors = problem["errors"].as_array().unwrap().iter();
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    errors
+        .map(|one| (text(&one["pointer"]).unwrap(), text(&one["origin"])))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_service_is_made_changed_and_removed() {
+    let (world, _folder) = world("");
+    let new = json!({"name": "new", "instances": ["http://127.0.0.1:9001"]});
+    let made = world.change("POST", "/services", new.clone()).await;
+    assert_eq!(made.status, 201, "{}", made.body);
+    let location = "/api/v1/loadbalancer/services/new";
+    assert_eq!(made.header("location"), location);
+    let done = made.data();
+    assert_eq!(
+        (&done["persisted"], &done["config_revision"]),
+        (&true.into(), &2.into())
+    );
+    assert_eq!(done["changes"], json!(["service new added"]));
+    assert_eq!(
+        done["diff"],
+        json!([{"pointer": "/services/new", "after": {"instances": [{"endpoint": "http://127.0.0.1:9001"}]}}])
+    );
+    let shown = world.ask(Method::GET, location).await;
+    assert_eq!(shown.header("etag"), made.header("etag"));
+    assert_eq!(
+        shown.data()["config"],
+        json!({"instances": [{"endpoint": "http://127.0.0.1:9001"}]})
+    );
+    let problem = world.change("POST", "/services", new).await.problem(409);
+    assert!(
+        problem["detail"].as_str().unwrap().contains(location),
+        "{problem}"
+    );
+    let nameless = json!({"instances": []});
+    let problem = world
+        .change("POST", "/services", nameless)
+        .await
+        .problem(400);
+    assert_eq!(errors(&problem), [("/name".to_owned(), None)]);
+
+    let patch = json!({"algorithm": "adaptive", "timeouts": {"connect": "1s"}});
+    let done = world.change("PATCH", "/services/new", patch).await.data();
+    assert_eq!(done["diff"].as_array().unwrap().len(), 2);
+    let put = json!({"instances": [{"endpoint": "http://127.0.0.1:9001", "weight": 9}]});
+    world
+        .change("PUT", "/services/new", put.clone())
+        .await
+        .data();
+    assert_eq!(world.get("/services/new").await["config"], put);
+    assert_eq!(world.weights("new"), [9]);
+    let made = world.change("PUT", "/services/other", put).await;
+    assert_eq!(made.status, 201);
+
+    // What something leads to cannot go, and the answer says what that is.
+    let problem = world
+        .change("DELETE", "/services/web", Value::Null)
+        .await
+        .problem(422);
+    let [(pointer, origin)] = &*errors(&problem) else {
+        panic!("{problem}");
+    };
+    assert_eq!(pointer, "/routes/*~1shop~1*/service");
+    assert!(origin.as_ref().unwrap().contains("lb.toml:"), "{origin:?}");
+    world
+        .change("DELETE", "/services/new", Value::Null)
+        .await
+        .data();
+    assert_eq!(world.ask(Method::GET, location).await.status, 404);
+    let problem = world
+        .change("PATCH", "/services/new", json!({}))
+        .await
+        .problem(404);
+    assert_eq!(problem["known"], json!(["other", "web"]));
+}
+
+#[tokio::test]
+async fn instances_are_added_changed_and_removed_by_any_of_their_names() {
+    let (world, _folder) = world("");
+    let new = json!({"endpoint": "http://127.0.0.1:8003", "weight": 5});
+    let made = world.change("POST", "/instances/web", new.clone()).await;
+    assert_eq!(made.status, 201, "{}", made.body);
+    let location = made.header("location").to_owned();
+    assert_eq!(
+        location,
+        "/api/v1/loadbalancer/instances/web/http%3A%2F%2F127.0.0.1%3A8003"
+    );
+    assert_eq!(world.weights("web"), [1, 3, 5]);
+    world
+        .change("POST", "/instances/web", new)
+        .await
+        .problem(409);
+    let shown = world.ask(Method::GET, &location).await;
+    assert_eq!(shown.header("etag"), made.header("etag"));
+    for (name, weight) in [
+        ("127.0.0.1:8001", 11),
+        ("http://127.0.0.1:8001", 12),
+        ("http:/127.0.0.1:8001/", 13),
+        ("http%3A%2F%2F127.0.0.1%3A8001", 14),
+    ] {
+        let path = format!("/instances/web/{name}");
+        world
+            .change("PATCH", &path, json!({"weight": weight}))
+            .await
+            .data();
+        assert_eq!(world.weights("web"), [weight, 3, 5]);
+    }
+    world
+        .change(
+            "PUT",
+            "/instances/web/127.0.0.1:8002",
+            json!({"max_requests": 7}),
+        )
+        .await
+        .data();
+    assert_eq!(world.weights("web"), [14, 1, 5]);
+    let made = world
+        .change("PUT", "/instances/web/http:/127.0.0.1:8004", json!({}))
+        .await;
+    assert_eq!(made.status, 201, "{}", made.body);
+    let renamed = json!({"endpoint": "http://127.0.0.1:1"});
+    let problem = world
+        .change("PATCH", "/instances/web/127.0.0.1:8001", renamed)
+        .await;
+    assert_eq!(errors(&problem.problem(400))[0].0, "/endpoint");
+    let bad = json!({"endpoint": "http://127.0.0.1:8005", "weight": "heavy", "wait": 1});
+    let problem = world
+        .change("POST", "/instances/web", bad)
+        .await
+        .problem(422);
+    let expected = ["/wait", "/weight"].map(|pointer| (pointer.to_owned(), None));
+    assert_eq!(errors(&problem), expected);
+    let nowhere = world
+        .change(
+            "POST",
+            "/instances/none",
+            json!({"endpoint": "127.0.0.1:1"}),
+        )
+        .await;
+    assert_eq!(nowhere.problem(404)["known"], json!(["web"]));
+    world
+        .change("DELETE", "/instances/web/127.0.0.1:8001", Value::Null)
+        .await
+        .data();
+    let problem = world
+        .change("DELETE", "/instances/web/127.0.0.1:8001", Value::Null)
+        .await;
+    let known = problem.problem(404)["known"].as_array().unwrap().len();
+    assert_eq!((known, world.weights("web").len()), (3, 3));
+    let method = world.change("PATCH", "/instances/web", json!({})).await;
+    assert_eq!(
+        (method.status.as_u16(), method.header("allow")),
+        (405, "GET, HEAD, POST, OPTIONS")
+    );
+}
+
+#[tokio::test]
+async fn routes_and_vips_go_by_what_they_match() {
+    let (world, _folder) = world("[datapath]\ninterfaces = [\"lo\"]\n");
+    let route = json!({"host": "Example.org", "path": "/", "service": "web"});
+    let made = world.change("POST", "/routes", route).await;
+    assert_eq!(made.status, 201, "{}", made.body);
+    assert_eq!(
+        made.header("location"),
+        "/api/v1/loadbalancer/routes/example.org%2F"
+    );
+    for path in ["/routes/example.org/", "/routes/example.org%2F"] {
+        assert_eq!(world.get(path).await["name"], "example.org/");
+    }
+    let put = world
+        .change("PUT", "/routes/*/new/*", json!({"service": "web"}))
+        .await;
+    assert_eq!(put.status, 201, "{}", put.body);
+    assert_eq!(
+        world.get("/routes/*/new/*").await["config"],
+        json!({"path": "/new/*", "service": "web"})
+    );
+    world
+        .change("PATCH", "/routes/*/new/*", json!({"priority": 1}))
+        .await
+        .data();
+    let problem = world
+        .change("PATCH", "/routes/*/new/*", json!({"service": "none"}))
+        .await;
+    assert_eq!(
+        errors(&problem.problem(422)),
+        [("/service".to_owned(), None)]
+    );
+    world
+        .change("DELETE", "/routes/*/new/*", Value::Null)
+        .await
+        .data();
+    assert_eq!(
+        world.get("/routes").await["routes"]
+            .as_array()
+            .unwrap()
+            .len(),
+        2
+    );
+    let problem = world
+        .change("DELETE", "/routes/*/new/*", Value::Null)
+        .await
+        .problem(404);
+    assert_eq!(problem["known"], json!(["*/shop/*", "example.org/"]));
+
+    let vip = json!({"address": "192.0.2.9", "port": 80, "service": "web"});
+    let made = world.change("POST", "/vips", vip).await;
+    assert_eq!(made.status, 201, "{}", made.body);
+    assert_eq!(
+        world.get("/vips").await["vips"][0]["vip"],
+        "tcp/192.0.2.9:80"
+    );
+    let put = world
+        .change("PUT", "/vips/udp/192.0.2.9:53", json!({"service": "web"}))
+        .await;
+    assert_eq!(put.status, 201, "{}", put.body);
+    world
+        .change("DELETE", "/vips/tcp/192.0.2.9:80", Value::Null)
+        .await
+        .data();
+    assert_eq!(
+        world.get("/vips").await["vips"].as_array().unwrap().len(),
+        1
+    );
+}
+
+#[tokio::test]
+async fn the_whole_document_goes_out_and_comes_back() {
+    let (world, folder) = world("");
+    let got = world.ask(Method::GET, "/api/v1/loadbalancer/config").await;
+    assert!(!got.body.contains("hush"), "{}", got.body);
+    let document = got.data()["document"].clone();
+    assert_eq!(document["api"]["token"], "(secret)");
+    let same = world
+        .change("PUT", "/config", document.clone())
+        .await
+        .data();
+    assert_eq!(
+        (&same["diff"], &same["config_revision"]),
+        (&json!([]), &1.into())
+    );
+    let mut other = document.clone();
+    other["services"]["web"]["instances"][1] = "http://127.0.0.1:8009".into();
+    other["routes"][0]["priority"] = 1.into();
+    let tried = world
+        .change("PUT", "/config?dry_run=true", other.clone())
+        .await
+        .data();
+    assert_eq!(tried["dry_run"], true);
+    assert_eq!(world.weights("web"), [1, 3]);
+    let done = world.change("PUT", "/config", other).await.data();
+    assert_eq!(
+        (&done["diff"], &done["changes"]),
+        (&tried["diff"], &tried["changes"])
+    );
+    let pointers: Vec<_> = done["diff"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|d| d["pointer"].clone())
+        .collect();
+    assert_eq!(
+        pointers,
+        [
+            "/routes/*~1shop~1*/priority",
+            "/services/web/instances/http:~1~1127.0.0.1:8002",
+            "/services/web/instances/http:~1~1127.0.0.1:8009",
+        ]
+    );
+    assert_eq!(world.weights("web"), [1, 1]);
+    // The secret is what it was.
+    let kept = std::fs::read_to_string(folder.path().join("state.json")).unwrap();
+    assert!(kept.contains("hush-hush"));
+
+    // One that is wrong changes nothing and says where, in the body that was sent.
+    let mut wrong = document.clone();
+    wrong["services"]["web"]["instances"] = json!(["http://127.0.0.1:8002", {"endpoint": "http://127.0.0.1:8001", "weight": -1}, {"weight": 1}]);
+    wrong["routes"] = json!([
+        {"path": "/a", "service": "web"},
+        {"path": "/b", "service": "web"},
+        {"path": "/c", "service": "wbe"},
+    ]);
+    wrong["logg"] = json!({});
+    let problem = world.change("PUT", "/config", wrong).await.problem(422);
+    let pointers: Vec<_> = errors(&problem)
+        .into_iter()
+        .map(|(pointer, _)| pointer)
+        .collect();
+    for pointer in [
+        "/logg",
+        "/routes/2/service",
+        "/services/web/instances/1/weight",
+        "/services/web/instances/2/endpoint",
+    ] {
+        assert!(
+            pointers.contains(&pointer.to_owned()),
+            "{pointer} in {pointers:?}"
+        );
+    }
+    assert_eq!(world.weights("web"), [1, 1]);
+    for body in ["[]", "5", "{\"a\": 1, \"a\": 2}", "{"] {
+        world
+            .with_body(Method::PUT, "/config", body)
+            .await
+            .problem(400);
+    }
+}
+
+#[tokio::test]
+async fn a_patch_names_what_changes() {
+    let (world, _folder) = world("");
+    let patch = json!({"services": {"web": {"instances": {"http://127.0.0.1:8001": {"weight": 8}, "http://127.0.0.1:8002": null}}}});
+    world.change("PATCH", "/config", patch).await.data();
+    assert_eq!(world.weights("web"), [8]);
+    let patch = json!({"services": {"web": {"instances": ["http://127.0.0.1:8005"]}}});
+    world.change("PATCH", "/config", patch).await.data();
+    assert_eq!(world.weights("web"), [1]);
+    let patch = json!({"gateway": {"workers": 3}, "defaults": {"retry": {"max_retries": null}}});
+    let done = world.change("PATCH", "/config", patch).await.data();
+    assert_eq!(done["needs_restart"], json!(["gateway.workers"]));
+    let config = world.get("/config").await;
+    let settings = config["settings"].as_array().unwrap();
+    let workers = settings
+        .iter()
+        .find(|s| s["path"] == "gateway.workers")
+        .unwrap();
+    assert_eq!(workers["waiting"], "3");
+
+    // And all of it can be given back.
+    let set = world.get("/config/runtime").await;
+    assert_eq!(set["set"].as_array().unwrap().len(), 4, "{set}");
+    let path = "/config/runtime?pointer=/services/web/instances";
+    world.change("DELETE", path, Value::Null).await.data();
+    assert_eq!(world.weights("web"), [1, 3]);
+    world
+        .change("DELETE", "/config/runtime", Value::Null)
+        .await
+        .data();
+    assert_eq!(world.get("/config/runtime").await["set"], json!([]));
+    let wrong = world
+        .change("DELETE", "/config/runtime?pointer=web", Value::Null)
+        .await;
+    wrong.problem(400);
+}
+
+#[tokio::test]
+async fn tags_guard_against_changes_of_somebody_else() {
+    let (world, _folder) = world("");
+    let path = "/services/web";
+    let tag = |got: &Got| got.header("etag").to_owned();
+    let full = format!("/api/v1/loadbalancer{path}");
+    let first = tag(&world.ask(Method::GET, &full).await);
+    assert!(first.starts_with('"') && first.len() > 20, "{first}");
+    let mut request = local(Method::GET, &full, Body::empty());
+    let headers = request.headers_mut();
+    headers.insert("if-none-match", format!("W/{first}").parse().unwrap());
+    let unchanged = world.send(request).await;
+    assert_eq!(
+        (unchanged.status.as_u16(), unchanged.body.as_str()),
+        (304, "")
+    );
+    let patch = json!({"algorithm": "adaptive"});
+    let changed = world.send_json("PATCH", path, &patch, Some(&first)).await;
+    assert_eq!(changed.status, 200, "{}", changed.body);
+    let second = tag(&changed);
+    assert_ne!(first, second);
+    let patch = json!({"algorithm": "round_robin"});
+    let late = world.send_json("PATCH", path, &patch, Some(&first)).await;
+    late.problem(412);
+    let either = format!("\"other\", {second}");
+    assert_eq!(
+        world
+            .send_json("PATCH", path, &patch, Some(&either))
+            .await
+            .status,
+        200
+    );
+    // The same of an instance and of the whole.
+    let instance = "/instances/web/127.0.0.1:8001";
+    world
+        .send_json("DELETE", instance, &Value::Null, Some("\"other\""))
+        .await
+        .problem(412);
+    world
+        .send_json("PUT", "/config", &json!({}), Some("\"other\""))
+        .await
+        .problem(412);
+    let nothing = "/services/none";
+    world
+        .send_json("PUT", nothing, &json!({"instances": []}), Some("*"))
+        .await
+        .problem(412);
+
+    let demand = json!({"api": {"require_if_match": true}});
+    world.change("PATCH", "/config", demand).await.data();
+    world
+        .change("DELETE", instance, Value::Null)
+        .await
+        .problem(428);
+    let full = format!("/api/v1/loadbalancer{instance}");
+    let held = tag(&world.ask(Method::GET, &full).await);
+    assert_eq!(
+        world
+            .send_json("DELETE", instance, &Value::Null, Some(&held))
+            .await
+            .status,
+        200
+    );
+    // What is not there has no tag.
+    let put = world
+        .change("PUT", "/services/new", json!({"instances": []}))
+        .await;
+    assert_eq!(put.status, 201);
+}
+
+#[tokio::test]
+async fn revisions_tell_who_changed_what_and_lead_back() {
+    let (world, _folder) = world("");
+    let patch = json!({"weight": 8});
+    world
+        .change("PATCH", "/instances/web/127.0.0.1:8001", patch)
+        .await
+        .data();
+    let list = world.get("/config/revisions").await;
+    assert_eq!(list["config_revision"], 2);
+    let [second, first] = list["revisions"].as_array().unwrap().as_slice() else {
+        panic!("{list}");
+    };
+    assert_eq!(
+        (&first["cause"], &first["who"]),
+        (&"start".into(), &"lb".into())
+    );
+    assert_eq!(second["who"], "loopback");
+    assert_eq!(second["cause"], "PATCH /instances/web/127.0.0.1:8001");
+    let summary = second["summary"].as_str().unwrap();
+    assert!(
+        summary.contains("weight of instance http://127.0.0.1:8001"),
+        "{summary}"
+    );
+    let one = world.get("/config/revisions/2").await;
+    let pointer = "/services/web/instances/http:~1~1127.0.0.1:8001/weight";
+    assert_eq!(one["diff"], json!([{"pointer": pointer, "after": 8}]));
+    assert_eq!(one["document"]["api"]["token"], "(secret)");
+    let diff = world.get("/config/revisions/2/diff?to=1").await;
+    assert_eq!(diff["diff"], json!([{"pointer": pointer, "before": 8}]));
+    let back = world
+        .post("/config/revisions/1/rollback?dry_run=true")
+        .await
+        .data();
+    assert_eq!(
+        (&back["diff"], world.weights("web")),
+        (&diff["diff"], vec![8, 3])
+    );
+    let back = world.post("/config/revisions/1/rollback").await.data();
+    assert_eq!(back["config_revision"], 3);
+    assert_eq!(world.weights("web"), [1, 3]);
+    let config = world.get("/config").await;
+    assert_eq!(config["config_revision"], 3);
+    for path in [
+        "/config/revisions/9",
+        "/config/revisions/9/diff",
+        "/config/revisions/1/diff?to=9",
+    ] {
+        let got = world
+            .ask(Method::GET, &format!("/api/v1/loadbalancer{path}"))
+            .await;
+        assert_eq!(got.problem(404)["type"], "urn:lb:problem:no-such-revision");
+    }
+    world
+        .post("/config/revisions/9/rollback")
+        .await
+        .problem(404);
+    world.post("/config/revisions/1").await.problem(405);
+    world
+        .post("/config/revisions/x/rollback")
+        .await
+        .problem(404);
+}
+
+#[tokio::test]
+async fn a_drain_has_an_end_and_tells_how_far_it_is() {
+    let (world, _folder) = world("");
+    let path = "/instances/web/127.0.0.1:8001";
+    let instance = world.instance("web", 0);
+    let held = instance.begin(Algorithm::RoundRobin, 0, &world.clock);
+    let drain = json!({"deadline": "1h"});
+    let shown = world
+        .change("POST", &format!("{path}/drain"), drain)
+        .await
+        .data();
+    assert_eq!(shown["drain"]["requests"], 1);
+    assert_eq!(shown["drain"]["then"], "disable");
+    let left = shown["drain"]["seconds_left"].as_f64().unwrap();
+    assert!((3500.0..=3600.0).contains(&left), "{left}");
+    for (body, pointer) in [
+        (json!({"deadline": "soon"}), "/deadline"),
+        (json!({"deadline": "0s"}), "/deadline"),
+        (json!({"until": "1h"}), "/until"),
+    ] {
+        let problem = world
+            .change("POST", &format!("{path}/drain"), body)
+            .await
+            .problem(400);
+        assert_eq!(errors(&problem)[0].0, pointer);
+    }
+    // Another order ends it.
+    let shown = world.post(&format!("{path}/enable")).await.data();
+    assert_eq!(shown.get("drain"), None);
+    assert!(world.state.keeper().view().drains.is_empty());
+
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let ends = tokio::spawn(end_drains(world.state.clone(), stopped));
+    let admin = |position: usize| {
+        let snapshot = world.registry.snapshot();
+        snapshot.service("web").unwrap().statuses[position].admin
+    };
+    world
+        .change("POST", &format!("{path}/drain"), json!({"deadline": "1ms"}))
+        .await
+        .data();
+    for _ in 0..400 {
+        if admin(0) == crate::model::AdminState::Disabled {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    assert_eq!(admin(0), crate::model::AdminState::Disabled);
+    // One that is to go does so when nothing is left.
+    let other = "/instances/web/127.0.0.1:8002";
+    let going = world
+        .change("DELETE", &format!("{other}?drain=1h"), Value::Null)
+        .await;
+    assert_eq!(going.status, 202, "{}", going.body);
+    assert_eq!(going.data()["drain"]["then"], "remove");
+    for _ in 0..400 {
+        if world.weights("web").len() == 1 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    assert_eq!(world.weights("web").len(), 1);
+    let last = world.get("/config/revisions").await["revisions"][0].clone();
+    assert_eq!(
+        (&last["who"], &last["cause"]),
+        (&"lb".into(), &"end of a drain".into())
+    );
+    drop(held);
+    stop.send_replace(true);
+    ends.await.unwrap();
+}
+
+#[tokio::test]
+async fn without_a_state_file_changes_are_said_to_be_volatile() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("lb.toml");
+    std::fs::write(&file, FILE).unwrap();
+    let world = World::of(&file);
+    let patch = json!({"weight": 8});
+    let done = world
+        .change("PATCH", "/instances/web/127.0.0.1:8001", patch)
+        .await
+        .data();
+    assert_eq!(done["persisted"], false);
+    assert_eq!(world.get("/config").await["persisted"], false);
+}
