@@ -580,12 +580,12 @@ async fn a_drain_has_an_end_and_tells_how_far_it_is() {
         .await
         .data();
     for _ in 0..400 {
-        if admin(0) == crate::model::AdminState::Disabled {
+        if admin(0) == AdminState::Disabled {
             break;
         }
         tokio::time::sleep(Duration::from_millis(25)).await;
     }
-    assert_eq!(admin(0), crate::model::AdminState::Disabled);
+    assert_eq!(admin(0), AdminState::Disabled);
     // One that is to go does so when nothing is left.
     let other = "/instances/web/127.0.0.1:8002";
     let going = world
