@@ -43,6 +43,7 @@ mod room;
 mod router;
 mod socket;
 mod spare;
+mod tally;
 mod trace;
 mod tunnel;
 mod upload;
@@ -57,7 +58,7 @@ use std::{
 };
 
 use tokio::{
-    runtime::{Builder, LocalOptions, LocalRuntime},
+    runtime::{Builder, LocalOptions, LocalRuntime, RuntimeMetrics},
     sync::{mpsc, oneshot},
 };
 
@@ -133,11 +134,12 @@ pub fn start(
         let (management, stats) = (management.clone(), Arc::clone(&proxy.stats));
         let (access, bells) = (access.clone(), Arc::clone(&bells));
         let queue = spans.queue();
-        proxy.spawn(format!("lb-l7-{index}"), move |runtime| {
+        let runtime = proxy.spawn(format!("lb-l7-{index}"), move |runtime| {
             let ends = (access, queue);
             let worker = Worker::new(index, registry, clock, management, ends, stats, bells);
             runtime.block_on(worker.run(receiver));
         })?;
+        proxy.stats.runs(runtime);
     }
     proxy.spans = Mutex::new(Some(spans));
     let mut listeners = Listeners::new(orders);
@@ -185,14 +187,14 @@ impl Proxy {
         &mut self,
         name: String,
         run: impl FnOnce(LocalRuntime) + Send + 'static,
-    ) -> io::Result<()> {
+    ) -> io::Result<RuntimeMetrics> {
         let (tell, told) = std::sync::mpsc::sync_channel(1);
         let thread = thread::Builder::new().name(name).spawn(move || {
             let mut builder = Builder::new_current_thread();
             let runtime = builder.enable_all().build_local(LocalOptions::default());
             match runtime {
                 Ok(runtime) => {
-                    let _ = tell.send(Ok(()));
+                    let _ = tell.send(Ok(runtime.metrics()));
                     run(runtime);
                 }
                 Err(error) => {

@@ -5,6 +5,9 @@
 //! shared by every snapshot that names the instance, which is how counters survive reloads and
 //! changes of algorithm.
 
+#[macro_use]
+mod labelled;
+
 pub mod access;
 pub mod admission;
 pub mod affinity;
@@ -37,6 +40,7 @@ pub mod report;
 pub mod retry;
 pub mod route;
 pub mod score;
+pub mod served;
 pub mod service;
 pub mod slow_start;
 pub mod tracing;
@@ -87,6 +91,7 @@ pub use retry::{
 };
 pub use route::{HostPattern, PathPattern, RouteSpec};
 pub use score::ScoreSpec;
+pub use served::{Class, Served, ServedCounts};
 pub use service::{
     HealthCheckSpec, InstanceSpec, LoadReportSpec, Probe, RecoverySpec, ServiceSpec, TimeoutSpec,
 };

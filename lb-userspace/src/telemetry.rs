@@ -20,6 +20,7 @@ mod packets;
 mod process;
 mod pushed;
 mod samples;
+mod served;
 mod sessions;
 mod traffic;
 

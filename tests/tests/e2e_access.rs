@@ -305,6 +305,22 @@ fn metrics_say_what_clients_have_seen() -> Result<()> {
         let labels = format!("service=\"shop\",algorithm=\"round_robin\",{endpoint}");
         found.check_histogram("gateway_load_balancer_response_time_seconds", &labels)?;
     }
+    let of_shop = |status: &str| {
+        let status = format!("status=\"{status}\"");
+        found.sum("lb_requests_total", &["service=\"shop\"", &status])
+    };
+    expect("served", of_shop("2xx"), 100.0)?;
+    expect("not served", of_shop("5xx"), 10.0)?;
+    expect("given up", of_shop("client_gone"), 0.0)?;
+    found.check_histogram("lb_request_duration_seconds", "service=\"shop\"")?;
+    ensure!(
+        found.sum("lb_answer_body_bytes_total", &["service=\"shop\""]) >= 110.0,
+        "answers without a byte"
+    );
+    ensure!(
+        found.sum("lb_gateway_busy_seconds_total", &[]) > 0.0,
+        "requests cost no time"
+    );
     expect(
         "no route",
         found.sum("lb_gateway_answers_total", &["reason=\"no_route\""]),

@@ -126,6 +126,7 @@ pub(super) async fn reset(
         service.admission.queue().waits().reset();
         service.guard.reset();
         service.affinity.reset();
+        service.served.reset();
         for member in service.members.iter() {
             member.instance.reset();
             instances += 1;

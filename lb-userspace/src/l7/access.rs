@@ -3,8 +3,8 @@
 //! An [`Entry`] is opened when a request arrives and accompanies it to the end of its answer;
 //! dropping it says what became of the request, whatever the way, so that every request has one
 //! record: also one whose client left while it waited. The same entry holds the request's trace, if
-//! lb takes part in traces ([`super::trace`]). When there is neither log nor tracing, an entry is
-//! empty and costs two comparisons.
+//! lb takes part in traces ([`super::trace`]). When there is neither log nor tracing, nothing is
+//! noted but how the request ends, for the counters of its service ([`super::tally`]).
 //!
 //! A record goes into a bounded queue and is forgotten here: no text is made, no file is written,
 //! and nobody is woken on the request path. When the queue is full, the record is lost and counted.
@@ -25,13 +25,14 @@ use hyper::{HeaderMap, Method, Request, header};
 
 use super::{
     connection::Client,
+    router::Target,
+    tally::Tally,
     trace::{Closed, Ids, Parent, TraceId, Traced, Tracing},
     worker::{View, Worker},
 };
 use crate::{
     balance::Random,
-    model::{Algorithm, Instance, PathPattern, Reason, RouteSpec, ServiceName, Timestamp},
-    registry::Service,
+    model::{Algorithm, Instance, PathPattern, Reason, ServiceName, Timestamp},
 };
 
 /// Longest path in a record, in bytes; the rest is cut, or paths of 64 KiB could fill the queue
@@ -177,9 +178,26 @@ impl AccessLog {
     }
 }
 
-/// The record of a request in the making; empty when nobody wants one. See the module.
+/// A request on its way to its end. See the module.
 #[derive(Debug)]
-pub(super) struct Entry(Option<Box<Open>>);
+pub(super) struct Entry {
+    /// What is counted; `None` as long as no service is known, and after the end.
+    counted: Option<Counted>,
+    /// The record in the making; `None` when nobody wants one.
+    open: Option<Box<Open>>,
+    started: Timestamp,
+    /// When it was over, if that is known already.
+    over: Option<Timestamp>,
+}
+
+/// What a service's counters are told.
+#[derive(Debug)]
+struct Counted {
+    tally: Rc<Tally>,
+    worker: Rc<Worker>,
+    ending: Ending,
+    complete: bool,
+}
 
 #[derive(Debug)]
 struct Open {
@@ -210,30 +228,39 @@ impl Entry {
         view: &View,
         now: Timestamp,
     ) -> Self {
-        if client.worker.access.is_none() && !view.tracing.on {
-            return Self(None);
+        let wanted = client.worker.access.is_some() || view.tracing.on;
+        Self {
+            counted: None,
+            open: wanted.then(|| Box::new(Open::new(client, request, view, now))),
+            started: now,
+            over: None,
         }
-        Self(Some(Box::new(Open::new(client, request, view, now))))
     }
 
     /// Hands the record on to whoever sees the end of the request.
     pub(super) const fn take(&mut self) -> Self {
-        Self(self.0.take())
+        Self {
+            counted: self.counted.take(),
+            open: self.open.take(),
+            started: self.started,
+            over: self.over,
+        }
     }
 
     /// The request is none that the log is for.
     pub(super) fn forget(&mut self) {
-        self.0 = None;
+        self.counted = None;
+        self.open = None;
     }
 
     /// The trace of the request, if lb takes part in it.
     pub(super) fn traced(&self) -> Option<Rc<Traced>> {
-        self.0.as_ref()?.traced.clone()
+        self.open.as_ref()?.traced.clone()
     }
 
     /// Tells the instance what the request belongs to.
     pub(super) fn mark(&self, tracing: &Tracing, headers: &mut HeaderMap) {
-        if let Some(open) = &self.0 {
+        if let Some(open) = &self.open {
             tracing.tell(headers, &open.trace);
             if let Some(traced) = &open.traced {
                 traced.put(headers);
@@ -242,8 +269,16 @@ impl Entry {
     }
 
     /// The request is for this service, by this route.
-    pub(super) fn routed(&mut self, service: &Service, route: &RouteSpec) {
-        if let Some(open) = &mut self.0 {
+    pub(super) fn routed(&mut self, worker: &Rc<Worker>, view: &View, target: &Target) {
+        self.counted = Some(Counted {
+            tally: Rc::clone(&view.tallies[target.service]),
+            worker: Rc::clone(worker),
+            ending: Ending::ClientGone,
+            complete: true,
+        });
+        let service = &view.snapshot.services[target.service];
+        let route = &view.snapshot.routes[target.route];
+        if let Some(open) = &mut self.open {
             open.service = Some(service.name().clone());
             if open.records() {
                 open.algorithm = Some(service.spec.algorithm);
@@ -257,7 +292,7 @@ impl Entry {
 
     /// The request is sent to this instance.
     pub(super) fn asks(&mut self, instance: &Arc<Instance>) {
-        if let Some(open) = &mut self.0 {
+        if let Some(open) = &mut self.open {
             open.instance = Some(Arc::clone(instance));
             open.attempts = open.attempts.saturating_add(1);
         }
@@ -265,14 +300,32 @@ impl Entry {
 
     /// The client gets this; [`Entry::cut`] may say later that it did not get all of it.
     pub(super) fn ends(&mut self, ending: Ending) {
-        if let Some(open) = &mut self.0 {
+        if let Some(counted) = &mut self.counted {
+            counted.ending = ending;
+        }
+        if let Some(open) = &mut self.open {
             open.ending = ending;
         }
     }
 
+    /// This many bytes of the answer's body were passed on.
+    pub(super) fn sent(&self, bytes: usize) {
+        if let Some(counted) = &self.counted {
+            counted.tally.sent(bytes);
+        }
+    }
+
+    /// It is over at this moment: whoever has just read the clock saves the entry doing so.
+    pub(super) const fn over(&mut self, now: Timestamp) {
+        self.over = Some(now);
+    }
+
     /// The answer has ended before its end.
     pub(super) fn cut(&mut self) {
-        if let Some(open) = &mut self.0 {
+        if let Some(counted) = &mut self.counted {
+            counted.complete = false;
+        }
+        if let Some(open) = &mut self.open {
             open.complete = false;
         }
     }
@@ -280,7 +333,12 @@ impl Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        let Some(open) = self.0.take() else {
+        if let Some(counted) = self.counted.take() {
+            let over = self.over.unwrap_or_else(|| counted.worker.clock.now());
+            let took = over - self.started;
+            counted.tally.ended(counted.ending, took, counted.complete);
+        }
+        let Some(open) = self.open.take() else {
             return;
         };
         let worker = Rc::clone(&open.worker);

@@ -100,6 +100,9 @@ impl Body for Answer {
                 let frame = ready!(Pin::new(&mut passed.body).poll_frame(cx));
                 passed.pulse.progressed();
                 passed.ended = frame.is_none();
+                if let Some(Ok(frame)) = &frame {
+                    passed.entry.sent(frame.data_ref().map_or(0, Bytes::len));
+                }
                 frame.map(|frame| Ok(frame?))
             }
             Self::Management(told) => {
@@ -141,6 +144,7 @@ impl Drop for Passed {
         if !complete {
             self.entry.cut();
         }
+        self.entry.over(now);
         if let Some(lease) = self.lease.take()
             && complete
         {

@@ -22,6 +22,7 @@ use super::{
     management::{self, Management},
     pool::{Lease, Pool},
     router::Target,
+    tally::Tally,
     tunnel,
     upload::Upload,
     worker::View,
@@ -93,7 +94,7 @@ fn route<'a>(
         }));
     };
     let service = &view.snapshot.services[target.service];
-    entry.routed(service, &view.snapshot.routes[target.route]);
+    entry.routed(worker, view, &target);
     if seen.has(Seen::MAX_FORWARDS) && head::ends_here(request) {
         return Err(Box::new(options(client, entry)));
     }
@@ -129,7 +130,8 @@ async fn pass(
         priority: admission::priority(service, route, &request),
         following: following.as_ref(),
     };
-    let (mut request, upgrade) = prepare(client, request, seen);
+    let tally = &view.tallies[target.service];
+    let (mut request, upgrade) = prepare(client, request, seen, tally);
     sessions.strip(request.headers_mut());
     view.tracing.strip(request.headers_mut(), &client.peer);
     entry.mark(&view.tracing, request.headers_mut());
@@ -191,8 +193,10 @@ fn refuse(
     stats: &ServiceStats,
     entry: &mut Entry,
 ) -> Response<Answer> {
+    let now = client.worker.clock.now();
     entry.ends(Ending::Refused(reason));
-    client.pulse.answered(client.worker.clock.now());
+    entry.over(now);
+    client.pulse.answered(now);
     let mut response = answer::local(reason, stats);
     answer::ends_connection(response.headers_mut(), &client.pulse);
     response
@@ -227,11 +231,12 @@ fn prepare(
     client: &Client,
     mut request: Request<Incoming>,
     seen: Seen,
+    tally: &Rc<Tally>,
 ) -> (Request<Upload>, Option<OnUpgrade>) {
     let upgrade = tunnel::is_wanted(&request, seen).then(|| hyper::upgrade::on(&mut request));
     headers::request(request.headers_mut(), seen, &client.peer, upgrade.is_some());
     *request.version_mut() = Version::HTTP_11;
-    let upload = |body| Upload::new(body, &client.worker, &client.pulse);
+    let upload = |body| Upload::new(body, &client.worker, &client.pulse, tally);
     (request.map(upload), upgrade)
 }
 
@@ -277,6 +282,7 @@ impl Exchanged {
         if hyper::body::Body::is_end_stream(answer.body()) {
             Pool::give_back(&worker.pool, lease, now);
             client.pulse.answered(now);
+            entry.over(now);
             return Ok(answer.map(|_| Answer::Empty));
         }
         client.pulse.answering(now, timeouts.idle);

@@ -23,6 +23,7 @@ use hyper::{
 use super::{
     body::BodyError,
     pulse::{self, Pulse},
+    tally::Tally,
     worker::Worker,
 };
 
@@ -43,6 +44,7 @@ struct Passing {
     body: Incoming,
     worker: Rc<Worker>,
     pulse: Arc<Pulse>,
+    tally: Rc<Tally>,
 }
 
 impl Upload {
@@ -50,7 +52,12 @@ impl Upload {
     pub(super) const NONE: Self = Self(State::None);
 
     /// A body as it comes from a client.
-    pub(super) fn new(body: Incoming, worker: &Rc<Worker>, pulse: &Arc<Pulse>) -> Self {
+    pub(super) fn new(
+        body: Incoming,
+        worker: &Rc<Worker>,
+        pulse: &Arc<Pulse>,
+        tally: &Rc<Tally>,
+    ) -> Self {
         if body.is_end_stream() {
             pulse.set_upload(pulse::Upload::Over);
             return Self::NONE;
@@ -60,6 +67,7 @@ impl Upload {
             body,
             worker: Rc::clone(worker),
             pulse: Arc::clone(pulse),
+            tally: Rc::clone(tally),
         }))
     }
 
@@ -148,7 +156,8 @@ impl Passing {
             Poll::Ready(frame) => frame,
         };
         match &frame {
-            Some(Ok(_)) => {
+            Some(Ok(frame)) => {
+                self.tally.received(frame.data_ref().map_or(0, Bytes::len));
                 self.pulse.set_upload(pulse::Upload::Passing);
                 self.pulse.uploaded(self.worker.clock.now());
             }

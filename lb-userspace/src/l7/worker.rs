@@ -8,7 +8,7 @@ use std::{
     ops::Deref,
     rc::Rc,
     sync::{
-        Arc,
+        Arc, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Waker},
@@ -19,6 +19,7 @@ use arc_swap::{ArcSwap, Cache};
 use hyper::server::conn::http1;
 use tokio::{
     net::{TcpListener, TcpStream},
+    runtime::RuntimeMetrics,
     sync::{Notify, mpsc},
     task::JoinHandle,
     time::Instant,
@@ -34,6 +35,7 @@ use super::{
     room::{self, Bells},
     router::Router,
     spare::Buffers,
+    tally::Tally,
     trace::{Ids, SpanQueue, Tracing},
 };
 use crate::{
@@ -60,6 +62,8 @@ pub struct GatewayStats {
     open: AtomicU64,
     closed: [AtomicU64; Closed::ALL.len()],
     unlogged: Arc<AtomicU64>,
+    /// The runtimes of the workers, in their order.
+    runtimes: RwLock<Vec<RuntimeMetrics>>,
 }
 
 impl GatewayStats {
@@ -75,6 +79,23 @@ impl GatewayStats {
     #[must_use]
     pub fn unlogged(&self) -> u64 {
         self.unlogged.load(Relaxed)
+    }
+
+    /// How long each worker has not waited for something to do, since it was started.
+    #[must_use]
+    pub fn busy(&self) -> Vec<Duration> {
+        let runtimes = self.runtimes.read().unwrap_or_else(PoisonError::into_inner);
+        let busy = |runtime: &RuntimeMetrics| runtime.worker_total_busy_duration(0);
+        runtimes.iter().map(busy).collect()
+    }
+
+    /// Notes a worker's runtime.
+    pub(crate) fn runs(&self, runtime: RuntimeMetrics) {
+        let mut runtimes = self
+            .runtimes
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        runtimes.push(runtime);
     }
 
     /// Client connections accepted.
@@ -133,6 +154,8 @@ pub(super) struct View {
     pub(super) router: Rc<Router>,
     pub(super) rates: Rc<RateTable>,
     pub(super) sessions: Rc<affinity::Sessions>,
+    /// What counts for each service, in the order of the snapshot.
+    pub(super) tallies: Rc<[Rc<Tally>]>,
     pub(super) tracing: Tracing,
     pub(super) protocol: http1::Builder,
 }
@@ -211,6 +234,7 @@ impl Worker {
                 router: Rc::new(Router::new(&snapshot)),
                 rates: Rc::new(RateTable::new(&snapshot)),
                 sessions: Rc::new(affinity::Sessions::new(&snapshot)),
+                tallies: Tally::all(&snapshot, index),
                 tracing: Tracing::new(&gateway.tracing),
                 protocol: connection::protocol(gateway),
                 snapshot,
@@ -243,6 +267,11 @@ impl Worker {
                 Rc::clone(&before.sessions)
             } else {
                 Rc::new(affinity::Sessions::new(snapshot))
+            },
+            tallies: if same_routes {
+                Rc::clone(&before.tallies)
+            } else {
+                Tally::all(snapshot, self.index)
             },
             // While nothing was configured, services stay where they are.
             router: if same_routes {

@@ -167,25 +167,6 @@ impl Default for SessionSpec {
     }
 }
 
-macro_rules! labelled {
-    ($(#[doc = $about:literal])+ $type:ident { $($(#[doc = $doc:literal])+ $name:ident: $label:literal;)+ }) => {
-        $(#[doc = $about])+
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum $type { $($(#[doc = $doc])+ $name,)+ }
-
-        impl $type {
-            /// All of them.
-            pub const ALL: &[Self] = &[$(Self::$name),+];
-
-            /// The stable name in metrics and the API.
-            #[must_use]
-            pub const fn label(self) -> &'static str {
-                match self { $(Self::$name => $label,)+ }
-            }
-        }
-    };
-}
-
 labelled! {
     /// What became of a request's affinity; every request of a service with affinity has one.
     Followed {

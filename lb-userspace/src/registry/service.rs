@@ -13,7 +13,7 @@ use crate::{
     balance,
     model::{
         AdminState, AffinityStats, Algorithm, BreakerState, Health, Instance, InstanceSpec, Member,
-        ServiceGuard, ServiceLoad, ServiceSpec, ServiceStats, UNLIMITED,
+        Served, ServiceGuard, ServiceLoad, ServiceSpec, ServiceStats, UNLIMITED,
     },
     resilience::{Admission, Budget, Factors, Hedging, WeightInputs, effective_weight},
 };
@@ -40,6 +40,7 @@ pub(super) struct ServiceState {
     pub(super) admission: Arc<Admission>,
     pub(super) outage: Arc<Outage>,
     pub(super) affinity: Arc<AffinityStats>,
+    pub(super) served: Arc<Served>,
     /// Whether the change at hand makes its instances forget what was learned of their weights.
     pub(super) forgets: bool,
 }
@@ -203,6 +204,7 @@ impl ServiceState {
             fail_open,
             sessions,
             affinity: Arc::clone(&self.affinity),
+            served: Arc::clone(&self.served),
         }
     }
 

@@ -8,8 +8,8 @@ use crate::{
     balance::{self, Balancer, Choice, Random, Tried},
     model::{
         AdminState, AffinityStats, BreakerState, Exclusion, GatewaySpec, Health, InstanceId,
-        IntegrationSpec, ListenerSpec, Member, RouteSpec, ServiceGuard, ServiceName, ServiceSpec,
-        ServiceStats, Timestamp, VipSpec,
+        IntegrationSpec, ListenerSpec, Member, RouteSpec, Served, ServiceGuard, ServiceName,
+        ServiceSpec, ServiceStats, Timestamp, VipSpec,
     },
     resilience::{Admission, Budget, Ejection, Factors, Hedging, Progress, Ramp, WHOLE},
 };
@@ -73,6 +73,8 @@ pub struct Service {
     pub sessions: Arc<Pins>,
     /// Counters of the affinity.
     pub affinity: Arc<AffinityStats>,
+    /// What its clients have seen.
+    pub served: Arc<Served>,
 }
 
 /// Why a service fails open.
@@ -155,6 +157,15 @@ impl Snapshot {
     pub fn service_names(&self) -> String {
         let names: Vec<&str> = self.services.iter().map(|s| s.spec.name.as_str()).collect();
         names.join(", ")
+    }
+}
+
+impl Service {
+    /// The names of its instances, for messages.
+    #[must_use]
+    pub fn instance_names(&self) -> String {
+        let names = self.members.iter().map(|one| one.instance.endpoint.name());
+        names.collect::<Vec<_>>().join(", ")
     }
 }
 

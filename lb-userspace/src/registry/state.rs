@@ -17,7 +17,7 @@ use super::{
 use crate::{
     model::{
         AdminState, AffinityStats, Alarm, Algorithm, BreakerState, GatewaySpec, Health, Instance,
-        InstanceId, InstanceSpec, IntegrationSpec, ListenerSpec, RouteSpec, ServiceGuard,
+        InstanceId, InstanceSpec, IntegrationSpec, ListenerSpec, RouteSpec, Served, ServiceGuard,
         ServiceLoad, ServiceName, ServiceSpec, VipSpec,
     },
     resilience::{Budget, Factors, Hedging, Progress, Ramp},
@@ -209,6 +209,7 @@ impl State {
                 admission: Arc::default(),
                 outage: Arc::default(),
                 affinity: Arc::new(AffinityStats::new(self.workers)),
+                served: Arc::new(Served::new(self.workers)),
                 forgets: false,
             });
         };
@@ -249,6 +250,7 @@ impl State {
             admission: before.admission,
             outage: before.outage,
             affinity: before.affinity,
+            served: before.served,
             forgets: false,
         };
         if algorithm != before.algorithm {

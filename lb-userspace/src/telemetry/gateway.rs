@@ -32,6 +32,7 @@ impl GatewayCollector {
         let descriptions = describe(&[
             &names::GATEWAY_ACCEPTED,
             &names::GATEWAY_OPEN,
+            &names::GATEWAY_BUSY,
             &names::GATEWAY_ANSWERS,
             &names::GATEWAY_CLOSED,
             &names::ACCESS_LOG_DROPPED,
@@ -56,6 +57,10 @@ impl Collector for GatewayCollector {
         accepted.add(&[], stats.accepted() as f64);
         let mut open = Samples::new(&names::GATEWAY_OPEN);
         open.add(&[], stats.open() as f64);
+        let mut busy = Samples::new(&names::GATEWAY_BUSY);
+        for (worker, time) in stats.busy().iter().enumerate() {
+            busy.add(&[&worker.to_string()], time.as_secs_f64());
+        }
         let mut answers = Samples::new(&names::GATEWAY_ANSWERS);
         for reason in Reason::ALL {
             let count = stats.answers.answers(*reason);
@@ -67,7 +72,7 @@ impl Collector for GatewayCollector {
         }
         let mut unlogged = Samples::new(&names::ACCESS_LOG_DROPPED);
         unlogged.add(&[], stats.unlogged() as f64);
-        [accepted, open, answers, closed, unlogged]
+        [accepted, open, busy, answers, closed, unlogged]
             .map(Samples::finish)
             .to_vec()
     }

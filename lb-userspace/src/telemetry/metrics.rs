@@ -18,6 +18,7 @@ use super::{
     process::ProcessCollector,
     pushed,
     samples::Samples,
+    served::ServedCollector,
     traffic::TrafficCollector,
 };
 use crate::{
@@ -102,6 +103,7 @@ impl Metrics {
             reloads.with_label_values(&[result]);
         }
         let collectors = prometheus::Registry::new();
+        collectors.register(Box::new(ServedCollector::new(Arc::clone(&registry))?))?;
         collectors.register(Box::new(AdmissionCollector::new(Arc::clone(&registry))?))?;
         collectors.register(Box::new(TrafficCollector::new(registry, clock.clone())?))?;
         let gateway = Gateway::default();

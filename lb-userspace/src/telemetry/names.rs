@@ -56,6 +56,21 @@ families! {
     RESPONSE_TIME: Histogram "gateway_load_balancer_response_time_seconds"
         ["service", "algorithm", "instance"]
         "Time from the start of a request to an instance to the head of its answer.";
+    SERVED: Counter "lb_requests_total"
+        ["service", "status"]
+        "Requests of clients for the service that have ended, by the class of their answers.";
+    SERVED_DURATION: Histogram "lb_request_duration_seconds"
+        ["service"]
+        "Time from the head of a client's request to the end of its answer.";
+    SERVED_CUT: Counter "lb_answers_cut_total"
+        ["service"]
+        "Answers that ended before their end, whoever broke them off.";
+    SERVED_RECEIVED: Counter "lb_request_body_bytes_total"
+        ["service"]
+        "Bytes of the bodies of clients' requests.";
+    SERVED_SENT: Counter "lb_answer_body_bytes_total"
+        ["service"]
+        "Bytes of the bodies of instances' answers that clients were given.";
     ACTIVE_CONNECTIONS: Gauge "gateway_instance_active_connections"
         ["service", "instance"]
         "HTTP requests in flight to the instance and connections open in the kernel.";
@@ -191,6 +206,9 @@ families! {
     GATEWAY_OPEN: Gauge "lb_gateway_open_connections"
         []
         "Client connections open now, tunnels not included.";
+    GATEWAY_BUSY: Counter "lb_gateway_busy_seconds_total"
+        ["worker"]
+        "How long a worker of the proxy did not wait for something to do.";
     GATEWAY_ANSWERS: Counter "lb_gateway_answers_total"
         ["reason"]
         "Answers that lb made to requests that reached no service, by reason.";

@@ -39,6 +39,7 @@ fn busy() -> World {
     service.stats.answered(Reason::RequestTimeout);
     service.stats.retries.made(RetryCause::Status);
     let gateway = Arc::new(GatewayStats::default());
+    gateway.runs(tokio::runtime::Handle::current().metrics());
     gateway.answers.answered(Reason::NoRoute);
     world.state.set_gateway(gateway);
     let integrations = Integrations::exemplary(service.name());
