@@ -47,7 +47,7 @@ pub fn run(flags: Overrides) -> anyhow::Result<()> {
     let sources = Sources::of_process(flags);
     // Before it is read, so that no change goes unnoticed.
     let file = sources.file.clone().map(FileWatch::marked);
-    let loaded = runtime::load(&sources)?;
+    let loaded = runtime::load_to_run(&sources)?;
     let config = &loaded.config;
     let log = telemetry::logging::init(&config.daemon.log)?;
     for notice in &config.notices {

@@ -47,6 +47,48 @@ pub enum Order {
     },
 }
 
+impl Order {
+    /// The service that it is about.
+    #[must_use]
+    pub const fn service(&self) -> &ServiceName {
+        let (Self::Admin { service, .. }
+        | Self::Algorithm { service, .. }
+        | Self::Breaker { service, .. }) = self;
+        service
+    }
+
+    /// The instance that it is about, if it is about one.
+    #[must_use]
+    pub fn instance(&self) -> Option<&str> {
+        match self {
+            Self::Admin { instance, .. } => Some(instance),
+            Self::Algorithm { .. } => None,
+            Self::Breaker { instance, .. } => instance.as_deref(),
+        }
+    }
+
+    /// What it asks of the registry. Breakers are not the registry's.
+    pub(super) fn change(&self) -> Option<Change> {
+        match self {
+            Self::Admin {
+                service,
+                instance,
+                state,
+                ..
+            } => Some(Change::Admin {
+                service: service.clone(),
+                instance: instance.clone(),
+                state: *state,
+            }),
+            Self::Algorithm { service, algorithm } => Some(Change::Algorithm {
+                service: service.clone(),
+                algorithm: *algorithm,
+            }),
+            Self::Breaker { .. } => None,
+        }
+    }
+}
+
 /// The end of a drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -150,10 +192,7 @@ impl Orders {
     /// Notes an order. `name` is the configured name of the instance that it is about, and
     /// `configured` the algorithm that the service has by its configuration.
     pub(super) fn note(&mut self, order: &Order, name: Option<&str>, configured: Algorithm) {
-        let (Order::Admin { service, .. }
-        | Order::Algorithm { service, .. }
-        | Order::Breaker { service, .. }) = order;
-        let orders = self.0.entry(service.to_string()).or_default();
+        let orders = self.0.entry(order.service().to_string()).or_default();
         let instance = name.map(|name| orders.instances.entry(name.to_owned()).or_default());
         match (order, instance) {
             (

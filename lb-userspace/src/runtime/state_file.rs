@@ -11,6 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use super::{history::History, orders::Orders};
@@ -46,6 +47,19 @@ impl Default for State {
 /// What is wrong with the state file.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
+    /// Another daemon keeps it.
+    #[error(
+        "expected the state file {} for this daemon alone, found another one that keeps it (it has \
+         locked {}): stop it, or give each a state.file of its own",
+        path.display(),
+        lock.display()
+    )]
+    Taken {
+        /// The file.
+        path: PathBuf,
+        /// What is locked.
+        lock: PathBuf,
+    },
     /// It is there, but cannot be read.
     #[error("expected to read the state file {}: {error}", path.display())]
     Unreadable {
@@ -79,14 +93,50 @@ pub enum StateError {
 }
 
 /// A state file.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct StateFile {
     path: PathBuf,
+    /// Locked for as long as it is open. Not the file itself, which each change replaces.
+    lock: Option<File>,
 }
 
 impl StateFile {
     pub(super) const fn new(path: PathBuf) -> Self {
-        Self { path }
+        Self { path, lock: None }
+    }
+
+    /// Takes the file for one daemon, for as long as this value lives: two that wrote it would undo
+    /// each other's work.
+    pub(super) fn take(&mut self) -> Result<(), StateError> {
+        let path = self.named(".lock");
+        let opened = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(&path);
+        let locked = opened.and_then(|file| {
+            flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+            Ok(file)
+        });
+        match locked {
+            Ok(file) => self.lock = Some(file),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(StateError::Taken {
+                    path: self.path.clone(),
+                    lock: path,
+                });
+            }
+            Err(error) => {
+                return Err(StateError::Unwritable {
+                    path,
+                    error,
+                    replaced: false,
+                });
+            }
+        }
+        Ok(())
     }
 
     /// What the file holds; `None` when there is none.
@@ -133,7 +183,7 @@ impl StateFile {
         };
         let text = serde_json::to_vec(state).map_err(io::Error::from);
         let text = text.map_err(error(false))?;
-        let beside = self.beside();
+        let beside = self.named(".new");
         write_whole(&beside, &text).map_err(error(false))?;
         fs::rename(&beside, &self.path).map_err(error(false))?;
         let folder = self.path.parent().unwrap_or_else(|| Path::new("/"));
@@ -141,9 +191,10 @@ impl StateFile {
         synced.map_err(error(true))
     }
 
-    fn beside(&self) -> PathBuf {
+    /// A file beside this one.
+    fn named(&self, end: &str) -> PathBuf {
         let mut name: OsString = self.path.clone().into();
-        name.push(".new");
+        name.push(end);
         name.into()
     }
 }

@@ -8,8 +8,9 @@ use tempfile::TempDir;
 use super::*;
 use crate::{
     config::{Pointer, document::keyed},
-    model::{AdminState, Algorithm, GateState},
+    model::{AdminState, Algorithm, GateState, ServiceName},
     resilience::Hold,
+    runtime::{Order, load, load_to_run},
 };
 
 const FILE: &str = r#"
@@ -479,4 +480,18 @@ fn a_trial_changes_nothing() {
     assert_eq!((now(&keeper), fs::read(place.state()).unwrap()), before);
     assert_eq!(keeper.registry.snapshot().revision, revision);
     assert_eq!(keeper.view().history.number(), 1);
+}
+
+#[test]
+fn a_state_file_has_one_daemon() {
+    let place = Place::new();
+    let sources = place.sources();
+    let first = load_to_run(&sources).unwrap();
+    // Whoever only looks at the configuration may.
+    load(&sources).unwrap();
+    let refused = load_to_run(&sources).unwrap_err().to_string();
+    assert!(refused.contains("for this daemon alone"), "{refused}");
+    assert!(refused.contains("state.json.lock"), "{refused}");
+    drop(first);
+    load_to_run(&sources).unwrap();
 }
