@@ -33,6 +33,7 @@ mod head;
 mod headers;
 mod hedge;
 mod key;
+mod lines;
 mod listeners;
 mod load_report;
 mod management;

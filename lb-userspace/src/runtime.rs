@@ -82,9 +82,12 @@ pub enum ChangeError {
 /// What becomes of a change once it is made, of whoever takes part in it.
 type Commit = Box<dyn FnOnce() + Send>;
 
+/// What is asked before.
+type Prepare = dyn Fn(&Config) -> Result<Commit, String> + Send + Sync;
+
 /// Whoever follows the configuration beside the registry. It is asked before a change is made, and
 /// may refuse; what it answers is called once the change is made.
-pub struct Party(Box<dyn Fn(&Config) -> Result<Commit, String> + Send + Sync>);
+pub struct Party(Box<Prepare>);
 
 impl Party {
     /// One that prepares for a configuration by `prepare`.

@@ -3,12 +3,13 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use hyper::Method;
 use lb_tests::client::curl::curl;
 use lb_tests::client::load::{self, Load, Plan};
+use lb_tests::client::tunnels::Tunnels;
 use lb_tests::scene::{Configuration, Scene, address};
 use lb_tests::topology::Family;
 use lb_tests::{cleanup, command, instance};
@@ -192,6 +193,84 @@ fn a_full_disk_refuses_the_change_and_nothing_else() -> Result<()> {
     scene.daemon.start_again()?;
     drop(scene);
     drop(mount);
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root"]
+fn what_a_drain_waits_for_in_vain_is_cut() -> Result<()> {
+    let folder = TempDir::new()?;
+    let state = folder.path().join("state.json");
+    let scene = Scene::new(2, shop(&state).text())?;
+    let new = json!({"endpoint": endpoint(12)});
+    scene.daemon.ask(Method::POST, "/instances/shop", &new)?;
+    let client = &scene.topology.client.namespace;
+    let held = Tunnels::open(client, scene.gateway(80), "/shop/ws", 8)?;
+    let (leaving, staying) = (held.opened().of("i1"), held.opened().of("i2"));
+    ensure!(leaving > 0 && staying > 0, "{}", held.opened());
+    let load = endless(&scene);
+    more(&load, 50)?;
+
+    // Nobody is cut while there is time.
+    let name = endpoint(11);
+    let drain = format!("/instances/shop/{name}/drain");
+    let begun = Instant::now();
+    let told = scene
+        .daemon
+        .ask(Method::POST, &drain, &json!({"deadline": "3s"}))?;
+    ensure!(told["drain"]["then"] == "disable", "{told}");
+    let beats = held.beats() + 16;
+    ensure!(cleanup::within(Duration::from_secs(2), || held.beats() >= beats));
+    let shown = scene.daemon.get(&format!("/instances/shop/{name}"))?;
+    if begun.elapsed() < Duration::from_secs(2) {
+        ensure!(shown["admin"] == "draining", "{shown}");
+        ensure!(shown["drain"]["requests"] == leaving, "{shown}");
+    }
+    scene.daemon.wait_for(
+        &format!("/instances/shop/{name}"),
+        Duration::from_secs(10),
+        |shown| shown["admin"] == "disabled" && shown["drain"].is_null(),
+    )?;
+    let gone = || {
+        let shown = scene.daemon.get(&format!("/instances/shop/{name}"));
+        shown.is_ok_and(|shown| shown["connections"]["open"] == 0)
+    };
+    ensure!(
+        cleanup::within(Duration::from_secs(5), gone),
+        "what is left of the instance is still open: {:?}",
+        scene.daemon.get(&format!("/instances/shop/{name}"))
+    );
+    more(&load, 50)?;
+    let left = held.close()?;
+    ensure!(left.of("i1") == 0 && left.of("i2") == staying, "{left}");
+    ensure!(left.failures().len() as u64 == leaving, "{left}");
+
+    // The same when it goes for good, and what is new afterwards is none of its business.
+    scene
+        .daemon
+        .post(&format!("/instances/shop/{name}/enable"))?;
+    let held = Tunnels::open(client, scene.gateway(80), "/shop/ws", 8)?;
+    let (leaving, staying) = (held.opened().of("i1"), held.opened().of("i2"));
+    ensure!(leaving > 0 && staying > 0, "{}", held.opened());
+    scene.daemon.cli(&[
+        "instances",
+        "remove",
+        "shop",
+        &endpoint(12),
+        "--drain",
+        "1s",
+    ])?;
+    let alone = |shown: &Value| shown["instances"].as_array().map_or(0, Vec::len) == 1;
+    scene
+        .daemon
+        .wait_for("/instances/shop", Duration::from_secs(10), alone)?;
+    let beats = held.beats();
+    ensure!(cleanup::within(Duration::from_secs(5), || held.beats() > beats + 8));
+    std::thread::sleep(Duration::from_secs(2));
+    let left = held.close()?;
+    ensure!(left.of("i2") == 0 && left.of("i1") == leaving, "{left}");
+    let all = load.stop()?;
+    ensure!(all.failures().is_empty(), "{all}");
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! Drains: how long they may take, how far they are, and what comes after.
 
 use std::{
-    sync::atomic::Ordering::Relaxed,
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -211,6 +211,12 @@ async fn nothing_left(state: &ApiState, drain: &Drain) -> bool {
 
 async fn end(state: &ApiState, drain: &Drain) {
     let (service, name) = (&drain.service, &drain.instance);
+    let snapshot = state.snapshot();
+    let found = snapshot.service(service);
+    let left = found.and_then(|service| {
+        let position = service.find(name)?;
+        Some(Arc::clone(&service.members[position].instance))
+    });
     let ended = match drain.deadline.then {
         Then::Disable => {
             let of = OfInstance {
@@ -223,7 +229,13 @@ async fn end(state: &ApiState, drain: &Drain) {
         Then::Remove => configuration::removed_later(state, service.clone(), name.clone()).await,
     };
     match ended {
-        Ok(()) => tracing::info!(%service, instance = %name, "the drain is over"),
+        Ok(()) => {
+            // Nothing new comes by now: what is there is what was waited for in vain.
+            if let Some(instance) = left {
+                instance.sever(state.now());
+            }
+            tracing::info!(%service, instance = %name, "the drain is over");
+        }
         // The next look tries again.
         Err(error) => {
             tracing::warn!(%service, instance = %name, %error, "a drain cannot be ended");

@@ -332,11 +332,6 @@ impl ApiError {
             ),
             Self::Role { .. } => (StatusCode::FORBIDDEN, "role-missing", "Role missing"),
             Self::Forbidden(_) => (StatusCode::FORBIDDEN, "forbidden", "Forbidden"),
-            Self::Reload { .. } => (
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "bad-configuration",
-                "Bad configuration",
-            ),
             Self::TooManyStreams { .. } => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "too-many-streams",
@@ -344,7 +339,7 @@ impl ApiError {
             ),
             Self::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping", "Stopping"),
             Self::MetricsOff => (StatusCode::NOT_FOUND, "metrics-off", "Metrics are off"),
-            Self::Configuration { .. } => (
+            Self::Reload { .. } | Self::Configuration { .. } => (
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "bad-configuration",
                 "Bad configuration",

@@ -94,7 +94,7 @@ pub(super) async fn one(
     tag = tag::INSTANCES,
     operation_id = "drainInstance",
     params(OfInstance),
-    request_body = StartDrain,
+    request_body = Option<StartDrain>,
     responses(
         (status = OK, body = Envelope<Instance>, description = "The instance"),
         NotKept

@@ -189,10 +189,13 @@ async fn connect(
     let Ok((sender, connection)) = handshake else {
         return Err(failure(Reason::ConnectionLost));
     };
-    tokio::task::spawn_local(async move {
+    let task = tokio::task::spawn_local(async move {
         // Whoever waits for an answer is told; an idle connection's end concerns nobody.
         let _ = connection.with_upgrades().await;
     });
+    let worker = &client.worker;
+    let (now, task) = (worker.clock.now(), task.abort_handle());
+    worker.lines.note(instance, now, task);
     Ok(Lease {
         sender,
         in_use,

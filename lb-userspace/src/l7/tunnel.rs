@@ -9,6 +9,7 @@ use std::{
     io,
     pin::Pin,
     rc::Rc,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -53,8 +54,8 @@ pub(super) fn is_wanted(request: &Request<Incoming>, seen: Seen) -> bool {
 const LOOKS: u32 = 4;
 
 /// Joins the client's connection and the instance's as soon as both are free. The request stays in
-/// flight, and the instance's connection in use, until one of them closes, or nothing has passed for
-/// as long as `idle`.
+/// flight, and the instance's connection in use, until one of them closes, nothing has passed for as
+/// long as `idle`, or the instance is severed.
 pub(super) fn open(
     client: &Client,
     to_client: OnUpgrade,
@@ -63,7 +64,8 @@ pub(super) fn open(
     idle: Duration,
 ) {
     let worker = Rc::clone(&client.worker);
-    tokio::task::spawn_local(async move {
+    let instance = Arc::clone(busy.0.connection().instance());
+    let task = tokio::task::spawn_local(async move {
         let _busy = busy;
         let _open = Open::new(&worker.tunnels);
         let (Ok(left), Ok(right)) = tokio::join!(to_client, to_instance) else {
@@ -76,6 +78,9 @@ pub(super) fn open(
             () = silence(&moved, idle) => worker.stats.closed(Closed::Tunnel),
         }
     });
+    let worker = &client.worker;
+    let (now, task) = (worker.clock.now(), task.abort_handle());
+    worker.lines.note(&instance, now, task);
 }
 
 /// Waits until nothing has moved for as long as `idle`.

@@ -29,6 +29,7 @@ use super::{
     access::AccessLog,
     admission::RateTable,
     affinity, connection,
+    lines::Lines,
     management::Management,
     pool::Pool,
     pulse::{Closed, Pulse},
@@ -184,6 +185,7 @@ pub(super) struct Worker {
     /// Bytes of requests' bodies that are kept to be sent again.
     pub(super) kept_bytes: Cell<usize>,
     pub(super) connections: Connections,
+    pub(super) lines: Lines,
     pub(super) tunnels: Rc<Cell<usize>>,
     pub(super) stats: Arc<GatewayStats>,
     pub(super) management: Option<Management>,
@@ -221,6 +223,7 @@ impl Worker {
             buffers: Rc::default(),
             kept_bytes: Cell::default(),
             connections: Connections::default(),
+            lines: Lines::default(),
             tunnels: Rc::default(),
             stats,
             management,
@@ -383,8 +386,8 @@ impl Worker {
         }
     }
 
-    /// Looks through the idle connections once in a while, and lets go of old snapshots when no
-    /// request comes to do it.
+    /// Looks through the idle connections once in a while, cuts those that were given up, and lets go
+    /// of old snapshots when no request comes to do it.
     async fn sweep(self: Rc<Self>) {
         loop {
             tokio::time::sleep(SWEEP).await;
@@ -401,6 +404,7 @@ impl Worker {
             let timeout = snapshot.gateway.pool_idle_timeout;
             self.pool.sweep(self.clock.now(), timeout, wanted);
             self.sessions.sweep(self.clock.now());
+            self.lines.sweep();
         }
     }
 }

@@ -199,6 +199,8 @@ pub struct Instance {
     pub checks: CheckCounts,
     ejections: [AtomicU64; Detector::ALL.len()],
     spared: Spared,
+    /// When what was left of it was given up, in microseconds plus one; 0 is never.
+    severed: AtomicU64,
 }
 
 /// Seconds in which an instance's breaker had cause to open and did not.
@@ -239,6 +241,7 @@ impl Instance {
             failures: FailureRun::default(),
             ejections: Default::default(),
             spared: Spared::default(),
+            severed: AtomicU64::new(0),
             in_flight: AtomicU32::new(0),
             asked: AtomicU64::new(0),
             rests: AtomicU64::new(0),
@@ -252,6 +255,20 @@ impl Instance {
     #[must_use]
     pub fn exclusion(&self, now: Timestamp) -> Option<Exclusion> {
         self.gate.exclusion(now)
+    }
+
+    /// Gives up what is left of it at `now`: connections of the proxy that are open to it are cut,
+    /// whatever they are used for. Those that are opened later are not.
+    pub fn sever(&self, now: Timestamp) {
+        let at = now.0.saturating_add(1);
+        self.severed.fetch_max(at, Ordering::Relaxed);
+    }
+
+    /// When that was last done.
+    #[must_use]
+    pub fn severed(&self) -> Option<Timestamp> {
+        let at = self.severed.load(Ordering::Relaxed);
+        at.checked_sub(1).map(Timestamp)
     }
 
     /// The same with failures in a row that ring `alarm`.
