@@ -101,10 +101,11 @@ async fn serve(
         log,
         packet_path,
         hook,
-        keeper,
+        Arc::clone(&keeper),
     )?;
     state.metrics().limit(&daemon.metrics);
     state.configured(&config.settings);
+    tokio::spawn(obey(&keeper, &registry, &clock, stopped.clone()));
     find_instances(&registry, &clock, &state, stopped.clone()).await;
     // Whoever asks while the gateway starts waits in the queue: an answer means that it serves.
     let (mut listeners, mut sockets) = (Vec::new(), Vec::new());
@@ -219,6 +220,28 @@ async fn find_instances(
     });
     if !state.discovery().first_answers(FIRST_ANSWERS).await {
         tracing::warn!(limit = ?FIRST_ANSWERS, "a source of instances has not answered so far");
+    }
+}
+
+/// Sees to it that orders hold for instances that sources name, for as long as the daemon runs.
+fn obey(
+    keeper: &Arc<Keeper>,
+    registry: &Registry,
+    clock: &Clock,
+    mut stopped: watch::Receiver<bool>,
+) -> impl Future<Output = ()> + use<> {
+    let (keeper, clock) = (Arc::clone(keeper), clock.clone());
+    let mut revisions = registry.subscribe();
+    async move {
+        loop {
+            tokio::select! {
+                changed = revisions.changed() => if changed.is_err() { return },
+                _ = stopped.wait_for(|stopped| *stopped) => return,
+            }
+            let (keeper, now) = (Arc::clone(&keeper), clock.now());
+            // A panic in there has been told of already.
+            let _ = tokio::task::spawn_blocking(move || keeper.obey(now)).await;
+        }
     }
 }
 

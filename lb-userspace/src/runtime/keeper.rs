@@ -392,9 +392,10 @@ fn keep(state: &mut State, config: &Config) {
     let find = |name: &str| services.iter().find(|spec| spec.name.as_str() == name);
     state.orders.keep(
         |service, instance| {
-            let instances = find(service).map(|spec| &spec.instances);
-            instances.is_some_and(|instances| {
-                instances.iter().any(|one| one.endpoint.name() == instance)
+            // A source may name an instance again that it does not name now.
+            find(service).is_some_and(|spec| {
+                let mut instances = spec.instances.iter();
+                spec.discovery.is_on() || instances.any(|one| one.endpoint.name() == instance)
             })
         },
         |service| find(service).map(|spec| spec.algorithm),

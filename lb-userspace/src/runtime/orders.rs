@@ -5,7 +5,7 @@
 //! last week must not bring an instance into traffic that somebody has taken out this morning. They
 //! are kept where the rest is kept, and go with the service or instance that they are about.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -221,8 +221,8 @@ impl Orders {
         self.tidy();
     }
 
-    /// Keeps the orders of what is configured: `instances` says the names of a service's
-    /// instances, and `algorithm` its algorithm.
+    /// Keeps the orders of what is configured: `instances` says whether a service may have an
+    /// instance of that name, and `algorithm` its algorithm.
     pub(super) fn keep(
         &mut self,
         instances: impl Fn(&str, &str) -> bool,
@@ -264,7 +264,8 @@ impl Orders {
         all.collect()
     }
 
-    /// Carries out all orders after a start.
+    /// Carries out those orders whose service or instance is there and is not as ordered: all of
+    /// them after a start, and that of an instance which comes when its source names it (again).
     pub(super) fn carry_out(
         &self,
         registry: &Registry,
@@ -274,37 +275,42 @@ impl Orders {
             let Ok(name) = ServiceName::new(service) else {
                 continue;
             };
+            let snapshot = registry.snapshot();
+            let Some(found) = snapshot.service(service) else {
+                continue;
+            };
             let ordered = orders.algorithm.as_ref();
             if let Some(Ok(algorithm)) = ordered.map(|order| order.ordered.parse()) {
                 let service = name.clone();
                 registry.apply(Change::Algorithm { service, algorithm })?;
             }
+            hold(&found.guard.gate, orders.breaker, now);
             for (instance, orders) in &orders.instances {
+                let Some(position) = found.find(instance) else {
+                    continue;
+                };
+                hold(&found.members[position].instance.gate, orders.breaker, now);
                 let state = match orders.admin {
                     None => continue,
                     Some(Taken::Draining) => AdminState::Draining,
                     Some(Taken::Disabled) => AdminState::Disabled,
                 };
-                registry.apply(Change::Admin {
-                    service: name.clone(),
-                    instance: instance.clone(),
-                    state,
-                })?;
-            }
-            let snapshot = registry.snapshot();
-            let Some(found) = snapshot.service(service) else {
-                continue;
-            };
-            hold(&found.guard.gate, orders.breaker, now);
-            for (instance, orders) in &orders.instances {
-                if let Some(position) = found.find(instance) {
-                    let instance = Arc::clone(&found.members[position].instance);
-                    hold(&instance.gate, orders.breaker, now);
+                if found.statuses[position].admin != state {
+                    registry.apply(Change::Admin {
+                        service: name.clone(),
+                        instance: instance.clone(),
+                        state,
+                    })?;
                 }
             }
         }
         registry.breakers().notify_one();
         Ok(())
+    }
+
+    /// Whether there are none.
+    pub(super) fn are_none(&self) -> bool {
+        self.0.is_empty()
     }
 }
 

@@ -79,7 +79,11 @@ pub(in crate::api) async fn instance(
     asked: Asked,
     Object(body): Object<PART>,
 ) -> Result<Response, ApiError> {
-    let place = |name| Place::Instance { service, name };
+    let place = |name| Place::Instance {
+        service,
+        name,
+        serves: false,
+    };
     make_named(&state, asked, place, body).await
 }
 

@@ -459,7 +459,11 @@ pub(in crate::api) async fn removed_later(
     name: String,
 ) -> Result<(), ApiError> {
     let asked = Asked::by_lb("end of a drain");
-    let place = Place::Instance { service, name };
+    let place = Place::Instance {
+        service,
+        name,
+        serves: false,
+    };
     let edit = move |now: &Document| {
         let mut target = now.whole.clone();
         document::put(&mut target, &place.pointer(), None);

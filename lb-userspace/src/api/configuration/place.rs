@@ -16,7 +16,12 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::api) enum Place {
     Service(String),
-    Instance { service: String, name: String },
+    Instance {
+        service: String,
+        name: String,
+        /// Whether there is one, configured or not.
+        serves: bool,
+    },
     Route(String),
     Vip(String),
 }
@@ -45,6 +50,7 @@ impl Place {
         };
         Self::Instance {
             service: service.to_owned(),
+            serves: found.is_some(),
             name: found.unwrap_or_else(as_written),
         }
     }
@@ -63,7 +69,11 @@ impl Place {
     pub(in crate::api) fn named(self, name: String) -> Self {
         match self {
             Self::Service(_) => Self::Service(name),
-            Self::Instance { service, .. } => Self::Instance { service, name },
+            Self::Instance { service, .. } => Self::Instance {
+                service,
+                name,
+                serves: false,
+            },
             Self::Route(_) => Self::Route(name),
             Self::Vip(_) => Self::Vip(name),
         }
@@ -165,6 +175,16 @@ impl Place {
         let found = self.name().to_owned();
         match self {
             Self::Service(_) => ApiError::NoService { found, known },
+            Self::Instance {
+                service,
+                name,
+                serves: true,
+            } => ApiError::Conflict(format!(
+                "expected an instance that is configured, found {name} of service {service}, which \
+                 a source has named: PUT {} gives it settings of its own, drain or disable takes \
+                 it out of traffic, and its source decides whether it is there",
+                self.url()
+            )),
             Self::Instance { service, .. } => {
                 let service = service.clone();
                 match document.at(&["services", &service]) {
@@ -201,7 +221,7 @@ impl Place {
         let base = "/api/v1/loadbalancer";
         match self {
             Self::Service(name) => format!("{base}/services/{}", encoded(name)),
-            Self::Instance { service, name } => {
+            Self::Instance { service, name, .. } => {
                 format!("{base}/instances/{}/{}", encoded(service), encoded(name))
             }
             Self::Route(name) => format!("{base}/routes/{}", encoded(name)),

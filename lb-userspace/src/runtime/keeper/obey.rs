@@ -49,6 +49,19 @@ impl Keeper {
         })
     }
 
+    /// Sees to it that what was ordered holds for instances that have come meanwhile. Blocks while a
+    /// change is on its way.
+    pub fn obey(&self, now: Timestamp) {
+        let inner = self.lock();
+        let orders = &inner.state.orders;
+        if orders.are_none() {
+            return;
+        }
+        if let Err(error) = orders.carry_out(&self.registry, now) {
+            tracing::warn!(%error, "what was ordered does not hold");
+        }
+    }
+
     /// Forgets all orders and what was learned.
     ///
     /// # Errors

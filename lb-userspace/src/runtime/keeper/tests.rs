@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::{
     config::{Pointer, document::keyed},
-    model::{AdminState, Algorithm, GateState, ServiceName},
+    model::{AdminState, Algorithm, Endpoint, GateState, InstanceSpec, ServiceName},
     resilience::Hold,
     runtime::{Order, load, load_to_run},
 };
@@ -462,6 +462,54 @@ fn orders_hold_across_restarts_and_go_with_what_they_are_about() {
     let keeper = place.start();
     let snapshot = keeper.registry.snapshot();
     assert_eq!(snapshot.services[0].statuses[0].admin, AdminState::Enabled);
+}
+
+#[test]
+fn an_order_waits_for_an_instance_that_its_source_names_again() {
+    let place = Place::new();
+    place.write("[services.web]\ndiscovery.file = \"/nowhere.json\"\n");
+    let found = |keeper: &Keeper, there: bool| {
+        let endpoint = Endpoint::parse("10.0.0.1:80").unwrap();
+        let one = there.then(|| InstanceSpec::new(endpoint, 1));
+        let instances = one.into_iter().collect();
+        let service = name("web");
+        let change = Change::Discovered { service, instances };
+        keeper.registry.apply(change).unwrap();
+    };
+    let admin = |keeper: &Keeper| {
+        let snapshot = keeper.registry.snapshot();
+        snapshot.service("web").unwrap().statuses[0].admin
+    };
+    let keeper = place.start();
+    found(&keeper, true);
+    let drain = Order::Admin {
+        service: name("web"),
+        instance: "10.0.0.1:80".to_owned(),
+        state: AdminState::Draining,
+        deadline: None,
+    };
+    keeper.order(&drain, Timestamp(5)).unwrap();
+    keeper.reload("somebody").unwrap();
+    found(&keeper, false);
+    found(&keeper, true);
+    keeper.obey(Timestamp(6));
+    assert_eq!(admin(&keeper), AdminState::Draining);
+    drop(keeper);
+
+    let keeper = place.start();
+    found(&keeper, true);
+    assert_eq!(admin(&keeper), AdminState::Enabled);
+    keeper.obey(Timestamp(7));
+    assert_eq!(admin(&keeper), AdminState::Draining);
+    let enable = Order::Admin {
+        service: name("web"),
+        instance: "http://10.0.0.1:80".to_owned(),
+        state: AdminState::Enabled,
+        deadline: None,
+    };
+    keeper.order(&enable, Timestamp(8)).unwrap();
+    keeper.obey(Timestamp(9));
+    assert_eq!(admin(&keeper), AdminState::Enabled);
 }
 
 #[test]
