@@ -56,19 +56,19 @@ enum Plane {
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     match &arguments.plane {
         Plane::L4 { rounds } => {
-            build_all()?;
+            build::with_harness(Profile::Release)?;
             if let Err(reason) = system::can_use_kernel() {
                 bail!("expected to be allowed to load programs: {reason}; run it as root");
             }
             bench("l4", &["--rounds", &rounds.to_string()])
         }
         Plane::L7 { rounds } => {
-            build_all()?;
+            build::with_harness(Profile::Release)?;
             system::require(system::BENCH_TOOLS)?;
             bench("l7", &["--rounds", &rounds.to_string()])
         }
         Plane::Sessions { rounds } => {
-            build::package(Profile::Release, "lb-tests")?;
+            build::packages(Profile::Release, &["lb-tests"])?;
             bench("sessions", &["--rounds", &rounds.to_string()])
         }
         Plane::Balance {
@@ -77,7 +77,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             rounds,
             out,
         } => {
-            build::package(Profile::Release, "lb-tests")?;
+            build::packages(Profile::Release, &["lb-tests"])?;
             let (seeds, rounds) = (seeds.to_string(), rounds.to_string());
             let mut options = vec![
                 "--scenario",
@@ -93,12 +93,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             bench("balance", &options)
         }
     }
-}
-
-fn build_all() -> Result<()> {
-    build::object()?;
-    build::daemon(Profile::Release)?;
-    build::package(Profile::Release, "lb-tests")
 }
 
 fn bench(plane: &str, options: &[&str]) -> Result<()> {

@@ -87,13 +87,26 @@ pub(crate) fn object() -> Result<PathBuf> {
 
 /// Builds the daemon.
 pub(crate) fn daemon(profile: Profile) -> Result<PathBuf> {
-    package(profile, "lb-userspace")?;
+    packages(profile, &["lb-userspace"])?;
     Ok(workspace::target().join(profile.name()).join("lb"))
 }
 
-/// Builds a package's libraries and programs.
-pub(crate) fn package(profile: Profile, name: &str) -> Result<()> {
+/// Builds the XDP program, the daemon, and what drives it in tests, demo and benchmarks.
+///
+/// Daemon and harness in one go: cargo unites the features of what is built together, so the daemon's
+/// library, which the harness uses as well, would be compiled for each of them otherwise.
+pub(crate) fn with_harness(profile: Profile) -> Result<()> {
+    object()?;
+    packages(profile, &["lb-userspace", "lb-tests"])
+}
+
+/// Builds the libraries and programs of packages.
+pub(crate) fn packages(profile: Profile, names: &[&str]) -> Result<()> {
     let mut cargo = workspace::cargo();
-    cargo.args(["build", "--package", name, "--profile", profile.name()]);
-    step::quiet(&format!("{name} ({})", profile.name()), &mut cargo)
+    cargo.args(["build", "--profile", profile.name()]);
+    for name in names {
+        cargo.args(["--package", name]);
+    }
+    let what = format!("{} ({})", names.join(" and "), profile.name());
+    step::quiet(&what, &mut cargo)
 }

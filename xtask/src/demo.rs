@@ -21,9 +21,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         );
     }
     system::require(system::NETWORK_TOOLS)?;
-    build::object()?;
-    build::daemon(Profile::Fast)?;
-    build::package(Profile::Fast, "lb-tests")?;
+    build::with_harness(Profile::Fast)?;
     let mut demo = Command::new(workspace::target().join("fast/lb-demo"));
     if arguments.keep {
         demo.arg("--keep");

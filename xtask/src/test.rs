@@ -39,8 +39,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
              {SCHEMATHESIS} is not to be had: {error:#}"
         ));
     }
-    build::object()?;
-    build::daemon(Profile::Fast)?;
+    build::with_harness(Profile::Fast)?;
     let mut kernel = workspace::cargo();
     kernel
         .args([
