@@ -23,6 +23,7 @@ pub mod nginx;
 pub mod packet;
 pub mod pass;
 pub mod process;
+pub mod prometheus;
 pub mod scene;
 pub mod simulator;
 pub mod tally;
