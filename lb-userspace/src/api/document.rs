@@ -19,9 +19,10 @@ use utoipa::{
     IntoResponses, PartialSchema as _,
     openapi::{
         ComponentsBuilder, ContentBuilder, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder,
-        PathItem, Paths, Ref, RefOr, Response as Answer, ResponseBuilder, Schema,
+        PathItem, Paths, Ref, RefOr, Required, Response as Answer, ResponseBuilder, Schema,
         extensions::Extensions,
         path::{Operation, Parameter, ParameterIn},
+        request_body::RequestBody,
         security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
         tag::TagBuilder,
     },
@@ -377,8 +378,30 @@ impl IntoResponses for BadConfiguration {
     }
 }
 
+/// A body that may be missing is described as one that may be `null`, which is something else: says
+/// so in the way that the specification has for it.
+fn may_be_missing(body: &mut RequestBody) {
+    for content in body.content.values_mut() {
+        let RefOr::T(content) = content else {
+            continue;
+        };
+        let Some(RefOr::T(Schema::OneOf(either))) = &content.schema else {
+            continue;
+        };
+        let mut items = either.items.iter();
+        let named = items.find(|item| matches!(item, RefOr::Ref(_)));
+        if let Some(named) = named.cloned() {
+            content.schema = Some(named);
+            body.required = Some(Required::False);
+        }
+    }
+}
+
 /// Adds what follows from the form of an operation.
 fn add_refusals(operation: &mut Operation, path: &str, method: &Method) {
+    if let Some(RefOr::T(body)) = &mut operation.request_body {
+        may_be_missing(body);
+    }
     let parameters = operation.parameters.iter().flatten();
     let has_query = parameters
         .filter_map(inline)

@@ -104,7 +104,8 @@ mod tests {
     async fn what_began_before_is_cut_and_nothing_else() {
         let lines = Lines::default();
         let (one, other) = (instance(1), instance(2));
-        let cut = LocalSet::new().run_until(async {
+        let local = LocalSet::new();
+        let cut = local.run_until(async {
             let tasks = [
                 held(&lines, &one, 10),
                 held(&lines, &one, 30),

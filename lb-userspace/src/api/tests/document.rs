@@ -208,6 +208,16 @@ async fn answers_are_as_the_document_says() {
     }
 }
 
+#[tokio::test]
+async fn a_body_that_may_be_missing_is_not_demanded() {
+    let document = document(&World::new()).await;
+    let drain = "/api/v1/loadbalancer/instances/{service}/{instance}/drain";
+    let body = &document["paths"][drain]["post"]["requestBody"];
+    assert_eq!(body["required"], false, "{body}");
+    let schema = &body["content"]["application/json"]["schema"];
+    assert!(schema["$ref"].is_string(), "{schema}");
+}
+
 /// The example of an operation's body.
 fn example(document: &Value, operation: &Value) -> Option<Value> {
     let content = operation["requestBody"]["content"].get("application/json")?;

@@ -333,7 +333,7 @@ fn secrets_are_kept_and_never_shown() {
     let place = Place::new();
     let keeper = place.start();
     put(&keeper, |whole| {
-        whole["api"]["token"] = "second-secret".into()
+        whole["api"]["token"] = "second-secret".into();
     });
     let changed = put(&keeper, |whole| {
         // As whoever sends back what was shown does.
@@ -378,7 +378,7 @@ fn where_it_is_kept_is_not_set_at_run_time() {
     let place = Place::new();
     let keeper = place.start();
     let refused = try_put(&keeper, |whole| {
-        whole["state"]["file"] = "/tmp/other.json".into()
+        whole["state"]["file"] = "/tmp/other.json".into();
     });
     assert!(
         matches!(refused, Err(ChangeError::StateFile)),
