@@ -202,7 +202,7 @@ fn what_a_drain_waits_for_in_vain_is_cut() -> Result<()> {
     let folder = TempDir::new()?;
     let state = folder.path().join("state.json");
     let scene = Scene::new(2, shop(&state).text())?;
-    let new = json!({"endpoint": endpoint(12)});
+    let new = json!({"endpoint": endpoint(12), "weight": 10});
     scene.daemon.ask(Method::POST, "/instances/shop", &new)?;
     let client = &scene.topology.client.namespace;
     let held = Tunnels::open(client, scene.gateway(80), "/shop/ws", 8)?;
