@@ -9,8 +9,19 @@ use std::time::Duration;
 
 use crate::cleanup::{self, Folder};
 use anyhow::{Context, Result};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+
+/// Lets this process and those that it starts have as many open files as the system allows. Tests that
+/// hold thousands of connections need that.
+///
+/// # Errors
+/// When the system says no.
+pub fn allow_many_files() -> Result<()> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, most, most)?)
+}
 
 /// A running process; killed when dropped.
 #[derive(Debug)]

@@ -23,6 +23,9 @@ use crate::command;
 use crate::netns::Namespace;
 use crate::pass::Pass;
 
+/// Last part of the addresses of the second balancer, where there is one.
+pub const SECOND: u8 = 3;
+
 /// Name of every host's interface.
 pub const INTERFACE: &str = "eth0";
 
@@ -105,8 +108,8 @@ pub struct Topology {
     pub balancer: Host,
     /// Where instances run: `i1`, `i2` and so on.
     pub instances: Vec<Host>,
-    _switch: Namespace,
-    _pass: Pass,
+    switch: Namespace,
+    pass: Pass,
 }
 
 impl Topology {
@@ -122,12 +125,9 @@ impl Topology {
             "link add br0 type bridge forward_delay 0 stp_state 0 mcast_snooping 0",
             "link set br0 up",
         ])?;
-        let balancer = Host::new("balancer", 1)?;
-        // A host that passes packets on for others is a router to its kernel.
-        balancer.namespace.sysctl("ipv4/conf/all/forwarding", "1")?;
-        balancer.namespace.sysctl("ipv6/conf/all/forwarding", "1")?;
+        let pass = Pass::load()?;
+        let balancer = balancer(&switch, &pass, "balancer", 1)?;
         let client = Host::new("client", 2)?;
-        connect(&switch, &balancer)?;
         connect(&switch, &client)?;
         let mut hosts = Vec::new();
         for number in 1..=instances {
@@ -135,15 +135,21 @@ impl Topology {
             connect(&switch, &host)?;
             hosts.push(host);
         }
-        let pass = Pass::load()?;
-        pass.attach(&switch, &port(&balancer))?;
         Ok(Self {
             client,
             balancer,
             instances: hosts,
-            _switch: switch,
-            _pass: pass,
+            switch,
+            pass,
         })
+    }
+
+    /// Adds another host for a daemon, with the addresses that end in [`SECOND`].
+    ///
+    /// # Errors
+    /// As [`Topology::new`].
+    pub fn second_balancer(&self) -> Result<Host> {
+        balancer(&self.switch, &self.pass, "second", SECOND)
     }
 
     /// Sends the client's packets for an address to the balancer, as a router in front would.
@@ -151,9 +157,21 @@ impl Topology {
     /// # Errors
     /// When there is such a route already.
     pub fn route_to_balancer(&self, address: IpAddr) -> Result<()> {
+        self.route("add", address, &self.balancer)
+    }
+
+    /// Sends the client's packets for an address to another balancer than so far.
+    ///
+    /// # Errors
+    /// When the route cannot be changed.
+    pub fn move_route(&self, address: IpAddr, to: &Host) -> Result<()> {
+        self.route("replace", address, to)
+    }
+
+    fn route(&self, verb: &str, address: IpAddr, to: &Host) -> Result<()> {
         let line = match address {
-            IpAddr::V4(_) => format!("route add {address}/32 via {}", self.balancer.v4),
-            IpAddr::V6(_) => format!("route add {address}/128 via {}", self.balancer.v6),
+            IpAddr::V4(_) => format!("route {verb} {address}/32 via {}", to.v4),
+            IpAddr::V6(_) => format!("route {verb} {address}/128 via {}", to.v6),
         };
         self.client.namespace.ip(&[line])
     }
@@ -181,6 +199,17 @@ pub fn v6(number: u8) -> Ipv6Addr {
 
 fn port(host: &Host) -> String {
     format!("p-{}", host.name)
+}
+
+/// A host for a daemon.
+fn balancer(switch: &Namespace, pass: &Pass, name: &str, number: u8) -> Result<Host> {
+    let host = Host::new(name, number)?;
+    // A host that passes packets on for others is a router to its kernel.
+    host.namespace.sysctl("ipv4/conf/all/forwarding", "1")?;
+    host.namespace.sysctl("ipv6/conf/all/forwarding", "1")?;
+    connect(switch, &host)?;
+    pass.attach(switch, &port(&host))?;
+    Ok(host)
 }
 
 /// Plugs a host into the switch.
