@@ -23,12 +23,13 @@ pub use instance::{
 };
 pub use ports::{MAX_RANGES, PortRange, PortRanges};
 pub use settings::Settings;
-pub use table::{SLOTS, Table};
+pub use table::{SLOTS, Slot, Table};
 pub use traffic::Traffic;
 pub use vip::{
     FORWARD_DNAT, FORWARD_GUE, FORWARD_IPIP, FORWARD_L2DSR, FORWARD_NAT, HASH_FLOW, HASH_SOURCE,
     MAX_VIPS, PROTOCOL_TCP, PROTOCOL_UDP, SELECT_HASH, SELECT_LEAST_CONNECTIONS, SELECT_TURN,
-    VIP_KEEPS_PORT, VIP_OF_PORT, VIP_OF_PORTS, Vip, VipKey, encapsulates, translates,
+    VIP_KEEPS_PORT, VIP_OF_PORT, VIP_OF_PORTS, VIP_OWNED, VIP_OWNED_BY_SOURCE, VIP_REFUSES,
+    VIP_SETTLES, Vip, VipKey, encapsulates, translates,
 };
 
 /// An address of either family in 16 bytes; IPv4 as IPv4-mapped IPv6.

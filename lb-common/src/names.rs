@@ -4,12 +4,13 @@
 pub const PROGRAM: &str = "lb_xdp";
 /// Programs that the balancing program hands packets on to, in the order of their places in
 /// [`MAP_STAGES`].
-pub const STAGES: [&str; 5] = [
+pub const STAGES: [&str; 6] = [
     "lb_encapsulate",
     "lb_too_big",
     "lb_icmp",
     "lb_finish",
     "lb_fragment",
+    "lb_refuse",
 ];
 /// The far end of tunnels: unpacks, attached to an instance's interface.
 pub const PROGRAM_DECAP: &str = "lb_decap";
@@ -25,6 +26,9 @@ pub const MAP_VIPS: &str = "VIPS";
 /// [`crate::Address`] → [`crate::PortRanges`]: the addresses of VIPs. Each load of the program has its own, as
 /// with [`MAP_CEILINGS`].
 pub const MAP_VIP_ADDRESSES: &str = "VIP_ADDRESSES";
+/// Array of one `u64`: the number of changes of [`MAP_VIPS`], which the daemon adds one to after each.
+/// The program's own copies of VIPs are void as soon as it has moved.
+pub const MAP_VIP_EPOCH: &str = "VIP_EPOCH";
 /// Array of [`crate::Table`]; [`crate::Vip::table`] is the index.
 pub const MAP_TABLES: &str = "TABLES";
 /// Array of [`crate::InstanceEntry`] by instance index; index 0 is never an instance.
@@ -73,11 +77,12 @@ pub const MAP_DECAP_COUNTERS: &str = "DECAP_COUNTERS";
 pub const MAP_STAGES: &str = "STAGES";
 
 /// Every map that outlives the daemon, in the order in which they are pinned.
-pub const PINNED_MAPS: [&str; 13] = [
+pub const PINNED_MAPS: [&str; 14] = [
     MAP_SETTINGS,
     MAP_INSTANCES,
     MAP_TABLES,
     MAP_VIPS,
+    MAP_VIP_EPOCH,
     MAP_CONNECTIONS,
     MAP_NEXT_HOPS,
     MAP_CLIENT_HOPS,

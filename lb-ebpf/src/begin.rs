@@ -11,25 +11,48 @@
 
 use lb_common::{
     Counter, FLOW_FORWARD, FLOW_REPLY, FORWARD_NAT, FlowEntry, FlowKey, InstanceEntry, SELECT_HASH,
-    STATE_OPEN, Settings, VIP_KEEPS_PORT, Vip, is_v4, same_address, translates,
+    STATE_OPEN, Settings, VIP_KEEPS_PORT, VIP_REFUSES, VIP_SETTLES, Vip, is_v4, same_address,
+    translates,
 };
 
-use crate::{Flow, Insert, Scratch, Tables, Verdict, hash, parse::TCP_RST, select, vips};
+use crate::{
+    Flow, Insert, Scratch, Tables, Verdict, hash,
+    owner::{self, Owned},
+    parse::{TCP_RST, is_opening},
+    select, settled, vips,
+};
 
 /// Source ports that `nat` tries before it gives up. With nine ports in ten in use towards one
 /// instance, one connection in five fails to find a free one in sixteen tries.
 pub const MAX_PORT_TRIES: u32 = 16;
 
 /// What became of the attempt to begin a connection.
+///
+/// It fits a register, because [`Counter`] has room for the other variants. Were it written to
+/// memory, the compiler would write something as the counter of a variant that has none, and that may
+/// be a pointer, which the verifier does not allow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Begun {
     /// It is in the table, by this processor or by another.
     Remembered,
-    /// The table is full, but the connection works without an entry. What it would have been is in
-    /// [`Scratch::entry`].
+    /// It has no entry, and works without. What the entry would have been is in [`Scratch::entry`].
     Unremembered,
-    /// The packet's way ends here.
-    Decided(Verdict),
+    /// Nobody can take it, and its sender is to be told.
+    Refused,
+    /// The packet's way ends here, for this reason.
+    Decided(Counter),
+}
+
+const _: () = assert!(size_of::<Begun>() == 4);
+
+/// The verdict over a packet whose way ends here for a reason.
+#[inline(always)]
+#[must_use]
+pub const fn verdict(reason: Counter) -> Verdict {
+    match reason {
+        Counter::PassedNoConnection | Counter::PassedNotVip => Verdict::Pass(reason),
+        _ => Verdict::Drop(reason),
+    }
 }
 
 /// Begins a connection for a packet that belongs to none, whose tuple is [`Scratch::key`].
@@ -37,33 +60,84 @@ pub enum Begun {
 /// Out of line: the packets that need it are few, and the others should not pay for its stack.
 #[inline(never)]
 pub fn begin<T: Tables>(tables: &T, scratch: &mut Scratch, tcp_flags: u8) -> Begun {
+    let epoch = tables.vip_epoch();
     let Some(vip) = vips::find(tables, scratch) else {
         let reply = tables
             .settings()
             .is_some_and(|settings| is_reply_tuple(&settings, &scratch.key));
-        return Begun::Decided(Verdict::Pass(if reply {
+        return Begun::Decided(if reply {
             Counter::PassedNoConnection
         } else {
             Counter::PassedNotVip
-        }));
+        });
     };
-    let begun = if tcp_flags & TCP_RST != 0 {
-        Err(Counter::DropStrayReset)
-    } else {
-        begin_at(tables, scratch, &vip)
+    if vip.flags & VIP_SETTLES != 0 {
+        // By its very port, also where the VIP has several.
+        let key = scratch.key.vip();
+        tables.keep_vip(&key, &vip, epoch, tables.now());
+    }
+    let owned = owner::of(tables, &vip, &scratch.key);
+    let begun = match owner::keeping(tables, owned.owner) {
+        Some(instance) if !is_opening(tcp_flags) => {
+            scratch.entry = settled::entry(&vip, owned.owner, instance.generation);
+            Ok(go_on(tables, scratch, owned, tcp_flags))
+        }
+        _ if tcp_flags & TCP_RST != 0 => Err(Counter::DropStrayReset),
+        _ => begin_at(tables, scratch, &vip, owned, tcp_flags),
     };
     begun.unwrap_or_else(|reason| {
         tables.vip_traffic(vip.id, |traffic| traffic.dropped += 1);
-        Begun::Decided(Verdict::Drop(reason))
+        if vip.flags & VIP_REFUSES != 0 && reason == Counter::DropNoInstance {
+            Begun::Refused
+        } else {
+            Begun::Decided(reason)
+        }
     })
 }
 
+/// A packet of a flow of the slot's owner, whose entry would be [`Scratch::entry`].
 #[inline(always)]
-fn begin_at<T: Tables>(tables: &T, scratch: &mut Scratch, vip: &Vip) -> Result<Begun, Counter> {
+fn go_on<T: Tables>(tables: &T, scratch: &mut Scratch, owned: Owned, tcp_flags: u8) -> Begun {
+    if !owned.slot.is_unsettled() {
+        tables.count(Counter::PacketsSettled);
+        return Begun::Unremembered;
+    }
+    // What a reset belongs to is over.
+    if tcp_flags & TCP_RST != 0 {
+        return Begun::Unremembered;
+    }
+    scratch.entry.state = STATE_OPEN;
+    scratch.entry.last_seen = tables.now();
+    if !tables.live_begin(owned.owner) {
+        tables.count(Counter::ConnectionsUnremembered);
+        return Begun::Unremembered;
+    }
+    let inserted = tables.insert_flow(&scratch.key, &scratch.entry);
+    if inserted == Insert::Done {
+        tables.count(Counter::ConnectionsFound);
+        return Begun::Remembered;
+    }
+    tables.live_end(owned.owner);
+    if inserted == Insert::Exists {
+        return Begun::Remembered;
+    }
+    tables.count(Counter::ConnectionsUnremembered);
+    Begun::Unremembered
+}
+
+#[inline(always)]
+fn begin_at<T: Tables>(
+    tables: &T,
+    scratch: &mut Scratch,
+    vip: &Vip,
+    owned: Owned,
+    tcp_flags: u8,
+) -> Result<Begun, Counter> {
     let hash = hash::flow(&scratch.key);
+    let settles = vip.flags & VIP_SETTLES != 0;
     // Counted before it is remembered: of two processors that find the last place one must see the
-    // other.
-    let take = |index| tables.live_begin(index);
+    // other. Where flows may go unremembered there are no limits.
+    let take = |index| settles || tables.live_begin(index);
     let mut full = false;
     let selected = select::select(tables, vip, &scratch.key, hash, take, &mut full);
     let (index, instance) = selected.ok_or(if full {
@@ -71,16 +145,17 @@ fn begin_at<T: Tables>(tables: &T, scratch: &mut Scratch, vip: &Vip) -> Result<B
     } else {
         Counter::DropNoInstance
     })?;
-    scratch.entry = FlowEntry {
-        last_seen: tables.now(),
-        instance: index,
-        generation: instance.generation,
-        state: STATE_OPEN,
-        vip: vip.id as u16,
-        direction: FLOW_FORWARD,
-        forward: vip.forward,
-        ..FlowEntry::default()
-    };
+    scratch.entry = settled::entry(vip, index, instance.generation);
+    if settles {
+        if !owned.slot.is_unsettled() && index == owned.owner {
+            tables.count(Counter::PacketsSettled);
+            settled::note_begin(tables, vip.id, index);
+            return Ok(Begun::Unremembered);
+        }
+        tables.live_begin(index);
+    }
+    scratch.entry.state = STATE_OPEN;
+    scratch.entry.last_seen = tables.now();
     let inserted = if translates(vip.forward) {
         let port = if vip.flags & VIP_KEEPS_PORT != 0 {
             scratch.key.destination_port
@@ -92,9 +167,7 @@ fn begin_at<T: Tables>(tables: &T, scratch: &mut Scratch, vip: &Vip) -> Result<B
         Ok(tables.insert_flow(&scratch.key, &scratch.entry))
     };
     if inserted == Ok(Insert::Done) {
-        tables.count(Counter::ConnectionsOpened);
-        tables.vip_traffic(vip.id, |traffic| traffic.connections += 1);
-        tables.instance_traffic(index, |traffic| traffic.connections += 1);
+        settled::note_begin(tables, vip.id, index);
         return Ok(Begun::Remembered);
     }
     // It was counted for the place that it has not got.
@@ -102,20 +175,43 @@ fn begin_at<T: Tables>(tables: &T, scratch: &mut Scratch, vip: &Vip) -> Result<B
     match inserted? {
         // Another processor was first; its choice counts.
         Insert::Done | Insert::Exists => Ok(Begun::Remembered),
-        // A connection whose packets keep their addresses and whose instance follows from its hash
-        // works without an entry for as long as the VIP's table stays the same. One that was chosen
-        // by turn, by load or by chance does not, one by `nat` has nowhere else to keep its source
-        // port, and one that is not remembered cannot be counted against a limit.
-        Insert::Full
-            if !translates(vip.forward)
-                && vip.select == SELECT_HASH
-                && !tables.is_limited(index) =>
-        {
-            tables.count(Counter::ConnectionsUnremembered);
-            Ok(Begun::Unremembered)
-        }
-        Insert::Full => Err(Counter::DropTableFull),
+        Insert::Full => without_room(tables, scratch, vip, owned, tcp_flags),
     }
+}
+
+/// What becomes of a flow that has no room in the table. [`Scratch::entry`] is what it would have
+/// been.
+#[inline(always)]
+fn without_room<T: Tables>(
+    tables: &T,
+    scratch: &mut Scratch,
+    vip: &Vip,
+    owned: Owned,
+    tcp_flags: u8,
+) -> Result<Begun, Counter> {
+    scratch.entry.state = settled::UNREMEMBERED;
+    if owned.owner != 0 && is_opening(tcp_flags) {
+        // Its next packet will be taken for one of the owner's, so it had better be.
+        let owner = tables.instance(owned.owner);
+        let owner = owner.filter(InstanceEntry::takes_new);
+        let owner = owner.ok_or(Counter::DropTableFull)?;
+        scratch.entry.instance = owned.owner;
+        scratch.entry.generation = owner.generation;
+        tables.count(Counter::ConnectionsUnremembered);
+        return Ok(Begun::Unremembered);
+    }
+    // A connection whose packets keep their addresses and whose instance follows from its hash works
+    // without an entry for as long as the VIP's table stays the same. One that was chosen by turn, by
+    // load or by chance does not, one by `nat` has nowhere else to keep its source port, and one that
+    // is not remembered cannot be counted against a limit.
+    if !translates(vip.forward)
+        && vip.select == SELECT_HASH
+        && !tables.is_limited(scratch.entry.instance)
+    {
+        tables.count(Counter::ConnectionsUnremembered);
+        return Ok(Begun::Unremembered);
+    }
+    Err(Counter::DropTableFull)
 }
 
 /// Remembers both directions of a translated connection, to this port of the instance.

@@ -85,6 +85,13 @@ impl Sum {
         Self(self.0 + u32::from_ne_bytes(words) as u64)
     }
 
+    /// What both are the sums of.
+    #[inline(always)]
+    #[must_use]
+    pub const fn plus(self, other: Self) -> Self {
+        Self(self.0 + other.0)
+    }
+
     /// Takes away a pair of bytes: the other way to say that its complement is added.
     #[inline(always)]
     #[must_use]

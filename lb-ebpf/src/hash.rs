@@ -2,22 +2,26 @@
 //!
 //! Two things are taken from it: the slot of a table (its upper half) and the first source port
 //! that `nat` tries (its lower half), so all 64 bits must be good. Each 64-bit word of the key is
-//! folded in by an exclusive or, an odd multiplication and an xor-shift, the steps of the
-//! SplitMix64 finaliser (Steele, Lea and Flood, OOPSLA 2014) with its constants. It runs once for
-//! a connection, not for each packet.
+//! multiplied by an odd constant of its own, and the products are added up: multilinear hashing, see
+//! Lemire and Kaser, "Strongly universal string hashing is fast" (2014). A processor has all of these
+//! multiplications under way at once, which counts where no flow is remembered and each packet is
+//! hashed. What carries upwards only is then spread over all bits by the SplitMix64 finaliser (Steele,
+//! Lea and Flood, OOPSLA 2014).
+//!
+//! Balancers that take over from one another have to hash alike, so this is not to be changed.
 
 use lb_common::{Address, FlowKey, SLOTS, halves};
 
-const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
+/// Odd numbers with half of their bits set, for the two halves of each address and the rest.
+const FACTORS: [u64; 5] = [
+    0x9e37_79b9_7f4a_7c15,
+    0xd1b5_4a32_d192_ed03,
+    0xaef1_7502_108e_f2d9,
+    0xf135_7aea_2e62_a9c5,
+    0xcbe7_7d9c_52b7_7a59,
+];
 const FIRST: u64 = 0xbf58_476d_1ce4_e5b9;
 const SECOND: u64 = 0x94d0_49bb_1331_11eb;
-
-/// One step: folds `word` into `state`.
-#[inline(always)]
-const fn fold(state: u64, word: u64) -> u64 {
-    let mixed = (state ^ word).wrapping_mul(FIRST);
-    mixed ^ (mixed >> 32)
-}
 
 /// Spreads each bit of `state` over all bits.
 #[inline(always)]
@@ -28,17 +32,19 @@ pub const fn finish(state: u64) -> u64 {
     state ^ (state >> 31)
 }
 
+/// The sum of an address, by two of the factors.
 #[inline(always)]
-const fn fold_address(state: u64, address: &Address) -> u64 {
+const fn sum(address: &Address, one: u64, other: u64) -> u64 {
     let [first, second] = halves(address);
-    fold(fold(state, first), second)
+    (first.wrapping_mul(one)).wrapping_add(second.wrapping_mul(other))
 }
 
 /// The hash of an address alone.
 #[inline(always)]
 #[must_use]
 pub const fn address(address: &Address) -> u64 {
-    finish(fold_address(SEED, address))
+    let [a, b, ..] = FACTORS;
+    finish(sum(address, a, b))
 }
 
 /// The hash of a flow: both addresses, both ports and the protocol. It is the same on machines of
@@ -46,11 +52,12 @@ pub const fn address(address: &Address) -> u64 {
 #[inline(always)]
 #[must_use]
 pub const fn flow(key: &FlowKey) -> u64 {
-    let state = fold_address(fold_address(SEED, &key.source), &key.destination);
+    let [a, b, c, d, e] = FACTORS;
+    let addresses = sum(&key.source, a, b).wrapping_add(sum(&key.destination, c, d));
     let rest = (u16::from_be_bytes(key.source_port) as u64) << 32
         | (u16::from_be_bytes(key.destination_port) as u64) << 16
         | key.protocol as u64;
-    finish(fold(state, rest))
+    finish(addresses.wrapping_add(rest.wrapping_mul(e)))
 }
 
 /// The slot that a hash falls into: its upper half scaled to the table by a multiplication and a

@@ -25,7 +25,7 @@ use network_types::{
 use crate::{
     Flow, Packet, Scratch, Stage, Step, Tables, Verdict,
     checksum::Difference,
-    echo, hash, hop, parse,
+    echo, hash, hop, owner, parse,
     rewrite::{l2, tag},
     select,
     step::Handover,
@@ -90,14 +90,21 @@ pub(crate) fn find_unremembered<T: Tables>(tables: &T, scratch: &mut Scratch) ->
     let Some(vip) = vips::find(tables, scratch) else {
         return false;
     };
-    if translates(vip.forward) || vip.select != SELECT_HASH {
+    if translates(vip.forward) {
         return false;
     }
-    let hash = hash::flow(&scratch.key);
-    // What is selected here has begun long ago.
-    let (take, mut full) = (|_| true, false);
-    let selected = select::select(tables, &vip, &scratch.key, hash, take, &mut full);
-    let Some((index, instance)) = selected else {
+    let owner = owner::of(tables, &vip, &scratch.key).owner;
+    let (index, instance) = if let Some(instance) = owner::keeping(tables, owner) {
+        (owner, instance)
+    } else if vip.select == SELECT_HASH {
+        let hash = hash::flow(&scratch.key);
+        // What is selected here has begun long ago.
+        let (take, mut full) = (|_| true, false);
+        match select::select(tables, &vip, &scratch.key, hash, take, &mut full) {
+            Some(selected) => selected,
+            None => return false,
+        }
+    } else {
         return false;
     };
     scratch.entry = FlowEntry {

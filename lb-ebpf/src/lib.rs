@@ -29,13 +29,16 @@ pub mod icmp;
 #[cfg(any(test, feature = "memory"))]
 pub mod memory;
 pub mod mss;
+pub mod owner;
 pub mod packet;
 pub mod parse;
 mod process;
 pub mod recent;
+pub mod refuse;
 pub mod rewrite;
 mod scratch;
 pub mod select;
+pub mod settled;
 mod stages;
 pub mod step;
 pub mod tables;

@@ -21,7 +21,8 @@ use std::{
 
 use lb_common::{
     Address, CLIENT_HOPS, ClientHop, Counter, Counters, FlowEntry, FlowKey, InstanceEntry,
-    MAX_INSTANCES, MAX_VIPS, NextHop, PortRanges, SLOTS, Settings, Table, Traffic, Vip, VipKey,
+    MAX_INSTANCES, MAX_VIPS, NextHop, PortRanges, SLOTS, Settings, Slot, Table, Traffic, Vip,
+    VipKey,
 };
 
 use crate::{
@@ -30,6 +31,7 @@ use crate::{
     fragment::{FRAGMENTS, FragmentKey, Note},
     hash,
     recent::{self, Moment, RECENT, Recent},
+    settled::{self, RecentVip},
 };
 
 /// An entry of the connection table.
@@ -76,6 +78,8 @@ pub struct MemoryTables {
     settings: Mutex<Option<Settings>>,
     vips: Mutex<HashMap<VipKey, Vip>>,
     vip_addresses: Mutex<HashMap<Address, PortRanges>>,
+    vip_epoch: AtomicU64,
+    recent_vips: Mutex<HashMap<usize, RecentVip>>,
     tables: Mutex<HashMap<u32, Arc<Table>>>,
     instances: Mutex<Vec<InstanceEntry>>,
     flows: Mutex<HashMap<FlowKey, Arc<MemoryFlow>>>,
@@ -114,6 +118,8 @@ impl MemoryTables {
             settings: Mutex::default(),
             vips: Mutex::default(),
             vip_addresses: Mutex::default(),
+            vip_epoch: AtomicU64::new(0),
+            recent_vips: Mutex::default(),
             tables: Mutex::default(),
             instances: Mutex::new(vec![InstanceEntry::default(); MAX_INSTANCES as usize]),
             flows: Mutex::default(),
@@ -152,21 +158,25 @@ impl MemoryTables {
     /// Inserts or replaces a VIP.
     pub fn set_vip(&self, key: VipKey, vip: Vip) {
         lock(&self.vips).insert(key, vip);
+        self.vip_epoch.fetch_add(1, Relaxed);
     }
 
     /// Removes a VIP.
     pub fn remove_vip(&self, key: &VipKey) {
         lock(&self.vips).remove(key);
+        self.vip_epoch.fetch_add(1, Relaxed);
     }
 
     /// Notes that VIPs have this address, some of them several ports.
     pub fn set_vip_address(&self, address: Address, ranges: PortRanges) {
         lock(&self.vip_addresses).insert(address, ranges);
+        self.vip_epoch.fetch_add(1, Relaxed);
     }
 
     /// Notes that no VIP has this address any more.
     pub fn remove_vip_address(&self, address: &Address) {
         lock(&self.vip_addresses).remove(address);
+        self.vip_epoch.fetch_add(1, Relaxed);
     }
 
     /// The addresses of VIPs.
@@ -300,14 +310,37 @@ impl Tables for MemoryTables {
         lock(&self.instances).get(index as usize).copied()
     }
 
-    fn slot(&self, table: u32, slot: u32) -> u16 {
+    fn slot(&self, table: u32, slot: u32) -> Slot {
         debug_assert!((slot as usize) < SLOTS);
         let tables = lock(&self.tables);
-        tables
-            .get(&table)
-            .and_then(|table| table.slots.get(slot as usize))
-            .copied()
-            .unwrap_or(0)
+        let table = tables.get(&table);
+        Slot(table.map_or(0, |table| table.slots[slot as usize]))
+    }
+
+    fn owner(&self, table: u32, slot: u32) -> u16 {
+        let tables = lock(&self.tables);
+        let table = tables.get(&table);
+        table.map_or(0, |table| table.owners[slot as usize])
+    }
+
+    fn vip_epoch(&self) -> u64 {
+        self.vip_epoch.load(Relaxed)
+    }
+
+    fn has_recent_vips(&self) -> bool {
+        !lock(&self.recent_vips).is_empty()
+    }
+
+    fn recent_vip(&self, key: &FlowKey, now: u64) -> Option<Vip> {
+        let place = settled::place(&key.destination, key.destination_port);
+        let copy = lock(&self.recent_vips).get(&place).copied()?;
+        (copy.holds(key, self.vip_epoch(), now)).then_some(copy.vip)
+    }
+
+    fn keep_vip(&self, key: &VipKey, vip: &Vip, epoch: u64, now: u64) {
+        let place = settled::place(&key.address, key.port);
+        let copy = RecentVip::new(key, vip, epoch, now);
+        lock(&self.recent_vips).insert(place, copy);
     }
 
     fn flow(&self, key: &FlowKey) -> Option<Arc<MemoryFlow>> {
@@ -349,6 +382,10 @@ impl Tables for MemoryTables {
                 epoch: moment.epoch,
             };
         }
+    }
+
+    fn without_entry(&self, entry: &FlowEntry) -> Arc<MemoryFlow> {
+        MemoryFlow::new(entry)
     }
 
     fn remove_flow(&self, key: &FlowKey) {

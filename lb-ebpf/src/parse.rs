@@ -69,7 +69,7 @@ impl Layout {
     #[inline(always)]
     #[must_use]
     pub const fn is_opening(&self) -> bool {
-        self.tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST) == TCP_SYN
+        is_opening(self.tcp_flags)
     }
 
     /// Whether the packet leaves the state of its connection as it is.
@@ -85,6 +85,13 @@ impl Layout {
     pub const fn has(&self, flags: u8) -> bool {
         self.tcp_flags & flags != 0
     }
+}
+
+/// Whether a packet with these TCP flags asks for a new connection.
+#[inline(always)]
+#[must_use]
+pub const fn is_opening(tcp_flags: u8) -> bool {
+    tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST) == TCP_SYN
 }
 
 /// Reads a packet down to its ports; the tuple goes into `key`, which must be all zero.

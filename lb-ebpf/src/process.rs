@@ -15,6 +15,7 @@ use crate::{
     hop,
     parse::{self, Layout},
     rewrite::{self, tag},
+    settled,
     step::Handover,
     way::Way,
 };
@@ -46,11 +47,18 @@ pub(crate) fn steer<P: Packet, T: Tables>(
     interface: u32,
     layout: &Layout,
 ) -> Step {
-    let (flow, now) = match conntrack::find(tables, &scratch.key, layout) {
+    let known = match settled::find(tables, &scratch.key, layout) {
+        Some((flow, now)) => Known::Flow(flow, now),
+        None => conntrack::find(tables, &scratch.key, layout),
+    };
+    let (flow, now) = match known {
         Known::Flow(flow, now) => (flow, now),
         Known::Decided(verdict) => return Step::Done(verdict),
         Known::No => match begin::begin(tables, scratch, layout.tcp_flags) {
-            Begun::Decided(verdict) => return Step::Done(verdict),
+            Begun::Decided(reason) => return Step::Done(begin::verdict(reason)),
+            Begun::Refused => {
+                return hand_over(scratch, layout, &FlowEntry::default(), 0, Stage::Refuse);
+            }
             // Rare, and what follows is another copy of what follows for all others: not here.
             Begun::Unremembered => {
                 let entry = scratch.entry;

@@ -47,7 +47,7 @@ pub fn select<T: Tables>(
     };
     let mut slot = first;
     for attempt in 1..=MAX_TRIES + MAX_CHANCES {
-        let index = tables.slot(vip.table, slot);
+        let index = tables.slot(vip.table, slot).index();
         if index != 0
             && let Some(instance) = tables.instance(index)
             && instance.takes_new()
@@ -75,7 +75,7 @@ pub fn select<T: Tables>(
 fn less_loaded<T: Tables>(tables: &T, vip: &Vip) -> u32 {
     let one = hash::slot(u64::from(tables.random()) << 32);
     let two = hash::slot(u64::from(tables.random()) << 32);
-    let (a, b) = (tables.slot(vip.table, one), tables.slot(vip.table, two));
+    let [a, b] = [one, two].map(|slot| tables.slot(vip.table, slot).index());
     if a == b || b == 0 {
         return one;
     }

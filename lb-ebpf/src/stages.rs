@@ -4,7 +4,7 @@ use lb_common::Counter;
 
 use crate::{
     Packet, Scratch, Stage, Step, Tables, Verdict, encapsulate, finish, fragment, icmp,
-    process::decide, too_big,
+    process::decide, refuse, too_big,
 };
 
 /// The first stage: what every packet goes through, and most go no further. Counts the packet under
@@ -37,6 +37,7 @@ pub fn resume<P: Packet, T: Tables>(
         Stage::Fragment => fragment::forward(packet, tables, scratch, interface),
         Stage::Icmp => icmp::forward(packet, tables, scratch, interface),
         Stage::Finish => Step::Done(finish::finish(packet, tables, scratch, interface)),
+        Stage::Refuse => Step::Done(refuse::refuse(packet, tables, scratch)),
         Stage::TooBig => Step::Done(too_big::answer(packet, tables, scratch)),
     };
     counted(tables, step)
@@ -55,7 +56,7 @@ pub fn process<P: Packet, T: Tables>(
         match step {
             Step::Done(verdict) => return verdict,
             // `Fragment` and `Icmp` hand on to `Encapsulate`, that to `TooBig`, and that to nobody, nor
-            // does `Finish`: this ends.
+            // do `Finish` and `Refuse`: this ends.
             Step::Next(stage) => step = resume(stage, packet, tables, scratch, interface),
         }
     }

@@ -25,6 +25,8 @@ pub enum Stage {
     Finish = 3,
     /// [`crate::fragment`].
     Fragment = 4,
+    /// [`crate::refuse`].
+    Refuse = 5,
 }
 
 /// How far a packet has come.

@@ -4,8 +4,8 @@
 //! BPF map and a hash map behind a lock, and the compiler drops from the copy what is not used.
 
 use lb_common::{
-    Address, ClientHop, Counter, FlowEntry, FlowKey, InstanceEntry, NextHop, Settings, Traffic,
-    Vip, VipKey,
+    Address, ClientHop, Counter, FlowEntry, FlowKey, InstanceEntry, NextHop, Settings, Slot,
+    Traffic, Vip, VipKey,
 };
 
 use crate::{
@@ -66,8 +66,19 @@ pub trait Tables {
     fn widen(&self, key: &mut VipKey) -> bool;
     /// An instance by index, below [`lb_common::MAX_INSTANCES`].
     fn instance(&self, index: u16) -> Option<InstanceEntry>;
-    /// The instance index in a slot of a table; 0 is none.
-    fn slot(&self, table: u32, slot: u32) -> u16;
+    /// A slot of a table.
+    fn slot(&self, table: u32, slot: u32) -> Slot;
+    /// The index of the owner of an unsettled slot; 0 is none.
+    fn owner(&self, table: u32, slot: u32) -> u16;
+    /// The epoch of the VIPs, which moves after each change of one.
+    fn vip_epoch(&self) -> u64;
+    /// Whether this processor has ever kept a copy of a VIP.
+    fn has_recent_vips(&self) -> bool;
+    /// This processor's copy of the VIP that packets with this key are for, if there is one and it
+    /// [holds](crate::settled::RecentVip::holds) at `now`.
+    fn recent_vip(&self, key: &FlowKey, now: u64) -> Option<Vip>;
+    /// Keeps a copy of a VIP, made at `now`; `epoch` was read before the VIP was.
+    fn keep_vip(&self, key: &VipKey, vip: &Vip, epoch: u64, now: u64);
 
     /// The connection with this key.
     fn flow(&self, key: &FlowKey) -> Option<Self::Flow>;
@@ -80,6 +91,8 @@ pub trait Tables {
     fn recent_flow(&self, key: &FlowKey, moment: Moment) -> Option<Self::Flow>;
     /// Keeps a copy of a connection that holds until `until`, unless one is there that holds.
     fn keep_recent(&self, key: &FlowKey, moment: Moment, flow: &Self::Flow, until: u64);
+    /// A handle to an entry that is in no table. There is one at a time: the next call overwrites it.
+    fn without_entry(&self, entry: &FlowEntry) -> Self::Flow;
     /// Removes a connection, if it is there, and makes all copies at its place void.
     fn remove_flow(&self, key: &FlowKey);
 

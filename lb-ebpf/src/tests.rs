@@ -4,13 +4,14 @@ mod accounting;
 mod bytes;
 mod echo;
 mod limits;
+mod settled;
 mod translation;
 
 use std::sync::Arc;
 
 use lb_common::{
     Address, FORWARD_NAT, INSTANCE_ACTIVE, InstanceEntry, NextHop, PROTOCOL_TCP, SELECT_HASH,
-    SLOTS, Settings, Table, Vip, from_v4,
+    Settings, Table, Vip, from_v4,
 };
 
 use crate::memory::{Frame, MemoryTables};
@@ -69,14 +70,12 @@ fn instance(address: Address) -> InstanceEntry {
 
 /// A table with these instances in turn.
 fn table(instances: &[u16]) -> Arc<Table> {
-    Arc::new(Table {
-        slots: std::array::from_fn::<_, SLOTS, _>(|slot| {
-            instances
-                .get(slot % instances.len().max(1))
-                .copied()
-                .unwrap_or(0)
-        }),
-    })
+    Arc::new(Table::settled(std::array::from_fn(|slot| {
+        instances
+            .get(slot % instances.len().max(1))
+            .copied()
+            .unwrap_or(0)
+    })))
 }
 
 fn send(tables: &MemoryTables, frame: &mut Vec<u8>) -> Verdict {

@@ -21,6 +21,7 @@ mod fixture;
 mod host;
 mod neighbour;
 mod open;
+mod owners;
 #[cfg(test)]
 mod packet_tests;
 mod plan;

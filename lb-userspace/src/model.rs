@@ -98,5 +98,5 @@ pub use service::{
 pub use slow_start::SlowStartSpec;
 pub use tracing::{TraceBackendSpec, TraceTrust, TracingSpec};
 pub use url::HttpUrl;
-pub use vip::{Forwarding, Ports, Protocol, VipSpec};
+pub use vip::{Forwarding, Ports, Protocol, VipSpec, WithoutInstances};
 pub use window::WindowSum;

@@ -4,8 +4,8 @@
 use anyhow::{Context, Result, ensure};
 use lb_common::{
     FORWARD_DNAT, FORWARD_GUE, FORWARD_IPIP, FORWARD_L2DSR, INSTANCE_ACTIVE, INSTANCE_DOWN,
-    INSTANCE_DRAINING, InstanceEntry, PROTOCOL_TCP, PROTOCOL_UDP, PortRange, SELECT_TURN, Settings,
-    VIP_KEEPS_PORT, Vip, VipKey, names,
+    INSTANCE_DRAINING, InstanceEntry, PROTOCOL_TCP, PROTOCOL_UDP, PortRange, SELECT_TURN, SLOTS,
+    Settings, Slot, Table, VIP_KEEPS_PORT, VIP_OWNED, VIP_SETTLES, Vip, VipKey, names,
 };
 use lb_ebpf::hash;
 use lb_tests::packet::Build;
@@ -58,6 +58,7 @@ fn serve(lab: &mut Lab) -> Result<()> {
         echo_rate: u16::MAX,
         ..lab.settings()
     })?;
+    serve_settling(lab)?;
     for (port, forward, select) in [
         (80, vip(1).forward, vip(1).select),
         (81, FORWARD_L2DSR, vip(1).select),
@@ -69,7 +70,7 @@ fn serve(lab: &mut Lab) -> Result<()> {
     ] {
         for (id, address, table, instances) in [
             (0, "10.1.1.1", 1, &[1, 2, 3][..]),
-            (8, "fd00:f::1", 2, &[4, 5][..]),
+            (16, "fd00:f::1", 2, &[4, 5][..]),
         ] {
             for protocol in [PROTOCOL_TCP, PROTOCOL_UDP] {
                 let value = Vip {
@@ -95,9 +96,32 @@ fn serve(lab: &mut Lab) -> Result<()> {
     Ok(())
 }
 
+/// VIPs whose flows are not remembered where slots are clear or settled; some are neither.
+fn serve_settling(lab: &mut Lab) -> Result<()> {
+    for (id, address, table, [a, b]) in [(0, "10.1.1.1", 3, [1, 2]), (16, "fd00:f::1", 4, [4, 5])] {
+        for (port, forward) in [(89, FORWARD_L2DSR), (90, FORWARD_GUE)] {
+            let slots = std::array::from_fn(|at| match at % 4 {
+                0 => Slot::unsettled(a).0,
+                1 => Slot::settled(b).0,
+                _ => Slot::clear(a).0,
+            });
+            let owners = [b; SLOTS];
+            let value = Vip {
+                table,
+                forward,
+                flags: VIP_OWNED | VIP_SETTLES,
+                ..vip(id + u32::from(port - 79_u16))
+            };
+            let key = vip_key(address, port, PROTOCOL_TCP);
+            lab.serve_table(key, value, Table { slots, owners })?;
+        }
+    }
+    Ok(())
+}
+
 fn packet(random: &mut Random) -> Vec<u8> {
     let port = 5000 + random.below(200);
-    let to = 80 + random.below(10);
+    let to = 80 + random.below(12);
     let (from, to) = if random.one_in(2) {
         (format!("10.0.1.2:{port}"), format!("10.1.1.1:{to}"))
     } else {
@@ -194,7 +218,7 @@ fn reply(random: &mut Random, lab: &Lab) -> Option<Vec<u8>> {
 fn kernel_and_library_agree_on_random_packets() -> Result<()> {
     let sizes = Sizes {
         connections: 300,
-        tables: 4,
+        tables: 5,
     };
     run(sizes, |lab| {
         serve(lab)?;

@@ -136,6 +136,9 @@ counters! {
     AnsweredTooBig = 10, "answered_too_big", Forwarded;
     /// An echo request for a VIP, which was answered.
     AnsweredEcho = 11, "answered_echo", Forwarded;
+    /// For a VIP whose service has no instance to take it, and wants its clients to be told: by a TCP
+    /// reset, or an ICMP message.
+    AnsweredRefused = 12, "answered_refused", Forwarded;
 
     /// For a VIP whose service has no instance to take it.
     DropNoInstance = 16, "no_instance", Dropped;
@@ -200,6 +203,10 @@ counters! {
     /// Connections whose client or instance was told to send smaller packets than the other one takes,
     /// because a way between them takes less.
     MssClamped = 54, "mss_clamped", Event;
+    /// Packets that found their instance by a settled slot, without an entry in the connection table.
+    PacketsSettled = 55, "packets_settled", Event;
+    /// Connections that were remembered after they had begun, because their slot changed hands.
+    ConnectionsFound = 56, "connections_found", Event;
 }
 
 #[cfg(test)]

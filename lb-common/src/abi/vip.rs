@@ -48,6 +48,9 @@ pub const HASH_FLOW: u8 = 0;
 /// [`Vip::hash_of`]: the client's address alone is hashed, so all its connections stay together.
 pub const HASH_SOURCE: u8 = 1;
 
+/// [`Vip::flags`]: packets that no instance can take are refused, not dropped.
+pub const VIP_REFUSES: u8 = 8;
+
 /// [`Vip::flags`]: packets keep their destination port, whatever port the instance listens on. So it is
 /// where a VIP has more than one port.
 pub const VIP_KEEPS_PORT: u8 = 0x80;
@@ -139,6 +142,16 @@ pub struct Vip {
     /// Bits `VIP_*`.
     pub flags: u8,
 }
+
+/// [`Vip::flags`]: the slots of the table have owners, whose the packets are that belong to no
+/// remembered flow and begin none.
+pub const VIP_OWNED: u8 = 1;
+/// [`Vip::flags`]: owners are found by the hash of the client's address alone, whatever new flows are
+/// selected by.
+pub const VIP_OWNED_BY_SOURCE: u8 = 4;
+/// [`Vip::flags`]: flows of settled slots are not remembered. Only with [`VIP_OWNED`] and
+/// [`SELECT_HASH`], and where nobody counts live connections against a limit.
+pub const VIP_SETTLES: u8 = 2;
 
 const _: () = assert!(size_of::<VipKey>() == 24 && align_of::<VipKey>() == 8);
 const _: () = assert!(size_of::<Vip>() == 16 && align_of::<Vip>() == 4);

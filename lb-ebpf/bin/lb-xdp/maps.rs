@@ -16,6 +16,7 @@ use lb_ebpf::{
     budget::Budget,
     fragment::{FRAGMENTS as FRAGMENT_COUNT, FragmentKey, Note},
     recent::{RECENT as RECENT_COUNT, Recent},
+    settled::{RECENT_VIPS, RecentVip},
 };
 
 #[map]
@@ -33,6 +34,9 @@ pub(crate) static SUBINTERFACES: HashMap<u32, Subinterface> =
 #[map]
 pub(crate) static VIP_ADDRESSES: HashMap<Address, PortRanges> =
     HashMap::with_max_entries(MAX_VIPS, 0);
+
+#[map]
+pub(crate) static VIP_EPOCH: Array<u64> = Array::with_max_entries(1, 0);
 
 #[map]
 pub(crate) static TABLES: Array<Table> = Array::with_max_entries(64, 0);
@@ -71,6 +75,12 @@ pub(crate) struct Workplace {
     pub(crate) budget: Budget,
     /// Answers to echo requests.
     pub(crate) echoes: Budget,
+    /// Not 0 once a VIP was kept below.
+    pub(crate) keeps: u64,
+    /// An entry that is in no table.
+    pub(crate) entry: FlowEntry,
+    /// Copies of VIPs, by [`lb_ebpf::settled::place`].
+    pub(crate) vips: [RecentVip; RECENT_VIPS],
 }
 
 /// The later stages, by [`lb_ebpf::Stage`].

@@ -46,6 +46,14 @@ pub fn lb_finish(context: XdpContext) -> u32 {
     })
 }
 
+/// [`Stage::Refuse`].
+#[xdp]
+pub fn lb_refuse(context: XdpContext) -> u32 {
+    run(&context, |packet, maps, scratch, interface| {
+        resume(Stage::Refuse, packet, maps, scratch, interface)
+    })
+}
+
 /// [`Stage::Fragment`].
 #[xdp]
 pub fn lb_fragment(context: XdpContext) -> u32 {

@@ -12,20 +12,21 @@ use aya_ebpf::{
 };
 use lb_common::{
     Address, COUNTER_COUNT, ClientHop, Counter, Counters, FlowEntry, FlowKey, InstanceEntry,
-    MAX_RANGES, NextHop, SLOTS, Settings, Traffic, VIP_OF_PORTS, Vip, VipKey,
+    MAX_RANGES, NextHop, SLOTS, Settings, Slot, Table, Traffic, VIP_OF_PORTS, Vip, VipKey,
 };
 use lb_ebpf::{
     Flow, Insert, Route, Scratch, Tables,
     fragment::{FragmentKey, Note},
     recent::{self, Moment},
+    settled::{self, RECENT_VIPS, RecentVip},
 };
 
 use crate::{
     atomic, fib,
     maps::{
         CEILINGS, CLIENT_HOPS, CONNECTIONS, COUNTERS, EPOCHS, EXPIRED, FRAGMENTS, INSTANCE_TRAFFIC,
-        INSTANCES, LIVE, NEXT_HOPS, RECENT, SETTINGS, TABLES, TURNS, VIP_ADDRESSES, VIP_TRAFFIC,
-        VIPS, WORKPLACE, Workplace,
+        INSTANCES, LIVE, NEXT_HOPS, RECENT, SETTINGS, TABLES, TURNS, VIP_ADDRESSES, VIP_EPOCH,
+        VIP_TRAFFIC, VIPS, WORKPLACE, Workplace,
     },
 };
 
@@ -87,6 +88,17 @@ impl Maps<'_> {
         // SAFETY: a field of a map value that the pointer is of.
         unsafe { &raw mut (*self.workplace).scratch }
     }
+
+    #[inline(always)]
+    fn place_of_vip(&self, place: usize) -> *mut RecentVip {
+        let place = opaque(place as u64) as usize & (RECENT_VIPS - 1);
+        // SAFETY: fields of a map value that the pointer is of; the place is below the length.
+        unsafe {
+            (&raw mut (*self.workplace).vips)
+                .cast::<RecentVip>()
+                .add(place)
+        }
+    }
 }
 
 impl Tables for Maps<'_> {
@@ -134,16 +146,51 @@ impl Tables for Maps<'_> {
     }
 
     #[inline(always)]
-    fn slot(&self, table: u32, slot: u32) -> u16 {
-        let Some(table) = TABLES.get_ptr(table) else {
-            return 0;
-        };
-        let slot = opaque(u64::from(slot)) as usize;
-        if slot >= SLOTS {
-            return 0;
+    fn slot(&self, table: u32, slot: u32) -> Slot {
+        Slot(column(table, slot, |table| {
+            // SAFETY: a field of a map value.
+            unsafe { &raw const (*table).slots }.cast()
+        }))
+    }
+
+    #[inline(always)]
+    fn owner(&self, table: u32, slot: u32) -> u16 {
+        column(table, slot, |table| {
+            // SAFETY: a field of a map value.
+            unsafe { &raw const (*table).owners }.cast()
+        })
+    }
+
+    #[inline(always)]
+    fn vip_epoch(&self) -> u64 {
+        VIP_EPOCH.get(0).copied().unwrap_or(0)
+    }
+
+    #[inline(always)]
+    fn has_recent_vips(&self) -> bool {
+        // SAFETY: this processor's element.
+        unsafe { (*self.workplace).keeps != 0 }
+    }
+
+    #[inline(always)]
+    fn recent_vip(&self, key: &FlowKey, now: u64) -> Option<Vip> {
+        let place = settled::place(&key.destination, key.destination_port);
+        // SAFETY: this processor's element, which nothing else writes.
+        let copy = unsafe { &*self.place_of_vip(place) };
+        copy.holds(key, self.vip_epoch(), now).then_some(copy.vip)
+    }
+
+    #[inline(always)]
+    fn keep_vip(&self, key: &VipKey, vip: &Vip, epoch: u64, now: u64) {
+        let place = settled::place(&key.address, key.port);
+        // SAFETY: this processor's element, which nothing else writes.
+        unsafe {
+            ptr::write(
+                self.place_of_vip(place),
+                RecentVip::new(key, vip, epoch, now),
+            );
+            (*self.workplace).keeps = 1;
         }
-        // SAFETY: the slot is in the table. The daemon writes spare tables only.
-        unsafe { ptr::read((&raw const (*table).slots).cast::<u16>().add(slot)) }
     }
 
     #[inline(always)]
@@ -189,6 +236,16 @@ impl Tables for Maps<'_> {
                 (*recent).until = until;
                 (*recent).epoch = moment.epoch;
             }
+        }
+    }
+
+    #[inline(always)]
+    fn without_entry(&self, entry: &FlowEntry) -> MapFlow {
+        // SAFETY: this processor's element, which nothing else writes.
+        unsafe {
+            let place = &raw mut (*self.workplace).entry;
+            ptr::write(place, *entry);
+            MapFlow(place)
         }
     }
 
@@ -370,6 +427,20 @@ fn opaque(mut value: u64) -> u64 {
     // would name the same place twice, which the kernel refuses.
     unsafe { core::arch::asm!("{0} = {0}", inout(reg) value, options(nomem, nostack)) };
     value
+}
+
+/// A value of one column of a table; 0 where there is none.
+#[inline(always)]
+fn column(table: u32, slot: u32, of: impl FnOnce(*const Table) -> *const u16) -> u16 {
+    let Some(table) = TABLES.get_ptr(table) else {
+        return 0;
+    };
+    let slot = opaque(u64::from(slot)) as usize;
+    if slot >= SLOTS {
+        return 0;
+    }
+    // SAFETY: the slot is in the table. The daemon writes spare tables only.
+    unsafe { ptr::read(of(table).add(slot)) }
 }
 
 #[inline(always)]

@@ -108,6 +108,11 @@ pub(super) fn kernel(traffic: &KernelTraffic) -> types::Kernel {
     }
 }
 
+/// Whether there are, or may be, connections in the kernel.
+fn has_connections(traffic: &KernelTraffic) -> bool {
+    traffic.live.load(Relaxed) > 0 || traffic.owns.load(Relaxed)
+}
+
 /// An effective weight in the units of configured weights.
 pub(super) fn weight(effective: u32) -> f64 {
     f64::from(effective) / f64::from(UNIT)
@@ -237,7 +242,7 @@ pub(super) fn instance(
         wanted_percent: instance.reports.wanted(now, Duration::MAX),
         score: instance.measured.score(),
         drained: (status.admin != AdminState::Enabled)
-            .then_some(requests.in_flight == 0 && kernel.live_connections == 0),
+            .then_some(requests.in_flight == 0 && !has_connections(&instance.kernel)),
         drain: None,
         max_requests: limit(member.most),
         max_connections: limit(member.most_connections.instance),

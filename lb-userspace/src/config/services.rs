@@ -27,7 +27,9 @@ use super::{
     timeouts::TimeoutSettings,
     values::SERVICE,
 };
-use crate::model::{Algorithm, Endpoint, Forwarding, InstanceSpec, ServiceName, ServiceSpec};
+use crate::model::{
+    Algorithm, Endpoint, Forwarding, InstanceSpec, ServiceName, ServiceSpec, WithoutInstances,
+};
 
 const ALGORITHM: Choice<Algorithm> = Choice {
     choices: &Algorithm::ALL,
@@ -45,6 +47,11 @@ const FORWARDING: Choice<Forwarding> = Choice {
     name: Forwarding::as_str,
 };
 
+const WITHOUT_INSTANCES: Choice<WithoutInstances> = Choice {
+    choices: &[WithoutInstances::Drop, WithoutInstances::Refuse],
+    name: WithoutInstances::as_str,
+};
+
 const WEIGHT: Number<u16> = Number {
     min: 0,
     max: u16::MAX,
@@ -60,6 +67,7 @@ pub(super) struct ServiceSettings {
     algorithm: Sourced<Algorithm>,
     hash: HashSettings,
     forwarding: Sourced<Forwarding>,
+    without_instances: Sourced<WithoutInstances>,
     health_check: HealthSettings,
     recovery: RecoverySettings,
     breaker: BreakerSettings,
@@ -94,6 +102,7 @@ impl ServiceSettings {
             algorithm: Sourced::unset(Algorithm::default()),
             hash: HashSettings::unset(),
             forwarding: Sourced::unset(Forwarding::default()),
+            without_instances: Sourced::unset(WithoutInstances::default()),
             health_check: HealthSettings::unset(),
             recovery: RecoverySettings::unset(),
             breaker: BreakerSettings::unset(),
@@ -123,6 +132,11 @@ impl ServiceSettings {
         let algorithm = t.value("algorithm", &ALGORITHM, &self.algorithm);
         let hash = self.hash.read(t);
         let forwarding = t.value("forwarding", &FORWARDING, &self.forwarding);
+        let without_instances = t.value(
+            "without_instances",
+            &WITHOUT_INSTANCES,
+            &self.without_instances,
+        );
         let health_check = t.table("health_check", |t| self.health_check.read(t, udp_only));
         let recovery = t.table("recovery", |t| self.recovery.read(t));
         let breaker = t.table("breaker", |t| self.breaker.read(t));
@@ -143,6 +157,7 @@ impl ServiceSettings {
             algorithm,
             hash,
             forwarding,
+            without_instances,
             health_check,
             recovery,
             breaker,
@@ -188,6 +203,7 @@ pub(super) fn read(
                 hash_key: settings.hash.key.value,
                 hash_bound: settings.hash.bound.value,
                 forwarding: settings.forwarding.value,
+                without_instances: settings.without_instances.value,
                 health_check: settings.health_check.build(),
                 recovery: settings.recovery.build(),
                 breakers: settings.breaker.build(),

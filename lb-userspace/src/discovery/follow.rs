@@ -279,7 +279,8 @@ fn busy(snapshot: &Snapshot, name: &ServiceName) -> HashMap<String, bool> {
         .map(|member| {
             let instance = &member.instance;
             let live = instance.kernel.live.load(Ordering::Relaxed);
-            let busy = instance.in_flight() > 0 || live > 0;
+            let owns = instance.kernel.owns.load(Ordering::Relaxed);
+            let busy = instance.in_flight() > 0 || live > 0 || owns;
             (instance.endpoint.name().to_owned(), busy)
         })
         .collect()

@@ -25,6 +25,7 @@ use crate::{
 
 mod limits;
 mod ports;
+mod settled;
 
 const VIP: &str = "192.0.2.1:80";
 const SYN: u8 = 2;
@@ -127,12 +128,14 @@ impl Balancer {
     fn walk(&mut self) {
         let mut sweep = Sweep::new(Limits::new(&DatapathSpec::default()));
         for _ in 0..1000 {
-            let (instances, vips) = (self.state.instances(), self.state.vips());
-            if sweep
-                .step(&mut self.memory, instances, vips)
-                .unwrap()
-                .is_some()
-            {
+            if !sweep.is_under_way() {
+                self.state.begin_walk(self.now);
+            }
+            let known = &mut self.state.walked();
+            if sweep.step(&mut self.memory, known).unwrap().is_some() {
+                let silence = DatapathSpec::default().tcp_idle_timeout;
+                let memory = &mut self.memory.clone();
+                self.state.advance(silence, memory, self.now).unwrap();
                 return;
             }
         }

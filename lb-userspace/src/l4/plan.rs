@@ -14,13 +14,14 @@ use lb_common::{
     Address, FORWARD_DNAT, FORWARD_GUE, FORWARD_IPIP, FORWARD_L2DSR, FORWARD_NAT, HASH_FLOW,
     HASH_SOURCE, INSTANCE_ACTIVE, INSTANCE_DOWN, INSTANCE_DRAINING, InstanceEntry, MAX_VIPS,
     PROTOCOL_TCP, PROTOCOL_UDP, PortRange, SELECT_HASH, SELECT_LEAST_CONNECTIONS, SELECT_TURN,
-    Settings, Subinterface, VIP_KEEPS_PORT, VipKey, from_v4,
+    Settings, Subinterface, VIP_KEEPS_PORT, VIP_REFUSES, VipKey, from_v4,
 };
 
 use super::recipe::{Order, Recipe, Share};
 use crate::{
     model::{
         AdminState, Algorithm, DatapathSpec, Forwarding, HashKey, Health, Ports, Protocol, VipSpec,
+        WithoutInstances,
     },
     registry::{InstanceStatus, Service, Snapshot, identity},
 };
@@ -66,6 +67,10 @@ pub(crate) struct VipPlan {
     pub(crate) select: u8,
     /// One of `HASH_*`.
     pub(crate) hash_of: u8,
+    /// Whether flows need not be remembered as long as their slots are settled.
+    pub(crate) settles: bool,
+    /// Whether packets that no instance can take are refused, not dropped.
+    pub(crate) refuses: bool,
     /// Its table. VIPs of the same service share it.
     pub(crate) recipe: Arc<Recipe>,
 }
@@ -84,10 +89,11 @@ impl VipPlan {
 
     /// Bits `VIP_*`.
     pub(crate) const fn flags(&self) -> u8 {
-        match self.spec.ports {
+        let keeps = match self.spec.ports {
             Ports::One(_) => 0,
             Ports::Range(..) | Ports::Any => VIP_KEEPS_PORT,
-        }
+        };
+        keeps | if self.refuses { VIP_REFUSES } else { 0 }
     }
 
     /// Whether its packets leave from an address of lb's own, of this family.
@@ -151,6 +157,8 @@ pub(crate) fn plan(snapshot: &Snapshot, host: &Host) -> Plan {
             outer: outer(service, spec),
             select: select_now(service),
             hash_of: hash_of(service),
+            settles: settles(service, spec),
+            refuses: service.spec.without_instances == WithoutInstances::Refuse,
             recipe: Arc::new(recipe(service, spec)),
         };
         warn(spec, service, &vip, &mut warnings);
@@ -233,6 +241,18 @@ fn hash_of(service: &Service) -> u8 {
     }
 }
 
+/// Whether the instance of a flow follows from its hash for as long as a slot has the same instance.
+/// It does where packets keep their addresses and tables change only when instances do. What counts
+/// live connections has to remember them, as has UDP, where nothing says that a flow begins.
+fn settles(service: &Service, vip: &VipSpec) -> bool {
+    let mut members = service.members.iter();
+    service.spec.algorithm == Algorithm::ConsistentHash
+        && vip.protocol == Protocol::Tcp
+        && !service.spec.forwarding.translates()
+        && service.spec.limits.connections.is_none()
+        && !members.any(|member| member.most_connections.is_limited())
+}
+
 /// The table of a VIP: the service's members that can take its packets, by effective weight.
 fn recipe(service: &Service, vip: &VipSpec) -> Recipe {
     let order = if select(service.spec.algorithm) == SELECT_TURN {
@@ -279,7 +299,8 @@ fn warn(spec: &VipSpec, service: &Service, vip: &VipPlan, warnings: &mut Vec<Str
     if vip.recipe.is_empty() {
         warnings.push(format!(
             "VIP {spec}: no instance of service {name} can take new connections; its packets are \
-             dropped"
+             {}",
+            if vip.refuses { "refused" } else { "dropped" }
         ));
     }
     let forwarding = service.spec.forwarding;

@@ -65,7 +65,7 @@ impl Recipe {
         &self.shares
     }
 
-    /// The slots.
+    /// The table, all slots clear.
     pub(crate) fn table(&self) -> Box<Table> {
         let mut table = empty_table();
         if self.is_empty() {
@@ -89,7 +89,7 @@ impl Recipe {
 
 /// A table whose slots all name none.
 pub(crate) fn empty_table() -> Box<Table> {
-    Box::new(Table { slots: [0; SLOTS] })
+    Box::new(Table::settled([0; SLOTS]))
 }
 
 const fn gcd(a: u32, b: u32) -> u32 {

@@ -13,16 +13,20 @@ use std::{
 
 use lb_common::{
     Address, INSTANCE_ABSENT, INSTANCE_DOWN, InstanceEntry, MAX_SUBINTERFACES, MAX_VIPS,
-    PortRanges, Settings, Subinterface, Vip, VipKey,
+    PortRanges, Settings, Slot, Subinterface, VIP_OWNED, Vip, VipKey,
 };
 
+use self::slots::Derived;
 use super::{
     datapath::{Datapath, DatapathError},
+    owners::Memory,
     plan::{Plan, VipPlan},
     recipe::{Recipe, Share},
-    tables::{Contents, EMPTY, Place, Tables},
+    tables::{Contents, EMPTY, Made, Place, Tables},
 };
 use crate::model::Timestamp;
+
+mod slots;
 
 /// How long a table that no VIP points to any more is left alone. The packets that may still read
 /// it are those being worked on: microseconds, and a preempted interrupt thread some milliseconds.
@@ -58,6 +62,17 @@ pub(crate) struct Outcome {
     pub(crate) withdrew: bool,
 }
 
+/// What a walk over the connection table looks things up in.
+#[derive(Debug)]
+pub(crate) struct Walked<'a> {
+    /// Instances as they are in the maps.
+    pub(crate) instances: &'a BTreeMap<u16, InstanceEntry>,
+    /// VIPs as they are in the maps.
+    pub(crate) vips: &'a BTreeMap<VipKey, Vip>,
+    /// Tables as they are in the maps.
+    pub(crate) tables: &'a mut Tables,
+}
+
 /// What is in the maps.
 #[derive(Debug)]
 pub(crate) struct Reconciler {
@@ -86,7 +101,8 @@ impl Reconciler {
         for index in vips.values().map(|vip| vip.table).collect::<BTreeSet<_>>() {
             if index != EMPTY {
                 let table = datapath.read_table(index)?;
-                let named: BTreeSet<u16> = table.slots.into_iter().collect();
+                let slots = table.slots.iter().map(|slot| Slot(*slot).index());
+                let named: BTreeSet<u16> = slots.chain(table.owners).collect();
                 let named = named.into_iter().filter_map(|index| {
                     let entry = instances.get(&index)?;
                     Some((index, entry.generation, entry.identity))
@@ -115,9 +131,30 @@ impl Reconciler {
         &self.instances
     }
 
+    /// What the walk over the connection table looks things up in.
+    pub(crate) const fn walked(&mut self) -> Walked<'_> {
+        Walked {
+            instances: &self.instances,
+            vips: &self.vips,
+            tables: &mut self.tables,
+        }
+    }
+
+    /// Whether an instance has flows that are known by slots alone.
+    pub(crate) fn owns(&self, index: u16) -> bool {
+        let mut vips = self.vips.values().filter(|vip| vip.flags & VIP_OWNED != 0);
+        vips.any(|vip| self.tables.owns(vip.table, index))
+    }
+
     /// Tables that packets may read.
     pub(crate) fn tables_in_use(&self) -> usize {
         self.tables.in_use()
+    }
+
+    /// Lays tables to rest that no VIP points to any more.
+    fn rest_tables(&mut self, now: Timestamp) {
+        let used: BTreeSet<u32> = self.vips.values().map(|vip| vip.table).collect();
+        self.tables.rest(&used, now);
     }
 
     /// Brings the maps to what `plan` says.
@@ -137,6 +174,7 @@ impl Reconciler {
             now,
             outcome: Outcome::default(),
             shortage: None,
+            derived: Vec::new(),
         };
         pass.state.tables.wake(now);
         pass.settings(&plan.settings)?;
@@ -146,7 +184,7 @@ impl Reconciler {
         pass.put_vips(plan)?;
         pass.addresses()?;
         pass.activate()?;
-        pass.rest_tables();
+        pass.state.rest_tables(now);
         pass.remove_instances(plan)?;
         let Pass {
             outcome, shortage, ..
@@ -162,6 +200,7 @@ struct Pass<'a> {
     now: Timestamp,
     outcome: Outcome,
     shortage: Option<ReconcileError>,
+    derived: Vec<Derived>,
 }
 
 impl Pass<'_> {
@@ -230,52 +269,74 @@ impl Pass<'_> {
         }
     }
 
+    /// Tables whose slots have owners come first: VIPs that need none can share them.
     fn put_vips(&mut self, plan: &Plan) -> Result<(), DatapathError> {
-        for (key, wanted) in &plan.vips {
+        let mut vips: Vec<(&VipKey, &VipPlan, Memory)> = plan
+            .vips
+            .iter()
+            .map(|(key, wanted)| {
+                let memory = slots::wanted_memory(self.state.vips.get(key), wanted);
+                (key, wanted, memory)
+            })
+            .collect();
+        vips.sort_by_key(|(.., memory)| *memory == Memory::All);
+        for (key, wanted, memory) in vips {
             let recipe = self.placed(&wanted.recipe);
-            match self.place(key, &recipe)? {
-                Place::Ready(index) => self.put_vip(key, wanted, &recipe, index)?,
-                Place::Write(index) => {
-                    self.datapath.write_table(index, &recipe.table())?;
-                    self.outcome.writes += 1;
-                    self.put_vip(key, wanted, &recipe, index)?;
-                }
-                Place::None(Some(_)) => self.wait_for_rest(),
+            let present = self.state.vips.get(key).copied();
+            let place = if memory == Memory::All {
+                self.place(present, &recipe)?
+            } else {
+                self.place_owned(plan, present, memory, &recipe)?
+            };
+            match place {
+                Place::Ready(index) => self.put_vip(key, wanted, index)?,
+                Place::Write(_) | Place::None(Some(_)) => self.wait_for_rest(),
                 Place::None(None) => self.run_short(wanted),
             }
         }
         Ok(())
     }
 
-    /// Where the table of a VIP is or goes. The table that an earlier daemon left is looked at
-    /// before another is written: after a restart it is nearly always the right one.
-    fn place(&mut self, key: &VipKey, recipe: &Recipe) -> Result<Place, DatapathError> {
-        if let Some(vip) = self.state.vips.get(key)
+    /// Where the table of a VIP is. The table that an earlier daemon left is looked at before another
+    /// is written: after a restart it is nearly always the right one.
+    fn place(&mut self, present: Option<Vip>, recipe: &Recipe) -> Result<Place, DatapathError> {
+        if let Some(vip) = present
             && self.state.tables.is_found(vip.table)
             && *self.datapath.read_table(vip.table)? == *recipe.table()
         {
-            self.state.tables.hold(vip.table, recipe);
+            let made = Made::plain(recipe.clone());
+            self.state.tables.hold(vip.table, made);
         }
-        Ok(self.state.tables.place(recipe, self.now))
+        let place = self.state.tables.place_recipe(recipe, self.now);
+        self.write_plain(place, recipe)
     }
 
-    fn put_vip(
-        &mut self,
-        key: &VipKey,
-        plan: &VipPlan,
-        recipe: &Recipe,
-        table: u32,
-    ) -> Result<(), DatapathError> {
-        self.state.tables.hold(table, recipe);
+    /// Writes the table of a recipe if it has a place but is not there yet.
+    fn write_plain(&mut self, place: Place, recipe: &Recipe) -> Result<Place, DatapathError> {
+        match place {
+            Place::Write(index) => {
+                self.datapath.write_table(index, &recipe.table())?;
+                self.outcome.writes += 1;
+                let made = Made::plain(recipe.clone());
+                self.state.tables.hold(index, made);
+                Ok(Place::Ready(index))
+            }
+            other => Ok(other),
+        }
+    }
+
+    fn put_vip(&mut self, key: &VipKey, plan: &VipPlan, table: u32) -> Result<(), DatapathError> {
+        self.state.tables.keep(table);
         let present = self.state.vips.get(key).copied();
-        let way = (table, plan.select, plan.hash_of);
+        let flags = self.flags(present.as_ref(), plan, table);
+        let way = (table, plan.select, plan.hash_of, flags);
         let id = match present {
             Some(vip) => vip.id,
             None => self.take_id()?,
         };
         let flips = present.map_or(0, |vip| {
-            vip.generation
-                .wrapping_add(u32::from((vip.table, vip.select, vip.hash_of) != way))
+            let is_same = (vip.table, vip.select, vip.hash_of, vip.flags) == way;
+            vip.generation.wrapping_add(u32::from(!is_same))
         });
         let wanted = Vip {
             id,
@@ -284,7 +345,7 @@ impl Pass<'_> {
             forward: plan.forward(),
             select: plan.select,
             hash_of: plan.hash_of,
-            flags: plan.flags(),
+            flags,
         };
         if present != Some(wanted) {
             self.datapath.put_vip(key, &wanted)?;
@@ -369,11 +430,6 @@ impl Pass<'_> {
             }
         }
         Ok(())
-    }
-
-    fn rest_tables(&mut self) {
-        let used: BTreeSet<u32> = self.state.vips.values().map(|vip| vip.table).collect();
-        self.state.tables.rest(&used, self.now);
     }
 
     fn remove_instances(&mut self, plan: &Plan) -> Result<(), DatapathError> {

@@ -68,6 +68,7 @@ pub(crate) fn instances(
         ] {
             to.store(from, Ordering::Relaxed);
         }
+        kernel.owns.store(state.owns(id.index), Ordering::Relaxed);
     }
     Ok(())
 }

@@ -14,10 +14,15 @@ use std::{
 
 use lb_common::{
     Address, FLOW_FORWARD, FORWARD_DNAT, FlowEntry, FlowKey, INSTANCE_ABSENT, InstanceEntry,
-    PROTOCOL_TCP, STATE_CLOSED, STATE_FIN_CLIENT, STATE_FIN_INSTANCE, Vip, VipKey, translates,
+    PROTOCOL_TCP, STATE_CLOSED, STATE_FIN_CLIENT, STATE_FIN_INSTANCE, VIP_SETTLES, Vip, VipKey,
+    translates,
 };
+use lb_ebpf::settled::slot_of;
 
-use super::datapath::{Cursor, Datapath, DatapathError};
+use super::{
+    datapath::{Cursor, Datapath, DatapathError},
+    reconcile::Walked,
+};
 use crate::model::DatapathSpec;
 
 /// How long a closed connection is remembered, so that a retransmitted last packet still finds its
@@ -248,6 +253,11 @@ impl Sweep {
         self.is_crowded
     }
 
+    /// Whether the next step goes on with a walk.
+    pub(crate) const fn is_under_way(&self) -> bool {
+        self.is_under_way
+    }
+
     /// Notes that the table had no room for a connection.
     pub(crate) const fn note_crowd(&mut self) {
         self.is_crowded = true;
@@ -270,10 +280,9 @@ impl Sweep {
     pub(crate) fn step(
         &mut self,
         datapath: &mut dyn Datapath,
-        instances: &BTreeMap<u16, InstanceEntry>,
-        vips: &BTreeMap<VipKey, Vip>,
+        known: &mut Walked<'_>,
     ) -> Result<Option<Pass>, DatapathError> {
-        let result = self.try_step(datapath, instances, vips);
+        let result = self.try_step(datapath, known);
         if !matches!(result, Ok(None)) {
             self.restart();
         }
@@ -289,11 +298,10 @@ impl Sweep {
     fn try_step(
         &mut self,
         datapath: &mut dyn Datapath,
-        instances: &BTreeMap<u16, InstanceEntry>,
-        vips: &BTreeMap<VipKey, Vip>,
+        known: &mut Walked<'_>,
     ) -> Result<Option<Pass>, DatapathError> {
         if !self.is_under_way {
-            self.begin(datapath, instances)?;
+            self.begin(datapath, known.instances)?;
         }
         for _ in 0..CALLS_PER_STEP {
             self.buffer.clear();
@@ -308,8 +316,7 @@ impl Sweep {
                 {
                     clients.insert(entry.destination);
                 }
-                let ends = Ends::of(key, entry, instances, vips);
-                self.visit(datapath, ends, key, entry, now)?;
+                self.visit(datapath, known, key, entry, now)?;
             }
             self.buffer = entries;
             if self.cursor.is_none() {
@@ -343,11 +350,12 @@ impl Sweep {
     fn visit(
         &mut self,
         datapath: &mut dyn Datapath,
-        ends: Ends,
+        known: &mut Walked<'_>,
         key: &FlowKey,
         entry: &FlowEntry,
         now: u64,
     ) -> Result<(), DatapathError> {
+        let ends = Ends::of(key, entry, known.instances, known.vips);
         let limits = if self.is_crowded {
             self.limits.crowded()
         } else {
@@ -356,6 +364,11 @@ impl Sweep {
         let judgement = judge(key, entry, ends, &limits, now, |key| {
             datapath.connection(key)
         })?;
+        let judgement = match judgement {
+            Judgement::Keep if is_needless(key, entry, known) => Judgement::Forget,
+            Judgement::KeepOpen if is_needless(key, entry, known) => Judgement::ForgetOpen,
+            other => other,
+        };
         match judgement {
             Judgement::Keep => self.pass.entries += room(entry),
             Judgement::KeepOpen => {
@@ -403,6 +416,19 @@ impl Sweep {
         }
         Ok(())
     }
+}
+
+/// Whether a flow's slot says what its entry says. When it says something else, or not for good, the
+/// slot is told that it has such flows.
+fn is_needless(key: &FlowKey, entry: &FlowEntry, known: &mut Walked<'_>) -> bool {
+    let of_ports = || (known.vips.values()).find(|vip| vip.id == u32::from(entry.vip));
+    let vip = known.vips.get(&key.vip()).or_else(of_ports);
+    let Some(vip) = vip.filter(|vip| vip.flags & VIP_SETTLES != 0) else {
+        return false;
+    };
+    entry.direction == FLOW_FORWARD
+        && known.tables.meet(vip.table, slot_of(vip, key), entry)
+        && entry.forward == vip.forward
 }
 
 /// Entries that a connection takes, counted at its forward one: the reply's may have been passed

@@ -7,7 +7,12 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use super::recipe::{Recipe, Share};
+use lb_common::FlowEntry;
+
+use super::{
+    owners::Owners,
+    recipe::{Recipe, Share},
+};
 use crate::model::Timestamp;
 
 /// The table whose slots all name none.
@@ -17,28 +22,78 @@ pub(crate) const EMPTY: u32 = 0;
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Contents {
     /// Written by this daemon.
-    Made(Recipe),
+    Made(Made),
     /// Written by an earlier one; the instances it names, by index, generation and identity.
-    Found(BTreeSet<(u16, u16, u64)>),
+    Found(BTreeSet<Tenant>),
+}
+
+/// An instance that has an index: index, generation and identity.
+pub(crate) type Tenant = (u16, u16, u64);
+
+/// What this daemon has written.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Made {
+    /// What the slots follow from.
+    pub(crate) recipe: Recipe,
+    /// Their owners, unless all slots are clear.
+    pub(crate) owners: Option<Box<Owners>>,
+    /// Who the owners are.
+    pub(crate) tenants: BTreeSet<Tenant>,
+}
+
+impl Made {
+    /// A table that follows from a recipe alone.
+    pub(crate) const fn plain(recipe: Recipe) -> Self {
+        Self {
+            recipe,
+            owners: None,
+            tenants: BTreeSet::new(),
+        }
+    }
+
+    /// A table with these owners; `tenant` says who has an index.
+    pub(crate) fn new(
+        recipe: Recipe,
+        owners: Owners,
+        tenant: impl Fn(u16) -> Option<Tenant>,
+    ) -> Self {
+        if owners.is_clear() {
+            return Self::plain(recipe);
+        }
+        let indices = owners.owners().iter();
+        Self {
+            tenants: indices.filter_map(|index| tenant(*index)).collect(),
+            recipe,
+            owners: Some(Box::new(owners)),
+        }
+    }
+
+    /// Whether nothing has to be known of the table but its slots.
+    pub(crate) const fn is_clear(&self) -> bool {
+        self.owners.is_none()
+    }
+
+    fn tenants(&self) -> impl Iterator<Item = Tenant> {
+        let share = |share: &Share| (share.index, share.generation, share.identity);
+        let shares = self.recipe.shares().iter().map(share);
+        shares.chain(self.tenants.iter().copied())
+    }
 }
 
 impl Contents {
     /// Whether the table names `index` as another instance than the given one.
     fn names_other(&self, index: u16, generation: u16, identity: u64) -> bool {
+        let is_other = |(found, g, i): Tenant| found == index && (g, i) != (generation, identity);
         match self {
-            Self::Made(recipe) => recipe.shares().iter().any(|share: &Share| {
-                share.index == index && (share.generation, share.identity) != (generation, identity)
-            }),
-            Self::Found(named) => named
-                .iter()
-                .any(|(found, g, i)| *found == index && (*g, *i) != (generation, identity)),
+            Self::Made(made) => made.tenants().any(is_other),
+            Self::Found(named) => named.iter().copied().any(is_other),
         }
     }
 
     /// Whether the table names `index` at all.
     fn names(&self, index: u16) -> bool {
         match self {
-            Self::Made(recipe) => recipe.shares().iter().any(|share| share.index == index),
+            Self::Made(made) => made.tenants().any(|(found, ..)| found == index),
             Self::Found(named) => named.iter().any(|(found, ..)| *found == index),
         }
     }
@@ -114,20 +169,37 @@ impl Tables {
         }
     }
 
-    /// Finds a place for `recipe`.
-    pub(crate) fn place(&self, recipe: &Recipe, now: Timestamp) -> Place {
+    /// What this daemon has written at `index`.
+    pub(crate) fn made(&self, index: u32) -> Option<&Made> {
+        match self.slots.get(index as usize)? {
+            Slot::Used(Contents::Made(made)) | Slot::Resting(Contents::Made(made), _) => Some(made),
+            _ => None,
+        }
+    }
+
+    /// Whether slots of the table at `index` have owners, or flows that are remembered.
+    pub(crate) fn has_owners(&self, index: u32) -> bool {
+        self.made(index).is_some_and(|made| made.owners.is_some())
+    }
+
+    /// Finds a place for a table that `fits` says is the wanted one.
+    pub(crate) fn place(&self, fits: impl Fn(&Made) -> bool, now: Timestamp) -> Place {
+        let all = 0..self.slots.len() as u32;
+        let found = all.into_iter().find(|at| self.made(*at).is_some_and(&fits));
+        found.map_or_else(|| self.spare(now), Place::Ready)
+    }
+
+    /// Finds a place for `recipe`, for a VIP that has no use for owners.
+    pub(crate) fn place_recipe(&self, recipe: &Recipe, now: Timestamp) -> Place {
         if recipe.is_empty() {
             return Place::Ready(EMPTY);
         }
-        let holds = |slot: &Slot| match slot {
-            Slot::Used(Contents::Made(made)) | Slot::Resting(Contents::Made(made), _) => {
-                made == recipe
-            }
-            _ => false,
-        };
-        if let Some(index) = self.slots.iter().position(holds) {
-            return Place::Ready(index as u32);
-        }
+        // Owners are no concern of such a VIP: its slots are the same with them and without.
+        self.place(|made| made.recipe == *recipe, now)
+    }
+
+    /// Finds a table that can be written.
+    pub(crate) fn spare(&self, now: Timestamp) -> Place {
         let writable = |slot: &Slot| match slot {
             Slot::Free => true,
             Slot::Resting(_, until) => *until <= now,
@@ -151,9 +223,51 @@ impl Tables {
             .min()
     }
 
-    /// Notes that the table at `index` holds `recipe` and that a VIP will point to it.
-    pub(crate) fn hold(&mut self, index: u32, recipe: &Recipe) {
-        self.adopt(index, Contents::Made(recipe.clone()));
+    /// Notes that this has been written at `index` and that a VIP will point to it.
+    pub(crate) fn hold(&mut self, index: u32, made: Made) {
+        self.adopt(index, Contents::Made(made));
+    }
+
+    /// Notes that a VIP will point to what is at `index`.
+    pub(crate) fn keep(&mut self, index: u32) {
+        if let Some(slot) = self.slots.get_mut(index as usize) {
+            *slot = match std::mem::replace(slot, Slot::Free) {
+                Slot::Resting(contents, _) => Slot::Used(contents),
+                other => other,
+            };
+        }
+    }
+
+    /// The owners in tables that VIPs point to, each with the table's index.
+    pub(crate) fn owners(&mut self) -> impl Iterator<Item = (u32, &mut Owners)> {
+        (0..).zip(&mut self.slots).filter_map(|(index, slot)| {
+            if let Slot::Used(Contents::Made(made)) = slot {
+                made.owners.as_deref_mut().map(|owners| (index, owners))
+            } else {
+                None
+            }
+        })
+    }
+
+    /// Notes an entry of the connection table for a flow of a slot whose flows need not be remembered;
+    /// whether it is not needed.
+    pub(crate) fn meet(&mut self, index: u32, at: u32, entry: &FlowEntry) -> bool {
+        match self.slots.get_mut(index as usize) {
+            Some(Slot::Used(Contents::Made(made))) => match &mut made.owners {
+                Some(owners) => owners.meet(at, entry),
+                None => false,
+            },
+            _ => false,
+        }
+    }
+
+    /// Whether flows of an instance are known by slots of the table at `index` alone, for a VIP that
+    /// does not remember them.
+    pub(crate) fn owns(&self, index: u32, instance: u16) -> bool {
+        self.made(index).is_some_and(|made| match &made.owners {
+            Some(owners) => owners.owners().contains(&instance),
+            None => made.recipe.shares().iter().any(|s| s.index == instance),
+        })
     }
 
     /// Lays to rest what no VIP points to. `used` are the indices that VIPs point to.

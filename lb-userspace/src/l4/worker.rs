@@ -61,6 +61,8 @@ pub(crate) struct Worker {
     /// Warnings that have been logged and still hold.
     warned: BTreeSet<String>,
     retry: Duration,
+    /// Whether something of the latest snapshot has to wait.
+    is_behind: bool,
     /// What the next report will say.
     next: Report,
 }
@@ -88,6 +90,7 @@ impl Worker {
             greeter: Greeter::default(),
             warned: BTreeSet::new(),
             retry: RETRY.0,
+            is_behind: false,
             next: Report::default(),
         };
         worker.read();
@@ -182,6 +185,7 @@ impl Worker {
             Ok(outcome) => {
                 report.writes += outcome.writes;
                 report.error = None;
+                self.is_behind = outcome.later.is_some();
                 self.retry = RETRY.0;
                 if outcome.later.is_none() {
                     report.revision = snapshot.revision;
@@ -283,10 +287,14 @@ impl Worker {
     /// daemon can do something about.
     fn has_work(&mut self, before: &Counters) -> bool {
         let is_more = |counter| self.next.counters.get(counter) > before.get(counter);
-        let (unresolved, full) = (
+        let (unresolved, forgotten) = (
             is_more(Counter::DropNoNeighbour),
-            is_more(Counter::DropTableFull) || is_more(Counter::ConnectionsUnremembered),
+            is_more(Counter::ConnectionsUnremembered),
         );
+        let full = forgotten || is_more(Counter::DropTableFull);
+        if forgotten {
+            self.state.prolong(self.clock.now());
+        }
         if unresolved {
             self.sweep.collect_clients();
         }
@@ -311,8 +319,11 @@ impl Worker {
 
     /// Takes a step over the connection table; whether that was the last one of a walk.
     fn walk(&mut self) -> bool {
-        let (instances, vips) = (self.state.instances(), self.state.vips());
-        match self.sweep.step(self.datapath.as_mut(), instances, vips) {
+        if !self.sweep.is_under_way() {
+            self.state.begin_walk(self.clock.now());
+        }
+        let known = &mut self.state.walked();
+        match self.sweep.step(self.datapath.as_mut(), known) {
             Ok(None) => false,
             Ok(Some(pass)) => {
                 self.greeter
@@ -324,12 +335,28 @@ impl Worker {
                 if pass.corrected > 0 {
                     tracing::debug!(by = pass.corrected, "live counters put right");
                 }
+                self.advance();
                 true
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot walk the connection table");
                 true
             }
+        }
+    }
+
+    /// Lets slots change hands whose flows are over or remembered. Not while the maps are behind the
+    /// snapshot: what the walk has met may have been decided by half of it.
+    fn advance(&mut self) {
+        let report = &mut self.next.reconcile;
+        if self.is_behind || report.error.is_some() {
+            return;
+        }
+        let silence = self.spec.tcp_idle_timeout;
+        let (datapath, now) = (self.datapath.as_mut(), self.clock.now());
+        match self.state.advance(silence, datapath, now) {
+            Ok(writes) => report.writes += writes,
+            Err(error) => tracing::warn!(%error, "cannot bring slots to their new owners"),
         }
     }
 

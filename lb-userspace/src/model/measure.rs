@@ -1,7 +1,7 @@
 //! Measured values of an instance: moving averages, histograms, kernel counters.
 
 use std::{
-    sync::atomic::{AtomicU32, AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -158,8 +158,10 @@ pub struct KernelTraffic {
     pub bytes_out: AtomicU64,
     /// Connections begun.
     pub connections: AtomicU64,
-    /// Connections open now.
+    /// Connections open now, of those that are remembered.
     pub live: AtomicU64,
+    /// Whether there may be connections that are not remembered.
+    pub owns: AtomicBool,
 }
 
 /// How many health checks an instance has passed and failed since it was added.

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use super::{
     AffinitySpec, Algorithm, BreakersSpec, ConcurrencySpec, DiscoverySpec, Endpoint, FailOpenSpec,
     Forwarding, HashKey, HedgeSpec, LimitSpec, OutlierSpec, QueueSpec, RateLimitSpec, ReportTimes,
-    RetrySpec, ScoreSpec, ServiceName, SlowStartSpec,
+    RetrySpec, ScoreSpec, ServiceName, SlowStartSpec, WithoutInstances,
 };
 
 /// The bound of consistent hashing when nobody says anything, in percent: with a quarter more than
@@ -59,6 +59,8 @@ pub struct ServiceSpec {
     pub hash_bound: Option<u16>,
     /// How the kernel forwards packets of the service's VIPs.
     pub forwarding: Forwarding,
+    /// What the kernel does with packets that no instance can take.
+    pub without_instances: WithoutInstances,
     /// Active checks; `None` when they are off, and then every instance counts as healthy.
     pub health_check: Option<HealthCheckSpec>,
     /// How instances that come back get their share; `None` when they get all of it at once.
@@ -108,6 +110,7 @@ impl ServiceSpec {
             hash_key: HashKey::default(),
             hash_bound: Some(DEFAULT_HASH_BOUND),
             forwarding: Forwarding::default(),
+            without_instances: WithoutInstances::default(),
             health_check: None,
             recovery: None,
             breakers: BreakersSpec::default(),

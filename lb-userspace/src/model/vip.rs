@@ -70,6 +70,27 @@ impl Forwarding {
     }
 }
 
+/// What becomes of packets for a VIP that no instance can take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum WithoutInstances {
+    /// They are dropped: their senders try again, and may find an instance then.
+    #[default]
+    Drop,
+    /// Their senders are told, and fail at once.
+    Refuse,
+}
+
+impl WithoutInstances {
+    /// The name in configuration and API.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Drop => "drop",
+            Self::Refuse => "refuse",
+        }
+    }
+}
+
 /// The ports of a VIP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Ports {

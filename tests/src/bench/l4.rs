@@ -13,7 +13,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Result, ensure};
 use lb_common::{
-    FORWARD_L2DSR, PROTOCOL_TCP, PROTOCOL_UDP, SELECT_TURN, Settings, Vip, VipKey, names,
+    FORWARD_L2DSR, PROTOCOL_TCP, PROTOCOL_UDP, SELECT_TURN, Settings, VIP_OWNED, VIP_SETTLES, Vip,
+    VipKey, names,
 };
 
 use super::report::{Comparison, Series};
@@ -25,6 +26,8 @@ const REPEAT: u32 = 500_000;
 const SINGLE: usize = 20_000;
 /// Connections over which the many-connections case spreads its packets.
 const MANY: u32 = 100_000;
+/// Connections over which those without memory are spread.
+const SETTLED_MANY: u32 = 1_000_000;
 /// New `nat` connections of a measurement: source ports are finite, and none is given back.
 const NEW_NAT: u32 = 1_000;
 
@@ -37,6 +40,8 @@ const DSR6: SocketAddr = SocketAddr::new(
     IpAddr::V6(Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 0x100)),
     80,
 );
+/// A VIP whose flows are not remembered, by the hash of the flow.
+const SETTLED: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 1, 102)), 80);
 const NAT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 1, 101)), 80);
 
 /// Measures `rounds` rounds. `progress` is told what runs.
@@ -61,8 +66,8 @@ pub fn run(rounds: u32, progress: &mut (dyn FnMut(&str) + Send)) -> Result<Vec<C
     Ok(comparisons)
 }
 
-/// Two `l2dsr` VIPs (hash over TCP and UDP, IPv4 and IPv6) and one of `nat`, over two instances
-/// of each family.
+/// Two `l2dsr` VIPs (hash over TCP and UDP, IPv4 and IPv6), one that remembers nothing, and one of
+/// `nat`, over two instances of each family.
 fn prepare(lab: &mut Lab) -> Result<()> {
     lab.set_settings(Settings {
         nat_port_first: 10_240,
@@ -85,6 +90,11 @@ fn prepare(lab: &mut Lab) -> Result<()> {
     lab.serve(key(DSR, PROTOCOL_TCP), dsr(0, 0), &[1, 2])?;
     lab.serve(key(DSR, PROTOCOL_UDP), dsr(1, 0), &[1, 2])?;
     lab.serve(key(DSR6, PROTOCOL_TCP), dsr(2, 1), &[3, 4])?;
+    let settled = Vip {
+        flags: VIP_OWNED | VIP_SETTLES,
+        ..dsr(4, 0)
+    };
+    lab.serve(key(SETTLED, PROTOCOL_TCP), settled, &[1, 2])?;
     let nat = Vip {
         select: SELECT_TURN,
         ..lab::vip(3)
@@ -137,6 +147,8 @@ fn repeated(
             Build::udp(client, DSR, b"datagram").bytes(),
         ),
         ("l2dsr, TCP over IPv6", names::PROGRAM, packet(1, DSR6, ACK)),
+        ("settled", names::PROGRAM, packet(1, SETTLED, ACK)),
+        ("settled, SYN", names::PROGRAM, packet(1, SETTLED, SYN)),
     ];
     let mut series = series(cases.iter().map(|case| case.0));
     for round in 0..rounds {
@@ -166,6 +178,7 @@ fn one_at_a_time(
     progress: &mut (dyn FnMut(&str) + Send),
 ) -> Result<Comparison> {
     let known: Vec<Vec<u8>> = vec![packet(7, DSR, ACK)];
+    let settled: Vec<Vec<u8>> = vec![packet(7, SETTLED, ACK)];
     let many: Vec<Vec<u8>> = (0..MANY).map(|number| packet(number, DSR, ACK)).collect();
     let request = packet(9, NAT, SYN);
     let reply = answer_to(kernel, &request)?;
@@ -181,12 +194,22 @@ fn one_at_a_time(
         "nat, request",
         "nat, reply",
         "nat, new connection",
+        "settled, one connection",
+        "settled, 1,000,000 connections",
+        "settled, new connection",
     ];
     let mut series = series(names.into_iter());
     for round in 0..rounds {
         let fresh: Vec<Vec<u8>> = (0..SINGLE as u32)
             .map(|n| packet(MANY + round * SINGLE as u32 + n, DSR, SYN))
             .collect();
+        // Nothing is remembered of them, so a sample is as good as all.
+        let spread = |flags| -> Vec<Vec<u8>> {
+            (0..SINGLE as u32)
+                .map(|n| packet(n.wrapping_mul(49_999) % SETTLED_MANY, SETTLED, flags))
+                .collect()
+        };
+        let (settled_many, settled_new) = (spread(ACK), spread(SYN));
         let fresh_nat: Vec<Vec<u8>> = (0..NEW_NAT)
             .map(|n| packet(MANY + round * NEW_NAT + n, NAT, SYN))
             .collect();
@@ -199,7 +222,10 @@ fn one_at_a_time(
                 3 => (names::PROGRAM, &fresh, fresh.len()),
                 4 => (names::PROGRAM, &request, SINGLE),
                 5 => (names::PROGRAM, &reply, SINGLE),
-                _ => (names::PROGRAM, &fresh_nat, fresh_nat.len()),
+                6 => (names::PROGRAM, &fresh_nat, fresh_nat.len()),
+                7 => (names::PROGRAM, &settled, SINGLE),
+                8 => (names::PROGRAM, &settled_many, SINGLE),
+                _ => (names::PROGRAM, &settled_new, SINGLE),
             };
             let time = mean(kernel, program, frames, count)?;
             series[at].values.push(time);

@@ -197,9 +197,15 @@ impl Kernel {
     /// # Errors
     /// When the kernel refuses.
     pub fn set_vip(&mut self, key: &VipKey, vip: &Vip) -> Result<()> {
-        Ok(self
-            .hash::<VipKey, Vip>(names::MAP_VIPS)?
-            .insert(key, vip, 0)?)
+        self.hash::<VipKey, Vip>(names::MAP_VIPS)?
+            .insert(key, vip, 0)?;
+        self.move_vip_epoch()
+    }
+
+    fn move_vip_epoch(&mut self) -> Result<()> {
+        let mut epoch = self.array::<u64>(names::MAP_VIP_EPOCH)?;
+        let next = epoch.get(&0, 0)? + 1;
+        Ok(epoch.set(0, next, 0)?)
     }
 
     /// Says that an interface is a VLAN of another one.
@@ -217,9 +223,9 @@ impl Kernel {
     /// # Errors
     /// When the kernel refuses.
     pub fn set_vip_address(&mut self, address: Address, ranges: &PortRanges) -> Result<()> {
-        Ok(self
-            .hash::<Address, PortRanges>(names::MAP_VIP_ADDRESSES)?
-            .insert(address, ranges, 0)?)
+        self.hash::<Address, PortRanges>(names::MAP_VIP_ADDRESSES)?
+            .insert(address, ranges, 0)?;
+        self.move_vip_epoch()
     }
 
     /// Notes that no VIP has this address any more.
@@ -237,7 +243,8 @@ impl Kernel {
     /// # Errors
     /// When it is not there.
     pub fn remove_vip(&mut self, key: &VipKey) -> Result<()> {
-        Ok(self.hash::<VipKey, Vip>(names::MAP_VIPS)?.remove(key)?)
+        self.hash::<VipKey, Vip>(names::MAP_VIPS)?.remove(key)?;
+        self.move_vip_epoch()
     }
 
     /// Writes a table.

@@ -10,8 +10,8 @@ use anyhow::{Context, Result, ensure};
 use aya::programs::xdp::XdpMode;
 use lb_common::{
     Address, Counter, Counters, FORWARD_NAT, INSTANCE_ACTIVE, InstanceEntry, PROTOCOL_TCP,
-    PROTOCOL_UDP, PortRanges, SELECT_HASH, Settings, Subinterface, Table, Vip, VipKey, from_v4,
-    names,
+    PROTOCOL_UDP, PortRanges, SELECT_HASH, SLOTS, Settings, Slot, Subinterface, Table, Vip, VipKey,
+    from_v4, names,
 };
 use lb_ebpf::memory::{Frame, MemoryTables};
 use lb_ebpf::{Scratch, Tables, Verdict, process};
@@ -147,7 +147,24 @@ impl Lab {
                 instances[slot % instances.len()]
             }
         });
-        let table = Arc::new(Table { slots });
+        self.serve_table(key, vip, Table::settled(slots))
+    }
+
+    /// Serves a VIP by a table whose slots are all alike.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn serve_owned(&mut self, key: VipKey, vip: Vip, slot: Slot, owner: u16) -> Result<()> {
+        let (slots, owners) = ([slot.0; SLOTS], [owner; SLOTS]);
+        self.serve_table(key, vip, Table { slots, owners })
+    }
+
+    /// Serves a VIP by a table.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn serve_table(&mut self, key: VipKey, vip: Vip, table: Table) -> Result<()> {
+        let table = Arc::new(table);
         self.kernel.set_table(vip.table, &table)?;
         self.memory.set_table(vip.table, table);
         self.kernel.set_vip(&key, &vip)?;

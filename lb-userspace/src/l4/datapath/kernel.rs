@@ -145,14 +145,16 @@ impl Datapath for Kernel {
     }
 
     fn put_vip(&mut self, key: &VipKey, vip: &Vip) -> Result<(), DatapathError> {
+        let what = || format!("VIP {}", vip.id);
         let result = self.maps.vips.insert(key, vip, 0);
-        result.map_err(written(|| format!("VIP {}", vip.id)))
+        result.map_err(written(what))?;
+        self.maps.move_vip_epoch().map_err(written(what))
     }
 
     fn remove_vip(&mut self, key: &VipKey) -> Result<(), DatapathError> {
         match self.maps.vips.remove(key) {
             Err(error) if !is_absent(&error) => Err(written(|| "a VIP".to_owned())(error)),
-            _ => Ok(()),
+            _ => (self.maps.move_vip_epoch()).map_err(written(|| "the epoch of VIPs".to_owned())),
         }
     }
 
@@ -161,8 +163,11 @@ impl Datapath for Kernel {
         address: &Address,
         ranges: &PortRanges,
     ) -> Result<(), DatapathError> {
+        let what = || "the address of a VIP".to_owned();
         let result = self.addresses.put(address, ranges);
-        result.map_err(written(|| "the address of a VIP".to_owned()))
+        result.map_err(written(what))?;
+        // Which VIP a port is for may have changed.
+        self.maps.move_vip_epoch().map_err(written(what))
     }
 
     fn remove_vip_address(&mut self, address: &Address) -> Result<(), DatapathError> {

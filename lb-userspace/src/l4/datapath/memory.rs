@@ -54,7 +54,7 @@ impl Memory {
             macs: [2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 1],
             ..lb_common::NextHop::default()
         }));
-        let empty = Arc::new(Table { slots: [0; SLOTS] });
+        let empty = Arc::new(Table::settled([0; SLOTS]));
         kernel.set_table(0, Arc::clone(&empty));
         Self {
             kernel: Arc::new(kernel),

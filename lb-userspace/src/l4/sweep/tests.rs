@@ -2,7 +2,7 @@ use lb_common::{FLOW_REPLY, FORWARD_L2DSR, FORWARD_NAT, INSTANCE_ACTIVE, PROTOCO
 use lb_ebpf::{Insert, Tables as _};
 
 use super::*;
-use crate::l4::datapath::memory::Memory;
+use crate::l4::{datapath::memory::Memory, tables::Tables};
 
 const SECOND: u64 = 1_000_000_000;
 const NOW: u64 = 10_000 * SECOND;
@@ -156,7 +156,12 @@ fn vips() -> BTreeMap<VipKey, Vip> {
 
 fn walk(memory: &Memory, sweep: &mut Sweep) -> Pass {
     for _ in 0..100 {
-        let step = sweep.step(&mut memory.clone(), &instances(), &vips());
+        let mut known = Walked {
+            instances: &instances(),
+            vips: &vips(),
+            tables: &mut Tables::new(2, Duration::ZERO),
+        };
+        let step = sweep.step(&mut memory.clone(), &mut known);
         if let Some(pass) = step.unwrap() {
             return pass;
         }

@@ -51,6 +51,7 @@ fn expected(name: &str, spec: &DatapathSpec) -> Shape {
         names::MAP_INSTANCES => shape::<u32, InstanceEntry>(MAX_INSTANCES),
         // One more than asked for: the first stays empty.
         names::MAP_TABLES => shape::<u32, Table>(tables(spec)),
+        names::MAP_VIP_EPOCH => shape::<u32, u64>(1),
         names::MAP_VIPS => shape::<VipKey, Vip>(MAX_VIPS),
         names::MAP_CONNECTIONS => shape::<FlowKey, FlowEntry>(spec.max_connections),
         names::MAP_NEXT_HOPS => shape::<u32, NextHop>(MAX_INSTANCES),
@@ -195,6 +196,7 @@ pub(super) struct Maps {
     pub(super) instances: Array<MapData, InstanceEntry>,
     pub(super) tables: Array<MapData, Table>,
     pub(super) vips: HashMap<MapData, VipKey, Vip>,
+    pub(super) vip_epoch: Array<MapData, u64>,
     pub(super) connections: HashMap<MapData, FlowKey, FlowEntry>,
     pub(super) counters: PerCpuArray<MapData, Counters>,
     pub(super) vip_traffic: PerCpuArray<MapData, Traffic>,
@@ -262,6 +264,7 @@ impl Maps {
             instances: typed(names::MAP_INSTANCES, get)?,
             tables: typed(names::MAP_TABLES, get)?,
             vips: typed(names::MAP_VIPS, get)?,
+            vip_epoch: typed(names::MAP_VIP_EPOCH, get)?,
             connections: typed(names::MAP_CONNECTIONS, get)?,
             counters: typed(names::MAP_COUNTERS, get)?,
             vip_traffic: typed(names::MAP_VIP_TRAFFIC, get)?,
@@ -269,6 +272,12 @@ impl Maps {
             live: typed(names::MAP_LIVE, get)?,
             expired: typed(names::MAP_EXPIRED, get)?,
         })
+    }
+
+    /// Makes the copies of VIPs void that programs have.
+    pub(super) fn move_vip_epoch(&mut self) -> Result<(), MapError> {
+        let epoch = self.vip_epoch.get(&0, 0)?;
+        self.vip_epoch.set(0, epoch.wrapping_add(1), 0)
     }
 
     /// How large the maps are.

@@ -1,9 +1,12 @@
 //! From one set of maps to the next, when sizes have changed.
 //!
 //! What is known of instances and VIPs goes over before the new maps are filled, so that indices,
-//! ids and figures stay. Connections go over last, just before the links move, because until then
+//! ids and figures stay, and the tables of VIPs with them: they say whose the flows are that are not
+//! remembered. Connections go over last, just before the links move, because until then
 //! the old program adds to them. The few that begin between the copy and the move are chosen anew
 //! by the new program, which for most algorithms means the same instance.
+
+use std::collections::BTreeMap;
 
 use super::{
     maps::{Maps, is_legible},
@@ -12,8 +15,8 @@ use super::{
 };
 use crate::{l4::L4Error, model::DatapathSpec};
 
-/// Takes over everything but connections and tables. VIPs point to the empty table until they are
-/// given theirs.
+/// Takes over everything but connections. VIPs whose tables have no room point to the empty table
+/// until they are given theirs.
 pub(super) fn state(former: &MapSet, new: &mut Maps, spec: &DatapathSpec) -> Result<(), L4Error> {
     if former.abi != lb_common::ABI || !is_legible(&former.path, spec) {
         tracing::warn!(
@@ -35,8 +38,19 @@ pub(super) fn state(former: &MapSet, new: &mut Maps, spec: &DatapathSpec) -> Res
             let traffic = old.instance_traffic.get(&index, 0)?;
             new.instance_traffic.set(index, traffic, 0)?;
         }
+        let mut tables = BTreeMap::new();
         for (key, vip) in &found.vips {
-            let vip = lb_common::Vip { table: 0, ..*vip };
+            let next = tables.len() as u32 + 1;
+            let table = match tables.get(&vip.table) {
+                Some(table) => *table,
+                None if vip.table != 0 && next < new.tables.len() => {
+                    new.tables.set(next, old.tables.get(&vip.table, 0)?, 0)?;
+                    tables.insert(vip.table, next);
+                    next
+                }
+                None => 0,
+            };
+            let vip = lb_common::Vip { table, ..*vip };
             new.vips.insert(key, vip, 0)?;
             let traffic = old.vip_traffic.get(&vip.id, 0)?;
             new.vip_traffic.set(vip.id, traffic, 0)?;
