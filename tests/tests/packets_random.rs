@@ -276,6 +276,7 @@ fn kernel_and_library_agree_on_random_packets() -> Result<()> {
                     | C::DropHeadroom
                     | C::DropNoTunnelSource
                     | C::DropConnectionLimit
+                    | C::AnsweredRefused
                     | C::DropEchoLimit
             );
             ensure!(
