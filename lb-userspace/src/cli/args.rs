@@ -425,7 +425,7 @@ pub(super) enum ServicesCommand {
     Set {
         /// The service
         service: String,
-        /// Such as timeouts.connect=1s; KEY= gives it back to [defaults]
+        /// Such as timeouts.connect=1s; KEY= gives it back to what the defaults say
         #[arg(value_name = "KEY=VALUE", required = true)]
         settings: Vec<String>,
         #[command(flatten)]
