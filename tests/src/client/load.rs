@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use bytes::Bytes;
+use fastrand::Rng;
 use hyper::Method;
 
 use super::http::{Client, runtime};
@@ -29,6 +30,9 @@ pub struct Plan {
     pub requests: Option<u64>,
     /// Rest of a client between two of its requests.
     pub pause: Duration,
+    /// Whether that is a mean only, and the rest a matter of chance (exponential): many such clients
+    /// ask at random moments, as those do who know nothing of each other, and not all at once.
+    pub by_chance: bool,
     /// Sessions that the requests belong to, in turn; 0 for none.
     pub sessions: u64,
 }
@@ -44,6 +48,7 @@ impl Plan {
             clients: 4,
             requests: Some(requests),
             pause: Duration::ZERO,
+            by_chance: false,
             sessions: 0,
         }
     }
@@ -103,10 +108,11 @@ pub fn start(namespace: &Namespace, plan: Plan) -> Load {
         let plan = Arc::new(plan);
         runtime()?.block_on(async {
             let clients: Vec<_> = (0..plan.clients)
-                .map(|_| {
+                .map(|number| {
                     let (plan, stop, sent) =
                         (Arc::clone(&plan), Arc::clone(&stopped), Arc::clone(&count));
-                    tokio::spawn(async move { client(&plan, &stop, &sent).await })
+                    let random = Rng::with_seed(number.into());
+                    tokio::spawn(async move { client(&plan, random, &stop, &sent).await })
                 })
                 .collect();
             let mut tally = Tally::default();
@@ -119,7 +125,7 @@ pub fn start(namespace: &Namespace, plan: Plan) -> Load {
     Load { stop, sent, thread }
 }
 
-async fn client(plan: &Plan, stop: &AtomicBool, sent: &AtomicU64) -> Tally {
+async fn client(plan: &Plan, mut random: Rng, stop: &AtomicBool, sent: &AtomicU64) -> Tally {
     let mut client = Client::new(plan.target, &plan.host);
     let mut tally = Tally::default();
     while !stop.load(Ordering::Relaxed) {
@@ -144,7 +150,12 @@ async fn client(plan: &Plan, stop: &AtomicBool, sent: &AtomicU64) -> Tally {
             Err(error) => tally.failed(format_args!("{error:#}")),
         }
         if plan.pause > Duration::ZERO {
-            tokio::time::sleep(plan.pause).await;
+            let times = if plan.by_chance {
+                -(1.0 - random.f64()).ln()
+            } else {
+                1.0
+            };
+            tokio::time::sleep(plan.pause.mul_f64(times)).await;
         }
     }
     tally
