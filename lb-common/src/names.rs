@@ -93,3 +93,17 @@ pub const PINNED_MAPS: [&str; 14] = [
     MAP_EXPIRED,
     MAP_TURNS,
 ];
+
+/// The maps that the program reads and never writes. A second load of the
+/// program that is asked what the first would do shares these with it, and has all others for itself.
+pub const READ_MAPS: [&str; 9] = [
+    MAP_SETTINGS,
+    MAP_INSTANCES,
+    MAP_TABLES,
+    MAP_VIPS,
+    MAP_VIP_EPOCH,
+    MAP_EXPIRED,
+    MAP_VIP_ADDRESSES,
+    MAP_CEILINGS,
+    MAP_SUBINTERFACES,
+];

@@ -33,6 +33,7 @@ mod endpoints;
 mod error;
 mod events;
 mod explain;
+mod flow;
 mod health;
 mod instances;
 mod integrations;
@@ -128,6 +129,7 @@ fn endpoints() -> Endpoints {
         .add(routes!(stats::one))
         .add(routes!(performance::performance))
         .add(routes!(explain::explain))
+        .add(routes!(flow::flow))
         .add(routes!(events::events))
         .add(routes!(instances::all))
         .add(routes!(instances::of_service, create::instance))

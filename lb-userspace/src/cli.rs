@@ -20,6 +20,7 @@ mod discovery;
 mod error;
 mod events;
 mod explain;
+mod flow;
 mod format;
 mod instances;
 mod integrations;
@@ -196,7 +197,10 @@ async fn ask(mut context: Context<'_>, command: Question) -> Result<(), CliError
         Question::Performance { service, window } => {
             performance::performance(&mut context, service.as_deref(), window).await
         }
-        Question::Explain(asked) => explain::explain(&mut context, &asked).await,
+        Question::Explain(asked) => match &asked.destination {
+            Some(destination) => flow::explain(&mut context, &asked, destination).await,
+            None => explain::explain(&mut context, &asked).await,
+        },
         Question::Events(asked) => events::follow(&mut context, &asked).await,
         Question::Services { command } => services::run(&mut context, command).await,
         Question::Routes { command } => routes::run(&mut context, command).await,

@@ -27,6 +27,7 @@ mod packet_tests;
 mod plan;
 mod recipe;
 mod reconcile;
+mod rehearsal;
 mod report;
 mod stats;
 mod sweep;
@@ -37,8 +38,10 @@ mod worker;
 pub use datapath::{AttachMode, Attachment, DatapathError};
 pub use decap::{Decap, DecapSpec};
 pub use error::L4Error;
+pub(crate) use host::interface_name;
 pub use open::{Opened, PinnedStatus, detach, open, run, status};
 pub use reconcile::ReconcileError;
+pub use rehearsal::{Probe, Rehearsed, Sent, SlotView, TcpFlags};
 #[cfg(test)]
 pub(crate) use report::Reporter;
 pub use report::{ConnectionReport, Handle, ReconcileReport, Report, VipReport};

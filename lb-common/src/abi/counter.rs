@@ -26,6 +26,12 @@ macro_rules! counters {
                 match self { $(Self::$name => $label,)+ }
             }
 
+            /// What it counts, in sentences.
+            #[must_use]
+            pub const fn about(self) -> &'static str {
+                match self { $(Self::$name => concat!($($doc),+),)+ }
+            }
+
             /// What became of the packets that are counted here.
             #[must_use]
             pub const fn kind(self) -> $crate::CounterKind {
@@ -228,6 +234,14 @@ mod tests {
         assert_eq!(both.total(CounterKind::Received), 6);
         assert_eq!(both.get(Counter::DropTtl), 2);
         assert!(both.adds_up());
+    }
+
+    #[test]
+    fn what_a_counter_counts_is_told_in_sentences() {
+        for counter in Counter::ALL {
+            let about = counter.about().trim();
+            assert!(about.ends_with('.') && !about.contains("[`"), "{about}");
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod discovery;
 mod document;
 mod events;
 mod explain;
+mod flow;
 mod forms;
 mod integrations;
 mod metrics;

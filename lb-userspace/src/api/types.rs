@@ -14,6 +14,7 @@ mod debug;
 mod discovery;
 mod event;
 mod explain;
+mod flow;
 mod health;
 mod instance;
 mod integration;
@@ -48,6 +49,7 @@ pub use debug::{BalancedMember, Balancing, Debug, Reset};
 pub use discovery::{Discovery, FoundInstance, Leaving, Refused, Source};
 pub use event::{Event, Lost};
 pub use explain::{AskedRequest, Candidate, ExplainedSession, Explanation, Key, Refusal};
+pub use flow::{AskedPacket, FlowCandidate, FlowConnection, FlowExplanation, FlowSlot, SentPacket};
 pub use health::{
     GatewayHealth, InstanceCounts, LastReload, Liveness, Readiness, ServiceHealth, ServicesHealth,
     Status,

@@ -170,7 +170,7 @@ pub(super) enum Question {
         #[arg(long, value_name = "DURATION", default_value = "1m")]
         window: humantime::Duration,
     },
-    /// What would become of a request, and why: route, candidates, exclusions, choice
+    /// What would become of a request or a packet, and why: route, candidates, exclusions, choice
     Explain(Explain),
     /// What happens, as it happens: a line an event, until Ctrl-C
     Events(Events),
@@ -285,20 +285,42 @@ fn pause(text: &str) -> Result<humantime::Duration, String> {
     pause.ok_or_else(|| format!("expected a duration from 100ms to 1h, such as 5s, found {text:?}"))
 }
 
-/// A request to ask about.
+/// A request or a packet to ask about.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Explain {
-    /// A path, or a URL for the sake of its host
-    pub(super) url: String,
-    /// Method; GET when nothing is said
-    #[arg(short = 'X', long, value_name = "METHOD")]
+    /// Of a request a path, or a URL for the sake of its host; of a packet ADDRESS:PORT that it is
+    /// from
+    #[arg(value_name = "URL|SOURCE")]
+    pub(super) target: String,
+    /// Of a packet [udp/]ADDRESS:PORT that it is for
+    pub(super) destination: Option<String>,
+    /// Method of a request; GET when nothing is said
+    #[arg(
+        short = 'X',
+        long,
+        value_name = "METHOD",
+        conflicts_with = "destination"
+    )]
     pub(super) method: Option<String>,
-    /// A header field, as often as needed
-    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
+    /// A header field of a request, as often as needed
+    #[arg(
+        short = 'H',
+        long = "header",
+        value_name = "NAME: VALUE",
+        conflicts_with = "destination"
+    )]
     pub(super) headers: Vec<String>,
-    /// Address of the client, with a port or without; the one that asks when nothing is said
-    #[arg(long, value_name = "ADDRESS")]
+    /// Address of the client of a request, with a port or without; the one that asks when nothing is
+    /// said
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "destination")]
     pub(super) client: Option<String>,
+    /// TCP flags of a packet with commas between them: syn, ack, fin, rst; syn when nothing is said,
+    /// which begins a connection
+    #[arg(long, requires = "destination")]
+    pub(super) flags: Option<String>,
+    /// Interface that a packet comes in by; the first of the configuration when nothing is said
+    #[arg(long, value_name = "NAME", requires = "destination")]
+    pub(super) interface: Option<String>,
 }
 
 /// What to do about the log.

@@ -11,7 +11,7 @@ use crate::api::types::{Candidate, Explanation};
 
 /// `lb explain URL`.
 pub(super) async fn explain(context: &mut Context<'_>, asked: &Explain) -> Result<(), CliError> {
-    let mut path = format!("/explain?url={}", segment(&asked.url));
+    let mut path = format!("/explain?url={}", segment(&asked.target));
     let method = asked.method.iter().map(|method| ("method", method));
     let fields = asked.headers.iter().map(|field| ("header", field));
     let client = asked.client.iter().map(|client| ("client", client));

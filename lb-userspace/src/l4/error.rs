@@ -56,6 +56,20 @@ pub enum L4Error {
         /// Where things are pinned.
         path: PathBuf,
     },
+    /// There is no packet path that could be asked.
+    #[error("expected a packet path that serves VIPs, found none: {why}")]
+    NoPath {
+        /// Why there is none.
+        why: String,
+    },
+    /// A packet that is asked about cannot be.
+    #[error("expected {expected}, found {found}")]
+    Probe {
+        /// What is possible.
+        expected: String,
+        /// What was asked for.
+        found: String,
+    },
     /// The program or its maps could not be loaded.
     #[error("the kernel refused the XDP program: {why}")]
     Load {

@@ -27,6 +27,7 @@ pub struct Opened {
 #[derive(Debug)]
 struct Open {
     datapath: Box<dyn Datapath>,
+    rehearsal: kernel::Rehearsal,
     state: Reconciler,
     spec: DatapathSpec,
     reason: String,
@@ -86,7 +87,7 @@ pub fn open(spec: &DatapathSpec, wanted: bool) -> Result<Opened, L4Error> {
 }
 
 fn open_kernel(spec: &DatapathSpec) -> Result<Opened, L4Error> {
-    let (kernel, reason) = kernel::open(spec)?;
+    let (kernel, rehearsal, reason) = kernel::open(spec)?;
     let state = Reconciler::adopt(&kernel, GRACE)?;
     let known = known(state.instances());
     let vips = state.vips().len();
@@ -100,6 +101,7 @@ fn open_kernel(spec: &DatapathSpec) -> Result<Opened, L4Error> {
     Ok(Opened {
         path: Ok(Open {
             datapath: Box::new(kernel),
+            rehearsal,
             state,
             spec: spec.clone(),
             reason,
@@ -144,12 +146,13 @@ pub fn run(
     match opened.path {
         Ok(Open {
             datapath,
+            rehearsal,
             state,
             spec,
             reason,
         }) => {
             let worker = Worker::new(datapath, spec, reason, state, registry, clock);
-            let handle = worker.reporter().handle();
+            let handle = worker.reporter().handle().with(rehearsal);
             tokio::spawn(worker.run(shutdown));
             handle
         }

@@ -7,7 +7,11 @@ use std::{sync::Arc, time::Duration};
 use lb_common::{Counters, Traffic};
 use tokio::sync::{Notify, watch};
 
-use super::datapath::{AttachMode, Attachment};
+use super::{
+    L4Error,
+    datapath::{AttachMode, Attachment, kernel::Rehearsal},
+    rehearsal::{Probe, Rehearsed},
+};
 use crate::model::{Timestamp, VipSpec};
 
 /// Reports younger than this are good enough for whoever asks for a fresh one.
@@ -92,6 +96,7 @@ pub struct ReconcileReport {
 pub struct Handle {
     reports: watch::Receiver<Arc<Report>>,
     asked: Arc<Notify>,
+    rehearsal: Option<Arc<Rehearsal>>,
 }
 
 /// The other end of a [`Handle`].
@@ -115,6 +120,7 @@ impl Reporter {
         Handle {
             reports: self.reports.subscribe(),
             asked: Arc::clone(&self.asked),
+            rehearsal: None,
         }
     }
 
@@ -143,6 +149,26 @@ impl Handle {
             ..Report::default()
         })
         .handle()
+    }
+
+    /// With something to [`Handle::rehearse`] on.
+    #[must_use]
+    pub(crate) fn with(mut self, rehearsal: Rehearsal) -> Self {
+        self.rehearsal = Some(Arc::new(rehearsal));
+        self
+    }
+
+    /// What the packet path would do with a packet. It takes a processor for some tenths of a second,
+    /// and blocks for as long.
+    ///
+    /// # Errors
+    /// When there is no packet path in the kernel, or the packet cannot be.
+    pub fn rehearse(&self, probe: &Probe) -> Result<Rehearsed, L4Error> {
+        let rehearsal = self.rehearsal.as_ref();
+        let rehearsal = rehearsal.ok_or_else(|| L4Error::NoPath {
+            why: self.report().reason.clone(),
+        })?;
+        rehearsal.run(probe)
     }
 
     /// The latest report, a second old at most while the packet path runs.

@@ -40,12 +40,14 @@ mod links;
 mod load;
 mod maps;
 pub(crate) mod pins;
+mod rehearsal;
 mod stages;
 mod status;
 mod syscall;
 mod takeover;
 
 pub(crate) use load::open;
+pub(crate) use rehearsal::Rehearsal;
 pub(crate) use status::status;
 
 /// The packet path in the kernel.

@@ -8,7 +8,7 @@ use aya::{
 use lb_common::names;
 
 use super::{
-    Kernel, chain,
+    Kernel, Rehearsal, chain,
     events::{self, Events},
     links::{self, Links},
     maps::{self, AddressMap, CeilingMap, Maps, VlanMap},
@@ -36,7 +36,7 @@ const VERIFIER_LINES: usize = 12;
 ///
 /// # Errors
 /// When something that it needs is missing; nothing has been attached then.
-pub(crate) fn open(spec: &DatapathSpec) -> Result<(Kernel, String), L4Error> {
+pub(crate) fn open(spec: &DatapathSpec) -> Result<(Kernel, Rehearsal, String), L4Error> {
     let object = OBJECT.ok_or(L4Error::NoProgram)?;
     if spec.interfaces.is_empty() {
         return Err(L4Error::NoInterfaces);
@@ -65,6 +65,7 @@ pub(crate) fn open(spec: &DatapathSpec) -> Result<(Kernel, String), L4Error> {
         ours.remove()?;
     }
     let (mut program, maps, links, stages) = result?;
+    let rehearsal = Rehearsal::of(&program, spec, &pins, &ours)?;
     let ceilings = CeilingMap::take(&mut program)?;
     let addresses = AddressMap::take(&mut program)?;
     let vlans = VlanMap::take(&mut program)?;
@@ -85,7 +86,7 @@ pub(crate) fn open(spec: &DatapathSpec) -> Result<(Kernel, String), L4Error> {
         leftover,
         _lock: lock,
     };
-    Ok((kernel, reason))
+    Ok((kernel, rehearsal, reason))
 }
 
 fn build(

@@ -291,7 +291,7 @@ impl Maps {
 }
 
 /// The map beneath the types that are in use here.
-const fn data(map: &Map) -> Option<&MapData> {
+pub(super) const fn data(map: &Map) -> Option<&MapData> {
     match map {
         Map::Array(data) | Map::PerCpuArray(data) | Map::HashMap(data) | Map::LruHashMap(data) => {
             Some(data)

@@ -4,6 +4,7 @@
 //! <pin path>/links/native-3-eth0    the link of eth0, the interface with index 3
 //! <pin path>/maps-3-1/VIPS …        the first set of maps of ABI 3
 //! <pin path>/maps-3-1/STAGES-77     the stages of the program with the id 77
+//! <pin path>/rehearsal/…            for moments only, see `rehearsal.rs`
 //! ```
 //!
 //! The index is in the name because it is never given to another interface of the same network
@@ -116,6 +117,24 @@ impl Pins {
         self.map_set(abi, number)
     }
 
+    /// Where maps are pinned for the moment in which a second load of the program takes them over.
+    fn rehearsal(&self) -> PathBuf {
+        self.root.join("rehearsal")
+    }
+
+    /// Makes that folder, empty.
+    pub(crate) fn make_rehearsal(&self) -> Result<PathBuf, L4Error> {
+        self.remove_rehearsal()?;
+        let folder = self.rehearsal();
+        fs::create_dir_all(&folder).map_err(|error| failure("make", &folder, &error))?;
+        Ok(folder)
+    }
+
+    /// Removes that folder, and what a daemon that died has left in it.
+    pub(crate) fn remove_rehearsal(&self) -> Result<(), L4Error> {
+        remove_folder(&self.rehearsal())
+    }
+
     /// Makes the folders of links and of `set`.
     pub(crate) fn make(&self, set: &MapSet) -> Result<(), L4Error> {
         for folder in [&self.links_folder(), &set.path] {
@@ -144,6 +163,7 @@ impl Pins {
             link.remove()?;
         }
         remove_folder(&self.links_folder())?;
+        self.remove_rehearsal()?;
         for set in self.map_sets()? {
             set.remove()?;
         }

@@ -6,7 +6,11 @@
 //! no pin holds, and because the program of an earlier daemon needs its array until the last link
 //! has moved.
 
-use aya::{Ebpf, maps::ProgramArray, programs::Xdp};
+use aya::{
+    Ebpf,
+    maps::{MapData, ProgramArray},
+    programs::Xdp,
+};
 use lb_common::names;
 
 use super::{chain, load::refusal, pins::MapSet, xdp};
@@ -18,7 +22,21 @@ use crate::l4::L4Error;
 /// # Errors
 /// When the kernel refuses any of it.
 pub(super) fn load(program: &mut Ebpf, set: &MapSet) -> Result<String, L4Error> {
-    let failed = |error: &dyn std::error::Error| L4Error::Load { why: chain(error) };
+    let stages = enter(program)?;
+    let info = xdp(program)?.info().map_err(|error| failed(&error))?;
+    let pin = format!("{}-{}", names::MAP_STAGES, info.id());
+    stages
+        .pin(set.path.join(&pin))
+        .map_err(|error| failed(&error))?;
+    Ok(pin)
+}
+
+/// Loads the stages and enters them into the program array of `program`, which is empty as soon as
+/// nobody holds it.
+///
+/// # Errors
+/// When the kernel refuses any of it.
+pub(super) fn enter(program: &mut Ebpf) -> Result<ProgramArray<MapData>, L4Error> {
     for name in names::STAGES {
         stage(program, name)?
             .load()
@@ -38,12 +56,11 @@ pub(super) fn load(program: &mut Ebpf, set: &MapSet) -> Result<String, L4Error> 
             .set(place, stage, 0)
             .map_err(|error| failed(&error))?;
     }
-    let info = xdp(program)?.info().map_err(|error| failed(&error))?;
-    let pin = format!("{}-{}", names::MAP_STAGES, info.id());
-    stages
-        .pin(set.path.join(&pin))
-        .map_err(|error| failed(&error))?;
-    Ok(pin)
+    Ok(stages)
+}
+
+fn failed(error: &dyn std::error::Error) -> L4Error {
+    L4Error::Load { why: chain(error) }
 }
 
 fn stage<'a>(program: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp, L4Error> {
