@@ -288,18 +288,3 @@ fn answers_say_what_fits_through_the_tunnel() -> Result<()> {
         Ok(())
     })
 }
-
-#[test]
-#[expect(
-    clippy::print_stdout,
-    reason = "figures for whoever reads the test's output"
-)]
-fn the_verifier_is_far_from_its_limits() -> Result<()> {
-    run(SETTINGS, |end| {
-        for (name, steps) in end.verified()? {
-            println!("{name}: {steps} steps of the verifier");
-            ensure!(steps < 50_000, "{name}: {steps}");
-        }
-        Ok(())
-    })
-}

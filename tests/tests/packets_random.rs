@@ -1,11 +1,10 @@
-//! Packets at random through the kernel and the library, which must agree on each; and what the
-//! verifier thinks of the program.
+//! Packets at random through the kernel and the library, which must agree on each.
 
 use anyhow::{Context, Result, ensure};
 use lb_common::{
     FORWARD_DNAT, FORWARD_GUE, FORWARD_IPIP, FORWARD_L2DSR, INSTANCE_ACTIVE, INSTANCE_DOWN,
     INSTANCE_DRAINING, InstanceEntry, PROTOCOL_TCP, PROTOCOL_UDP, PortRange, SELECT_TURN, SLOTS,
-    Settings, Slot, Table, VIP_KEEPS_PORT, VIP_OWNED, VIP_SETTLES, Vip, VipKey, names,
+    Settings, Slot, Table, VIP_KEEPS_PORT, VIP_OWNED, VIP_SETTLES, Vip, VipKey,
 };
 use lb_ebpf::hash;
 use lb_tests::packet::Build;
@@ -15,12 +14,6 @@ use lb_tests::packet::lab::{Lab, at, instance, run, vip, vip_key};
 
 /// Packets of one run.
 const PACKETS: usize = 20_000;
-
-/// More than this many steps of the verifier, of the million that it allows, and the program has
-/// grown in a way that should be looked at.
-const VERIFIER_STEPS: u32 = 150_000;
-/// The same for each later stage.
-const VERIFIER_STEPS_OF_A_STAGE: u32 = 60_000;
 
 /// Random numbers that are the same in each run.
 struct Random(u64);
@@ -284,33 +277,6 @@ fn kernel_and_library_agree_on_random_packets() -> Result<()> {
                 "no packet was counted as {}",
                 counter.label()
             );
-        }
-        Ok(())
-    })
-}
-
-#[test]
-#[expect(
-    clippy::print_stdout,
-    reason = "figures for whoever reads the test's output"
-)]
-fn the_verifier_is_far_from_its_limits() -> Result<()> {
-    run(Sizes::default(), |lab| {
-        for name in [names::PROGRAM].iter().chain(&names::STAGES) {
-            let info = lab.kernel().program(name)?.info()?;
-            let steps = info.verified_instruction_count().unwrap_or(0);
-            println!(
-                "{name}: {steps} steps of the verifier, {} bytes of BPF, {} bytes of machine code",
-                info.size_translated().unwrap_or(0),
-                info.size_jitted()
-            );
-            // What holds the whole way of a packet.
-            let limit = if [names::PROGRAM, "lb_fragment"].contains(name) {
-                VERIFIER_STEPS
-            } else {
-                VERIFIER_STEPS_OF_A_STAGE
-            };
-            ensure!((1..limit).contains(&steps), "{name}: {steps}");
         }
         Ok(())
     })

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 
 use crate::bpf::{self, Toolchain};
-use crate::{step, workspace};
+use crate::{step, verifier, workspace};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -49,7 +49,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Builds the XDP program and puts it where the daemon's build looks for it.
+/// Builds the XDP program, has the kernel's verifier look at it, and puts it where the daemon's build
+/// looks for it.
 pub(crate) fn object() -> Result<PathBuf> {
     let toolchain = Toolchain::find_or_install()?;
     let folder = workspace::target().join("bpf-build");
@@ -74,6 +75,7 @@ pub(crate) fn object() -> Result<PathBuf> {
 
     let built = folder.join(bpf::TARGET).join("bpf").join("lb-xdp");
     let place = workspace::bpf_object();
+    verifier::check(&built)?;
     let new = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
     if fs::read(&place).is_ok_and(|old| old == new) {
         return Ok(place);

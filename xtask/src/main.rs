@@ -20,6 +20,7 @@ mod run;
 mod step;
 mod system;
 mod test;
+mod verifier;
 mod workspace;
 
 use std::process::ExitCode;

@@ -133,21 +133,6 @@ impl FarEnd {
         self.memory.counters()
     }
 
-    /// Steps of the verifier for each program.
-    ///
-    /// # Errors
-    /// When the kernel does not say.
-    pub fn verified(&self) -> Result<Vec<(&'static str, u32)>> {
-        [names::PROGRAM_DECAP, names::PROGRAM_CLAMP]
-            .iter()
-            .map(|name| {
-                let program = self.object.program(name).context("no program")?;
-                let steps = program.info()?.verified_instruction_count();
-                Ok((*name, steps.unwrap_or(0)))
-            })
-            .collect()
-    }
-
     fn compare(&self) -> Result<()> {
         let map = self.object.map(names::MAP_DECAP_COUNTERS);
         let map = PerCpuArray::<_, Counters>::try_from(map.context("no counters")?)?;
