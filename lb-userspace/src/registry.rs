@@ -5,6 +5,7 @@
 //! Readers hold whatever snapshot they took for as long as they like. What was measured lives in
 //! the instances, which every snapshot shares, so that nothing is lost on the way.
 
+mod admit;
 mod change;
 mod check;
 mod discovery;
@@ -31,6 +32,7 @@ use crate::{
 };
 
 pub use crate::model::identity;
+pub use admit::{Around, Chosen};
 pub use change::{Applied, Change, Desired, EjectionEnd, Event, RecoveryStep, RegistryError};
 pub use feed::{Batch, Entry, Feed, Happening};
 pub use ids::{IdError, KnownId};

@@ -17,7 +17,7 @@ use paths::Named;
 /// Modules of the daemon from left to right: a module may use those of its own row and above.
 const LAYERS: &[&[&str]] = &[
     &["model"],
-    &["balance", "resilience", "affinity"],
+    &["balance", "resilience", "affinity", "net"],
     &["config", "registry"],
     &["runtime"],
     &["health", "l4", "l7", "discovery", "integration"],

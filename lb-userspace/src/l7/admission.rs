@@ -9,7 +9,6 @@ use std::num::NonZeroU32;
 
 use super::{
     affinity::{self, Following},
-    breaker,
     connection::Client,
     course::Known,
     room::{self, Way},
@@ -142,7 +141,7 @@ pub(super) fn choose(
         let next = picked
             .take()
             .or_else(|| affinity::pick(following, worker, service, choice));
-        let (position, probe) = breaker::enter(client, service, choice, next)?;
+        let (position, probe) = service.admit(worker.around(), choice, next)?;
         let member = &service.members[position];
         let (instance, algorithm) = (&member.instance, service.spec.algorithm);
         let begun = instance.try_begin(member.most, algorithm, worker.index, &worker.clock);

@@ -6,10 +6,10 @@
 //! acted upon, so only a request that may be repeated is sent again ([`super::spare`]), and the retry budget
 //! pays for it.
 
-use std::{io, sync::Arc, task::Poll, time::Duration};
+use std::{io, sync::Arc, task::Poll};
 
 use hyper::{Request, Response, body::Incoming, client::conn::http1};
-use socket2::{SockRef, TcpKeepalive};
+use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use super::{
@@ -21,13 +21,13 @@ use super::{
     socket::Socket,
     upload::Upload,
 };
-use crate::model::{Instance, MostConnections, Opened, Outcome, Reason, RetryCause};
+use crate::{
+    model::{Instance, MostConnections, Opened, Outcome, Reason, RetryCause},
+    net,
+};
 
 /// Largest buffer for what an instance sends, in bytes: also the largest head of an answer.
 const BUFFER: usize = 128 * 1024;
-
-/// When the kernel asks after an instance that says nothing.
-const KEEPALIVE: TcpKeepalive = TcpKeepalive::new().with_time(Duration::from_secs(60));
 
 /// An exchange that came to nothing.
 #[derive(Clone, Copy, Debug)]
@@ -170,7 +170,7 @@ async fn connect(
         Ok(Err(error)) => {
             return Err(Failure {
                 reason: Reason::ConnectFailed,
-                blame: !is_own(&error),
+                blame: !net::is_own(&error),
             });
         }
         Err(_) => return Err(failure(Reason::ConnectTimeout)),
@@ -179,7 +179,7 @@ async fn connect(
     // after silent peers, or a tunnel to one that has vanished would stay open for ever. Without
     // either the connection still works.
     let _ = stream.set_nodelay(true);
-    let _ = SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE);
+    let _ = SockRef::from(&stream).set_tcp_keepalive(&net::KEEPALIVE);
     let in_use = opened.connection().take();
     let held = Held::new(&client.worker, service, opened);
     let handshake = http1::Builder::new()
@@ -201,22 +201,6 @@ async fn connect(
         in_use,
         admission: Arc::clone(&service.admission),
     })
-}
-
-/// Whether it is this machine that has no connection to give: neither a port, nor a descriptor, nor
-/// memory is left. No packet has been sent then.
-fn is_own(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(
-            libc::EADDRNOTAVAIL
-                | libc::EADDRINUSE
-                | libc::EMFILE
-                | libc::ENFILE
-                | libc::ENOBUFS
-                | libc::ENOMEM
-        )
-    )
 }
 
 /// Waits for `future`, unless the pulse says to stop: then `None`.

@@ -13,7 +13,7 @@ use hyper::Request;
 
 use super::{
     affinity::{self, Preview, Way},
-    breaker, head,
+    head,
     headers::Peer,
     key,
     router::{Router, Target},
@@ -133,9 +133,7 @@ fn refusal(service: &Service, nobody: bool, choice: &Choice<'_>) -> Option<Reaso
     if service.guard.gate.exclusion(choice.now).is_some() {
         return Some(Reason::ServiceBreakerOpen);
     }
-    nobody
-        .then(|| breaker::nobody(service, choice).err())
-        .flatten()
+    nobody.then(|| service.nobody(choice).err()).flatten()
 }
 
 fn candidates(service: &Service, key: u64, now: Timestamp, random: &Random) -> Vec<Candidate> {

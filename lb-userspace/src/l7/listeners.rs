@@ -3,27 +3,15 @@
 //! One thread opens the sockets, one for each worker and address, and hands them out: a fault is
 //! then met once, in one place. A worker never waits for it.
 
-use std::{
-    collections::BTreeSet,
-    io,
-    net::{SocketAddr, TcpListener},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{L7Error, worker::Order};
-use crate::registry::{Registry, Snapshot};
-
-/// Connections that wait to be accepted, on each socket; the kernel lowers it to
-/// `net.core.somaxconn`.
-const BACKLOG: i32 = 4096;
-
-/// Silence after which the kernel asks whether a peer is still there: tunnels may be idle for
-/// days, and a peer that has vanished says nothing.
-const KEEPALIVE: Duration = Duration::from_secs(60);
+use crate::{
+    net::Group,
+    registry::{Registry, Snapshot},
+};
 
 /// How long to wait before an address that could not be opened is tried again: at first for as
 /// long as workers may need to close another listener that has the port, then longer each time.
@@ -64,7 +52,12 @@ impl Listeners {
         let mut errors = Vec::new();
         let new: Vec<SocketAddr> = wanted.difference(&self.open).copied().collect();
         for address in new {
-            match sockets(address, self.workers.len()) {
+            let group = Group {
+                address,
+                foreign: false,
+                shared: false,
+            };
+            match group.open(self.workers.len()) {
                 Ok(sockets) => {
                     self.open.insert(address);
                     for (worker, socket) in self.workers.iter().zip(sockets) {
@@ -126,36 +119,4 @@ impl Listeners {
             }
         }
     }
-}
-
-/// One listening socket for each worker. Sockets that share a port with `SO_REUSEPORT` would also
-/// share it with those of another lb that was started by mistake, each getting some of the
-/// connections; a socket without that option, bound first, finds that out.
-fn sockets(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
-    let alone = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-    alone.set_reuse_address(true)?;
-    if address.is_ipv6() {
-        alone.set_only_v6(true)?;
-    }
-    alone.bind(&address.into())?;
-    drop(alone);
-    (0..count).map(|_| socket(address)).collect()
-}
-
-fn socket(address: SocketAddr) -> io::Result<TcpListener> {
-    let domain = Domain::for_address(address);
-    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
-    if address.is_ipv6() {
-        // `[::]` and `0.0.0.0` are two listeners, whatever the system's default.
-        socket.set_only_v6(true)?;
-    }
-    // Accepted connections inherit these from the socket on Linux.
-    socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
 }

@@ -42,7 +42,8 @@ use super::{
 use crate::{
     balance::Random,
     model::{AdminState, Clock, InstanceId, Reason, ServiceStats},
-    registry::{Registry, Snapshot},
+    net,
+    registry::{Around, Registry, Snapshot},
 };
 
 /// How often idle connections are looked through.
@@ -246,6 +247,14 @@ impl Worker {
         })
     }
 
+    /// What choosing an instance has to do with others.
+    pub(super) fn around(&self) -> Around<'_> {
+        Around {
+            clock: &self.clock,
+            breakers: &self.breakers,
+        }
+    }
+
     /// The current snapshot, compiled. One relaxed load when nothing has changed.
     pub(super) fn view(&self) -> Rc<View> {
         let mut cache = self.cache.borrow_mut();
@@ -356,7 +365,7 @@ impl Worker {
         loop {
             match listener.accept().await {
                 Ok((stream, address)) => self.serve(stream, address),
-                Err(error) if is_of_the_peer(&error) => {}
+                Err(error) if net::is_of_the_peer(&error) => {}
                 Err(error) => {
                     // Out of files or memory: the connection stays in the queue until some are
                     // given back. Each worker says so at most 20 times a second.
@@ -407,15 +416,6 @@ impl Worker {
             self.lines.sweep();
         }
     }
-}
-
-/// Whether accepting failed for a reason that concerns that one connection only (`accept(2)`).
-fn is_of_the_peer(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
-    matches!(
-        error.kind(),
-        ConnectionAborted | ConnectionRefused | ConnectionReset
-    )
 }
 
 /// The client connections of a worker, so that they can be told that lb ends.

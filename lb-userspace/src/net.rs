@@ -1,0 +1,10 @@
+//! Sockets as both data planes use them: what groups that share a port are opened with, and what
+//! errors mean. Plain system calls, no runtime.
+
+mod fault;
+mod listening;
+mod local;
+
+pub(crate) use fault::{is_of_the_peer, is_own};
+pub(crate) use listening::{Group, KEEPALIVE};
+pub(crate) use local::is_delivered;
