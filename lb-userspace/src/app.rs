@@ -83,9 +83,10 @@ async fn serve(
     let keeper = Arc::new(Keeper::new(sources, loaded, Arc::clone(&registry)));
     keeper.start(clock.now())?;
     let (for_packets, mut end) = (Arc::clone(&registry), stopped.clone());
-    let packet_path = l4::run(packet_path, for_packets, clock.clone(), async move {
+    let (now, workers) = (clock.clone(), daemon.workers);
+    let packet_path = l4::run(packet_path, for_packets, now, workers, async move {
         drop(end.wait_for(|stop| *stop).await);
-    });
+    })?;
 
     let checked = Arc::clone(&registry);
     tokio::spawn(health::run(checked, clock.clone(), stopped.clone()));
@@ -99,7 +100,7 @@ async fn serve(
         clock.clone(),
         access,
         log,
-        packet_path,
+        packet_path.handle,
         hook,
         Arc::clone(&keeper),
     )?;
@@ -120,7 +121,7 @@ async fn serve(
         prefixes: &api::PREFIXES,
     });
     let (access, access_log) = telemetry::access_log::open(&daemon.access_log)?.unzip();
-    let (for_proxy, workers) = (Arc::clone(&registry), daemon.workers);
+    let for_proxy = Arc::clone(&registry);
     let proxy = l7::start(for_proxy, clock.clone(), workers, management, access)?;
     state.set_gateway(Arc::clone(proxy.stats()));
     let spans = proxy.take_spans().unwrap_or_else(Spans::none);
@@ -157,7 +158,8 @@ async fn serve(
         }
     }
     state.stop();
-    finish(proxy, state.snapshot().gateway.drain_timeout, &mut signals).await;
+    let patience = state.snapshot().gateway.drain_timeout;
+    finish((proxy, packet_path.relay), patience, &mut signals).await;
     stop.send_replace(true);
     for served in served {
         // It bounds the time that it takes for its last answers.
@@ -189,13 +191,22 @@ fn integrate(
     integration::run(registry, clock, source, spans, integrations, stopped)
 }
 
-/// Lets requests in flight finish, at most for `patience`; a second order to stop ends the wait.
-async fn finish(proxy: l7::Proxy, patience: Duration, signals: &mut Signals) {
+/// Lets requests in flight and relayed connections finish, at most for `patience`; a second order to
+/// stop ends the wait.
+async fn finish(
+    (proxy, relay): (l7::Proxy, Option<l4::Relay>),
+    patience: Duration,
+    signals: &mut Signals,
+) {
     tracing::info!(
         ?patience,
         "stopping: no new connections, requests in flight finish"
     );
+    let relayed = tokio::task::spawn_blocking(move || {
+        relay.into_iter().for_each(|relay| relay.shutdown(patience));
+    });
     let finished = tokio::task::spawn_blocking(move || proxy.shutdown(patience));
+    let finished = async { tokio::join!(finished, relayed) };
     let again = async { while signals.next().await != Order::Stop {} };
     tokio::select! {
         _ = finished => {}

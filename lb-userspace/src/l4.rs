@@ -7,6 +7,8 @@
 //! `datapath`, so it is tested with packets and without rights; everything that knows aya is below
 //! `datapath/kernel`.
 //!
+//! Where the program cannot be had, [`relay`] serves TCP VIPs with sockets instead.
+//!
 //! Nothing here can stop HTTP: what fails is reported, and tried again. And nothing of it ends with
 //! the daemon: the program stays attached, [`detach`] takes it off. `docs/life-of-a-packet.md` tells
 //! the whole story.
@@ -28,6 +30,7 @@ mod plan;
 mod recipe;
 mod reconcile;
 mod rehearsal;
+mod relay;
 mod report;
 mod stats;
 mod sweep;
@@ -39,9 +42,12 @@ pub use datapath::{AttachMode, Attachment, DatapathError};
 pub use decap::{Decap, DecapSpec};
 pub use error::L4Error;
 pub(crate) use host::interface_name;
-pub use open::{Opened, PinnedStatus, detach, open, run, status};
+pub use open::{Opened, PinnedStatus, Running, detach, open, run, status};
 pub use reconcile::ReconcileError;
 pub use rehearsal::{Probe, Rehearsed, Sent, SlotView, TcpFlags};
+pub use relay::Relay;
 #[cfg(test)]
 pub(crate) use report::Reporter;
-pub use report::{ConnectionReport, Handle, ReconcileReport, Report, VipReport};
+pub use report::{
+    ConnectionReport, Handle, PathMode, ReconcileReport, RelayedVip, Report, VipReport,
+};

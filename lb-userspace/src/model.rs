@@ -36,7 +36,8 @@ pub mod pace;
 pub mod prefix;
 pub mod rate_limit;
 pub mod reason;
-pub mod report;
+pub mod relay;
+mod report;
 pub mod retry;
 pub mod route;
 pub mod score;
@@ -85,6 +86,7 @@ pub use pace::Pace;
 pub use prefix::{IpPrefix, PrefixError};
 pub use rate_limit::{RateKey, RateLimitSpec, RateScope};
 pub use reason::{Reason, ServiceStats};
+pub use relay::RelayRefusal;
 pub use report::{LoadReport, LoadReports, ReportTimes};
 pub use retry::{
     HedgeAfter, HedgeEnd, HedgeSpec, MethodSet, RetryCause, RetryRefusal, RetrySpec, RetryStats,

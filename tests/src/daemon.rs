@@ -29,6 +29,15 @@ pub(crate) const BPF: &str = "/sys/fs/bpf";
 /// What names of folders for pins begin with; the name of the namespace follows.
 pub(crate) const PINS: &str = "lb-test-";
 
+/// What a daemon may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rights {
+    /// Everything that root may.
+    All,
+    /// Nothing that concerns BPF or interfaces, as in a container without further ado.
+    NoKernel,
+}
+
 /// A daemon with its configuration; killed when dropped, and what it has pinned is removed.
 #[derive(Debug)]
 pub struct Daemon {
@@ -37,6 +46,7 @@ pub struct Daemon {
     pins: Folder,
     folder: Folder,
     host: Host,
+    rights: Rights,
 }
 
 impl Daemon {
@@ -48,6 +58,14 @@ impl Daemon {
     /// # Errors
     /// When the daemon does not come up; the message has its log.
     pub fn start(host: &Host, configuration: &str) -> Result<Self> {
+        Self::start_with(host, configuration, Rights::All)
+    }
+
+    /// The same with fewer rights.
+    ///
+    /// # Errors
+    /// As [`Daemon::start`].
+    pub fn start_with(host: &Host, configuration: &str, rights: Rights) -> Result<Self> {
         mount_bpf()?;
         let folder = Folder::temporary("lb-daemon-")?;
         let pins = Path::new(BPF).join(format!("{PINS}{}", host.namespace.name()));
@@ -57,6 +75,7 @@ impl Daemon {
             folder,
             pins,
             process: None,
+            rights,
         };
         daemon.configure(configuration)?;
         daemon.start_again()?;
@@ -90,7 +109,16 @@ impl Daemon {
     /// When it does not come up within ten seconds.
     pub fn start_again(&mut self) -> Result<()> {
         let lb = artifact::program_path("lb")?;
-        let mut command = self.host.namespace.command(&lb.to_string_lossy());
+        let lb = lb.to_string_lossy();
+        let mut command = match self.rights {
+            Rights::All => self.host.namespace.command(&lb),
+            Rights::NoKernel => {
+                let mut command = self.host.namespace.command("setpriv");
+                // The last one is CAP_BPF, whose name older versions do not know.
+                command.args(["--bounding-set=-sys_admin,-net_admin,-cap_39", &lb]);
+                command
+            }
+        };
         command
             .args(["run", "--config"])
             .arg(self.file())

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::cleanup;
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, Rights};
 use crate::instance::Instance;
 use crate::topology::{self, Family, Host, Topology};
 
@@ -45,6 +45,14 @@ impl Scene {
     /// # Errors
     /// When something does not come up; the message has the log.
     pub fn new(instances: u8, configuration: &str) -> Result<Self> {
+        Self::with(instances, configuration, Rights::All)
+    }
+
+    /// The same with a daemon that has fewer rights.
+    ///
+    /// # Errors
+    /// As [`Scene::new`].
+    pub fn with(instances: u8, configuration: &str, rights: Rights) -> Result<Self> {
         let topology = Topology::new(instances)?;
         for (number, family) in [NAT, DSR].iter().flat_map(|n| FAMILIES.map(|f| (*n, f))) {
             topology.route_to_balancer(address(number, family))?;
@@ -57,7 +65,7 @@ impl Scene {
             }
             running.push(Instance::start(host, &held)?);
         }
-        let daemon = Daemon::start(&topology.balancer, configuration)?;
+        let daemon = Daemon::start_with(&topology.balancer, configuration, rights)?;
         let scene = Self {
             daemon,
             instances: running,
@@ -89,7 +97,7 @@ impl Scene {
                 state["revision"].clone(),
                 kernel["reconcile"]["revision"].clone(),
             );
-            kernel["attached"] == false || seen.0 == seen.1
+            kernel["mode"].is_null() || seen.0 == seen.1
         });
         ensure!(
             settled,
@@ -99,6 +107,20 @@ impl Scene {
             self.daemon.log()
         );
         Ok(())
+    }
+
+    /// Has packets for the VIPs that are for `nat` delivered to sockets of the balancer, as a relay
+    /// asks for.
+    ///
+    /// # Errors
+    /// When they are already.
+    pub fn deliver(&self) -> Result<()> {
+        let [v4, v6] = FAMILIES.map(|family| address(NAT, family));
+        let routes = [
+            format!("route add local {v4}/32 dev lo"),
+            format!("route add local {v6}/128 dev lo"),
+        ];
+        self.topology.balancer.namespace.ip(&routes)
     }
 
     /// The host with this name.
@@ -171,6 +193,12 @@ impl Configuration {
             "[datapath]\ninterfaces = [\"eth0\"]\nmode = \"native\"\n\
              nat_sources = {sources:?}\npin_path = \"@PINS@\""
         ))
+    }
+
+    /// Serves VIPs by sockets.
+    #[must_use]
+    pub fn relayed(self) -> Self {
+        self.with("[datapath]\nmode = \"relay\"")
     }
 
     /// Adds a service whose instances are those of the hosts `i1`, `i2` and so on with these weights,

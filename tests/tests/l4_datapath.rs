@@ -19,7 +19,7 @@ use lb_tests::{
     topology::{INTERFACE, Topology},
 };
 use lb_userspace::{
-    l4::{self, AttachMode, Handle, L4Error, Report},
+    l4::{self, AttachMode, Handle, L4Error, PathMode, Report},
     model::{
         AdminState, Clock, DatapathMode, DatapathSpec, Endpoint, InstanceSpec, Ports, Protocol,
         ServiceName, ServiceSpec, VipSpec,
@@ -121,8 +121,8 @@ impl Daemon {
         let shutdown = async {
             let _ = ended.await;
         };
-        let run = async { l4::run(opened, Arc::clone(&registry), Clock::real(), shutdown) };
-        let handle = runtime.block_on(run);
+        let run = async { l4::run(opened, Arc::clone(&registry), Clock::real(), 1, shutdown) };
+        let handle = runtime.block_on(run)?.handle;
         Ok(Self {
             registry,
             handle,
@@ -233,7 +233,7 @@ fn outlives_the_daemon_is_adopted_and_comes_off() -> Result<()> {
         let spec = place.spec();
         let daemon = Daemon::start(&spec, [1, 3])?;
         let report = daemon.settled()?;
-        assert_eq!(report.mode, Some(AttachMode::Native));
+        assert_eq!(report.mode, Some(PathMode::Native));
         assert_eq!(report.interfaces[0].interface, INTERFACE);
         assert_eq!(
             (report.vips.len(), report.tables_used, report.tables_max),
@@ -419,7 +419,7 @@ fn interfaces_and_modes_follow_the_configuration() -> Result<()> {
         spec.mode = DatapathMode::Generic;
         let daemon = Daemon::start(&spec, [1, 1])?;
         let report = daemon.settled()?;
-        assert_eq!(report.mode, Some(AttachMode::Generic));
+        assert_eq!(report.mode, Some(PathMode::Generic));
         assert_eq!(report.interfaces.len(), 1);
         place.connect(10)?;
         drop(daemon);
@@ -428,7 +428,7 @@ fn interfaces_and_modes_follow_the_configuration() -> Result<()> {
         spec.mode = DatapathMode::Auto;
         let daemon = Daemon::start(&spec, [1, 1])?;
         let report = daemon.settled()?;
-        assert_eq!(report.mode, Some(AttachMode::Generic));
+        assert_eq!(report.mode, Some(PathMode::Generic));
         assert!(
             report.reason.contains("generic mode since"),
             "{}",

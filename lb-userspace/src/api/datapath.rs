@@ -13,7 +13,7 @@ use super::{
         VipTraffic,
     },
 };
-use crate::l4::{Attachment, Report, VipReport};
+use crate::l4::{Attachment, PathMode, Report, VipReport};
 
 /// How the packet path is and what it counts
 ///
@@ -31,7 +31,7 @@ pub(super) async fn datapath(State(state): State<ApiState>) -> Answer<Datapath> 
 
 pub(super) fn document(report: &Report) -> Datapath {
     Datapath {
-        attached: report.mode.is_some(),
+        attached: report.mode.is_some_and(PathMode::is_attached),
         mode: report.mode.map(|mode| mode.as_str().to_owned()),
         reason: report.reason.clone(),
         warnings: report.warnings.clone(),
@@ -108,5 +108,6 @@ fn vip(report: &VipReport) -> VipTraffic {
         packets_out: traffic.packets_out,
         bytes_out: traffic.bytes_out,
         dropped: traffic.dropped,
+        live: report.relayed.map(|relayed| relayed.live),
     }
 }

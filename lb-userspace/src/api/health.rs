@@ -25,6 +25,7 @@ use super::{
     types::{Envelope, GatewayHealth, Liveness, Readiness, ServiceHealth, ServicesHealth, Status},
 };
 use crate::{
+    l4::{PathMode, Report},
     model::Health,
     registry::{FailOpen, InstanceStatus, Service, Snapshot},
 };
@@ -124,7 +125,7 @@ pub(super) async fn liveness(State(state): State<ApiState>) -> Answer<Liveness> 
 pub(super) async fn readiness(State(state): State<ApiState>) -> Answer<Readiness> {
     let snapshot = state.snapshot();
     let report = state.report();
-    let held = report.mode.is_some() && report.reconcile.revision > 0;
+    let held = report.mode.is_some() && report.reconcile.revision > 0 && report.unserved == 0;
     let reasons: Vec<String> = [
         (state.stopping(), "the daemon shuts down"),
         (state.gateway().is_none(), "the gateway is not there yet"),
@@ -200,11 +201,20 @@ fn packet_path_problem(state: &ApiState, snapshot: &Snapshot) -> Option<&'static
     let report = state.report();
     if !snapshot.vips.is_empty() && report.mode.is_none() {
         Some("VIPs are configured, but the packet path is not there to serve them")
+    } else if report.unserved > 0 {
+        Some("VIPs are configured that cannot be relayed")
+    } else if !snapshot.vips.is_empty() && is_makeshift(&report) {
+        Some("VIPs are relayed by the daemon, because the kernel path is not there")
     } else if report.reconcile.error.is_some() {
         Some("the kernel does not hold the current state")
     } else {
         None
     }
+}
+
+/// Whether VIPs are relayed though nobody has asked for that.
+fn is_makeshift(report: &Report) -> bool {
+    report.mode == Some(PathMode::Relay) && !report.reason.is_empty()
 }
 
 /// What is wrong with the packet path, a line each; `/datapath` has the whole of it. Its own
@@ -213,7 +223,9 @@ fn packet_path_problems(state: &ApiState, snapshot: &Snapshot) -> Vec<String> {
     let report = state.report();
     let why = match &report.reconcile.error {
         Some(why) => Some(why),
-        None => Some(&report.reason).filter(|_| report.warnings.is_empty()),
+        None => {
+            Some(&report.reason).filter(|_| is_makeshift(&report) || report.warnings.is_empty())
+        }
     };
     let problem = packet_path_problem(state, snapshot);
     let mut problems: Vec<String> = problem

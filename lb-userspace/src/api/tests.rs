@@ -36,7 +36,7 @@ use super::*;
 use crate::{
     config::Sources,
     health::comeback::Comebacks,
-    l4::{self, AttachMode, Attachment, Report, Reporter, VipReport},
+    l4::{self, AttachMode, Attachment, PathMode, Report, Reporter, VipReport},
     model::{
         AccessSpec, AdminState, Algorithm, Clock, ConcurrencySpec, Endpoint, Forwarding,
         GatewaySpec, HashKey, Health, HealthCheckSpec, HostPattern, Instance, InstanceSpec,
@@ -398,7 +398,7 @@ fn report(registry: &Registry) -> Report {
     Report {
         // Never old: no worker is there to make another.
         at: Timestamp(u64::MAX),
-        mode: Some(AttachMode::Generic),
+        mode: Some(PathMode::Generic),
         reason: "the driver of eth0 has no native XDP".to_owned(),
         interfaces: vec![Attachment {
             interface: "eth0".to_owned(),
@@ -417,6 +417,7 @@ fn report(registry: &Registry) -> Report {
                 dropped: 3,
                 ..Traffic::default()
             },
+            relayed: None,
         }],
         connections: l4::ConnectionReport {
             entries: 7,

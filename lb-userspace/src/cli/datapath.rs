@@ -85,6 +85,38 @@ fn detach(pins: &Pins, out: &mut dyn Write) -> Result<(), CliError> {
     Ok(())
 }
 
+/// What a relay knows of its VIPs.
+fn relayed(datapath: &Datapath) -> String {
+    let connections = &datapath.connections;
+    let mut text = pairs([(
+        "open connections",
+        usage(connections.entries, connections.max),
+    )]);
+    let columns = [
+        ("VIP", Lean::Left),
+        ("SERVICE", Lean::Left),
+        ("CONNECTIONS", Lean::Right),
+        ("OPEN", Lean::Right),
+        ("BYTES IN", Lean::Right),
+        ("BYTES OUT", Lean::Right),
+        ("REFUSED", Lean::Right),
+    ];
+    let rows = datapath.vips.iter().map(|vip| {
+        vec![
+            vip.vip.clone(),
+            vip.service.clone(),
+            vip.connections.to_string(),
+            vip.live.unwrap_or_default().to_string(),
+            format::bytes(vip.bytes_in),
+            format::bytes(vip.bytes_out),
+            vip.dropped.to_string(),
+        ]
+    });
+    text += "\n";
+    text += &table(&columns, rows);
+    text
+}
+
 /// What is pinned; `None` when nothing is, or when this user may not look.
 fn pinned(pins: &Pins) -> Option<Pinned> {
     let status = l4::status(&pins.pin_path).ok()?;
@@ -114,6 +146,9 @@ fn status(datapath: &Datapath) -> String {
     }
     if let Some(error) = &datapath.reconcile.error {
         text += &format!("! the kernel does not hold the current state: {error}\n");
+    }
+    if datapath.mode.as_deref() == Some("relay") {
+        return text + &relayed(datapath);
     }
     if !datapath.attached {
         return text;

@@ -143,9 +143,11 @@ impl Whole<'_> {
             }
             let family = |address: SocketAddr| address.is_ipv4() == spec.address.is_ipv4();
             let service = self.services.iter().find(|s| s.spec.name == spec.service);
-            // Where packets keep their addresses, an instance's own only says where they go.
+            // Where packets keep their addresses, an instance's own only says where they go; and a
+            // relay has two connections, of any family each.
             if let Some(service) = service
                 && service.spec.forwarding.translates()
+                && self.datapath.spec.mode != DatapathMode::Relay
                 && !service.endpoints.is_empty()
                 && !service.endpoints.iter().any(|e| family(e.value.address()))
             {
@@ -220,6 +222,8 @@ impl Whole<'_> {
                 first.place.path
             );
             reader.contradiction(&datapath.mode, "\"off\"", expected);
+        } else if datapath.spec.mode == DatapathMode::Relay {
+            return self.relayed(reader);
         } else if datapath.spec.interfaces.is_empty() {
             let expected = "datapath.interfaces to name the interface that its packets come in by";
             reader.contradiction(&first.place, "none", expected);
@@ -235,6 +239,17 @@ impl Whole<'_> {
             let found = datapath.spec.max_tables.to_string();
             let expected = format!("at least {needed} for the services that VIPs lead to");
             reader.contradiction(&datapath.max_tables, found, expected);
+        }
+    }
+
+    /// Nothing but connections at ports that can be listened on is relayed. Tables and interfaces do
+    /// not matter.
+    fn relayed(&self, reader: &mut Reader) {
+        for vip in self.vips {
+            if let Some(why) = vip.spec.relay_obstacle() {
+                let expected = format!("a VIP that datapath.mode = \"relay\" can serve, but {why}");
+                reader.contradiction(&vip.place, vip.spec.to_string(), expected);
+            }
         }
     }
 

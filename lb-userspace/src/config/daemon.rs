@@ -54,12 +54,14 @@ const MODE: Choice<DatapathMode> = Choice {
         DatapathMode::Auto,
         DatapathMode::Native,
         DatapathMode::Generic,
+        DatapathMode::Relay,
         DatapathMode::Off,
     ],
     name: |mode| match mode {
         DatapathMode::Auto => "auto",
         DatapathMode::Native => "native",
         DatapathMode::Generic => "generic",
+        DatapathMode::Relay => "relay",
         DatapathMode::Off => "off",
     },
 };

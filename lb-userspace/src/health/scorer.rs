@@ -1,6 +1,6 @@
 //! Once a second: from measurements to scores, and from scores to weights.
 
-use std::{sync::Arc, sync::atomic::Ordering, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -150,7 +150,7 @@ fn measure(service: &Service, seconds: &[Vec<WindowSum>], now: Timestamp) -> Vec
             Evidence {
                 younger,
                 older,
-                in_flight: in_flight(&member.instance),
+                in_flight: member.instance.busy_with(),
                 weight: member.base,
             }
         })
@@ -226,9 +226,4 @@ fn sum(seconds: &[WindowSum]) -> WindowSum {
         sum += *second;
     }
     sum
-}
-
-/// Requests that lb forwards itself and connections that the kernel forwards.
-fn in_flight(instance: &Instance) -> u64 {
-    u64::from(instance.in_flight()) + instance.kernel.live.load(Ordering::Relaxed)
 }

@@ -9,8 +9,8 @@ use super::datapath::{AttachMode, DatapathError};
 pub enum L4Error {
     /// VIPs are configured, but the packet path is switched off.
     #[error(
-        "expected datapath.mode to be auto, native or generic, because VIPs are configured; found \
-         off"
+        "expected datapath.mode to be auto, native, generic or relay, because VIPs are configured; \
+         found off"
     )]
     Off,
     /// The daemon carries no program.
@@ -114,6 +114,12 @@ pub enum L4Error {
         what: &'static str,
         /// Where.
         path: PathBuf,
+        /// The system's words.
+        why: String,
+    },
+    /// A relay could not be started.
+    #[error("cannot start a relay for VIPs: {why}")]
+    Relay {
         /// The system's words.
         why: String,
     },

@@ -5,9 +5,10 @@ use std::{collections::BTreeMap, future::Future, path::Path, sync::Arc};
 use lb_common::{Counters, INSTANCE_ABSENT, INSTANCE_DOWN, InstanceEntry};
 
 use super::{
-    Attachment, Handle, L4Error,
+    Attachment, Handle, L4Error, Relay,
     datapath::{Datapath, kernel},
     reconcile::{GRACE, Reconciler},
+    relay,
     report::{Report, Reporter},
     worker::{self, Worker},
 };
@@ -19,9 +20,20 @@ use crate::{
 /// A packet path that is ready to run, or the reason why there is none.
 #[derive(Debug)]
 pub struct Opened {
-    path: Result<Open, String>,
+    by: By,
     /// Ids that the kernel's maps hold, for [`Registry::new`].
     pub known: Vec<KnownId>,
+}
+
+/// What serves VIPs.
+#[derive(Debug)]
+enum By {
+    /// The program.
+    Kernel(Box<Open>),
+    /// The daemon's own sockets, and why; nothing when they were asked for.
+    Relay(DatapathSpec, String),
+    /// Nothing, and why.
+    Nobody(String),
 }
 
 #[derive(Debug)]
@@ -34,25 +46,38 @@ struct Open {
 }
 
 impl Opened {
-    /// Why there is no packet path; `None` when there is one.
+    /// Why VIPs are not served in the kernel; `None` when they are.
     #[must_use]
     pub fn reason(&self) -> Option<&str> {
-        self.path.as_ref().err().map(String::as_str)
+        match &self.by {
+            By::Kernel(_) => None,
+            By::Relay(_, reason) | By::Nobody(reason) => Some(reason),
+        }
     }
 
-    fn off(reason: String) -> Self {
+    /// Whether TCP VIPs are relayed.
+    #[must_use]
+    pub const fn relays(&self) -> bool {
+        matches!(self.by, By::Relay(..))
+    }
+
+    const fn without_kernel(by: By) -> Self {
         Self {
-            path: Err(reason),
+            by,
             known: Vec::new(),
         }
+    }
+
+    const fn off(reason: String) -> Self {
+        Self::without_kernel(By::Nobody(reason))
     }
 }
 
 /// Opens the packet path: loads and attaches the program, or goes on with what an earlier daemon
 /// has left. `wanted` says whether the configuration has VIPs.
 ///
-/// In mode `auto` a packet path that cannot be had is no error: lb then serves HTTP and says what is
-/// missing, loudly if VIPs go unserved.
+/// In mode `auto` a packet path that cannot be had is no error: lb then relays TCP VIPs, and says what
+/// is missing, loudly if there are VIPs. Unless another lb serves them: then this one does not.
 ///
 /// # Errors
 /// In modes `native` and `generic` when the packet path cannot be had as asked for; in mode `off`
@@ -61,11 +86,13 @@ pub fn open(spec: &DatapathSpec, wanted: bool) -> Result<Opened, L4Error> {
     match spec.mode {
         DatapathMode::Off if wanted => return Err(L4Error::Off),
         DatapathMode::Off => {
-            // An operator who switches the packet path off does not want an old one to go on.
-            if let Err(error) = detach(&spec.pin_path) {
-                tracing::debug!(%error, "no old packet path was taken off");
-            }
+            take_off(spec);
             return Ok(Opened::off("datapath.mode is off".to_owned()));
+        }
+        DatapathMode::Relay => {
+            take_off(spec);
+            let by = By::Relay(spec.clone(), String::new());
+            return Ok(Opened::without_kernel(by));
         }
         DatapathMode::Auto if spec.interfaces.is_empty() && !wanted => {
             return Ok(Opened::off("no interface is configured".to_owned()));
@@ -74,16 +101,36 @@ pub fn open(spec: &DatapathSpec, wanted: bool) -> Result<Opened, L4Error> {
     }
     match open_kernel(spec) {
         Ok(opened) => Ok(opened),
-        Err(error) if spec.mode == DatapathMode::Auto => {
-            if wanted {
-                tracing::error!("VIPs are not served: {error}");
-            } else {
-                tracing::info!("no VIP can be served: {error}");
-            }
-            Ok(Opened::off(error.to_string()))
-        }
+        Err(error) if spec.mode == DatapathMode::Auto => Ok(without(spec, wanted, &error)),
         Err(error) => Err(error),
     }
+}
+
+/// An operator who wants no packet path does not want an old one to go on: its program would have the
+/// packets before any socket.
+fn take_off(spec: &DatapathSpec) {
+    if let Err(error) = detach(&spec.pin_path) {
+        tracing::debug!(%error, "no old packet path was taken off");
+    }
+}
+
+/// What is left without the kernel.
+fn without(spec: &DatapathSpec, wanted: bool, error: &L4Error) -> Opened {
+    if matches!(error, L4Error::Busy { .. }) {
+        if wanted {
+            tracing::error!("VIPs are not served: {error}");
+        }
+        return Opened::off(error.to_string());
+    }
+    if wanted {
+        tracing::error!(
+            "VIPs are not served in the kernel: {error}. lb relays those of TCP instead, at a \
+             multiple of the cost"
+        );
+    } else {
+        tracing::info!("VIPs would be relayed, not served in the kernel: {error}");
+    }
+    Opened::without_kernel(By::Relay(spec.clone(), error.to_string()))
 }
 
 fn open_kernel(spec: &DatapathSpec) -> Result<Opened, L4Error> {
@@ -99,13 +146,13 @@ fn open_kernel(spec: &DatapathSpec) -> Result<Opened, L4Error> {
         );
     }
     Ok(Opened {
-        path: Ok(Open {
+        by: By::Kernel(Box::new(Open {
             datapath: Box::new(kernel),
             rehearsal,
             state,
             spec: spec.clone(),
             reason,
-        }),
+        })),
         known,
     })
 }
@@ -129,34 +176,58 @@ pub(super) fn known(instances: &BTreeMap<u16, InstanceEntry>) -> Vec<KnownId> {
         .collect()
 }
 
+/// A packet path at work.
+#[derive(Debug)]
+pub struct Running {
+    /// A view of it.
+    pub handle: Handle,
+    /// The relay, where it is one: it has to be shut down before the daemon ends.
+    pub relay: Option<Relay>,
+}
+
 /// Runs the packet path on the current tokio runtime until `shutdown`: follows the registry, sweeps
-/// the connection table, reads figures. Afterwards the program goes on with what is in its maps.
+/// the connection table, reads figures. Afterwards the program goes on with what is in its maps. A relay
+/// has `workers` threads and ends when it is shut down or dropped.
 ///
 /// Without a packet path it says, whenever a configuration has VIPs, that nobody serves them.
 ///
+/// # Errors
+/// When a relay's threads cannot be made.
+///
 /// # Panics
 /// When called outside of a tokio runtime.
-#[must_use]
 pub fn run(
     opened: Opened,
     registry: Arc<Registry>,
     clock: Clock,
+    workers: usize,
     shutdown: impl Future<Output = ()> + Send + 'static,
-) -> Handle {
-    match opened.path {
-        Ok(Open {
-            datapath,
-            rehearsal,
-            state,
-            spec,
-            reason,
-        }) => {
+) -> Result<Running, L4Error> {
+    let handle = match opened.by {
+        By::Kernel(open) => {
+            let Open {
+                datapath,
+                rehearsal,
+                state,
+                spec,
+                reason,
+            } = *open;
             let worker = Worker::new(datapath, spec, reason, state, registry, clock);
             let handle = worker.reporter().handle().with(rehearsal);
             tokio::spawn(worker.run(shutdown));
             handle
         }
-        Err(reason) => {
+        By::Relay(spec, reason) => {
+            let started = relay::start((spec, reason), registry, clock, workers, shutdown);
+            let (handle, relay) = started.map_err(|error| L4Error::Relay {
+                why: error.to_string(),
+            })?;
+            return Ok(Running {
+                handle,
+                relay: Some(relay),
+            });
+        }
+        By::Nobody(reason) => {
             let reporter = Reporter::new(Report {
                 reason,
                 ..Report::default()
@@ -165,7 +236,11 @@ pub fn run(
             tokio::spawn(worker::mourn(registry, reporter, shutdown));
             handle
         }
-    }
+    };
+    Ok(Running {
+        handle,
+        relay: None,
+    })
 }
 
 /// Takes the program off all interfaces and removes all maps that are pinned below `path`. VIPs are

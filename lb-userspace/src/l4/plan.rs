@@ -199,7 +199,7 @@ fn add_instances(service: &Service, into: &mut BTreeMap<u16, InstanceEntry>) {
 /// What an instance may do with connections. A weight of 0 without an operator's or a check's word,
 /// of an ejected instance for one, means what draining means: nothing new, and nobody is cut off. An
 /// unhealthy one with a weight serves because the service fails open.
-fn state(status: &InstanceStatus, weight: u32) -> u8 {
+pub(crate) fn state(status: &InstanceStatus, weight: u32) -> u8 {
     if weight > 0 {
         INSTANCE_ACTIVE
     } else if status.admin == AdminState::Disabled || status.health == Health::Unhealthy {

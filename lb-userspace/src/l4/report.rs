@@ -12,7 +12,7 @@ use super::{
     datapath::{AttachMode, Attachment, kernel::Rehearsal},
     rehearsal::{Probe, Rehearsed},
 };
-use crate::model::{Timestamp, VipSpec};
+use crate::model::{RelayRefusal, Timestamp, VipSpec};
 
 /// Reports younger than this are good enough for whoever asks for a fresh one.
 const FRESH: Duration = Duration::from_millis(100);
@@ -24,9 +24,9 @@ const PATIENCE: Duration = Duration::from_millis(500);
 pub struct Report {
     /// When the figures were read.
     pub at: Timestamp,
-    /// How the program is attached: native only when it is so on every interface. `None`: VIPs are
-    /// not served.
-    pub mode: Option<AttachMode>,
+    /// How VIPs are served: native only when the program is so on every interface. `None`: they are
+    /// not.
+    pub mode: Option<PathMode>,
     /// Why the mode is what it is; empty when it is what was asked for.
     pub reason: String,
     /// Interfaces and modes.
@@ -36,6 +36,8 @@ pub struct Report {
     /// Packets and events, all CPUs. Received = forwarded + passed + dropped, once the packets that
     /// are just being worked on are through.
     pub counters: Counters,
+    /// VIPs that a relay cannot serve, and addresses that it cannot listen at.
+    pub unserved: usize,
     /// VIPs and their traffic.
     pub vips: Vec<VipReport>,
     /// The connection table.
@@ -59,8 +61,58 @@ pub struct VipReport {
     pub table: u32,
     /// How often it was pointed to another table.
     pub generation: u32,
-    /// Its traffic since it was published.
+    /// Its traffic since it was published. A relay sees no packets: what counts as dropped there are
+    /// connections that it has refused.
     pub traffic: Traffic,
+    /// What only a relay knows.
+    pub relayed: Option<RelayedVip>,
+}
+
+/// What a relay knows of a VIP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RelayedVip {
+    /// Connections that are open.
+    pub live: u64,
+    /// Connections that were refused, by [`RelayRefusal::ALL`].
+    pub refused: [u64; RelayRefusal::ALL.len()],
+}
+
+/// How VIPs are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PathMode {
+    /// By the program, attached to drivers.
+    Native,
+    /// By the program, attached to the network stack of an interface or more.
+    Generic,
+    /// By the daemon's own sockets.
+    Relay,
+}
+
+impl PathMode {
+    /// The name in API, metrics and logs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+            Self::Relay => "relay",
+        }
+    }
+
+    /// Whether the program is attached.
+    #[must_use]
+    pub const fn is_attached(self) -> bool {
+        matches!(self, Self::Native | Self::Generic)
+    }
+}
+
+impl From<AttachMode> for PathMode {
+    fn from(mode: AttachMode) -> Self {
+        match mode {
+            AttachMode::Native => Self::Native,
+            AttachMode::Generic => Self::Generic,
+        }
+    }
 }
 
 /// The connection table.

@@ -17,7 +17,7 @@ use super::{
     neighbour::Greeter,
     plan::{Host, Plan, ip, plan},
     reconcile::{Outcome, Reconciler},
-    report::{Report, Reporter},
+    report::{PathMode, Report, Reporter},
     stats,
     sweep::{Limits, Sweep},
     vlans,
@@ -272,7 +272,7 @@ impl Worker {
             .map(String::as_str)
             .collect();
         self.next.at = self.clock.now();
-        self.next.mode = mode(&interfaces);
+        self.next.mode = mode(&interfaces).map(PathMode::from);
         self.next.reason = if missing.is_empty() {
             self.reason.clone()
         } else {

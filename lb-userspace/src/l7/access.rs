@@ -80,7 +80,7 @@ pub struct Asked {
     pub instance: Arc<Instance>,
     /// Its health score, 0 to 1.
     pub score: f32,
-    /// Requests in flight, this one not included, and connections open in the kernel.
+    /// Requests in flight, this one not included, and open connections of VIPs.
     pub connections: u64,
     /// Its recent success rate, 0 to 1.
     pub success_rate: f32,
@@ -421,9 +421,6 @@ impl Open {
     }
 
     fn close(self) -> Record {
-        let connections = |instance: &Instance| {
-            u64::from(instance.in_flight()) + instance.kernel.live.load(Relaxed)
-        };
         Record {
             ended: SystemTime::now(),
             duration: self.worker.clock.now() - self.started,
@@ -434,7 +431,7 @@ impl Open {
             service: self.service,
             instance: self.instance.map(|instance| Asked {
                 score: instance.measured.score(),
-                connections: connections(&instance),
+                connections: instance.busy_with(),
                 success_rate: instance.measured.success(),
                 instance,
             }),

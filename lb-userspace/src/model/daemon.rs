@@ -115,14 +115,16 @@ pub struct AuditLogSpec {
 /// How the XDP program is attached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DatapathMode {
-    /// Native where the driver can, else generic with a warning. Where neither can be had, lb
-    /// serves HTTP alone and says what is missing.
+    /// Native where the driver can, else generic with a warning. Where neither can be had, TCP VIPs
+    /// are relayed, and lb says what is missing.
     #[default]
     Auto,
     /// Native, or the start fails.
     Native,
     /// Generic.
     Generic,
+    /// Not in the kernel: TCP VIPs are relayed by the daemon itself, without any rights.
+    Relay,
     /// Not at all; a configuration with VIPs is refused.
     Off,
 }

@@ -318,6 +318,17 @@ impl Instance {
         self.in_flight.load(Ordering::Relaxed)
     }
 
+    /// Requests in flight and connections of VIPs, a relayed one of which is both and counts once.
+    #[must_use]
+    pub fn busy_with(&self) -> u64 {
+        let kernel = &self.kernel;
+        let live = match kernel.relayed.load(Ordering::Relaxed) {
+            true => 0,
+            false => kernel.live.load(Ordering::Relaxed),
+        };
+        u64::from(self.in_flight()) + live
+    }
+
     /// Requests that have failed since the last one that succeeded, all workers.
     #[must_use]
     pub fn failures_in_a_row(&self) -> u32 {

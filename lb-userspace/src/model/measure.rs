@@ -162,6 +162,8 @@ pub struct KernelTraffic {
     pub live: AtomicU64,
     /// Whether there may be connections that are not remembered.
     pub owns: AtomicBool,
+    /// Whether a relay has counted all that, not the kernel. Its connections are in flight, too.
+    pub relayed: AtomicBool,
 }
 
 /// How many health checks an instance has passed and failed since it was added.

@@ -113,6 +113,13 @@ impl Ports {
         }
     }
 
+    /// How many there are.
+    #[must_use]
+    pub const fn count(self) -> usize {
+        let (first, last) = self.ends();
+        (last - first) as usize + 1
+    }
+
     /// Whether this port is one of them.
     #[must_use]
     pub const fn hold(self, port: u16) -> bool {
@@ -158,7 +165,24 @@ pub struct VipSpec {
     pub service: ServiceName,
 }
 
+/// The most ports of a VIP that is relayed: each takes a socket of every worker.
+const MOST_RELAYED_PORTS: usize = 256;
+
 impl VipSpec {
+    /// Why it cannot be relayed; `None` when it can. A relay joins the connections that its
+    /// listening sockets accept, so there have to be connections, and ports to listen on.
+    #[must_use]
+    pub const fn relay_obstacle(&self) -> Option<&'static str> {
+        match (self.protocol, self.ports) {
+            (Protocol::Udp, _) => Some("a relay joins TCP connections, and UDP has none"),
+            (Protocol::Tcp, Ports::Any) => Some("a relay cannot listen on every port"),
+            (Protocol::Tcp, ports) if ports.count() > MOST_RELAYED_PORTS => {
+                Some("a relay listens on each port, and on 256 of a VIP at most")
+            }
+            (Protocol::Tcp, _) => None,
+        }
+    }
+
     /// Whether it could not be said which of the two a packet is for.
     #[must_use]
     pub fn collides(&self, other: &Self) -> bool {
@@ -174,5 +198,26 @@ impl fmt::Display for VipSpec {
             IpAddr::V4(address) => write!(f, "{protocol}/{address}:{ports}"),
             IpAddr::V6(address) => write!(f, "{protocol}/[{address}]:{ports}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_no_connections_or_too_many_ports_is_not_relayed() {
+        let vip = |protocol, ports| VipSpec {
+            address: std::net::Ipv4Addr::LOCALHOST.into(),
+            ports,
+            protocol,
+            service: ServiceName::new("a").unwrap(),
+        };
+        let obstacle = |protocol, ports| vip(protocol, ports).relay_obstacle();
+        assert_eq!(obstacle(Protocol::Tcp, Ports::One(80)), None);
+        assert_eq!(obstacle(Protocol::Tcp, Ports::Range(1000, 1255)), None);
+        assert!(obstacle(Protocol::Tcp, Ports::Range(1000, 1256)).is_some());
+        assert!(obstacle(Protocol::Tcp, Ports::Any).is_some());
+        assert!(obstacle(Protocol::Udp, Ports::One(53)).is_some());
     }
 }

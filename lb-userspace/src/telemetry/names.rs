@@ -248,13 +248,16 @@ families! {
         "Packets from clients (in) and from the instance (out, where they come back through lb).";
     L4_INSTANCE_BYTES: Counter "lb_l4_instance_bytes_total"
         ["service", "instance", "direction"]
-        "Bytes of those packets, Ethernet headers included.";
+        "Bytes of those packets, Ethernet headers included; what was sent, where the relay serves.";
     L4_INSTANCE_CONNECTIONS: Counter "lb_l4_instance_connections_total"
         ["service", "instance"]
-        "Connections that the kernel gave the instance.";
+        "Connections of VIPs that the instance was given.";
     L4_INSTANCE_LIVE: Gauge "lb_l4_instance_live_connections"
         ["service", "instance"]
-        "Connections open in the kernel.";
+        "Connections of VIPs that are open.";
+    L4_MODE: Gauge "lb_l4_mode"
+        ["mode"]
+        "1 for how VIPs are served: native, generic, or relay where the daemon does it itself.";
     L4_ATTACHED: Gauge "lb_l4_attached"
         ["interface", "mode"]
         "1 for each interface that the XDP program is attached to.";
@@ -272,13 +275,22 @@ families! {
         "Packets from clients (in) and from instances (out, where they come back through lb).";
     L4_VIP_BYTES: Counter "lb_l4_vip_bytes_total"
         ["vip", "service", "direction"]
-        "Bytes of those packets, Ethernet headers included.";
+        "Bytes of those packets, Ethernet headers included; what was sent, where the relay serves.";
     L4_VIP_CONNECTIONS: Counter "lb_l4_vip_connections_total"
         ["vip", "service"]
         "Connections begun.";
     L4_VIP_DROPPED: Counter "lb_l4_vip_dropped_packets_total"
         ["vip", "service"]
         "Packets for the VIP that were refused.";
+    L4_RELAY_REFUSED: Counter "lb_l4_relay_refused_connections_total"
+        ["vip", "service", "reason"]
+        "Clients' connections that the relay has reset instead of passing them on, and why.";
+    L4_RELAY_LIVE: Gauge "lb_l4_relay_live_connections"
+        ["vip", "service"]
+        "Connections that the relay has open.";
+    L4_RELAY_MAX: Gauge "lb_l4_relay_connections_max"
+        []
+        "Connections that the relay may have open.";
     L4_ENTRIES: Gauge "lb_l4_connection_entries"
         []
         "Entries of the connection table; a nat connection has two.";

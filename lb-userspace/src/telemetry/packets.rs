@@ -10,7 +10,10 @@ use super::{
     names::{self, Family},
     samples::{Samples, describe},
 };
-use crate::l4::{Handle, Report};
+use crate::{
+    l4::{Handle, PathMode, Report},
+    model::RelayRefusal,
+};
 
 /// Reads the packet path's latest report at each scrape.
 #[derive(Debug)]
@@ -22,6 +25,7 @@ pub(super) struct PacketCollector {
 impl PacketCollector {
     pub(super) fn new(packet_path: Handle) -> Result<Self, prometheus::Error> {
         let descriptions = describe(&[
+            &names::L4_MODE,
             &names::L4_ATTACHED,
             &names::L4_RECEIVED,
             &names::L4_PACKETS,
@@ -30,6 +34,9 @@ impl PacketCollector {
             &names::L4_VIP_BYTES,
             &names::L4_VIP_CONNECTIONS,
             &names::L4_VIP_DROPPED,
+            &names::L4_RELAY_REFUSED,
+            &names::L4_RELAY_LIVE,
+            &names::L4_RELAY_MAX,
             &names::L4_ENTRIES,
             &names::L4_ENTRIES_MAX,
             &names::L4_FORGOTTEN,
@@ -54,11 +61,16 @@ impl Collector for PacketCollector {
 
     fn collect(&self) -> Vec<MetricFamily> {
         let report = self.packet_path.report();
-        if report.mode.is_none() {
+        let Some(mode) = report.mode else {
             // There is no packet path, and zeros would say that there is an idle one.
             return Vec::new();
+        };
+        let mut families = vec![one(&names::L4_MODE, &[mode.as_str()], 1.0)];
+        if mode == PathMode::Relay {
+            families.extend(relay(&report));
+            return families;
         }
-        let mut families = program(&report).to_vec();
+        families.extend(program(&report));
         families.extend(vips(&report));
         families.extend(maps(&report));
         families
@@ -104,6 +116,39 @@ fn vips(report: &Report) -> [MetricFamily; 4] {
     [packets, bytes, connections, dropped].map(Samples::finish)
 }
 
+/// A relay sees connections and bytes, no packets, and has no maps.
+fn relay(report: &Report) -> [MetricFamily; 6] {
+    let [_, bytes, connections, _] = vips(report);
+    let mut refused = Samples::new(&names::L4_RELAY_REFUSED);
+    let mut live = Samples::new(&names::L4_RELAY_LIVE);
+    for report in &report.vips {
+        let (vip, service) = (report.vip.to_string(), report.vip.service.as_str());
+        let Some(relayed) = report.relayed else {
+            continue;
+        };
+        live.add(&[&vip, service], relayed.live as f64);
+        for (why, count) in RelayRefusal::ALL.iter().zip(relayed.refused) {
+            refused.add(&[&vip, service, why.label()], count as f64);
+        }
+    }
+    let most = one(&names::L4_RELAY_MAX, &[], report.connections.max.into());
+    let revision = one(&names::L4_REVISION, &[], report.reconcile.revision as f64);
+    [
+        bytes,
+        connections,
+        refused.finish(),
+        live.finish(),
+        most,
+        revision,
+    ]
+}
+
+fn one(family: &'static Family, labels: &[&str], value: f64) -> MetricFamily {
+    let mut samples = Samples::new(family);
+    samples.add(labels, value);
+    samples.finish()
+}
+
 fn maps(report: &Report) -> Vec<MetricFamily> {
     let (connections, reconcile) = (&report.connections, &report.reconcile);
     let values: [(&'static Family, f64); 9] = [
@@ -117,10 +162,8 @@ fn maps(report: &Report) -> Vec<MetricFamily> {
         (&names::L4_FAILURES, reconcile.failures as f64),
         (&names::L4_RECONCILE_TIME, reconcile.took.as_secs_f64()),
     ];
-    let families = values.iter().map(|(family, value)| {
-        let mut samples = Samples::new(family);
-        samples.add(&[], *value);
-        samples.finish()
-    });
+    let families = values
+        .iter()
+        .map(|(family, value)| one(family, &[], *value));
     families.collect()
 }

@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     api::types,
+    l4::PathMode,
     registry::{Entry, Event, FailOpen, Happening},
     resilience::Progress,
 };
@@ -103,13 +104,14 @@ pub(super) fn of(entry: &Entry) -> types::Event {
             error,
         } => {
             let data = json!({
-                "attached": mode.is_some(),
+                "attached": mode.is_some_and(|mode| mode != PathMode::Relay.as_str()),
                 "mode": mode,
                 "reason": reason,
                 "warnings": warnings,
                 "error": error,
             });
             let message = match mode {
+                Some(mode) if *mode == PathMode::Relay.as_str() => "VIPs are relayed".to_owned(),
                 Some(mode) => format!("packet path attached, mode {mode}"),
                 None => "packet path not attached".to_owned(),
             };

@@ -5,7 +5,7 @@ use tokio::sync::watch;
 
 use crate::{
     api::ApiState,
-    l4::{AttachMode, Report},
+    l4::{PathMode, Report},
     registry::Happening,
 };
 
@@ -29,7 +29,7 @@ pub async fn watch_packet_path(state: ApiState, mut stop: watch::Receiver<bool>)
 
 fn happening(report: &Report) -> Happening {
     Happening::PacketPath {
-        mode: report.mode.map(AttachMode::as_str),
+        mode: report.mode.map(PathMode::as_str),
         reason: report.reason.clone(),
         warnings: report.warnings.clone(),
         error: report.reconcile.error.clone(),

@@ -300,7 +300,7 @@ async fn changes_of_the_packet_path_are_events() {
         ..Report::default()
     };
     // Figures alone are no change.
-    for mode in [Some(AttachMode::Native), Some(AttachMode::Native), None] {
+    for mode in [Some(PathMode::Native), Some(PathMode::Native), None] {
         world.reporter.publish(report(mode));
         tokio::task::yield_now().await;
     }

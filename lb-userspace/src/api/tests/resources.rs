@@ -310,6 +310,7 @@ async fn the_packet_path_reports_what_it_does() {
         (&json!(false), &json!("not root"))
     );
     assert_eq!(datapath.get("mode"), None);
+    relayed_without_being_asked_for(&world).await;
     let health = world.ask(Method::GET, "/health").await;
     assert_eq!(health.data()["status"], "degraded");
     assert!(!health.body.contains("not root"));
@@ -400,5 +401,36 @@ async fn recoveries_are_listed_and_forced() {
     ] {
         let path = format!("/api/v1/loadbalancer{path}");
         world.ask(method, &path).await.problem(status);
+    }
+}
+
+/// A relay that stands in for the kernel path is a problem by itself; one that was asked for is none.
+async fn relayed_without_being_asked_for(world: &World) {
+    for (reason, status) in [("", "healthy"), ("not root", "degraded")] {
+        let mut report = Report {
+            mode: Some(PathMode::Relay),
+            reason: reason.to_owned(),
+            ..Report::default()
+        };
+        report.reconcile.revision = 1;
+        world.reporter.publish(report.clone());
+        let datapath = world.get("/datapath").await;
+        assert_eq!(
+            (&datapath["attached"], &datapath["mode"]),
+            (&json!(false), &json!("relay"))
+        );
+        let problems = world.get("/health").await["problems"].to_string();
+        let says = problems.contains("relayed by the daemon, because the kernel path is not there");
+        assert_eq!(says, !reason.is_empty(), "{problems}");
+        let health = world.ask(Method::GET, "/health").await;
+        let problems = health.data()["problems"].to_string();
+        assert_eq!(problems.contains("relayed"), status == "degraded");
+        // Another lb may serve what a relay cannot.
+        for (unserved, reasons) in [(0, 0), (1, 1)] {
+            report.unserved = unserved;
+            world.reporter.publish(report.clone());
+            let ready = world.ask(Method::GET, "/readyz").await.body;
+            assert_eq!(ready.matches("packet path").count(), reasons, "{ready}");
+        }
     }
 }

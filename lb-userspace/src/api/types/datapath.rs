@@ -6,9 +6,10 @@ use utoipa::ToSchema;
 /// `GET /datapath`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Datapath {
-    /// Whether the program is attached; VIPs are served only then.
+    /// Whether the program is attached.
     pub attached: bool,
-    /// `native` when it is so on every interface, else `generic`; absent when it is not attached.
+    /// `native` when it is so on every interface, else `generic`; `relay` when TCP VIPs are relayed
+    /// by the daemon instead; absent when VIPs are not served.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<String>,
     /// Why the mode is what it is; empty when it is what was asked for.
@@ -21,9 +22,9 @@ pub struct Datapath {
     pub packets: Packets,
     /// Every counter of the program, zeros included.
     pub counters: Vec<CounterValue>,
-    /// The VIPs that are in the kernel, and their traffic.
+    /// The VIPs that are in the kernel, or relayed, and their traffic.
     pub vips: Vec<VipTraffic>,
-    /// The connection table.
+    /// The connection table; of a relay its connections.
     pub connections: ConnectionTable,
     /// The tables from which instances are chosen.
     pub tables: Usage,
@@ -78,16 +79,19 @@ pub struct VipTraffic {
     pub generation: u32,
     /// Connections begun.
     pub connections: u64,
-    /// Packets from clients.
+    /// Packets from clients; a relay sees none.
     pub packets_in: u64,
-    /// Bytes from clients, Ethernet headers included.
+    /// Bytes from clients, Ethernet headers included; of a relay what they have sent.
     pub bytes_in: u64,
     /// Packets from instances, where they come back through lb.
     pub packets_out: u64,
     /// Bytes from instances, where they come back through lb.
     pub bytes_out: u64,
-    /// Packets refused.
+    /// Packets refused; of a relay connections.
     pub dropped: u64,
+    /// Connections that are open; known of a relay alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub live: Option<u64>,
 }
 
 /// The connection table.

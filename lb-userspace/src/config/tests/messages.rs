@@ -187,7 +187,7 @@ fn each_fault_is_said_in_its_own_words() {
         (
             "datapath.mode = \"skb\"",
             "",
-            "datapath.mode: expected \"auto\", \"native\", \"generic\" or \"off\", such as \"auto\"; found \"skb\"",
+            "datapath.mode: expected \"auto\", \"native\", \"generic\", \"relay\" or \"off\", such as \"auto\"; found \"skb\"",
         ),
         (
             "datapath.interfaces = [\"eth0\", \"eth0\"]",
@@ -393,6 +393,21 @@ fn each_fault_is_said_in_its_own_words() {
             "datapath = { interfaces = [\"eth0\"], nat_sources = [\"10.0.0.9\"] }",
             "[[vips]]\naddress = \"10.0.0.9\"\nport = 80\nservice = \"web\"",
             "datapath.nat_sources[0]: expected an address that is no VIP, but vips[0] has it; found \"10.0.0.9\"",
+        ),
+        (
+            "datapath.mode = \"relay\"",
+            "[[vips]]\naddress = \"10.0.0.9\"\nport = 80\nprotocol = \"udp\"\nservice = \"web\"",
+            "vips[0]: expected a VIP that datapath.mode = \"relay\" can serve, but a relay joins TCP connections, and UDP has none; found udp/10.0.0.9:80",
+        ),
+        (
+            "datapath.mode = \"relay\"",
+            "[[vips]]\naddress = \"10.0.0.9\"\nport = \"any\"\nservice = \"web\"",
+            "vips[0]: expected a VIP that datapath.mode = \"relay\" can serve, but a relay cannot listen on every port; found tcp/10.0.0.9:any",
+        ),
+        (
+            "datapath.mode = \"relay\"",
+            "[[vips]]\naddress = \"10.0.0.9\"\nport = \"8000-8999\"\nservice = \"web\"",
+            "vips[0]: expected a VIP that datapath.mode = \"relay\" can serve, but a relay listens on each port, and on 256 of a VIP at most; found tcp/10.0.0.9:8000-8999",
         ),
         (
             "datapath = { interfaces = [\"eth0\"], max_tables = 2 }",

@@ -75,7 +75,7 @@ async fn a_snapshot_is_in_the_kernel_within_milliseconds() {
     daemon.pass(Duration::from_millis(10)).await;
     assert!(daemon.is_settled());
     let report = daemon.handle.report();
-    assert_eq!(report.mode, Some(AttachMode::Native));
+    assert_eq!(report.mode, Some(PathMode::Native));
     assert_eq!((report.vips.len(), report.tables_used), (1, 1));
     daemon.world.admin("web", A, AdminState::Draining);
     assert!(!daemon.is_settled());

@@ -92,7 +92,7 @@ impl Programs {
             DatapathMode::Auto => &[AttachMode::Native, AttachMode::Generic],
             DatapathMode::Native => &[AttachMode::Native],
             DatapathMode::Generic => &[AttachMode::Generic],
-            DatapathMode::Off => &[],
+            DatapathMode::Relay | DatapathMode::Off => &[],
         };
         let mut refused = Ok(());
         for mode in modes {

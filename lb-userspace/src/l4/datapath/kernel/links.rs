@@ -94,7 +94,7 @@ const fn will_do(found: AttachMode, wanted: DatapathMode) -> bool {
         DatapathMode::Auto => true,
         DatapathMode::Native => matches!(found, AttachMode::Native),
         DatapathMode::Generic => matches!(found, AttachMode::Generic),
-        DatapathMode::Off => false,
+        DatapathMode::Relay | DatapathMode::Off => false,
     }
 }
 
@@ -115,7 +115,7 @@ fn attach_one(
         DatapathMode::Auto => &[AttachMode::Native, AttachMode::Generic],
         DatapathMode::Native => &[AttachMode::Native],
         DatapathMode::Generic => &[AttachMode::Generic],
-        DatapathMode::Off => &[],
+        DatapathMode::Relay | DatapathMode::Off => &[],
     };
     let mut refused: Option<String> = None;
     for (position, mode) in modes.iter().enumerate() {

@@ -1,0 +1,144 @@
+//! VIPs as the relay serves them: which sockets they need, and what is counted for them.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use crate::{
+    balance::{self, Balancer},
+    model::{Algorithm, Ports, RelayRefusal, VipSpec},
+    registry::{Service, Snapshot},
+};
+
+/// What is counted for a VIP. Bytes come in once a second and at the end of each connection, so no
+/// worker writes here for every piece that it passes on.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) connections: AtomicU64,
+    pub(crate) live: AtomicU64,
+    pub(crate) bytes_in: AtomicU64,
+    pub(crate) bytes_out: AtomicU64,
+    refused: [AtomicU64; RelayRefusal::ALL.len()],
+}
+
+impl Counts {
+    /// Counts a client that was turned away.
+    pub(crate) fn refuse(&self, why: RelayRefusal) {
+        self.refused[why as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Clients that were turned away, by [`RelayRefusal::ALL`].
+    pub(crate) fn refusals(&self) -> [u64; RelayRefusal::ALL.len()] {
+        std::array::from_fn(|why| self.refused[why].load(Relaxed))
+    }
+}
+
+/// A VIP that is relayed.
+#[derive(Debug)]
+pub(crate) struct Front {
+    /// As configured.
+    pub(crate) spec: VipSpec,
+    /// What was counted; kept when the VIP leads to another service.
+    pub(crate) counts: Arc<Counts>,
+    /// The service that it leads to.
+    pub(crate) service: Arc<Service>,
+    /// What chooses among its members.
+    pub(crate) balancer: Arc<dyn Balancer>,
+}
+
+/// The service's own balancer, but for the bound of consistent hashing: the kernel has none, and with
+/// one a client would lose its instance for want of other clients.
+fn balancer(service: &Service, workers: usize) -> Arc<dyn Balancer> {
+    if service.spec.algorithm == Algorithm::ConsistentHash && service.spec.bound().is_some() {
+        return balance::build_bounded(service.spec.algorithm, &service.members, workers, None);
+    }
+    Arc::clone(&service.balancer)
+}
+
+impl Front {
+    /// Where its connections to `endpoint` go that clients have made to `port`: a VIP of several
+    /// ports keeps them, as in the kernel.
+    pub(crate) const fn target(&self, endpoint: SocketAddr, port: u16) -> SocketAddr {
+        match self.spec.ports {
+            Ports::One(_) => endpoint,
+            Ports::Range(..) | Ports::Any => SocketAddr::new(endpoint.ip(), port),
+        }
+    }
+}
+
+/// All VIPs that are relayed, and whose each address and port is.
+#[derive(Debug, Default)]
+pub(crate) struct Fronts {
+    all: Vec<Arc<Front>>,
+    by_address: BTreeMap<SocketAddr, usize>,
+}
+
+impl Fronts {
+    /// Those of `snapshot` for so many workers, with what `self` has counted for the same address and
+    /// ports.
+    pub(crate) fn follow(&self, snapshot: &Snapshot, workers: usize) -> Self {
+        let mut next = Self::default();
+        for spec in snapshot.vips.iter() {
+            // The registry refuses VIPs that lead nowhere.
+            if spec.relay_obstacle().is_none()
+                && let Some(service) = snapshot.service(spec.service.as_str())
+            {
+                next.all.push(self.front(spec, service, workers));
+            }
+        }
+        // One port comes before a range that holds it.
+        next.all
+            .sort_by_key(|front| matches!(front.spec.ports, Ports::One(_)));
+        for (position, front) in next.all.iter().enumerate() {
+            let (first, last) = front.spec.ports.ends();
+            let addresses = (first..=last).map(|port| SocketAddr::new(front.spec.address, port));
+            next.by_address
+                .extend(addresses.map(|address| (address, position)));
+        }
+        next
+    }
+
+    fn front(&self, spec: &VipSpec, service: &Arc<Service>, workers: usize) -> Arc<Front> {
+        let key = |spec: &VipSpec| -> (IpAddr, Ports) { (spec.address, spec.ports) };
+        let known = self.all.iter().find(|front| key(&front.spec) == key(spec));
+        if let Some(front) = known
+            && Arc::ptr_eq(&front.service, service)
+        {
+            return Arc::clone(front);
+        }
+        Arc::new(Front {
+            spec: spec.clone(),
+            counts: known.map_or_else(Arc::default, |front| Arc::clone(&front.counts)),
+            service: Arc::clone(service),
+            balancer: balancer(service, workers),
+        })
+    }
+
+    /// The VIP of an address and port.
+    pub(crate) fn at(&self, address: SocketAddr) -> Option<&Arc<Front>> {
+        self.by_address.get(&address).map(|at| &self.all[*at])
+    }
+
+    /// What has to be listened at.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        self.by_address.keys().copied()
+    }
+
+    /// The VIPs.
+    pub(crate) fn all(&self) -> &[Arc<Front>] {
+        &self.all
+    }
+
+    /// Whether connections of `front` may go on: its VIP has been there ever since, leading to the
+    /// same service.
+    pub(crate) fn keeps(&self, front: &Front) -> bool {
+        self.all.iter().any(|other| {
+            Arc::ptr_eq(&other.counts, &front.counts) && other.spec.service == front.spec.service
+        })
+    }
+}

@@ -1,0 +1,176 @@
+//! The relay between real sockets: clients and instances are blocking threads of the test.
+
+mod changes;
+mod limits;
+mod passing;
+
+use std::{
+    io::{ErrorKind, Read as _, Write as _},
+    net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering::Relaxed},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::{Relay, start};
+use crate::{
+    l4::{
+        fixture::{World, name, service, vip},
+        report::{Handle, Report},
+    },
+    model::{Algorithm, Clock, DatapathSpec, Protocol, ServiceSpec, VipSpec},
+};
+
+/// Longest time that a test waits for anything.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A loopback address that nothing else in any test process uses, at a port that is not ephemeral.
+fn unused_address() -> SocketAddr {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let next = NEXT.fetch_add(1, Relaxed);
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    let ip = Ipv4Addr::new(127, 64 | (high & 63), low, (next % 250) as u8 + 1);
+    SocketAddr::from((ip, 9080 + next / 250))
+}
+
+/// Waits until `holds`.
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < end, "not in time: {what}");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// An instance that says its letter to whoever connects, and then returns what it gets, to the end.
+#[derive(Debug)]
+struct Echo {
+    address: SocketAddr,
+}
+
+impl Echo {
+    fn start(letter: u8) -> Self {
+        Self::start_at(unused_address(), letter)
+    }
+
+    fn start_at(address: SocketAddr, letter: u8) -> Self {
+        let listener = TcpListener::bind(address).unwrap();
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                thread::spawn(move || {
+                    let _ = stream.write_all(&[letter]);
+                    let mut reader = stream.try_clone().unwrap();
+                    let _ = std::io::copy(&mut reader, &mut stream);
+                    let _ = stream.shutdown(Shutdown::Write);
+                });
+            }
+        });
+        Self { address }
+    }
+
+    fn name(&self) -> String {
+        self.address.to_string()
+    }
+}
+
+/// A client's connection.
+#[derive(Debug)]
+struct Client(TcpStream);
+
+impl Client {
+    fn connect(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self(stream)
+    }
+
+    /// What the instance says first; the error when there is none.
+    fn letter(&mut self) -> Result<u8, ErrorKind> {
+        let mut letter = [0];
+        match self.0.read_exact(&mut letter) {
+            Ok(()) => Ok(letter[0]),
+            Err(error) => Err(error.kind()),
+        }
+    }
+
+    /// Whether a word comes back.
+    fn is_alive(&mut self) -> bool {
+        let mut back = [0; 5];
+        self.0.write_all(b"hello").is_ok()
+            && self.0.read_exact(&mut back).is_ok()
+            && &back == b"hello"
+    }
+
+    /// Waits for the end; how it ends.
+    fn end(&mut self) -> Result<(), ErrorKind> {
+        match self.0.read_to_end(&mut Vec::new()) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(error.kind()),
+        }
+    }
+}
+
+/// A relay at work.
+#[derive(Debug)]
+struct Stage {
+    world: World,
+    handle: Handle,
+    // Before the runtime, on which its task runs.
+    relay: Option<Relay>,
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl Stage {
+    fn new(services: Vec<ServiceSpec>, vips: Vec<VipSpec>) -> Self {
+        Self::with(DatapathSpec::default(), services, vips)
+    }
+
+    fn with(spec: DatapathSpec, services: Vec<ServiceSpec>, vips: Vec<VipSpec>) -> Self {
+        let world = World::new(services, vips);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let started = runtime.block_on(async {
+            let registry = Arc::clone(&world.0);
+            let wanted = (spec, String::new());
+            start(wanted, registry, Clock::real(), 2, std::future::pending())
+        });
+        let (handle, relay) = started.unwrap();
+        Self {
+            world,
+            handle,
+            relay: Some(relay),
+            _runtime: runtime,
+        }
+    }
+
+    /// Waits until the relay has followed all changes.
+    fn settle(&self) {
+        let revision = self.world.snapshot().revision;
+        eventually("the latest snapshot", || {
+            self.handle.report().reconcile.revision >= revision
+        });
+    }
+
+    fn report_when(&self, what: &str, holds: impl Fn(&Report) -> bool) -> Arc<Report> {
+        eventually(what, || holds(&self.handle.report()));
+        self.handle.report()
+    }
+}
+
+/// `web` with these instances, in turns.
+fn web(members: &[&Echo]) -> ServiceSpec {
+    let names: Vec<String> = members.iter().map(|echo| echo.name()).collect();
+    let members: Vec<(&str, u16)> = names.iter().map(|name| (&**name, 1)).collect();
+    service("web", Algorithm::RoundRobin, &members)
+}
+
+fn tcp(address: SocketAddr, service: &str) -> VipSpec {
+    vip(&address.to_string(), Protocol::Tcp, service)
+}

@@ -1,0 +1,103 @@
+//! How many connections there may be, for how long, and what becomes of the others.
+
+use std::num::NonZeroU32;
+
+use super::*;
+use crate::model::WithoutInstances;
+
+#[test]
+fn the_limit_of_a_service_holds_for_all_its_instances_and_workers() {
+    let echoes = [Echo::start(b'a'), Echo::start(b'b')];
+    let at = unused_address();
+    let mut web = web(&[&echoes[0], &echoes[1]]);
+    web.limits.connections = NonZeroU32::new(3);
+    web.without_instances = WithoutInstances::Refuse;
+    let stage = Stage::new(vec![web], vec![tcp(at, "web")]);
+    let mut held: Vec<Client> = (0..3).map(|_| Client::connect(at)).collect();
+    assert!(held.iter_mut().all(|client| client.letter().is_ok()));
+    for _ in 0..4 {
+        assert_eq!(Client::connect(at).end(), Err(ErrorKind::ConnectionReset));
+    }
+    let report = stage.report_when("refusals", |report| report.vips[0].traffic.dropped == 4);
+    assert_eq!(report.vips[0].relayed.unwrap().refused, [0, 4, 0, 0]);
+    held.pop();
+    eventually("room", || Client::connect(at).letter().is_ok());
+}
+
+#[test]
+fn who_finds_no_instance_waits_where_packets_would_be_dropped() {
+    let (echo, at) = (Echo::start(b'a'), unused_address());
+    let stage = Stage::new(vec![web(&[])], vec![tcp(at, "web")]);
+    let mut client = Client::connect(at);
+    let waiting = thread::spawn(move || client.letter());
+    thread::sleep(Duration::from_millis(100));
+    assert!(!waiting.is_finished());
+    let vips = vec![tcp(at, "web")];
+    stage.world.configure(vec![web(&[&echo])], vips);
+    assert_eq!(waiting.join().unwrap(), Ok(b'a'));
+}
+
+#[test]
+fn who_finds_no_instance_waits_no_longer_than_connecting_may_take() {
+    let at = unused_address();
+    let mut web = web(&[]);
+    web.timeouts.connect = Duration::from_millis(300);
+    let stage = Stage::new(vec![web], vec![tcp(at, "web")]);
+    let start = Instant::now();
+    assert_eq!(Client::connect(at).end(), Err(ErrorKind::ConnectionReset));
+    assert!(start.elapsed() >= Duration::from_millis(300));
+    stage.report_when("a refusal", |report| {
+        report.vips[0].relayed.unwrap().refused == [1, 0, 0, 0]
+    });
+}
+
+#[test]
+fn there_are_no_more_connections_than_there_may_be() {
+    let (echo, at) = (Echo::start(b'a'), unused_address());
+    let spec = DatapathSpec {
+        max_connections: 2,
+        ..DatapathSpec::default()
+    };
+    let stage = Stage::with(spec, vec![web(&[&echo])], vec![tcp(at, "web")]);
+    let mut held = [Client::connect(at), Client::connect(at)];
+    assert_eq!(held.each_mut().map(Client::letter), [Ok(b'a'); 2]);
+    assert_eq!(Client::connect(at).end(), Err(ErrorKind::ConnectionReset));
+    let report = stage.report_when("figures", |report| {
+        report.vips[0].traffic.dropped > 0 && report.connections.entries == 2
+    });
+    assert_eq!(report.vips[0].relayed.unwrap().refused, [0, 0, 0, 1]);
+    assert_eq!(report.connections.max, 2);
+}
+
+#[test]
+fn silence_ends_a_connection_and_half_a_one_sooner() {
+    let (echo, at) = (Echo::start(b'a'), unused_address());
+    let listener = TcpListener::bind(unused_address()).unwrap();
+    let silent = listener.local_addr().unwrap();
+    let spec = DatapathSpec {
+        tcp_idle_timeout: Duration::from_secs(4),
+        udp_idle_timeout: Duration::from_secs(1),
+        ..DatapathSpec::default()
+    };
+    let members = [(&*silent.to_string(), 1)];
+    let services = vec![
+        service("half", Algorithm::RoundRobin, &members),
+        web(&[&echo]),
+    ];
+    let half = unused_address();
+    let vips = vec![tcp(at, "web"), tcp(half, "half")];
+    let _stage = Stage::with(spec, services, vips);
+    let mut client = Client::connect(at);
+    assert_eq!(client.letter(), Ok(b'a'));
+    let mut half = Client::connect(half);
+    let _accepted = listener.accept().unwrap();
+    half.0.shutdown(Shutdown::Write).unwrap();
+    let start = Instant::now();
+    assert_eq!(half.end(), Err(ErrorKind::ConnectionReset));
+    let took = start.elapsed();
+    assert!(took >= Duration::from_secs(1), "{took:?}");
+    // Whoever says something now and then is not silent.
+    assert!(client.is_alive());
+    assert_eq!(client.end(), Err(ErrorKind::ConnectionReset));
+    assert!(start.elapsed() >= took + Duration::from_secs(2));
+}

@@ -1,0 +1,321 @@
+//! A worker of the relay: one thread, one runtime, its own sockets and connections.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{HashMap, HashSet},
+    io,
+    net::{SocketAddr, TcpListener as StdListener},
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use lb_common::INSTANCE_DOWN;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Notify, mpsc},
+    task::JoinHandle,
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at},
+};
+
+use super::{
+    choose::Ends,
+    connection,
+    front::Fronts,
+    lines::{LOOK, Line, Lines},
+};
+use crate::{
+    balance::Random,
+    l4::plan,
+    model::{Clock, DatapathSpec, InstanceId, claim},
+    net,
+    registry::{Around, Registry},
+};
+
+/// How long to wait before accepting again when the system has no file or memory to spare.
+const BREATH: Duration = Duration::from_millis(50);
+/// How long connections that were cut have for their last words.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
+/// What the workers of a relay have in common.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) spec: DatapathSpec,
+    pub(super) registry: Arc<Registry>,
+    pub(super) clock: Clock,
+    pub(super) fronts: ArcSwap<Fronts>,
+    /// Clients' connections, those included that wait for an instance.
+    pub(super) open: AtomicU32,
+}
+
+impl Shared {
+    /// Without any front.
+    pub(super) fn new(spec: DatapathSpec, registry: Arc<Registry>, clock: Clock) -> Self {
+        Self {
+            spec,
+            registry,
+            clock,
+            fronts: ArcSwap::default(),
+            open: AtomicU32::new(0),
+        }
+    }
+}
+
+/// A place among all connections, of which there are only so many.
+#[derive(Debug)]
+pub(super) struct Room<'a>(&'a AtomicU32);
+
+impl<'a> Room<'a> {
+    /// `None` when there are as many as there may be.
+    pub(super) fn take(shared: &'a Shared) -> Option<Self> {
+        claim(&shared.open, shared.spec.max_connections).then(|| Self(&shared.open))
+    }
+}
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+/// What a worker is told.
+#[derive(Debug)]
+pub(super) enum Order {
+    /// Accept on this socket, which is bound to that address.
+    Open(SocketAddr, StdListener),
+    /// Accept no more at that address.
+    Close(SocketAddr),
+    /// There is another snapshot: cut what has nothing to live for.
+    Look,
+    /// Accept nothing more, let connections end, and end at the deadline at the latest.
+    Drain(std::time::Instant),
+}
+
+/// A listening socket: the task that accepts on it, and the socket itself for the last look.
+#[derive(Debug)]
+struct Listening {
+    task: JoinHandle<()>,
+    socket: StdListener,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Worker {
+    pub(super) index: usize,
+    pub(super) shared: Arc<Shared>,
+    pub(super) random: Random,
+    /// To be told of every transition of a circuit breaker.
+    pub(super) breakers: Arc<Notify>,
+    pub(super) lines: Lines,
+    living: RefCell<Rc<Living>>,
+    serving: Cell<usize>,
+    draining: Cell<bool>,
+}
+
+impl Worker {
+    pub(super) fn new(index: usize, shared: Arc<Shared>) -> Rc<Self> {
+        let seed = shared.clock.now().0 ^ ((index as u64 + 1) << 32);
+        Rc::new(Self {
+            index,
+            random: Random::new(seed),
+            breakers: shared.registry.breakers(),
+            lines: Lines::default(),
+            living: Rc::new(Living::new(Arc::default())).into(),
+            serving: Cell::default(),
+            draining: Cell::new(false),
+            shared,
+        })
+    }
+
+    /// What choosing an instance has to do with others.
+    pub(super) fn around(&self) -> Around<'_> {
+        Around {
+            clock: &self.shared.clock,
+            breakers: &self.breakers,
+        }
+    }
+
+    /// Whether the relay ends, so that nobody should wait for anything.
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// Follows orders until the one to drain has been carried out, or nobody is left to give any.
+    pub(super) async fn run(self: Rc<Self>, mut orders: mpsc::UnboundedReceiver<Order>) {
+        let mut listeners: HashMap<SocketAddr, Listening> = HashMap::new();
+        let mut looks = interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let deadline = loop {
+            let order = tokio::select! {
+                order = orders.recv() => order,
+                _ = looks.tick() => {
+                    self.look();
+                    continue;
+                }
+            };
+            match order {
+                Some(Order::Open(address, socket)) => match self.open(address, socket) {
+                    Ok(listening) => drop(listeners.insert(address, listening)),
+                    Err(error) => {
+                        tracing::error!(%address, %error, "cannot accept at this address");
+                    }
+                },
+                Some(Order::Close(address)) => {
+                    if let Some(listening) = listeners.remove(&address) {
+                        listening.task.abort();
+                    }
+                }
+                Some(Order::Look) => self.cut(),
+                Some(Order::Drain(at)) => break Instant::from_std(at),
+                None => break Instant::now(),
+            }
+        };
+        for (address, listening) in listeners.drain() {
+            self.close(address, listening).await;
+        }
+        self.drain(deadline).await;
+    }
+
+    fn open(self: &Rc<Self>, at: SocketAddr, socket: StdListener) -> io::Result<Listening> {
+        let listener = TcpListener::from_std(socket.try_clone()?)?;
+        let task = tokio::task::spawn_local(Rc::clone(self).accept(at, listener));
+        Ok(Listening { task, socket })
+    }
+
+    /// Stops accepting, but serves the connections that the kernel has accepted already: their
+    /// clients are connected and would see a reset.
+    async fn close(self: &Rc<Self>, at: SocketAddr, Listening { task, socket }: Listening) {
+        task.abort();
+        let _ = task.await;
+        while let Ok((stream, client)) = socket.accept() {
+            let stream = stream
+                .set_nonblocking(true)
+                .and_then(|()| TcpStream::from_std(stream));
+            if let Ok(stream) = stream {
+                self.serve(stream, Ends { client, vip: at });
+            }
+        }
+    }
+
+    async fn accept(self: Rc<Self>, vip: SocketAddr, listener: TcpListener) {
+        loop {
+            match listener.accept().await {
+                Ok((stream, client)) => self.serve(stream, Ends { client, vip }),
+                Err(error) if net::is_of_the_peer(&error) => {}
+                Err(error) => {
+                    // The connection stays in the queue until there is room again. Each worker says
+                    // so at most 20 times a second.
+                    tracing::warn!(%error, "the relay cannot accept connections");
+                    sleep(BREATH).await;
+                }
+            }
+        }
+    }
+
+    fn serve(self: &Rc<Self>, stream: TcpStream, ends: Ends) {
+        let worker = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            let _serving = Serving::new(&worker.serving);
+            connection::serve(&worker, stream, ends).await;
+        });
+    }
+
+    /// Once a [`LOOK`].
+    fn look(&self) {
+        self.lines.look(&self.shared.spec);
+        self.cut();
+    }
+
+    /// Whether a connection may go on.
+    pub(super) fn keeps(&self, line: &Line) -> bool {
+        self.living().keeps(line)
+    }
+
+    /// Cuts what has nothing to live for.
+    fn cut(&self) {
+        let living = self.living();
+        self.lines.cut(|line| living.keeps(line));
+    }
+
+    /// What there is to live for at this moment.
+    fn living(&self) -> Rc<Living> {
+        let fronts = self.shared.fronts.load();
+        let mut living = self.living.borrow_mut();
+        if !Arc::ptr_eq(&living.fronts, &fronts) {
+            *living = Rc::new(Living::new(Arc::clone(&fronts)));
+        }
+        Rc::clone(&living)
+    }
+
+    async fn drain(&self, deadline: Instant) {
+        self.draining.set(true);
+        let nobody = async {
+            while self.serving.get() > 0 {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let looking = async {
+            loop {
+                sleep(LOOK).await;
+                self.look();
+            }
+        };
+        tokio::select! {
+            _ = timeout_at(deadline, nobody) => {}
+            () = looking => {}
+        }
+        self.lines.cut(|_| false);
+        let last = async {
+            while self.lines.count() > 0 {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        // Who has not gone by then goes with the runtime.
+        let _ = timeout(LAST_WORDS, last).await;
+    }
+}
+
+/// What connections live for: VIPs that are there, and instances that are not down.
+#[derive(Debug)]
+struct Living {
+    fronts: Arc<Fronts>,
+    /// Members of the services that VIPs lead to. Ids are of one service each.
+    instances: HashSet<InstanceId>,
+}
+
+impl Living {
+    fn new(fronts: Arc<Fronts>) -> Self {
+        let services = fronts.all().iter().map(|front| &front.service);
+        let members = services.flat_map(|of| of.members.iter().zip(of.statuses.iter()));
+        let instances = members
+            .filter(|(member, status)| plan::state(status, member.weight) != INSTANCE_DOWN)
+            .map(|(member, _)| member.instance.id)
+            .collect();
+        Self { fronts, instances }
+    }
+
+    fn keeps(&self, line: &Line) -> bool {
+        self.instances.contains(&line.instance.id) && self.fronts.keeps(&line.front)
+    }
+}
+
+/// A client's connection, as long as it is served.
+#[derive(Debug)]
+struct Serving<'a>(&'a Cell<usize>);
+
+impl<'a> Serving<'a> {
+    fn new(count: &'a Cell<usize>) -> Self {
+        count.set(count.get() + 1);
+        Self(count)
+    }
+}
+
+impl Drop for Serving<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
