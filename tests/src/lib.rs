@@ -21,6 +21,7 @@ pub mod instance;
 pub mod netns;
 pub mod nginx;
 pub mod packet;
+pub mod parameter;
 pub mod pass;
 pub mod process;
 pub mod prometheus;

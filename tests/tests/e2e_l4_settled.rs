@@ -2,7 +2,6 @@
 //! come, go and drain under thousands of them.
 
 use std::collections::BTreeMap;
-use std::env;
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -12,6 +11,7 @@ use lb_tests::client::held::Held;
 use lb_tests::client::tcp;
 use lb_tests::daemon::Daemon;
 use lb_tests::instance;
+use lb_tests::parameter::parameter;
 use lb_tests::process::allow_many_files;
 use lb_tests::scene::{Configuration, DSR, Scene, address};
 use lb_tests::tally::Tally;
@@ -138,16 +138,6 @@ fn another_balancer_goes_on_where_the_first_one_was() -> Result<()> {
     let after = close(held)?;
     ensure!(after == before, "opened {before}; at the end {after}");
     Ok(())
-}
-
-/// A number out of the environment, for long runs by hand.
-fn parameter(name: &str, otherwise: u32) -> Result<u32> {
-    match env::var(name) {
-        Ok(text) => text
-            .parse()
-            .with_context(|| format!("expected a number in {name}, found {text:?}")),
-        Err(_) => Ok(otherwise),
-    }
 }
 
 /// What happens to the instances in a second.

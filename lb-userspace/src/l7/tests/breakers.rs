@@ -317,14 +317,20 @@ impl Gateway {
 
 #[test]
 fn a_service_that_fails_too_often_sheds_until_its_probes_succeed() {
+    // Being told to come later is no success to a client of the service.
+    [502, 429].into_iter().for_each(sheds_after);
+}
+
+fn sheds_after(failure: u16) {
     let fickle = Fickle::new(200);
     let gateway = guarded(&[fickle.stub.address]);
     let mut client = gateway.connect();
     let open = || !gateway.guard().gate.is_closed();
     (0..6).for_each(|_| assert_eq!(client.get("/").status(), 200));
-    fickle.says(502);
+    fickle.says(failure);
     while !open() {
-        assert_eq!(client.get("/").reason(), None);
+        let answer = client.get("/");
+        assert_eq!((answer.status(), answer.reason()), (failure, None));
     }
     // The tenth request is the first at which there are enough, the twelfth the one that is half.
     assert_eq!(fickle.asked(), 12);
