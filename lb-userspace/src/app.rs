@@ -7,6 +7,7 @@
 
 mod file_watch;
 mod reload;
+mod rights;
 mod signals;
 
 use std::{sync::Arc, time::Duration};
@@ -56,6 +57,7 @@ pub fn run(flags: Overrides) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
         .thread_name("lb-control")
+        .on_thread_start(rights::give_up)
         .enable_all()
         .build()
         .context("cannot start the control plane's runtime")?;
@@ -78,6 +80,14 @@ async fn serve(
     let (stop, stopped) = watch::channel(false);
 
     let mut packet_path = l4::open(&daemon.datapath, !config.desired.vips.is_empty())?;
+    let mut listeners = Vec::new();
+    for address in &daemon.api.listen {
+        listeners.push(api::Listener::bind(address, &daemon.api.socket).await?);
+    }
+    rights::give_up();
+    if let Some(file) = &sources.file {
+        rights::check_file(file);
+    }
     let known = std::mem::take(&mut packet_path.known);
     let registry = Arc::new(Registry::new(daemon.workers, known));
     let keeper = Arc::new(Keeper::new(sources, loaded, Arc::clone(&registry)));
@@ -108,13 +118,6 @@ async fn serve(
     state.configured(&config.settings);
     tokio::spawn(obey(&keeper, &registry, &clock, stopped.clone()));
     find_instances(&registry, &clock, &state, stopped.clone()).await;
-    // Whoever asks while the gateway starts waits in the queue: an answer means that it serves.
-    let (mut listeners, mut sockets) = (Vec::new(), Vec::new());
-    for address in &daemon.api.listen {
-        let (listener, file) = api::Listener::bind(address, &daemon.api.socket).await?;
-        listeners.push(listener);
-        sockets.extend(file);
-    }
     let management = daemon.api.on_gateway.then(|| Management {
         service: api::service(state.clone()),
         runtime: tokio::runtime::Handle::current(),
@@ -128,8 +131,11 @@ async fn serve(
     let integrations = integrate(&state, registry, clock, spans, &stopped);
     let integrations = tokio::spawn(integrations);
     tokio::spawn(api::end_drains(state.clone(), stopped.clone()));
-    let mut served = Vec::new();
-    for listener in listeners {
+    // Whoever has asked while the gateway started has waited in the queue: an answer means that it
+    // serves.
+    let (mut served, mut sockets) = (Vec::new(), Vec::new());
+    for (listener, socket) in listeners {
+        sockets.extend(socket);
         served.push(tokio::spawn(serve_api(
             listener,
             state.clone(),

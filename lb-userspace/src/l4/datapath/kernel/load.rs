@@ -1,10 +1,6 @@
 //! Loading the program over the right maps, and attaching it.
 
-use aya::{
-    Ebpf, EbpfLoader,
-    maps::MapInfo,
-    programs::{ProgramError, loaded_programs},
-};
+use aya::{Ebpf, EbpfLoader, programs::ProgramError};
 use lb_common::names;
 
 use super::{
@@ -144,14 +140,11 @@ pub(super) fn in_use(pins: &Pins, sets: &[MapSet]) -> Result<Option<MapSet>, L4E
         .iter()
         .filter_map(|link| links::program_id(link).ok())
         .collect();
-    let maps: Vec<u32> = loaded_programs()
-        .filter_map(Result::ok)
-        .filter(|info| running.contains(&info.id()))
-        .filter_map(|info| info.map_ids().ok().flatten())
-        .flatten()
-        .collect();
-    let is_used = |set: &&MapSet| {
-        MapInfo::from_pin(set.path.join(names::MAP_VIPS)).is_ok_and(|i| maps.contains(&i.id()))
-    };
-    Ok(sets.iter().find(is_used).cloned())
+    // The maps of a program are told to CAP_SYS_ADMIN only; the pins tell everybody.
+    for set in sets {
+        if set.programs()?.iter().any(|id| running.contains(id)) {
+            return Ok(Some(set.clone()));
+        }
+    }
+    Ok(None)
 }

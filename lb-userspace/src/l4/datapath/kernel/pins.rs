@@ -190,11 +190,16 @@ impl PinnedLink {
 }
 
 impl MapSet {
+    /// The ids of programs that work, or have worked, on the set: those whose stages are pinned.
+    pub(crate) fn programs(&self) -> Result<Vec<u32>, L4Error> {
+        let names = names_in(&self.path)?;
+        Ok(names.iter().filter_map(|name| parse_stages(name)).collect())
+    }
+
     /// Removes the pinned stages of all programs but the one whose pin is named so.
     pub(crate) fn remove_stages_but(&self, keep: &str) -> Result<(), L4Error> {
-        let is_stages = |name: &str| name.split('-').next() == Some(names::MAP_STAGES);
         for name in names_in(&self.path)? {
-            if is_stages(&name) && name != keep {
+            if parse_stages(&name).is_some() && name != keep {
                 remove_file(&self.path.join(&name))?;
             }
         }
@@ -215,6 +220,14 @@ fn parse_link(name: &str) -> Option<(AttachMode, u32, String)> {
         .find(|known| known.as_str() == mode)?;
     let interface = interface.replace("%2E", ".").replace("%25", "%");
     Some((mode, index.parse().ok()?, interface))
+}
+
+/// The id of the program whose stages are pinned by this name.
+fn parse_stages(name: &str) -> Option<u32> {
+    let (map, program) = name.split_once('-')?;
+    (map == names::MAP_STAGES)
+        .then(|| program.parse().ok())
+        .flatten()
 }
 
 fn parse_set(name: &str) -> Option<(u32, u32)> {
@@ -299,6 +312,10 @@ mod tests {
         for name in ["VIPS", "STAGES-7", "STAGES-8"] {
             fs::write(first.path.join(name), "").unwrap();
         }
+        assert!(second.programs().unwrap().is_empty());
+        let mut programs = first.programs().unwrap();
+        programs.sort_unstable();
+        assert_eq!(programs, [7, 8]);
         first.remove_stages_but("STAGES-8").unwrap();
         let mut left = names_in(&first.path).unwrap();
         left.sort_unstable();
