@@ -7,6 +7,7 @@
 
 pub mod access_log;
 mod admission;
+mod audit;
 mod cap;
 mod discovery;
 mod gateway;

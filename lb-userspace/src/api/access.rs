@@ -29,7 +29,10 @@ mod caller;
 mod keyring;
 mod roles;
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::IpAddr,
+    sync::{Arc, atomic::AtomicU64},
+};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use axum::{
@@ -114,6 +117,11 @@ impl Access {
     /// Lines that the audit log's file has not got.
     pub(super) fn unaudited(&self) -> u64 {
         self.audit.lost()
+    }
+
+    /// The counter of these.
+    pub(super) fn unaudited_counter(&self) -> Arc<AtomicU64> {
+        self.audit.lost_counter()
     }
 
     /// TLS for a connection that comes in now, where there is any.

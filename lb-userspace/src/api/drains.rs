@@ -154,6 +154,8 @@ pub(super) fn progress(
         requests: instance.in_flight().into(),
         connections: instance.kernel.live.load(Relaxed),
         sessions: sessions.count(instance.identity, state.now()) as u64,
+        silence_seconds: (instance.kernel.owns.load(Relaxed))
+            .then(|| round(state.report().silence.as_secs_f64())),
         deadline: ends.map(|end| {
             let at = UNIX_EPOCH + Duration::from_millis(end.at_ms);
             humantime::format_rfc3339_millis(at).to_string()

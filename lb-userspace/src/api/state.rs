@@ -113,6 +113,7 @@ impl ApiState {
             clock.clone(),
             packet_path.clone(),
             discovery.clone(),
+            access.unaudited_counter(),
         )?;
         Ok(Self(Arc::new(Inner {
             registry,

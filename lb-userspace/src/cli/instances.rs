@@ -203,6 +203,11 @@ fn left(instance: &Instance) -> String {
         }
         if let Some(seconds) = drain.seconds_left {
             text += &format!(" and {seconds:.0} s");
+        } else if let Some(silence) = drain.silence_seconds {
+            text += &format!(
+                ", and connections that the kernel does not remember, which are believed to be over \
+                 after {silence:.0} s (datapath.tcp_idle_timeout); --deadline ends the drain before"
+            );
         }
     }
     text

@@ -48,6 +48,8 @@ pub struct Report {
     pub tables_max: u32,
     /// How bringing snapshots into the kernel goes.
     pub reconcile: ReconcileReport,
+    /// How long nothing must be heard of a connection that nobody remembers until it is over.
+    pub silence: Duration,
 }
 
 /// A VIP and its traffic.

@@ -77,6 +77,7 @@ impl Worker {
         clock: Clock,
     ) -> Self {
         let sweep = Sweep::new(Limits::new(&spec));
+        let silence = spec.tcp_idle_timeout;
         let mut worker = Self {
             datapath,
             spec,
@@ -91,7 +92,10 @@ impl Worker {
             warned: BTreeSet::new(),
             retry: RETRY.0,
             is_behind: false,
-            next: Report::default(),
+            next: Report {
+                silence,
+                ..Report::default()
+            },
         };
         worker.read();
         worker

@@ -2,13 +2,14 @@
 
 use std::sync::{
     Arc, Mutex, PoisonError,
-    atomic::{AtomicUsize, Ordering::Relaxed},
+    atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
 };
 
 use prometheus::{IntCounterVec, Opts, TextEncoder, proto::MetricFamily};
 
 use super::{
     admission::AdmissionCollector,
+    audit::AuditCollector,
     cap,
     discovery::DiscoveryCollector,
     gateway::{Gateway, GatewayCollector},
@@ -83,8 +84,8 @@ struct Series {
 }
 
 impl Metrics {
-    /// Metrics of what `registry` holds, of the packet path and of the sources of instances. The
-    /// uptime counts from now.
+    /// Metrics of what `registry` holds, of the packet path, of the sources of instances, and of
+    /// what the audit log has lost. The uptime counts from now.
     ///
     /// # Errors
     /// When two metrics clash, which a test rules out.
@@ -93,6 +94,7 @@ impl Metrics {
         clock: Clock,
         packet_path: l4::Handle,
         sources: discovery::Handle,
+        unaudited: Arc<AtomicU64>,
     ) -> Result<Self, MetricsError> {
         let reloads = IntCounterVec::new(
             Opts::new(names::RELOADS.name, names::RELOADS.help),
@@ -113,6 +115,7 @@ impl Metrics {
         collectors.register(Box::new(IntegrationCollector::new(Beside::clone(&beside))?))?;
         collectors.register(Box::new(PacketCollector::new(packet_path)?))?;
         collectors.register(Box::new(ProcessCollector::new(clock)?))?;
+        collectors.register(Box::new(AuditCollector::new(unaudited)?))?;
         collectors.register(Box::new(reloads.clone()))?;
         Ok(Self {
             registry: collectors,

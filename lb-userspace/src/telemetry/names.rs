@@ -218,6 +218,9 @@ families! {
     ACCESS_LOG_DROPPED: Counter "lb_access_log_dropped_total"
         []
         "Requests that the access log should have and has not, as it could not keep up.";
+    AUDIT_LOG_DROPPED: Counter "lb_audit_log_dropped_total"
+        []
+        "Lines that the file of the audit log should have and has not, as it could not be written.";
     INTEGRATION_EXCHANGES: Counter "lb_integration_exchanges_total"
         ["integration", "result"]
         "Exchanges with systems beside lb, by whether they did what they should.";

@@ -125,6 +125,11 @@ impl Audit {
         self.lost.load(Relaxed)
     }
 
+    /// The counter of these.
+    pub(super) fn lost_counter(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.lost)
+    }
+
     pub(super) fn write(&self, mut record: Record, now: Timestamp) {
         if record.status == StatusCode::TOO_MANY_REQUESTS.as_u16() {
             let Some(others) = self.floods.next(now) else {

@@ -104,6 +104,11 @@ pub struct Drain {
     /// Sessions that are pinned here and remembered. A session may come back as long as it lives, so
     /// no drain waits for these.
     pub sessions: u64,
+    /// Only while the kernel forwards connections to it that it does not remember: nobody can see
+    /// their ends, so the drain is over when it is this long that they began. A deadline ends it
+    /// before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub silence_seconds: Option<f64>,
     /// When it is over whatever is left; absent without a deadline.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<String>,
