@@ -5,6 +5,7 @@
 //! reported is the median with its spread, and the ratio to a yardstick of the same round.
 
 pub mod balance;
+pub mod beside;
 pub mod cpu;
 pub mod l4;
 pub mod l7;

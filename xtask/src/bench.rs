@@ -30,6 +30,12 @@ enum Plane {
         #[arg(long, default_value_t = 6)]
         rounds: u32,
     },
+    /// How long answers take beside backends that are well, ill and gone (root)
+    Beside {
+        /// Rounds over which medians are taken
+        #[arg(long, default_value_t = 9)]
+        rounds: u32,
+    },
     /// What session affinity adds to a request, and what a million sessions take
     Sessions {
         /// Rounds of which the best counts
@@ -66,6 +72,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             build::with_harness(Profile::Release)?;
             system::require(system::BENCH_TOOLS)?;
             bench("l7", &["--rounds", &rounds.to_string()])
+        }
+        Plane::Beside { rounds } => {
+            build::with_harness(Profile::Release)?;
+            if let Err(reason) = system::can_use_kernel() {
+                bail!("expected to be allowed to make namespaces: {reason}; run it as root");
+            }
+            bench("beside", &["--rounds", &rounds.to_string()])
         }
         Plane::Sessions { rounds } => {
             build::packages(Profile::Release, &["lb-tests"])?;

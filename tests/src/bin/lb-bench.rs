@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
-use lb_tests::bench::{balance, l4, l7, report::Comparison, sessions};
+use lb_tests::bench::{balance, beside, l4, l7, report::Comparison, sessions};
 
 /// Measures lb against its peers.
 #[derive(Debug, Parser)]
@@ -37,6 +37,15 @@ enum Plane {
         /// The daemon to measure; the one beside this program when it is not given
         #[arg(long)]
         lb: Option<PathBuf>,
+        /// Print one JSON object a comparison instead of tables
+        #[arg(long)]
+        json: bool,
+    },
+    /// How long answers take beside backends that are well, ill and gone; needs root
+    Beside {
+        /// Rounds over which medians are taken
+        #[arg(long, default_value_t = 9)]
+        rounds: u32,
         /// Print one JSON object a comparison instead of tables
         #[arg(long)]
         json: bool,
@@ -74,10 +83,11 @@ fn main() -> Result<()> {
         Plane::L7 { rounds, lb, json } => {
             let lb = match lb {
                 Some(lb) => lb,
-                None => beside("lb")?,
+                None => sibling("lb")?,
             };
             (l7::run(&lb, rounds.max(1), &mut progress)?, json)
         }
+        Plane::Beside { rounds, json } => (beside::run(rounds.max(1), &mut progress)?, json),
         Plane::Sessions { rounds } => return sessions::run(rounds.max(1)),
         Plane::Balance {
             scenario,
@@ -110,7 +120,7 @@ fn print(comparisons: &[Comparison], json: bool) {
     }
 }
 
-fn beside(name: &str) -> Result<PathBuf> {
+fn sibling(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe()?;
     Ok(own
         .parent()
