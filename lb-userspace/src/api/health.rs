@@ -14,6 +14,8 @@
 //!
 //! `/api/v1/loadbalancer/health` is what an operator asks: each service and what is wrong with it.
 
+use std::sync::Arc;
+
 use axum::{extract::State, http::StatusCode};
 
 use super::{
@@ -159,7 +161,11 @@ pub(super) async fn readiness(State(state): State<ApiState>) -> Answer<Readiness
 )]
 pub(super) async fn services(State(state): State<ApiState>) -> Answer<ServicesHealth> {
     let snapshot = state.snapshot();
-    let services: Vec<ServiceHealth> = snapshot.services.iter().map(|s| service(s)).collect();
+    let services: Vec<ServiceHealth> = snapshot
+        .services
+        .iter()
+        .map(|one| service(one, snapshot.instead_of(one.name().as_str())))
+        .collect();
     let mut problems = packet_path_problems(&state, &snapshot);
     problems.extend(
         services
@@ -257,12 +263,15 @@ fn serves(service: &Service) -> bool {
     service.fail_open == Some(FailOpen::OnlyRecovering) || statuses.any(InstanceStatus::stands)
 }
 
-fn service(service: &Service) -> ServiceHealth {
+/// How a service is, and `instead` the one that serves in its place.
+fn service(service: &Service, instead: Option<&Arc<Service>>) -> ServiceHealth {
     let instances = measure::counts(service);
     // An instance that an operator took out, or that is configured with weight 0, is as it
     // should be.
     let wanted = service.statuses.iter().filter(|s| s.is_wanted()).count();
-    let status = if !serves(service) {
+    let status = if instead.is_some() {
+        Status::Degraded
+    } else if !serves(service) {
         Status::Unhealthy
     } else if instances.available < wanted || service.fail_open.is_some() {
         Status::Degraded
@@ -293,5 +302,6 @@ fn service(service: &Service) -> ServiceHealth {
             })
             .collect(),
         fail_open: measure::fail_open(service),
+        served_by: instead.map(|service| service.name().to_string()),
     }
 }

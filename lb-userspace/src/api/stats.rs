@@ -17,7 +17,7 @@ use super::{
 use crate::{
     l7::GatewayStats,
     model::{HedgeEnd, Reason, RetryCause, RetryRefusal, Timestamp, reason as counters},
-    registry::Service,
+    registry::{Service, Snapshot},
 };
 
 /// Requests, latencies, packets and retries
@@ -39,7 +39,7 @@ pub(super) async fn all(State(state): State<ApiState>) -> Answer<Stats> {
     let mut retries = 0;
     let mut services = Vec::with_capacity(snapshot.services.len());
     for service in &snapshot.services {
-        let (stats, of_service) = stats(service, now);
+        let (stats, of_service) = stats(&snapshot, service, now);
         sum += &of_service;
         instances += stats.instances;
         kernel += stats.kernel;
@@ -85,10 +85,10 @@ pub(super) async fn one(
     state.fresh_report().await;
     let snapshot = state.snapshot();
     let service = find_service(&snapshot, &service)?;
-    Ok(Answer::ok(stats(service, state.now()).0))
+    Ok(Answer::ok(stats(&snapshot, service, state.now()).0))
 }
 
-fn stats(service: &Service, now: Timestamp) -> (ServiceStats, Sum) {
+fn stats(snapshot: &Snapshot, service: &Service, now: Timestamp) -> (ServiceStats, Sum) {
     let sums: Vec<Sum> = service
         .members
         .iter()
@@ -106,6 +106,9 @@ fn stats(service: &Service, now: Timestamp) -> (ServiceStats, Sum) {
         algorithm: service.spec.algorithm.to_string(),
         instances: measure::counts(service),
         fail_open: measure::fail_open(service),
+        served_by: snapshot
+            .instead_of(service.name().as_str())
+            .map(|service| service.name().to_string()),
         requests: sum.requests(now),
         kernel,
         retries: retries.total(),

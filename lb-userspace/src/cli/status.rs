@@ -153,6 +153,9 @@ fn one(stats: &ServiceStats) -> String {
     if let Some(why) = &stats.fail_open {
         lines.push(("fails open", why.clone()));
     }
+    if let Some(fallback) = &stats.served_by {
+        lines.push(("served by", fallback.clone()));
+    }
     lines.extend(requests(&stats.requests));
     lines.extend(kernel(&stats.kernel));
     let mut text = pairs(lines);

@@ -61,21 +61,37 @@ impl Whole<'_> {
         self.notice(notices);
     }
 
-    /// Routes and VIPs lead to services that are there.
+    /// Routes and VIPs lead to services that are there, as do services that have another one serve in
+    /// their place.
     fn references(&self, reader: &mut Reader) {
-        let names: Vec<&str> = self.names.iter().map(String::as_str).collect();
         for service in self.references {
-            let name = service.value.as_str();
-            if self.names.contains(name) {
-                continue;
-            }
-            let expected = match super::reader::closest(name, &names) {
-                Some(meant) => format!("the name of a service, perhaps {meant:?}"),
-                None if names.is_empty() => "the name of a service, of which there is none".into(),
-                None => format!("the name of a service, one of {}", names.join(", ")),
-            };
-            reader.contradiction(service, format!("{name:?}"), expected);
+            self.reference(reader, service, service.value.as_str());
         }
+        for service in self.services {
+            let Some(fallback) = &service.fallback.value else {
+                continue;
+            };
+            let name = fallback.as_str();
+            if *fallback == service.spec.name {
+                let expected = "the name of another service".to_owned();
+                reader.contradiction(&service.fallback, format!("{name:?}"), expected);
+            } else {
+                self.reference(reader, &service.fallback, name);
+            }
+        }
+    }
+
+    fn reference<T>(&self, reader: &mut Reader, place: &Sourced<T>, name: &str) {
+        if self.names.contains(name) {
+            return;
+        }
+        let names: Vec<&str> = self.names.iter().map(String::as_str).collect();
+        let expected = match super::reader::closest(name, &names) {
+            Some(meant) => format!("the name of a service, perhaps {meant:?}"),
+            None if names.is_empty() => "the name of a service, of which there is none".into(),
+            None => format!("the name of a service, one of {}", names.join(", ")),
+        };
+        reader.contradiction(place, format!("{name:?}"), expected);
     }
 
     fn routes(&self, reader: &mut Reader) {

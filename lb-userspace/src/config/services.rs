@@ -91,6 +91,7 @@ pub(super) struct ServiceSettings {
 pub(super) struct ReadService {
     pub(super) spec: ServiceSpec,
     pub(super) name: Sourced<String>,
+    pub(super) fallback: Sourced<Option<ServiceName>>,
     /// The places of the endpoints, in the order of the instances.
     pub(super) endpoints: Vec<Sourced<Endpoint>>,
 }
@@ -193,6 +194,7 @@ pub(super) fn read(
         }
         let udp_only = udp_only(&name.value);
         let settings = defaults.read(t, udp_only, true);
+        let fallback = t.optional("fallback", &SERVICE, &Sourced::unset(None), "none");
         let rate_limits = rate_limit::read(t);
         let found = settings.discovery.has_sources();
         let endpoints = read_instances(t, resolved, DEFAULT_WEIGHT, found);
@@ -204,6 +206,7 @@ pub(super) fn read(
                 hash_bound: settings.hash.bound.value,
                 forwarding: settings.forwarding.value,
                 without_instances: settings.without_instances.value,
+                fallback: fallback.value.clone(),
                 health_check: settings.health_check.build(),
                 recovery: settings.recovery.build(),
                 breakers: settings.breaker.build(),
@@ -224,6 +227,7 @@ pub(super) fn read(
                 instances: endpoints.iter().map(ReadInstance::spec).collect(),
             },
             name: name.clone(),
+            fallback,
             endpoints: endpoints
                 .into_iter()
                 .map(|instance| instance.endpoint)

@@ -23,6 +23,7 @@ use crate::{
     resilience::{Factors, Progress},
 };
 
+mod fallback;
 mod limits;
 mod ports;
 mod settled;

@@ -151,16 +151,16 @@ pub(crate) fn plan(snapshot: &Snapshot, host: &Host) -> Plan {
             continue;
         }
         add_instances(service, &mut instances);
-        let vip = VipPlan {
-            spec: spec.clone(),
-            forwarding: service.spec.forwarding,
-            outer: outer(service, spec),
-            select: select_now(service),
-            hash_of: hash_of(service),
-            settles: settles(service, spec),
-            refuses: service.spec.without_instances == WithoutInstances::Refuse,
-            recipe: Arc::new(recipe(service, spec)),
+        let refuses = service.spec.without_instances == WithoutInstances::Refuse;
+        let vip = match fallback(snapshot, service, spec) {
+            Some(instead) => vip_plan(instead, spec, refuses),
+            None => vip_plan(service, spec, refuses),
         };
+        // Whoever was served by it goes on when nobody new is.
+        let named = service.spec.fallback.as_ref();
+        if let Some(fallback) = named.and_then(|name| snapshot.service(name.as_str())) {
+            add_instances(fallback, &mut instances);
+        }
         warn(spec, service, &vip, &mut warnings);
         warn_of_strangers(spec, service, &snapshot.vips, &mut warnings);
         vips.insert(vip_key(spec), vip);
@@ -175,6 +175,28 @@ pub(crate) fn plan(snapshot: &Snapshot, host: &Host) -> Plan {
         vlans: host.vlans.clone(),
         warnings,
     }
+}
+
+/// How a service serves a VIP.
+fn vip_plan(service: &Service, spec: &VipSpec, refuses: bool) -> VipPlan {
+    VipPlan {
+        spec: spec.clone(),
+        forwarding: service.spec.forwarding,
+        outer: outer(service, spec),
+        select: select_now(service),
+        hash_of: hash_of(service),
+        settles: settles(service, spec),
+        refuses,
+        recipe: Arc::new(recipe(service, spec)),
+    }
+}
+
+/// The service that serves a VIP in the place of its own, which has nobody for it.
+fn fallback<'a>(snapshot: &'a Snapshot, service: &Service, vip: &VipSpec) -> Option<&'a Service> {
+    let name = service.spec.fallback.as_ref()?;
+    let instead = snapshot.service(name.as_str())?;
+    let can_serve = |service| !recipe(service, vip).is_empty();
+    (!can_serve(service) && can_serve(instead)).then_some(&**instead)
 }
 
 fn add_instances(service: &Service, into: &mut BTreeMap<u16, InstanceEntry>) {

@@ -375,10 +375,9 @@ impl Worker {
 
     /// Makes the kernel find the neighbours of all instances that VIPs lead to.
     fn greet(&mut self, snapshot: &Snapshot) {
-        let served: BTreeSet<&str> = snapshot.vips.iter().map(|v| v.service.as_str()).collect();
-        let addresses: BTreeSet<IpAddr> = served
+        let addresses: BTreeSet<IpAddr> = snapshot
+            .behind_vips()
             .into_iter()
-            .filter_map(|name| snapshot.service(name))
             .flat_map(|service| service.members.iter())
             .map(|member| member.instance.endpoint.address().ip())
             .collect();

@@ -86,6 +86,7 @@ pub fn explain(
     let Some(Target { service, route }) = target else {
         return refused(Reason::NoRoute);
     };
+    let service = snapshot.serving(service);
     let choice = Choice {
         key: 0,
         worker: 0,

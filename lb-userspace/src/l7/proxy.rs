@@ -86,13 +86,14 @@ fn route<'a>(
         return Ok(Way::Management(management));
     }
     let proxies = &view.snapshot.gateway.trusted_proxies;
-    let Some(target) = view.router.route(host, path) else {
+    let Some(mut target) = view.router.route(host, path) else {
         let early = view.rates.check(None, client, request, proxies, now);
         return Err(Box::new(match early {
             Err(early) => refuse_early(client, &early, stats, entry),
             Ok(()) => refuse(client, Reason::NoRoute, stats, entry),
         }));
     };
+    target.service = view.snapshot.serving(target.service);
     let service = &view.snapshot.services[target.service];
     entry.routed(worker, view, &target);
     if seen.has(Seen::MAX_FORWARDS) && head::ends_here(request) {

@@ -10,6 +10,7 @@ mod affinity;
 mod breakers;
 mod connections;
 mod failures;
+mod fallback;
 mod forwarding;
 mod framing;
 mod hedging;

@@ -61,6 +61,8 @@ pub struct ServiceSpec {
     pub forwarding: Forwarding,
     /// What the kernel does with packets that no instance can take.
     pub without_instances: WithoutInstances,
+    /// The service that serves instead while no instance of this one takes new traffic.
+    pub fallback: Option<ServiceName>,
     /// Active checks; `None` when they are off, and then every instance counts as healthy.
     pub health_check: Option<HealthCheckSpec>,
     /// How instances that come back get their share; `None` when they get all of it at once.
@@ -111,6 +113,7 @@ impl ServiceSpec {
             hash_bound: Some(DEFAULT_HASH_BOUND),
             forwarding: Forwarding::default(),
             without_instances: WithoutInstances::default(),
+            fallback: None,
             health_check: None,
             recovery: None,
             breakers: BreakersSpec::default(),

@@ -83,6 +83,8 @@ impl ServiceState {
         let why = match self.spec.fail_open {
             _ if wanted == 0 => None,
             _ if standing == 0 && statuses().any(waits) => Some(FailOpen::OnlyRecovering),
+            // Another service takes over; better one that works than one that may not.
+            Some(_) if standing == 0 && self.spec.fallback.is_some() => None,
             Some(_) if standing == 0 => Some(FailOpen::NoneLeft),
             Some(spec) if too_few(spec.threshold) => Some(FailOpen::TooFew),
             _ => None,

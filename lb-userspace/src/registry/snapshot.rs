@@ -1,6 +1,6 @@
 //! What readers see.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use super::{limits::RateLimits, outage::Outage};
 use crate::{
@@ -26,6 +26,9 @@ pub struct Snapshot {
     pub reset: u64,
     /// Services by name, in order.
     pub services: Vec<Arc<Service>>,
+    /// Services that have nobody to take new traffic, and those that serve in their place: positions
+    /// in `services`. Mostly there are none.
+    pub diverted: Box<[(usize, usize)]>,
     /// Routes.
     pub routes: Arc<[RouteSpec]>,
     /// VIPs.
@@ -152,6 +155,52 @@ impl Snapshot {
             .ok()
     }
 
+    /// The position of the service that serves the traffic of the one at `position` now: its own,
+    /// unless it has nobody and its fallback has.
+    #[must_use]
+    pub fn serving(&self, position: usize) -> usize {
+        let found = self.diverted.iter().find(|(from, _)| *from == position);
+        found.map_or(position, |(_, to)| *to)
+    }
+
+    /// The service that serves the traffic of the one of that name now, when that is another one.
+    #[must_use]
+    pub fn instead_of(&self, name: &str) -> Option<&Arc<Service>> {
+        let position = self.position(name)?;
+        let serving = self.serving(position);
+        (serving != position).then(|| &self.services[serving])
+    }
+
+    /// The services that VIPs lead to, and those that may serve in their place; each once.
+    #[must_use]
+    pub fn behind_vips(&self) -> Vec<&Arc<Service>> {
+        let named = |name: &ServiceName| self.position(name.as_str());
+        let own = self.vips.iter().filter_map(|vip| named(&vip.service));
+        let instead = |position: usize| {
+            let fallback = self.services[position].spec.fallback.as_ref();
+            fallback.and_then(named)
+        };
+        let all = own.flat_map(|position| [Some(position), instead(position)]);
+        let all: BTreeSet<usize> = all.flatten().collect();
+        all.into_iter()
+            .map(|position| &self.services[position])
+            .collect()
+    }
+
+    /// What [`Snapshot::diverted`] is of these services, which are in the order of their names.
+    pub(super) fn divert(services: &[Arc<Service>]) -> Box<[(usize, usize)]> {
+        let diverted = |(position, service): (usize, &Arc<Service>)| {
+            let fallback = service.spec.fallback.as_ref()?;
+            if service.serves() {
+                return None;
+            }
+            let found = services.binary_search_by(|other| other.name().cmp(fallback));
+            let found = found.ok().filter(|found| services[*found].serves())?;
+            Some((position, found))
+        };
+        services.iter().enumerate().filter_map(diverted).collect()
+    }
+
     /// The names of all services, for messages.
     #[must_use]
     pub fn service_names(&self) -> String {
@@ -161,6 +210,12 @@ impl Snapshot {
 }
 
 impl Service {
+    /// Whether any of its instances takes new traffic, as far as the control plane is concerned.
+    #[must_use]
+    pub fn serves(&self) -> bool {
+        self.members.iter().any(|member| member.weight > 0)
+    }
+
     /// The names of its instances, for messages.
     #[must_use]
     pub fn instance_names(&self) -> String {

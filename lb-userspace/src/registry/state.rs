@@ -579,7 +579,7 @@ impl State {
     /// with it their balancer's turn counters.
     pub(super) fn snapshot(&self, before: &Snapshot) -> Snapshot {
         let revision = before.revision + 1;
-        let services = self
+        let services: Vec<_> = self
             .services
             .values()
             .map(|service| match before.service(service.spec.name.as_str()) {
@@ -595,6 +595,7 @@ impl State {
                 before.configured
             },
             reset: if self.reset { revision } else { before.reset },
+            diverted: Snapshot::divert(&services),
             services,
             routes: Arc::clone(&self.routes),
             vips: Arc::clone(&self.vips),

@@ -149,6 +149,9 @@ families! {
     FAIL_OPEN: Gauge "lb_service_fail_open"
         ["service", "reason"]
         "1 for the reason why traffic goes to instances that should not have any, else 0.";
+    DIVERTED: Gauge "lb_service_diverted"
+        ["service"]
+        "1 while its fallback serves the service's traffic because the service has nobody, else 0.";
     HEALTH: Gauge "lb_instance_health"
         ["service", "instance", "state"]
         "1 for the state that the health checks found, 0 for the others.";

@@ -64,6 +64,7 @@ impl TrafficCollector {
             &names::EJECTIONS,
             &names::SLOW_START_SHARE,
             &names::FAIL_OPEN,
+            &names::DIVERTED,
             &names::HEALTH,
             &names::ADMIN,
             &names::PROBE_LATENCY,
@@ -95,6 +96,7 @@ impl Collector for TrafficCollector {
         let mut answers = Samples::new(&names::ANSWERS);
         let mut retries = RetrySamples::new();
         let mut fail_open = Samples::new(&names::FAIL_OPEN);
+        let mut diverted = Samples::new(&names::DIVERTED);
         for service in &snapshot.services {
             let name = service.name().as_str();
             for reason in Reason::ALL {
@@ -108,13 +110,11 @@ impl Collector for TrafficCollector {
                 fail_open.add(&[name, why.as_str()], is);
             }
             instances.add_service(service, now);
-            if snapshot
-                .vips
-                .iter()
-                .any(|vip| vip.service == *service.name())
-            {
-                kernel.add_service(service);
-            }
+            let is = snapshot.instead_of(name).is_some();
+            diverted.add(&[name], f64::from(u8::from(is)));
+        }
+        for service in snapshot.behind_vips() {
+            kernel.add_service(service);
         }
         let sessions = sessions::samples(&snapshot, self.registry.sessions());
         let mut revision = Samples::new(&names::REVISION);
@@ -123,7 +123,7 @@ impl Collector for TrafficCollector {
         families.extend(breakers.finish());
         families.extend(kernel.finish());
         families.extend(retries.finish());
-        families.extend([answers, fail_open, revision].map(Samples::finish));
+        families.extend([answers, fail_open, diverted, revision].map(Samples::finish));
         families.extend(sessions);
         families
     }

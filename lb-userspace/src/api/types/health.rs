@@ -102,6 +102,10 @@ pub struct ServiceHealth {
     /// `too_few`. Absent when it does not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fail_open: Option<String>,
+    /// The service that serves its traffic now, because no instance of its own takes any. Absent
+    /// while its own do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub served_by: Option<String>,
 }
 
 /// Instances by state. One that is draining and unhealthy counts under both.

@@ -52,6 +52,10 @@ pub struct ServiceStats {
     /// `too_few`. Absent when it does not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fail_open: Option<String>,
+    /// The service that serves its traffic now, because no instance of its own takes any. Absent
+    /// while its own do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub served_by: Option<String>,
     /// HTTP requests that instances were asked.
     pub requests: Requests,
     /// Packets and connections that the kernel balanced.

@@ -145,3 +145,21 @@ fn columns_count_characters() {
         ]
     );
 }
+
+#[test]
+fn a_fallback_is_another_service_that_is_there() {
+    let found = faults(load_text(
+        "[services.web]\ninstances = [\"10.0.0.1:80\"]\nfallback = \"web\"\n\
+         [services.api]\ninstances = [\"10.0.0.2:80\"]\nfallback = \"sory\"\n\
+         [services.sorry]\ninstances = [\"10.0.0.3:80\"]\nfallback = \"api\"\n",
+    ));
+    assert_eq!(
+        found,
+        [
+            "lb.toml:3:12: services.web.fallback: expected the name of another service; found \
+             \"web\"",
+            "lb.toml:6:12: services.api.fallback: expected the name of a service, perhaps \
+             \"sorry\"; found \"sory\"",
+        ]
+    );
+}
