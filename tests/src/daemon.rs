@@ -273,6 +273,30 @@ impl Daemon {
     }
 }
 
+impl Drop for Daemon {
+    /// Whatever a test was about: at its end every packet is accounted for.
+    ///
+    /// # Panics
+    /// When received = forwarded + passed + dropped does not hold.
+    fn drop(&mut self) {
+        if self.process.is_none() || std::thread::panicking() {
+            return;
+        }
+        let mut packets = Value::Null;
+        // More than once: one that is under way is received and nothing more.
+        let adds_up = cleanup::within(Duration::from_secs(2), || {
+            let datapath = self.get("/datapath");
+            packets = datapath.map_or(Value::Null, |mut datapath| datapath["packets"].take());
+            let count = |name: &str| packets[name].as_u64().unwrap_or_default();
+            count("received") == count("forwarded") + count("passed") + count("dropped")
+        });
+        assert!(
+            adds_up,
+            "expected received = forwarded + passed + dropped, found {packets}"
+        );
+    }
+}
+
 /// The beginning of an answer, for a message.
 fn shortened(answer: &Result<Value>) -> String {
     let text = match answer {

@@ -5,10 +5,12 @@
 pub mod build;
 pub mod check;
 pub mod far_end;
+pub mod fuzz;
 pub mod kernel;
 pub mod lab;
 pub mod network;
 pub mod pieces;
+pub mod random;
 pub mod tunnel;
 
 pub use build::Build;

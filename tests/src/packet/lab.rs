@@ -53,17 +53,23 @@ pub fn missing() -> Option<&'static str> {
 ///
 /// # Errors
 /// Whatever `test` finds wrong.
-#[expect(clippy::print_stderr, reason = "says why a test was skipped")]
 pub fn run(sizes: Sizes, test: impl FnOnce(&mut Lab) -> Result<()> + Send) -> Result<()> {
+    in_network(|| test(&mut Lab::new(sizes)?))
+}
+
+/// Does `work`, which makes labs one after the other, in a namespace made for it, or says why it cannot.
+///
+/// # Errors
+/// Whatever `work` finds wrong.
+#[expect(clippy::print_stderr, reason = "says why a test was skipped")]
+pub fn in_network(work: impl FnOnce() -> Result<()> + Send) -> Result<()> {
     if let Some(reason) = missing() {
         eprintln!("skipped: {reason}");
         return Ok(());
     }
-    let namespace = network::make()?;
-    namespace.enter(|| {
+    network::make()?.enter(|| {
         pin(0)?;
-        let mut lab = Lab::new(sizes)?;
-        test(&mut lab)
+        work()
     })?
 }
 
@@ -74,7 +80,11 @@ pub fn run(sizes: Sizes, test: impl FnOnce(&mut Lab) -> Result<()> + Send) -> Re
 #[must_use]
 #[expect(clippy::expect_used, reason = "addresses are written in the tests")]
 pub fn address(text: &str) -> Address {
-    match text.parse::<IpAddr>().expect("an address") {
+    from_ip(text.parse().expect("an address"))
+}
+
+fn from_ip(ip: IpAddr) -> Address {
+    match ip {
         IpAddr::V4(v4) => from_v4(v4.octets()),
         IpAddr::V6(v6) => v6.octets(),
     }
@@ -91,7 +101,11 @@ pub fn at(text: &str) -> SocketAddr {
 }
 
 impl Lab {
-    fn new(sizes: Sizes) -> Result<Self> {
+    /// Loads the program, in a namespace of [`in_network`].
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn new(sizes: Sizes) -> Result<Self> {
         let mut kernel = Kernel::load(sizes)?;
         // A receive queue exists for XDP only where a program is attached.
         for interface in [FRONT, BACK] {
@@ -199,6 +213,8 @@ impl Lab {
     /// Says whether an address is that of VIPs, and of which ports.
     fn note_address(&mut self, address: &Address) -> Result<()> {
         let mut keys: Vec<VipKey> = self.memory.vips().into_iter().map(|(key, _)| key).collect();
+        // Of ranges of one width the order counts.
+        keys.sort();
         let has_ranges = keys.iter().any(|key| key.range().is_some());
         keys.retain(|key| key.address == *address);
         if keys.is_empty() {
@@ -246,6 +262,17 @@ impl Lab {
     /// # Errors
     /// As [`Self::send`].
     pub fn send_by(&mut self, frame: &[u8], interface: u32) -> Result<Seen> {
+        let seen = self.forward(frame, interface)?;
+        self.compare_counters()?;
+        Ok(seen)
+    }
+
+    /// Sends a frame in by an interface, and leaves it to [`Self::compare_counters`] to look at what was
+    /// counted.
+    ///
+    /// # Errors
+    /// When the halves differ in the verdict or the bytes.
+    pub fn forward(&mut self, frame: &[u8], interface: u32) -> Result<Seen> {
         let outcome = self.kernel.run(names::PROGRAM, frame, interface)?;
         let mut copy = frame.to_vec();
         let verdict = process(
@@ -272,6 +299,17 @@ impl Lab {
             "expected the kernel's frame to be the library's\n {copy:02x?}, found\n {:02x?}",
             outcome.frame
         );
+        Ok(Seen {
+            verdict,
+            frame: copy,
+        })
+    }
+
+    /// Compares what was counted.
+    ///
+    /// # Errors
+    /// When the halves differ, or the counters do not add up.
+    pub fn compare_counters(&self) -> Result<()> {
         let (counters, modelled) = (self.kernel.counters()?, self.memory.counters());
         ensure!(
             counters == modelled,
@@ -280,10 +318,15 @@ impl Lab {
             nonzero(&counters)
         );
         ensure!(counters.adds_up(), "counters do not add up: {counters:?}");
-        Ok(Seen {
-            verdict,
-            frame: copy,
-        })
+        Ok(())
+    }
+
+    /// Tells the library's half the kernel's route to the sender of a frame.
+    pub fn know_way_back(&self, sender: IpAddr) {
+        let address = from_ip(sender);
+        if let Some(route) = network::way_to(sender) {
+            self.memory.set_route(address, route);
+        }
     }
 
     /// The counters, which are the same in both halves.

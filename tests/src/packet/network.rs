@@ -2,6 +2,8 @@
 //! that never have to be asked. Indices and MAC addresses are fixed, so that the library's half of
 //! the lab can be told the same routes.
 
+use std::net::IpAddr;
+
 use anyhow::Result;
 use lb_common::{HOP_GATEWAY, NextHop, Subinterface};
 use lb_ebpf::Route;
@@ -108,6 +110,31 @@ pub(super) fn tell(memory: &MemoryTables) {
     }
     // On the front link, but without a neighbour entry.
     memory.set_route(address("10.0.1.99"), Route::NoNeighbour);
+}
+
+/// The route to a host that is not among those that [`tell`] knows; nothing where there is none.
+pub(super) fn way_to(host: IpAddr) -> Option<Route> {
+    let host = host.to_canonical();
+    let known = |(known, _, _): &(&str, u32, Mac)| known.parse() == Ok(host);
+    if HOSTS.iter().any(known) {
+        return None;
+    }
+    let behind_router = Some(Route::Found(hop(FRONT, ROUTER_MAC, HOP_GATEWAY)));
+    match host {
+        // Addresses of the network, of lb, and of all.
+        IpAddr::V4(v4) => match v4.octets() {
+            [10, 0, 1 | 2, 0 | 1 | 255] => None,
+            [10, 0, 1 | 2, _] => Some(Route::NoNeighbour),
+            [10, 9, ..] => behind_router,
+            _ => None,
+        },
+        IpAddr::V6(v6) => match v6.segments() {
+            [0xfd00, 1 | 2, 0, 0, 0, 0, 0, 0 | 1] => None,
+            [0xfd00, 1 | 2, 0, 0, ..] => Some(Route::NoNeighbour),
+            [0xfd00, 9, ..] => behind_router,
+            _ => None,
+        },
+    }
 }
 
 /// Tells it that [`BACK`] is a VLAN of [`FRONT`]: what the kernel's routes send there leaves by that.
