@@ -76,6 +76,12 @@ pub const MAP_DECAP_COUNTERS: &str = "DECAP_COUNTERS";
 /// kernel empties a program array that no process and no pin holds.
 pub const MAP_STAGES: &str = "STAGES";
 
+/// The connection table of the program before this one, where [`HAS_FORMER`] says so.
+pub const MAP_FORMER: &str = "FORMER";
+/// A constant of the program, one byte that the loader writes: 1 when it follows a program with another
+/// connection table, and goes on with what is in that.
+pub const HAS_FORMER: &str = "LB_HAS_FORMER";
+
 /// Every map that outlives the daemon, in the order in which they are pinned.
 pub const PINNED_MAPS: [&str; 14] = [
     MAP_SETTINGS,

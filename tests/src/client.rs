@@ -5,6 +5,7 @@ pub mod curl;
 pub mod held;
 pub mod http;
 pub mod load;
+pub mod sequence;
 pub mod tcp;
 pub mod timeline;
 pub mod transfer;

@@ -22,7 +22,7 @@ use lb_ebpf::{
 };
 
 use crate::{
-    atomic, fib,
+    atomic, fib, former,
     maps::{
         CEILINGS, CLIENT_HOPS, CONNECTIONS, COUNTERS, EPOCHS, EXPIRED, FRAGMENTS, INSTANCE_TRAFFIC,
         INSTANCES, LIVE, NEXT_HOPS, RECENT, SETTINGS, TABLES, TURNS, VIP_ADDRESSES, VIP_EPOCH,
@@ -195,11 +195,18 @@ impl Tables for Maps<'_> {
 
     #[inline(always)]
     fn flow(&self, key: &FlowKey) -> Option<MapFlow> {
-        CONNECTIONS.get_ptr_mut(key).map(MapFlow)
+        let flow = CONNECTIONS.get_ptr_mut(key).map(MapFlow);
+        if flow.is_none() && former::exists() && former::take_over(key) {
+            return CONNECTIONS.get_ptr_mut(key).map(MapFlow);
+        }
+        flow
     }
 
     #[inline(always)]
     fn insert_flow(&self, key: &FlowKey, entry: &FlowEntry) -> Insert {
+        if former::exists() {
+            former::take_over(key);
+        }
         match CONNECTIONS.insert(key, entry, BPF_NOEXIST as u64) {
             Ok(()) => Insert::Done,
             Err(EEXIST) => Insert::Exists,
@@ -251,6 +258,9 @@ impl Tables for Maps<'_> {
 
     #[inline(always)]
     fn remove_flow(&self, key: &FlowKey) {
+        if former::exists() {
+            former::forget(key);
+        }
         // An entry that is not there any more is what was wanted.
         let _ = CONNECTIONS.remove(key);
         if let Some(epoch) = EPOCHS.get_ptr_mut(recent::place(key)) {

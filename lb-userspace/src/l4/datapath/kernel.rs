@@ -92,9 +92,8 @@ impl Datapath for Kernel {
     }
 
     fn activate(&mut self) -> Result<(), DatapathError> {
-        if let Some(former) = self.former.take() {
-            takeover::connections(&former, &mut self.maps);
-        }
+        let former = self.former.take();
+        let rest = former.and_then(|former| takeover::connections(&former, &mut self.maps));
         let Ok(xdp) = xdp(&mut self.program) else {
             // It was there when it was loaded.
             return Ok(());
@@ -104,6 +103,9 @@ impl Datapath for Kernel {
                 interface: link.interface.clone(),
                 why,
             })?;
+        }
+        if let Some(rest) = rest {
+            takeover::rest(rest, &mut self.maps);
         }
         let (set, stages) = &self.ours;
         if let Err(error) = set.remove_stages_but(stages) {

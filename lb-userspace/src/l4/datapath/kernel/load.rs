@@ -55,8 +55,9 @@ pub(crate) fn open(spec: &DatapathSpec) -> Result<(Kernel, Rehearsal, String), L
         .cloned();
     let is_new = ours.is_none();
     let ours = ours.unwrap_or_else(|| pins.next_set(lb_common::ABI, &sets));
+    let former = in_use.filter(|set| *set != ours && takeover::is_possible(set, spec));
     pins.make(&ours)?;
-    let result = build(object, spec, &pins, &ours, in_use.as_ref(), is_new);
+    let result = build(object, spec, &pins, &ours, former.as_ref(), is_new);
     if result.is_err() && is_new {
         ours.remove()?;
     }
@@ -67,7 +68,6 @@ pub(crate) fn open(spec: &DatapathSpec) -> Result<(Kernel, Rehearsal, String), L
     let vlans = VlanMap::take(&mut program)?;
     let events = Events::of(&mut program, spec.log);
     let reason = links.reasons.join("; ");
-    let former = in_use.filter(|set| *set != ours);
     let leftover = sets.into_iter().filter(|set| *set != ours).collect();
     let kernel = Kernel {
         program,
@@ -90,7 +90,7 @@ fn build(
     spec: &DatapathSpec,
     pins: &Pins,
     ours: &MapSet,
-    in_use: Option<&MapSet>,
+    former: Option<&MapSet>,
     is_new: bool,
 ) -> Result<(Ebpf, Maps, Links, String), L4Error> {
     let refused = |error: &dyn std::error::Error| L4Error::Load { why: chain(error) };
@@ -101,10 +101,13 @@ fn build(
     events::set_level(&mut loader, spec.log);
     loader.map_max_entries(names::MAP_CONNECTIONS, spec.max_connections);
     loader.map_max_entries(names::MAP_TABLES, maps::tables(spec));
+    if let Some(former) = former {
+        takeover::announce(&mut loader, former);
+    }
     let mut program = loader.load(object).map_err(|error| refused(&error))?;
     let mut maps = Maps::take(&mut program, spec)?;
-    if is_new && let Some(former) = in_use {
-        takeover::state(former, &mut maps, spec)?;
+    if is_new && let Some(former) = former {
+        takeover::state(former, &mut maps)?;
     }
     let balancer = xdp(&mut program)?;
     balancer.load().map_err(|error| L4Error::Load {

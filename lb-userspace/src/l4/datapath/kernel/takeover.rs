@@ -2,11 +2,16 @@
 //!
 //! What is known of instances and VIPs goes over before the new maps are filled, so that indices,
 //! ids and figures stay, and the tables of VIPs with them: they say whose the flows are that are not
-//! remembered. Connections go over last, just before the links move, because until then
-//! the old program adds to them. The few that begin between the copy and the move are chosen anew
-//! by the new program, which for most algorithms means the same instance.
+//! remembered. Connections go over twice. Just before the links move, because until then the old
+//! program adds to them; and what it has added meanwhile right afterwards. The packets of those need
+//! not wait for that: the new program looks for what it does not know in the old table, and finds
+//! itself what it needs (`lb-ebpf/bin/lb-xdp/former.rs`). What was copied is taken out of the old
+//! table, which the new program keeps, empty, until it is replaced itself.
 
 use std::collections::BTreeMap;
+
+use aya::{EbpfLoader, maps::MapError};
+use lb_common::{Counters, FlowEntry, FlowKey, names};
 
 use super::{
     maps::{Maps, is_legible},
@@ -15,20 +20,42 @@ use super::{
 };
 use crate::{l4::L4Error, model::DatapathSpec};
 
-/// Takes over everything but connections. VIPs whose tables have no room point to the empty table
-/// until they are given theirs.
-pub(super) fn state(former: &MapSet, new: &mut Maps, spec: &DatapathSpec) -> Result<(), L4Error> {
-    if former.abi != lb_common::ABI || !is_legible(&former.path, spec) {
+/// Only where a key is not there.
+const NEW: u64 = 1;
+
+/// Looks at a processor's counters until no packet is under way between two of them.
+const LOOKS: u32 = 1000;
+
+/// What [`names::HAS_FORMER`] is when there is one.
+static YES: u8 = 1;
+
+/// Whether what is in `former` can be taken over; says so if not.
+pub(super) fn is_possible(former: &MapSet, spec: &DatapathSpec) -> bool {
+    let from = former.path.display();
+    let possible = former.abi == lb_common::ABI && is_legible(&former.path, spec);
+    if possible {
+        tracing::info!(%from, "sizes have changed: moving to new maps");
+    } else {
         tracing::warn!(
-            from = %former.path.display(),
+            %from,
             "the maps of the running program have another layout: connections will be chosen anew"
         );
-        return Ok(());
     }
-    tracing::info!(from = %former.path.display(), "sizes have changed: moving to new maps");
+    possible
+}
+
+/// Tells a program that is to be loaded of the connection table before its own.
+pub(super) fn announce(loader: &mut EbpfLoader<'_>, former: &MapSet) {
+    loader.map_pin_path(names::MAP_FORMER, former.path.join(names::MAP_CONNECTIONS));
+    loader.override_global(names::HAS_FORMER, &YES, true);
+}
+
+/// Takes over everything but connections. VIPs whose tables have no room point to the empty table
+/// until they are given theirs.
+pub(super) fn state(former: &MapSet, new: &mut Maps) -> Result<(), L4Error> {
     let old = Maps::open(&former.path)?;
     let found = super::adopted(&old)?;
-    let mut copied = || -> Result<(), aya::maps::MapError> {
+    let mut copied = || -> Result<(), MapError> {
         if let Some(settings) = found.settings {
             new.settings.set(0, settings, 0)?;
         }
@@ -55,8 +82,7 @@ pub(super) fn state(former: &MapSet, new: &mut Maps, spec: &DatapathSpec) -> Res
             let traffic = old.vip_traffic.get(&vip.id, 0)?;
             new.vip_traffic.set(vip.id, traffic, 0)?;
         }
-        new.counters.set(0, old.counters.get(&0, 0)?, 0)?;
-        Ok(())
+        counters(&old, new)
     };
     copied().map_err(|error| L4Error::Load {
         why: format!(
@@ -66,39 +92,101 @@ pub(super) fn state(former: &MapSet, new: &mut Maps, spec: &DatapathSpec) -> Res
     })
 }
 
-/// Takes over connections, as many as fit, and live counters. What fails here costs connections
-/// but must not keep the new program from running.
-pub(super) fn connections(former: &MapSet, new: &mut Maps) {
-    let Ok(old) = Maps::open(&former.path) else {
-        return;
-    };
-    let (mut taken, mut lost, mut from, mut buffer) = (0u64, 0u64, None, Vec::new());
+/// Takes over the counters, of each processor at a moment when they add up.
+fn counters(old: &Maps, new: &mut Maps) -> Result<(), MapError> {
+    let mut counters = old.counters.get(&0, 0)?;
+    for _ in 0..LOOKS {
+        if counters.iter().all(Counters::adds_up) {
+            break;
+        }
+        counters = old.counters.get(&0, 0)?;
+    }
+    new.counters.set(0, counters, 0)
+}
+
+/// What [`connections`] leaves to [`rest`].
+#[derive(Debug)]
+pub(super) struct Rest {
+    old: Maps,
+    /// Live connections of each instance index when they were copied.
+    live: Vec<u64>,
+}
+
+/// Takes over connections, as many as fit, live counters, and the figures once more. What fails here
+/// costs connections but must not keep the new program from running.
+pub(super) fn connections(former: &MapSet, new: &mut Maps) -> Option<Rest> {
+    let old = Maps::open(&former.path).ok()?;
+    let (mut taken, mut lost) = (0_u64, 0_u64);
+    each(&old, |key, entry| {
+        match new.connections.insert(key, entry, 0) {
+            Ok(()) => taken += 1,
+            Err(_) => lost += 1,
+        }
+    });
+    let mut live = Vec::new();
+    for index in 0..lb_common::MAX_INSTANCES {
+        // Counters that cannot be set are put right by the next walk over the table. The new
+        // program counts nothing of these connections so far, so its counter may be written.
+        let begun = old.live.get(&index, 0).unwrap_or_default();
+        let _ = new.live.set(index, begun, 0);
+        if let Ok(expired) = old.expired.get(&index, 0) {
+            let _ = new.expired.set(index, expired, 0);
+        }
+        live.push(begun);
+    }
+    if let Err(error) = counters(&old, new) {
+        tracing::warn!(%error, "some packets will be missing in figures");
+    }
+    tracing::info!(taken, lost, "connections taken over");
+    Some(Rest { old, live })
+}
+
+/// Takes over the connections that have begun since [`connections`], now that the old program is at
+/// rest, and empties its table.
+pub(super) fn rest(rest: Rest, new: &mut Maps) {
+    let Rest { mut old, live } = rest;
+    let mut taken = 0_u64;
+    let mut keys = Vec::new();
+    each(&old, |key, entry| {
+        taken += u64::from(new.connections.insert(key, entry, NEW).is_ok());
+        keys.push(*key);
+    });
+    for key in keys {
+        // The program may have been faster.
+        let _ = old.connections.remove(&key);
+    }
+    for (index, copied) in (0..).zip(live) {
+        // The new program counts the ends of these, and has not counted their beginnings.
+        let begun = old
+            .live
+            .get(&index, 0)
+            .map_or(0, |now| now.wrapping_sub(copied));
+        if begun != 0
+            && let Ok(expired) = new.expired.get(&index, 0)
+        {
+            let _ = new.expired.set(index, expired.wrapping_sub(begun), 0);
+        }
+    }
+    tracing::info!(taken, "connections taken over that had begun meanwhile");
+}
+
+/// Does something with each connection of a table.
+fn each(maps: &Maps, mut work: impl FnMut(&FlowKey, &FlowEntry)) {
+    let (mut from, mut buffer) = (None, Vec::new());
     loop {
         buffer.clear();
-        match walk(&old, from, &mut buffer) {
+        match walk(maps, from, &mut buffer) {
             Ok(next) => from = next,
             Err(error) => {
                 tracing::warn!(%error, "connections are left behind");
-                break;
+                return;
             }
         }
         for (key, entry) in &buffer {
-            match new.connections.insert(key, entry, 0) {
-                Ok(()) => taken += 1,
-                Err(_) => lost += 1,
-            }
+            work(key, entry);
         }
         if from.is_none() {
-            break;
+            return;
         }
     }
-    for index in 1..lb_common::MAX_INSTANCES {
-        // Counters that cannot be set are put right by the next walk over the table. The new
-        // program counts nothing of these connections so far, so its counter may be written.
-        if let (Ok(live), Ok(expired)) = (old.live.get(&index, 0), old.expired.get(&index, 0)) {
-            let _ = new.live.set(index, live, 0);
-            let _ = new.expired.set(index, expired, 0);
-        }
-    }
-    tracing::info!(taken, lost, "connections taken over");
 }
