@@ -10,5 +10,6 @@ pub mod cpu;
 pub mod l4;
 pub mod l7;
 pub mod pick;
+pub mod plot;
 pub mod report;
 pub mod sessions;

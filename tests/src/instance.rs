@@ -10,7 +10,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 
 pub use serve::{Arguments, serve};
 
@@ -98,6 +100,22 @@ impl Instance {
     /// When it is gone.
     pub fn resume(&self) -> Result<()> {
         self.process.signal(Signal::SIGCONT)
+    }
+
+    /// Keeps it on one processor.
+    ///
+    /// # Errors
+    /// When it is gone, or there is no such processor.
+    pub fn stay_on(&self, processor: usize) -> Result<()> {
+        let mut set = CpuSet::new();
+        set.set(processor)?;
+        Ok(sched_setaffinity(Pid::from_raw(self.process.pid()), &set)?)
+    }
+
+    /// Process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.pid().unsigned_abs()
     }
 
     /// Kills it: its connections are reset, its ports refuse.

@@ -152,6 +152,14 @@ impl Topology {
         balancer(&self.switch, &self.pass, "second", SECOND)
     }
 
+    /// Adds another host that passes packets on for others, by its kernel alone.
+    ///
+    /// # Errors
+    /// As [`Topology::new`].
+    pub fn router(&self, name: &str, number: u8) -> Result<Host> {
+        router(&self.switch, name, number)
+    }
+
     /// Sends the client's packets for an address to the balancer, as a router in front would.
     ///
     /// # Errors
@@ -201,13 +209,18 @@ fn port(host: &Host) -> String {
     format!("p-{}", host.name)
 }
 
-/// A host for a daemon.
-fn balancer(switch: &Namespace, pass: &Pass, name: &str, number: u8) -> Result<Host> {
+/// A host that passes packets on for others.
+fn router(switch: &Namespace, name: &str, number: u8) -> Result<Host> {
     let host = Host::new(name, number)?;
-    // A host that passes packets on for others is a router to its kernel.
     host.namespace.sysctl("ipv4/conf/all/forwarding", "1")?;
     host.namespace.sysctl("ipv6/conf/all/forwarding", "1")?;
     connect(switch, &host)?;
+    Ok(host)
+}
+
+/// A host for a daemon.
+fn balancer(switch: &Namespace, pass: &Pass, name: &str, number: u8) -> Result<Host> {
+    let host = router(switch, name, number)?;
     pass.attach(switch, &port(&host))?;
     Ok(host)
 }

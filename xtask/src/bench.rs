@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use clap::Subcommand;
 
 use crate::build::{self, Profile};
-use crate::{system, workspace};
+use crate::{step, system, workspace};
 
 #[derive(clap::Args)]
 #[command(arg_required_else_help = true)]
@@ -18,11 +18,18 @@ pub(crate) struct Arguments {
 
 #[derive(Subcommand)]
 enum Plane {
-    /// Nanoseconds per packet by BPF_PROG_TEST_RUN, against a bare XDP_PASS (root)
+    /// Packets in the program against a bare XDP_PASS and on the wire against nftables, and what
+    /// changes cost (root)
     L4 {
         /// Rounds over which medians are taken
         #[arg(long, default_value_t = 9)]
         rounds: u32,
+        /// Only this part (packets, wire, control); may be repeated
+        #[arg(long = "part")]
+        parts: Vec<String>,
+        /// Write results.json and l4.svg into this folder
+        #[arg(long)]
+        out: Option<String>,
     },
     /// CPU microseconds per request, against haproxy and nginx on the same upstreams
     L7 {
@@ -61,13 +68,7 @@ enum Plane {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     match &arguments.plane {
-        Plane::L4 { rounds } => {
-            build::with_harness(Profile::Release)?;
-            if let Err(reason) = system::can_use_kernel() {
-                bail!("expected to be allowed to load programs: {reason}; run it as root");
-            }
-            bench("l4", &["--rounds", &rounds.to_string()])
-        }
+        Plane::L4 { rounds, parts, out } => l4(*rounds, parts, out.as_deref()),
         Plane::L7 { rounds } => {
             build::with_harness(Profile::Release)?;
             system::require(system::BENCH_TOOLS)?;
@@ -106,6 +107,26 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             bench("balance", &options)
         }
     }
+}
+
+fn l4(rounds: u32, parts: &[String], out: Option<&str>) -> Result<()> {
+    build::with_harness(Profile::Release)?;
+    if let Err(reason) = system::can_use_kernel() {
+        bail!("expected to be allowed to load programs: {reason}; run it as root");
+    }
+    system::require(system::NETWORK_TOOLS)?;
+    if let Err(error) = system::require(system::BALANCER_TOOLS) {
+        step::note(&format!("LEFT OUT: nftables ({error:#})"));
+    }
+    let rounds = rounds.to_string();
+    let mut options = vec!["--rounds", &rounds];
+    for part in parts {
+        options.extend(["--part", part]);
+    }
+    if let Some(folder) = out {
+        options.extend(["--out", folder]);
+    }
+    bench("l4", &options)
 }
 
 fn bench(plane: &str, options: &[&str]) -> Result<()> {

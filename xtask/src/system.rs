@@ -55,6 +55,12 @@ pub(crate) const PEER_TOOLS: &[Tool] = &[
     },
 ];
 
+/// The balancer that the kernel brings, beside which packets are measured.
+pub(crate) const BALANCER_TOOLS: &[Tool] = &[Tool {
+    program: "nft",
+    package: "nftables",
+}];
+
 /// Whom and what the benchmarks measure with.
 pub(crate) const BENCH_TOOLS: &[Tool] = &[
     Tool {

@@ -18,6 +18,31 @@ pub fn time(pid: u32) -> Result<Duration> {
     Ok(Duration::from_nanos(nanoseconds))
 }
 
+/// On-CPU time of the calling thread.
+///
+/// # Errors
+/// As [`time`].
+pub fn own() -> Result<Duration> {
+    let nanoseconds = schedstat(Path::new("/proc/thread-self"));
+    let nanoseconds = nanoseconds.context("cannot read CPU time of this thread")?;
+    Ok(Duration::from_nanos(nanoseconds))
+}
+
+/// The process id of a thread of the kernel.
+///
+/// # Errors
+/// When there is none of that name.
+pub fn kernel_thread(name: &str) -> Result<u32> {
+    let is_it = |pid: &u32| {
+        let comm = fs::read_to_string(format!("/proc/{pid}/comm"));
+        comm.is_ok_and(|comm| comm.trim() == name)
+    };
+    let entries = fs::read_dir("/proc")?.flatten();
+    let mut pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.find(is_it)
+        .with_context(|| format!("the kernel has no thread {name}"))
+}
+
 fn tree(pid: u32) -> io::Result<u64> {
     let mut sum = 0;
     for thread in fs::read_dir(format!("/proc/{pid}/task"))? {

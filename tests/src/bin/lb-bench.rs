@@ -20,11 +20,17 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Plane {
-    /// Nanoseconds per packet by BPF_PROG_TEST_RUN, against a bare XDP_PASS; needs root
+    /// Packets in the program and on the wire, beside nftables, and what changes cost; needs root
     L4 {
         /// Rounds over which medians are taken
         #[arg(long, default_value_t = 9)]
         rounds: u32,
+        /// Only this part; may be repeated
+        #[arg(long = "part", value_enum)]
+        parts: Vec<l4::Part>,
+        /// Write results.json and l4.svg into this folder
+        #[arg(long)]
+        out: Option<PathBuf>,
         /// Print one JSON object a comparison instead of tables
         #[arg(long)]
         json: bool,
@@ -79,7 +85,20 @@ enum Plane {
 fn main() -> Result<()> {
     let mut progress = |step: &str| eprintln!("{step}");
     let (comparisons, json) = match Arguments::parse().plane {
-        Plane::L4 { rounds, json } => (l4::run(rounds.max(1), &mut progress)?, json),
+        Plane::L4 {
+            rounds,
+            parts,
+            out,
+            json,
+        } => {
+            let plan = l4::Plan {
+                rounds: rounds.max(1),
+                parts,
+                json,
+                out,
+            };
+            return l4::run(&plan, &mut progress);
+        }
         Plane::L7 { rounds, lb, json } => {
             let lb = match lb {
                 Some(lb) => lb,

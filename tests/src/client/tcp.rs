@@ -18,19 +18,22 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(3);
 /// # Errors
 /// When the namespace cannot be entered.
 pub fn connections(namespace: &Namespace, target: SocketAddr, count: u32) -> Result<Tally> {
-    namespace.enter(|| {
-        let mut tally = Tally::default();
-        for number in 0..count {
-            match exchange(target, number) {
-                Ok(instance) => tally.answered(&instance),
-                Err(error) => tally.failed(format_args!("connection {number}: {error:#}")),
-            }
-            if tally.is_hopeless() {
-                break;
-            }
+    namespace.enter(|| connect(target, count))
+}
+
+/// The same from the calling thread's namespace.
+pub fn connect(target: SocketAddr, count: u32) -> Tally {
+    let mut tally = Tally::default();
+    for number in 0..count {
+        match exchange(target, number) {
+            Ok(instance) => tally.answered(&instance),
+            Err(error) => tally.failed(format_args!("connection {number}: {error:#}")),
         }
-        tally
-    })
+        if tally.is_hopeless() {
+            break;
+        }
+    }
+    tally
 }
 
 fn exchange(target: SocketAddr, number: u32) -> Result<String> {
