@@ -6,6 +6,7 @@
 //! the packet; a round that fails is run again with a look at them after each packet, so the one that
 //! makes the difference is named.
 
+mod far_end;
 mod frames;
 mod mutate;
 mod world;
@@ -13,6 +14,7 @@ mod world;
 use anyhow::{Context, Result, ensure};
 use lb_common::Counters;
 
+pub use self::far_end::far_end_round;
 use self::frames::Frames;
 use self::world::World;
 use super::lab::Lab;

@@ -121,9 +121,9 @@ pub(super) fn way_to(host: IpAddr) -> Option<Route> {
     }
     let behind_router = Some(Route::Found(hop(FRONT, ROUTER_MAC, HOP_GATEWAY)));
     match host {
-        // Addresses of the network, of lb, and of all.
+        // Addresses of lb, and of all; the lowest one is a host's like any other since Linux 5.14.
         IpAddr::V4(v4) => match v4.octets() {
-            [10, 0, 1 | 2, 0 | 1 | 255] => None,
+            [10, 0, 1 | 2, 1 | 255] => None,
             [10, 0, 1 | 2, _] => Some(Route::NoNeighbour),
             [10, 9, ..] => behind_router,
             _ => None,

@@ -13,6 +13,9 @@ use crate::packet::network::{BACK, FRONT};
 use crate::packet::pieces;
 use crate::packet::random::Random;
 
+/// The longest frames: what is longer does not fit the kernel's page.
+pub(super) const MOST: usize = 3000;
+
 /// Frames that left the balancer and are remembered to be answered.
 const ANSWERABLE: usize = 64;
 
@@ -45,8 +48,7 @@ impl Frames {
             }
         }
         for frame in &mut frames {
-            // Shorter than this is no frame, longer does not fit the kernel's page.
-            frame.resize(frame.len().clamp(L3, 3000), 0);
+            frame.resize(frame.len().clamp(L3, MOST), 0);
         }
         frames.into_iter().map(|frame| (frame, interface)).collect()
     }
@@ -95,7 +97,7 @@ impl Frames {
     }
 }
 
-const FLAGS: &[u8] = &[
+pub(super) const FLAGS: &[u8] = &[
     tcp::SYN,
     tcp::SYN,
     tcp::ACK,
@@ -176,7 +178,7 @@ fn target(random: &mut Random) -> SocketAddr {
     at(&bracketed(host, port))
 }
 
-fn request(random: &mut Random) -> Build {
+pub(super) fn request(random: &mut Random) -> Build {
     let to = target(random);
     let from = client(random, to.is_ipv4());
     let mut build = if random.one_in(3) {
@@ -185,14 +187,7 @@ fn request(random: &mut Random) -> Build {
         Build::tcp(from, to, random.pick(FLAGS))
     };
     if build.flags & tcp::SYN != 0 {
-        build.tcp_options = random.pick(&[
-            vec![],
-            vec![2, 4, 5, 180],
-            vec![1, 2, 4, 5, 180, 1, 1, 0],
-            vec![2, 4, 255, 255],
-            vec![4, 2, 8, 10, 1, 2, 3, 4, 5, 6, 7, 8, 2, 4, 5, 180],
-            vec![3, 0, 2, 4],
-        ]);
+        build.tcp_options = tcp_options(random);
     }
     build.checksum = !random.one_in(5);
     build.ttl = random.pick(&[64, 64, 64, 64, 255, 2, 1, 0]);
@@ -223,6 +218,18 @@ fn request(random: &mut Random) -> Build {
         build.payload = vec![9; 1180 + random.below(400)];
     }
     build
+}
+
+/// Options of a segment that opens a connection: some with an MSS, some that are broken.
+pub(super) fn tcp_options(random: &mut Random) -> Vec<u8> {
+    random.pick(&[
+        vec![],
+        vec![2, 4, 5, 180],
+        vec![1, 2, 4, 5, 180, 1, 1, 0],
+        vec![2, 4, 255, 255],
+        vec![4, 2, 8, 10, 1, 2, 3, 4, 5, 6, 7, 8, 2, 4, 5, 180],
+        vec![3, 0, 2, 4],
+    ])
 }
 
 fn header(random: &mut Random) -> (u8, Vec<u8>) {
