@@ -108,6 +108,28 @@ impl Daemon {
     /// # Errors
     /// When it does not come up within ten seconds.
     pub fn start_again(&mut self) -> Result<()> {
+        let mut process = self.launch()?;
+        let ready = cleanup::within(Duration::from_secs(10), || {
+            process.ended().is_some() || self.get("/health").is_ok()
+        });
+        if !ready || process.ended().is_some() {
+            bail!("the daemon did not come up:\n{}", process.log());
+        }
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// Starts the daemon and kills it after a while, wherever it is by then.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_in_vain(&mut self, after: Duration) -> Result<()> {
+        let mut process = self.launch()?;
+        std::thread::sleep(after);
+        process.kill()
+    }
+
+    fn launch(&self) -> Result<Process> {
         let lb = artifact::program_path("lb")?;
         let lb = lb.to_string_lossy();
         let mut command = match self.rights {
@@ -123,15 +145,7 @@ impl Daemon {
             .args(["run", "--config"])
             .arg(self.file())
             .env_remove("RUST_LOG");
-        let mut process = Process::start("lb", &mut command)?;
-        let ready = cleanup::within(Duration::from_secs(10), || {
-            process.ended().is_some() || self.get("/health").is_ok()
-        });
-        if !ready || process.ended().is_some() {
-            bail!("the daemon did not come up:\n{}", process.log());
-        }
-        self.process = Some(process);
-        Ok(())
+        Process::start("lb", &mut command)
     }
 
     /// The daemon's process.

@@ -36,7 +36,12 @@ const SIZES: [&str; 3] = [
 enum End {
     Stopped,
     Killed,
+    /// And its successor is killed while it starts, wherever it is by then.
+    KilledTwice,
 }
+
+/// How far the successors come that are killed, in milliseconds.
+const LIVES: [u64; 8] = [400, 700, 100, 1000, 550, 250, 850, 1300];
 
 /// Whether the next daemon has maps of the same sizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,11 +50,12 @@ enum Maps {
     Others,
 }
 
-const EVENTS: [(End, Maps); 4] = [
+const EVENTS: [(End, Maps); 5] = [
     (End::Stopped, Maps::Same),
     (End::Killed, Maps::Same),
     (End::Stopped, Maps::Others),
     (End::Killed, Maps::Others),
+    (End::KilledTwice, Maps::Others),
 ];
 
 fn configuration() -> Configuration {
@@ -91,14 +97,18 @@ fn opened(held: &[Held]) -> Tally {
 }
 
 /// Ends the daemon and starts it again.
-fn restart(scene: &mut Scene, end: End, sizes: (&str, &str)) -> Result<()> {
+fn restart(scene: &mut Scene, number: usize, end: End, sizes: (&str, &str)) -> Result<()> {
     match end {
         End::Stopped => scene.daemon.stop(Duration::from_secs(5))?,
-        End::Killed => scene.daemon.kill()?,
+        End::Killed | End::KilledTwice => scene.daemon.kill()?,
     }
     let text = fs::read_to_string(scene.daemon.file())?;
     ensure!(text.contains(sizes.0), "{text}");
     scene.daemon.configure(&text.replace(sizes.0, sizes.1))?;
+    if let End::KilledTwice = end {
+        let life = LIVES[number / EVENTS.len() % LIVES.len()];
+        scene.daemon.start_in_vain(Duration::from_millis(life))?;
+    }
     scene.daemon.start_again()?;
     scene.settle()
 }
@@ -130,7 +140,8 @@ fn nothing_is_lost_when_the_daemon_ends_and_another_one_begins() -> Result<()> {
         let former = SIZES[size % SIZES.len()];
         size += usize::from(maps == Maps::Others);
         let now = SIZES[size % SIZES.len()];
-        restart(&mut scene, end, (former, now)).with_context(|| format!("{end:?}, {maps:?}"))?;
+        restart(&mut scene, restarts, end, (former, now))
+            .with_context(|| format!("{end:?}, {maps:?}"))?;
         restarts += 1;
         std::thread::sleep(Duration::from_millis(300));
     }
