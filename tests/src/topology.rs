@@ -214,6 +214,11 @@ fn router(switch: &Namespace, name: &str, number: u8) -> Result<Host> {
     let host = Host::new(name, number)?;
     host.namespace.sysctl("ipv4/conf/all/forwarding", "1")?;
     host.namespace.sysctl("ipv6/conf/all/forwarding", "1")?;
+    // It does not tell clients of ways past it.
+    for interfaces in ["all", "default"] {
+        host.namespace
+            .sysctl(&format!("ipv4/conf/{interfaces}/send_redirects"), "0")?;
+    }
     connect(switch, &host)?;
     Ok(host)
 }
