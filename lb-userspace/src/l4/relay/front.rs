@@ -45,10 +45,17 @@ pub(crate) struct Front {
     pub(crate) spec: VipSpec,
     /// What was counted; kept when the VIP leads to another service.
     pub(crate) counts: Arc<Counts>,
-    /// The service that it leads to.
+    /// The service that serves it: the one that it leads to, or its fallback in its place.
     pub(crate) service: Arc<Service>,
+    /// The other one of the two, whose connections go on.
+    other: Option<Arc<Service>>,
     /// What chooses among its members.
     pub(crate) balancer: Arc<dyn Balancer>,
+}
+
+/// The service that would serve in the place of this one.
+fn fallback<'a>(snapshot: &'a Snapshot, service: &Service) -> Option<&'a Arc<Service>> {
+    snapshot.service(service.spec.fallback.as_ref()?.as_str())
 }
 
 /// The service's own balancer, but for the bound of consistent hashing: the kernel has none, and with
@@ -61,6 +68,13 @@ fn balancer(service: &Service, workers: usize) -> Arc<dyn Balancer> {
 }
 
 impl Front {
+    /// The services whose instances have its connections.
+    pub(crate) fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
+        [Some(&self.service), self.other.as_ref()]
+            .into_iter()
+            .flatten()
+    }
+
     /// Where its connections to `endpoint` go that clients have made to `port`: a VIP of several
     /// ports keeps them, as in the kernel.
     pub(crate) const fn target(&self, endpoint: SocketAddr, port: u16) -> SocketAddr {
@@ -88,7 +102,11 @@ impl Fronts {
             if spec.relay_obstacle().is_none()
                 && let Some(service) = snapshot.service(spec.service.as_str())
             {
-                next.all.push(self.front(spec, service, workers));
+                let services = match snapshot.instead_of(spec.service.as_str()) {
+                    Some(instead) => (instead, Some(service)),
+                    None => (service, fallback(snapshot, service)),
+                };
+                next.all.push(self.front(spec, services, workers));
             }
         }
         // One port comes before a range that holds it.
@@ -103,11 +121,18 @@ impl Fronts {
         next
     }
 
-    fn front(&self, spec: &VipSpec, service: &Arc<Service>, workers: usize) -> Arc<Front> {
+    fn front(
+        &self,
+        spec: &VipSpec,
+        (service, other): (&Arc<Service>, Option<&Arc<Service>>),
+        workers: usize,
+    ) -> Arc<Front> {
         let key = |spec: &VipSpec| -> (IpAddr, Ports) { (spec.address, spec.ports) };
         let known = self.all.iter().find(|front| key(&front.spec) == key(spec));
         if let Some(front) = known
+            && front.spec == *spec
             && Arc::ptr_eq(&front.service, service)
+            && front.other.as_ref().map(Arc::as_ptr) == other.map(Arc::as_ptr)
         {
             return Arc::clone(front);
         }
@@ -115,6 +140,7 @@ impl Fronts {
             spec: spec.clone(),
             counts: known.map_or_else(Arc::default, |front| Arc::clone(&front.counts)),
             service: Arc::clone(service),
+            other: other.cloned(),
             balancer: balancer(service, workers),
         })
     }

@@ -283,13 +283,13 @@ impl Worker {
 #[derive(Debug)]
 struct Living {
     fronts: Arc<Fronts>,
-    /// Members of the services that VIPs lead to. Ids are of one service each.
+    /// Members of the services that VIPs lead to, and of their fallbacks. Ids are of one service each.
     instances: HashSet<InstanceId>,
 }
 
 impl Living {
     fn new(fronts: Arc<Fronts>) -> Self {
-        let services = fronts.all().iter().map(|front| &front.service);
+        let services = fronts.all().iter().flat_map(|front| front.services());
         let members = services.flat_map(|of| of.members.iter().zip(of.statuses.iter()));
         let instances = members
             .filter(|(member, status)| plan::state(status, member.weight) != INSTANCE_DOWN)

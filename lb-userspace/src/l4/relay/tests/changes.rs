@@ -127,6 +127,31 @@ fn vips_come_and_go_in_place() {
 }
 
 #[test]
+fn a_fallback_serves_while_nobody_else_does_and_keeps_what_it_has() {
+    let (own, sorry, at) = (Echo::start(b'a'), Echo::start(b's'), unused_address());
+    let members = [(&*sorry.name(), 1)];
+    let sorry = service("sorry", Algorithm::RoundRobin, &members);
+    let web = ServiceSpec {
+        fallback: Some(name("sorry")),
+        ..web(&[&own])
+    };
+    let stage = Stage::new(vec![sorry, web], vec![tcp(at, "web")]);
+    let order = |state| {
+        stage.world.admin("web", &own.name(), state);
+        stage.settle();
+    };
+    let mut first = Client::connect(at);
+    assert_eq!(first.letter(), Ok(b'a'));
+    order(AdminState::Draining);
+    let mut diverted = Client::connect(at);
+    assert_eq!(diverted.letter(), Ok(b's'));
+    assert!(first.is_alive());
+    order(AdminState::Enabled);
+    assert_eq!(Client::connect(at).letter(), Ok(b'a'));
+    assert!(first.is_alive() && diverted.is_alive());
+}
+
+#[test]
 fn what_cannot_be_relayed_or_listened_at_is_said() {
     let (echo, at) = (Echo::start(b'a'), unused_address());
     let taken = TcpListener::bind(unused_address()).unwrap();
