@@ -6,6 +6,7 @@ mod flow;
 mod instance;
 mod ports;
 mod settings;
+mod steer;
 mod table;
 mod traffic;
 mod vip;
@@ -23,6 +24,7 @@ pub use instance::{
 };
 pub use ports::{MAX_RANGES, PortRange, PortRanges};
 pub use settings::Settings;
+pub use steer::{MAX_STEER_RANGES, MAX_STEERED, STEER_V4, STEER_V6, SteerCounts, SteerPorts};
 pub use table::{SLOTS, Slot, Table};
 pub use traffic::Traffic;
 pub use vip::{
@@ -93,7 +95,7 @@ pub const fn from_v4(v4: [u8; 4]) -> Address {
 mod pod {
     use super::{
         ClientHop, Counters, DecapSettings, FlowEntry, FlowKey, InstanceEntry, NextHop, PortRanges,
-        Settings, Subinterface, Table, Traffic, Vip, VipKey,
+        Settings, SteerCounts, SteerPorts, Subinterface, Table, Traffic, Vip, VipKey,
     };
 
     macro_rules! pod {
@@ -113,6 +115,8 @@ mod pod {
         NextHop,
         PortRanges,
         Settings,
+        SteerCounts,
+        SteerPorts,
         Subinterface,
         Table,
         Traffic,

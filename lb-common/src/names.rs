@@ -16,6 +16,9 @@ pub const STAGES: [&str; 6] = [
 pub const PROGRAM_DECAP: &str = "lb_decap";
 /// Lowers the MSS of what answers tunnelled connections; a traffic control program.
 pub const PROGRAM_CLAMP: &str = "lb_clamp";
+/// Hands connections that no socket listens for over to the proxy; a program that the kernel asks when
+/// it looks for a connection's socket.
+pub const PROGRAM_STEER: &str = "lb_steer";
 /// A program that passes every packet: the floor of benchmarks, and the peer that a veth needs.
 pub const PROGRAM_PASS: &str = "lb_pass";
 
@@ -71,6 +74,12 @@ pub const MAP_DECAP_LOCAL: &str = "DECAP_LOCAL";
 pub const MAP_DECAP_FRIENDS: &str = "DECAP_FRIENDS";
 /// Per-CPU array of one [`crate::Counters`], by [`crate::DecapCounter`].
 pub const MAP_DECAP_COUNTERS: &str = "DECAP_COUNTERS";
+/// Trie of [`crate::Address`] → [`crate::SteerPorts`]: whose connections are handed over.
+pub const MAP_STEER_PORTS: &str = "STEER_PORTS";
+/// Sockets that connections are handed to, by [`crate::STEER_V4`] and [`crate::STEER_V6`].
+pub const MAP_STEER_SOCKETS: &str = "STEER_SOCKETS";
+/// Per-CPU array of one [`crate::SteerCounts`].
+pub const MAP_STEER_COUNTS: &str = "STEER_COUNTS";
 /// Program array of [`STAGES`]. It belongs to one load of the programs, because what is handed over
 /// lies in a map that only those share; pinned beside the maps that outlive the daemon, since the
 /// kernel empties a program array that no process and no pin holds.

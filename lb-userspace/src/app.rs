@@ -25,6 +25,7 @@ use crate::{
     l4,
     l7::{self, Management, Spans},
     model::Clock,
+    net::Steer,
     registry::Registry,
     runtime::{self, Keeper, Loaded},
     telemetry::{self, LineWriter, LogFilter},
@@ -125,7 +126,15 @@ async fn serve(
     });
     let (access, access_log) = telemetry::access_log::open(&daemon.access_log)?.unzip();
     let for_proxy = Arc::clone(&registry);
-    let proxy = l7::start(for_proxy, clock.clone(), workers, management, access)?;
+    let steer: Box<dyn Steer> = Box::<l4::Steerer>::default();
+    let proxy = l7::start(
+        for_proxy,
+        clock.clone(),
+        workers,
+        management,
+        access,
+        Some(steer),
+    )?;
     state.set_gateway(Arc::clone(proxy.stats()));
     let spans = proxy.take_spans().unwrap_or_else(Spans::none);
     let integrations = integrate(&state, registry, clock, spans, &stopped);

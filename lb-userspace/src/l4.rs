@@ -33,6 +33,7 @@ mod rehearsal;
 mod relay;
 mod report;
 mod stats;
+mod steer;
 mod sweep;
 mod tables;
 mod vlans;
@@ -51,3 +52,4 @@ pub(crate) use report::Reporter;
 pub use report::{
     ConnectionReport, Handle, PathMode, ReconcileReport, RelayedVip, Report, VipReport,
 };
+pub use steer::Steerer;

@@ -48,6 +48,7 @@ mod tally;
 mod trace;
 mod tunnel;
 mod upload;
+mod vips;
 mod worker;
 
 use std::{
@@ -64,7 +65,7 @@ use tokio::{
 };
 
 use self::{listeners::Listeners, room::Bells, worker::Worker};
-use crate::{model::Clock, registry::Registry};
+use crate::{model::Clock, net::Steer, registry::Registry};
 
 pub use access::{AccessLog, Asked, Ending, MOST_PATH, Record, Trace, WHOLE};
 pub use affinity::{Preview, Way};
@@ -84,6 +85,9 @@ pub enum L7Error {
         /// What the system said.
         source: io::Error,
     },
+    /// What is no listener's cannot be served.
+    #[error("expected to serve gateway.vips, found: {0}")]
+    Steer(String),
     /// A worker's thread or runtime cannot be made.
     #[error("expected to start a worker, found: {0}")]
     Worker(#[from] io::Error),
@@ -100,7 +104,8 @@ pub struct Proxy {
 
 /// Starts `workers` threads (at least one) that serve the listeners, routes and services that
 /// `registry` publishes, now and after every change. Counters of instances are sharded by worker,
-/// so `workers` should be what the registry was made with. Every request that is not for
+/// so `workers` should be what the registry was made with. VIPs of the gateway
+/// are handed over by `steer`. Every request that is not for
 /// `management` is told to `access`.
 ///
 /// # Errors
@@ -116,6 +121,7 @@ pub fn start(
     workers: usize,
     management: Option<Management>,
     access: Option<AccessLog>,
+    steer: Option<Box<dyn Steer>>,
 ) -> Result<Proxy, L7Error> {
     let access = access.map(Arc::new);
     let lost = access.as_ref().map(|log| Arc::clone(log.lost()));
@@ -143,7 +149,7 @@ pub fn start(
         proxy.stats.runs(runtime);
     }
     proxy.spans = Mutex::new(Some(spans));
-    let mut listeners = Listeners::new(orders);
+    let mut listeners = Listeners::new(orders, steer, Arc::clone(&proxy.stats));
     // Dropping `proxy` on the way out ends the workers, whose orders have no giver any more.
     if let Some(error) = listeners.follow(&registry.snapshot()).into_iter().next() {
         drop(listeners);

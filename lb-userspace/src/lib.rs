@@ -18,7 +18,7 @@ pub mod integration;
 pub mod l4;
 pub mod l7;
 pub mod model;
-mod net;
+pub mod net;
 pub mod registry;
 pub mod resilience;
 pub mod runtime;

@@ -4,7 +4,9 @@
 mod fault;
 mod listening;
 mod local;
+mod steer;
 
 pub(crate) use fault::{is_of_the_peer, is_own};
 pub(crate) use listening::{Group, KEEPALIVE};
 pub(crate) use local::is_delivered;
+pub use steer::{Steer, Steered};

@@ -52,6 +52,7 @@ const BOUNDS: &[Bound] = &[
     bound(names::PROGRAM_PASS, 100, 0),
     bound(names::PROGRAM_DECAP, 50_000, 384),
     bound(names::PROGRAM_CLAMP, 50_000, 288),
+    bound(names::PROGRAM_STEER, 10_000, 128),
 ];
 
 /// Errors of the kernel by which it says that this process may not load programs, or that it knows
@@ -140,6 +141,7 @@ fn load(program: &mut Program) -> Result<(), ProgramError> {
     match program {
         Program::Xdp(program) => program.load(),
         Program::SchedClassifier(program) => program.load(),
+        Program::SkLookup(program) => program.load(),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
 }

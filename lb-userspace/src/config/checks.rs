@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
 };
 
-use lb_common::{MAX_INSTANCES, MAX_VIPS};
+use lb_common::{MAX_INSTANCES, MAX_STEER_RANGES, MAX_STEERED, MAX_VIPS};
 
 use super::{
     Notice,
@@ -20,8 +20,8 @@ use super::{
 use lb_common::MAX_RANGES;
 
 use crate::model::{
-    Algorithm, ApiAddress, DatapathMode, PathPattern, Ports, Protocol, RouteSpec, ServiceName,
-    VipSpec,
+    Algorithm, ApiAddress, DatapathMode, GatewayVip, PathPattern, Ports, Protocol, RouteSpec,
+    ServiceName, VipSpec, ports_by_prefix,
 };
 
 /// Paths that the management API serves where it shares the gateway's listeners; each stands for
@@ -56,6 +56,7 @@ impl Whole<'_> {
         self.routes(reader);
         self.vips(reader);
         self.listeners(reader);
+        self.gateway_vips(reader);
         self.datapath(reader);
         self.limits(reader);
         self.notice(notices);
@@ -203,6 +204,57 @@ impl Whole<'_> {
                 && let Some(taken) = listeners.iter().find(|l| overlap(l.value, address))
             {
                 not_free(reader, api, address, taken);
+            }
+        }
+    }
+
+    /// What the gateway serves is nobody else's.
+    fn gateway_vips(&self, reader: &mut Reader) {
+        let vips = &self.gateway.vips;
+        once(
+            reader,
+            vips.iter().map(|vip| (vip.value, vip)),
+            "every one once",
+        );
+        for vip in vips {
+            let (prefix, ports) = (vip.value.prefix, vip.value.ports);
+            let is_taken = |other: &&Leads<VipSpec>| {
+                other.spec.protocol == Protocol::Tcp
+                    && prefix.contains(other.spec.address)
+                    && ports.overlap(other.spec.ports)
+            };
+            if let Some(taken) = self.vips.iter().find(is_taken) {
+                let expected = format!(
+                    "addresses and ports that no VIP has, but {} has {}",
+                    taken.place.path, taken.spec
+                );
+                reader.contradiction(vip, format!("{:?}", vip.value.to_string()), expected);
+            }
+            for place in &self.api.listen.value {
+                if let ApiAddress::Tcp(address) = *place
+                    && prefix.contains(address.ip())
+                    && ports.hold(address.port())
+                {
+                    let expected = format!("none that api.listen has, which has {address}");
+                    reader.contradiction(vip, format!("{:?}", vip.value.to_string()), expected);
+                }
+            }
+        }
+        if let Some(first) = vips.get(MAX_STEERED as usize) {
+            let expected = format!("at most {MAX_STEERED} of them");
+            reader.contradiction(first, vips.len().to_string(), expected);
+        }
+        let values: Vec<GatewayVip> = vips.iter().map(|vip| vip.value).collect();
+        for (prefix, ranges) in ports_by_prefix(&values) {
+            let mut named = vips.iter().rev();
+            if ranges.len() > MAX_STEER_RANGES
+                && let Some(last) = named.find(|vip| vip.value.prefix == prefix)
+            {
+                let expected = format!(
+                    "at most {MAX_STEER_RANGES} ranges of ports at one address, those of ranges \
+                     of addresses around it included"
+                );
+                reader.contradiction(last, ranges.len().to_string(), expected);
             }
         }
     }

@@ -12,12 +12,13 @@ use super::{
     reader::Section,
     timeouts::{OrOff, REQUESTS},
     values::{
-        ACCESS_LOG, INTERFACE, LISTEN, LOG_LEVEL, NAT_SOURCE, PIN_PATH, PORTS, TRUSTED_PROXY,
+        ACCESS_LOG, GATEWAY_VIP, INTERFACE, LISTEN, LOG_LEVEL, NAT_SOURCE, PIN_PATH, PORTS,
+        TRUSTED_PROXY,
     },
 };
 use crate::model::{
-    AccessLogSpec, DaemonSpec, DatapathMode, DatapathSpec, GatewaySpec, LogField, LogFormat,
-    LogSpec, MetricsSpec,
+    AccessLogSpec, DaemonSpec, DatapathMode, DatapathSpec, GatewaySpec, GatewayVip, LogField,
+    LogFormat, LogSpec, MetricsSpec,
 };
 
 /// A period from `min` milliseconds to `max` seconds.
@@ -75,6 +76,7 @@ pub(super) const DEFAULT_LISTEN: SocketAddr =
 pub(super) struct ReadGateway {
     pub(super) spec: GatewaySpec,
     pub(super) listeners: Vec<Sourced<SocketAddr>>,
+    pub(super) vips: Vec<Sourced<GatewayVip>>,
     pub(super) workers: usize,
 }
 
@@ -91,9 +93,11 @@ pub(super) struct ReadDatapath {
 pub(super) fn read_gateway(root: &mut Section<'_, '_>) -> ReadGateway {
     root.table("gateway", |t| {
         let listeners = t.list("listen", &LISTEN, &[DEFAULT_LISTEN]);
+        let vips = t.list("vips", &GATEWAY_VIP, &[]);
         let workers = Sourced::unset(DaemonSpec::default().workers);
         let workers = t.value("workers", &number(1, 1024, 4), &workers).value;
         let GatewaySpec {
+            vips: _,
             header_timeout,
             keepalive_timeout,
             max_connection_age,
@@ -131,6 +135,7 @@ pub(super) fn read_gateway(root: &mut Section<'_, '_>) -> ReadGateway {
         let mut count =
             |key, form: Number<usize>, unset| t.value(key, &form, &Sourced::unset(unset)).value;
         let spec = GatewaySpec {
+            vips: vips.iter().map(|vip| vip.value).collect(),
             header_timeout,
             keepalive_timeout,
             max_connection_age,
@@ -157,6 +162,7 @@ pub(super) fn read_gateway(root: &mut Section<'_, '_>) -> ReadGateway {
         ReadGateway {
             spec,
             listeners,
+            vips,
             workers,
         }
     })

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::forms::{Pattern, Refused};
-use crate::model::{IpPrefix, Ports, ServiceName};
+use crate::model::{GatewayVip, IpPrefix, Ports, ServiceName};
 
 pub(super) use http::{
     COOKIE_KEY, COOKIE_NAME, FIELD, HASH_KEY, HOST, JWT_SECRET, PROBE_HOST, PROBE_PATH, RATE_KEY,
@@ -225,6 +225,30 @@ pub(super) const NAT_SOURCE: Pattern<IpAddr> = Pattern {
     parse: |text| unicast(text).ok_or_else(Refused::default),
     show: ToString::to_string,
 };
+
+/// Addresses and ports that the gateway serves without listening at them.
+pub(super) const GATEWAY_VIP: Pattern<GatewayVip> = Pattern {
+    expected: "an address or a range of addresses, IPv6 in brackets, and after a colon a port, the \
+               first and the last of several, or any",
+    example: "192.0.2.0/24:8000-8999",
+    numbers: false,
+    secret: false,
+    parse: |text| gateway_vip(text).ok_or_else(Refused::default),
+    show: ToString::to_string,
+};
+
+fn gateway_vip(text: &str) -> Option<GatewayVip> {
+    let (addresses, ports) = text.rsplit_once(':')?;
+    let bare = addresses
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
+    let prefix: IpPrefix = bare.unwrap_or(addresses).parse().ok()?;
+    let ports = (VIP_PORTS.parse)(ports).ok()?;
+    // Without brackets the last part of an IPv6 address would look like a port.
+    let is_bracketed = prefix.address().is_ipv6();
+    (is_bracketed == bare.is_some() && !prefix.address().is_multicast())
+        .then_some(GatewayVip { prefix, ports })
+}
 
 /// Addresses of proxies before lb.
 pub(super) const TRUSTED_PROXY: Pattern<IpPrefix> = Pattern {

@@ -117,6 +117,12 @@ pub enum L4Error {
         /// The system's words.
         why: String,
     },
+    /// The program that hands connections to the proxy could not be attached.
+    #[error("cannot attach the program that hands connections to the proxy: {why}")]
+    Steer {
+        /// The kernel's words.
+        why: String,
+    },
     /// A relay could not be started.
     #[error("cannot start a relay for VIPs: {why}")]
     Relay {

@@ -7,9 +7,9 @@ use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::{L7Error, worker::Order};
+use super::{GatewayStats, L7Error, vips::Vips, worker::Order};
 use crate::{
-    net::Group,
+    net::{Group, Steer},
     registry::{Registry, Snapshot},
 };
 
@@ -18,26 +18,38 @@ use crate::{
 const FIRST_RETRY: Duration = Duration::from_millis(20);
 const LAST_RETRY: Duration = Duration::from_secs(1);
 
+/// How often it is read what the kernel has handed over.
+const READ: Duration = Duration::from_secs(1);
+
 /// The open addresses and the workers that serve them.
 #[derive(Debug)]
 pub(super) struct Listeners {
     workers: Vec<mpsc::UnboundedSender<Order>>,
     open: BTreeSet<SocketAddr>,
+    vips: Vips,
+    stats: Arc<GatewayStats>,
 }
 
 impl Listeners {
     /// No address is open.
-    pub(super) const fn new(workers: Vec<mpsc::UnboundedSender<Order>>) -> Self {
+    pub(super) const fn new(
+        workers: Vec<mpsc::UnboundedSender<Order>>,
+        steer: Option<Box<dyn Steer>>,
+        stats: Arc<GatewayStats>,
+    ) -> Self {
         Self {
             workers,
             open: BTreeSet::new(),
+            vips: Vips::new(steer),
+            stats,
         }
     }
 
     /// Opens what `snapshot` has and is not open, then closes what it does not have.
     ///
     /// # Errors
-    /// For each address that could not be opened; the others are.
+    /// For each address that could not be opened, and for the VIPs when they are not handed over; the
+    /// others are.
     pub(super) fn follow(&mut self, snapshot: &Snapshot) -> Vec<L7Error> {
         let wanted: BTreeSet<SocketAddr> =
             snapshot.listeners.iter().map(|spec| spec.address).collect();
@@ -67,6 +79,8 @@ impl Listeners {
                 Err(source) => errors.push(L7Error::Listen { address, source }),
             }
         }
+        let followed = self.vips.follow(&snapshot.gateway.vips, &self.workers);
+        errors.extend(followed.err());
         errors
     }
 
@@ -80,6 +94,7 @@ impl Listeners {
         let mut stop = std::pin::pin!(stop);
         let mut complained = BTreeSet::new();
         let mut wait = FIRST_RETRY;
+        let mut reads = tokio::time::interval(READ);
         loop {
             revision.mark_unchanged();
             let errors = self.follow(&registry.snapshot());
@@ -107,7 +122,9 @@ impl Listeners {
                     }
                 }
                 () = retry => wait = LAST_RETRY.min(wait * 2),
+                _ = reads.tick() => self.stats.set_steered(self.vips.steered()),
                 deadline = &mut stop => {
+                    self.vips.end();
                     // Without an order the workers end at once, as their channels close.
                     if let Ok(deadline) = deadline {
                         for worker in &self.workers {

@@ -335,7 +335,7 @@ impl Gateway {
         let change = Change::Configure(Box::new(desired.clone()));
         registry.apply(change).unwrap();
         let clock = Clock::real();
-        let proxy = start(Arc::clone(&registry), clock, workers, management, log).unwrap();
+        let proxy = start(Arc::clone(&registry), clock, workers, management, log, None).unwrap();
         Self {
             address,
             registry,

@@ -42,7 +42,7 @@ use super::{
 use crate::{
     balance::Random,
     model::{AdminState, Clock, InstanceId, Reason, ServiceStats},
-    net,
+    net::{self, Steered},
     registry::{Around, Registry, Snapshot},
 };
 
@@ -64,6 +64,9 @@ pub struct GatewayStats {
     open: AtomicU64,
     closed: [AtomicU64; Closed::ALL.len()],
     unlogged: Arc<AtomicU64>,
+    /// Connections that were handed over to it, and that should have been.
+    handed: AtomicU64,
+    orphaned: AtomicU64,
     /// The runtimes of the workers, in their order.
     runtimes: RwLock<Vec<RuntimeMetrics>>,
 }
@@ -81,6 +84,21 @@ impl GatewayStats {
     #[must_use]
     pub fn unlogged(&self) -> u64 {
         self.unlogged.load(Relaxed)
+    }
+
+    /// Connections for VIPs of the gateway that the kernel has handed over to it.
+    #[must_use]
+    pub fn steered(&self) -> Steered {
+        Steered {
+            handed: self.handed.load(Relaxed),
+            orphaned: self.orphaned.load(Relaxed),
+        }
+    }
+
+    /// Notes how many there were.
+    pub(super) fn set_steered(&self, steered: Steered) {
+        self.handed.store(steered.handed, Relaxed);
+        self.orphaned.store(steered.orphaned, Relaxed);
     }
 
     /// How long each worker has not waited for something to do, since it was started.

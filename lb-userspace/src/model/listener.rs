@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use super::{IpPrefix, RateLimitSpec, SessionSpec, TracingSpec};
+use super::{GatewayVip, IpPrefix, RateLimitSpec, SessionSpec, TracingSpec};
 
 /// A socket that HTTP clients connect to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -14,6 +14,8 @@ pub struct ListenerSpec {
 /// What holds for every client connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GatewaySpec {
+    /// What it serves beside its listeners.
+    pub vips: Vec<GatewayVip>,
     /// To receive the whole head of a request: from its first byte, or from the beginning of the
     /// connection.
     pub header_timeout: Duration,
@@ -47,6 +49,7 @@ pub struct GatewaySpec {
 impl Default for GatewaySpec {
     fn default() -> Self {
         Self {
+            vips: Vec::new(),
             header_timeout: Duration::from_secs(30),
             // nginx's, and longer than most clients keep a connection: who closes first should be
             // the client, whose next request could else be under way.

@@ -7,7 +7,7 @@ use std::{
 };
 
 /// The addresses that share their first bits: `10.0.0.0/8`, `fd00::/8`, or one address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct IpPrefix {
     address: IpAddr,
     length: u8,
@@ -24,6 +24,24 @@ pub struct PrefixError {
 }
 
 impl IpPrefix {
+    /// Its first address.
+    #[must_use]
+    pub const fn address(self) -> IpAddr {
+        self.address
+    }
+
+    /// The number of bits that its addresses share.
+    #[must_use]
+    pub const fn length(self) -> u8 {
+        self.length
+    }
+
+    /// Whether all addresses of `other` are in it.
+    #[must_use]
+    pub fn covers(self, other: Self) -> bool {
+        self.length <= other.length && self.contains(other.address)
+    }
+
     /// Whether `address` is in the range. An IPv4 address in IPv6 clothes (`::ffff:10.0.0.1`)
     /// counts as the IPv4 address that it is.
     #[must_use]

@@ -127,6 +127,13 @@ impl Ports {
         first <= port && port <= last
     }
 
+    /// Whether they have a port in common.
+    #[must_use]
+    pub const fn overlap(self, other: Self) -> bool {
+        let ((first, last), (other_first, other_last)) = (self.ends(), other.ends());
+        first <= other_last && other_first <= last
+    }
+
     /// Whether it could not be said which of the two a packet is for: one port comes before a range,
     /// and a range before any, but two ranges with a port in common are equals.
     #[must_use]

@@ -39,7 +39,15 @@ impl Group {
             let alone = self.socket()?;
             alone.bind(&self.address.into())?;
         }
-        (0..count).map(|_| self.listen()).collect()
+        let mut sockets = Vec::with_capacity(count);
+        let mut group = *self;
+        for _ in 0..count {
+            let socket = group.listen()?;
+            // Where the port is the system's to choose, it has chosen.
+            group.address = socket.local_addr()?;
+            sockets.push(socket);
+        }
+        Ok(sockets)
     }
 
     fn socket(&self) -> io::Result<Socket> {
@@ -99,6 +107,20 @@ mod tests {
             group.foreign = true;
             assert_eq!(group.open(3).unwrap().len(), 3);
         }
+    }
+
+    #[test]
+    fn a_port_that_the_system_chooses_is_the_same_for_all() {
+        let group = Group {
+            address: (Ipv4Addr::LOCALHOST, 0).into(),
+            foreign: false,
+            shared: false,
+        };
+        let sockets = group.open(3).unwrap();
+        let mut addresses = sockets.iter().map(|socket| socket.local_addr().unwrap());
+        let first = addresses.next().unwrap();
+        assert_ne!(first.port(), 0);
+        assert!(addresses.all(|address| address == first));
     }
 
     #[test]

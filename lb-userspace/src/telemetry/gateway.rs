@@ -31,6 +31,7 @@ impl GatewayCollector {
     pub(super) fn new(gateway: Gateway) -> Result<Self, prometheus::Error> {
         let descriptions = describe(&[
             &names::GATEWAY_ACCEPTED,
+            &names::GATEWAY_STEERED,
             &names::GATEWAY_OPEN,
             &names::GATEWAY_BUSY,
             &names::GATEWAY_ANSWERS,
@@ -55,6 +56,10 @@ impl Collector for GatewayCollector {
         };
         let mut accepted = Samples::new(&names::GATEWAY_ACCEPTED);
         accepted.add(&[], stats.accepted() as f64);
+        let mut steered = Samples::new(&names::GATEWAY_STEERED);
+        let counts = stats.steered();
+        steered.add(&["handed_over"], counts.handed as f64);
+        steered.add(&["no_socket"], counts.orphaned as f64);
         let mut open = Samples::new(&names::GATEWAY_OPEN);
         open.add(&[], stats.open() as f64);
         let mut busy = Samples::new(&names::GATEWAY_BUSY);
@@ -72,7 +77,7 @@ impl Collector for GatewayCollector {
         }
         let mut unlogged = Samples::new(&names::ACCESS_LOG_DROPPED);
         unlogged.add(&[], stats.unlogged() as f64);
-        [accepted, open, busy, answers, closed, unlogged]
+        [accepted, steered, open, busy, answers, closed, unlogged]
             .map(Samples::finish)
             .to_vec()
     }

@@ -206,6 +206,9 @@ families! {
     GATEWAY_ACCEPTED: Counter "lb_gateway_connections_total"
         []
         "Client connections that the gateway's listeners accepted.";
+    GATEWAY_STEERED: Counter "lb_gateway_steered_connections_total"
+        ["result"]
+        "Connections for gateway.vips that the kernel has handed over, or found no socket for.";
     GATEWAY_OPEN: Gauge "lb_gateway_open_connections"
         []
         "Client connections open now, tunnels not included.";

@@ -37,7 +37,7 @@ service = "wbe"
             "lb.toml:3:1: gateway.lisen: expected one of the keys of gateway: drain_timeout, \
              header_timeout, keepalive_timeout, listen, max_connection_age, \
              max_connection_requests, max_head_bytes, max_headers, pool_idle_per_instance, \
-             pool_idle_timeout, rate_limit, trusted_proxies, workers; found \"lisen\" (did you mean \"listen\"?)",
+             pool_idle_timeout, rate_limit, trusted_proxies, vips, workers; found \"lisen\" (did you mean \"listen\"?)",
             "lb.toml:4:18: gateway.header_timeout: expected a duration from 10ms to 1h, such as \
              \"30s\"; found \"30\" (the unit is missing)",
             "lb.toml:8:13: services.web.algorithm: expected \"round_robin\", \

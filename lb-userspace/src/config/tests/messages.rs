@@ -15,6 +15,25 @@ service = "web"
 const ETH0: &str = "datapath.interfaces = [\"eth0\"]\n";
 
 #[test]
+fn an_address_has_no_more_ranges_of_ports_than_the_kernel_looks_at() {
+    let vips = |count: u16| {
+        let vips = (0..count).map(|number| format!("\"10.0.0.1:{}\"", 1000 + 2 * number));
+        let vips = vips.collect::<Vec<_>>().join(", ");
+        load_text(&format!(
+            "gateway.vips = [\"10.0.0.0/8:80\", {vips}]\n{GOOD}\n"
+        ))
+    };
+    assert!(vips(15).is_ok());
+    let found = faults(vips(16));
+    let expected = "gateway.vips[16]: expected at most 16 ranges of ports at one address, those of \
+                    ranges of addresses around it included; found 17";
+    assert!(
+        found.len() == 1 && found[0].ends_with(expected),
+        "{found:?}"
+    );
+}
+
+#[test]
 fn each_fault_is_said_in_its_own_words() {
     // What is added in front of the good file, what behind it, and the fault without its place.
     let cases: &[(&str, &str, &str)] = &[
@@ -43,6 +62,56 @@ fn each_fault_is_said_in_its_own_words() {
             "gateway.listen = [\"10.0.0.1\"]",
             "",
             "gateway.listen[0]: expected an IP address and a port from 1 to 65535, or a port alone for 0.0.0.0, such as \"0.0.0.0:8000\"; found \"10.0.0.1\"",
+        ),
+        (
+            "gateway.vips = [\"192.0.2.0/24\"]",
+            "",
+            "gateway.vips[0]: expected an address or a range of addresses, IPv6 in brackets, and after a colon a port, the first and the last of several, or any, such as \"192.0.2.0/24:8000-8999\"; found \"192.0.2.0/24\"",
+        ),
+        (
+            "gateway.vips = [\"192.0.2.1/24:80\"]",
+            "",
+            "gateway.vips[0]: expected an address or a range of addresses, IPv6 in brackets, and after a colon a port, the first and the last of several, or any, such as \"192.0.2.0/24:8000-8999\"; found \"192.0.2.1/24:80\"",
+        ),
+        (
+            "gateway.vips = [\"2001:db8::1:80\"]",
+            "",
+            "gateway.vips[0]: expected an address or a range of addresses, IPv6 in brackets, and after a colon a port, the first and the last of several, or any, such as \"192.0.2.0/24:8000-8999\"; found \"2001:db8::1:80\"",
+        ),
+        (
+            "gateway.vips = [\"[192.0.2.1]:80\"]",
+            "",
+            "gateway.vips[0]: expected an address or a range of addresses, IPv6 in brackets, and after a colon a port, the first and the last of several, or any, such as \"192.0.2.0/24:8000-8999\"; found \"[192.0.2.1]:80\"",
+        ),
+        (
+            "gateway.vips = [\"192.0.2.1:0\"]",
+            "",
+            "gateway.vips[0]: expected an address or a range of addresses, IPv6 in brackets, and after a colon a port, the first and the last of several, or any, such as \"192.0.2.0/24:8000-8999\"; found \"192.0.2.1:0\"",
+        ),
+        (
+            "gateway.vips = [\"192.0.2.1:90-80\"]",
+            "",
+            "gateway.vips[0]: expected an address or a range of addresses, IPv6 in brackets, and after a colon a port, the first and the last of several, or any, such as \"192.0.2.0/24:8000-8999\"; found \"192.0.2.1:90-80\"",
+        ),
+        (
+            "gateway.vips = [\"224.0.0.0/4:80\"]",
+            "",
+            "gateway.vips[0]: expected an address or a range of addresses, IPv6 in brackets, and after a colon a port, the first and the last of several, or any, such as \"192.0.2.0/24:8000-8999\"; found \"224.0.0.0/4:80\"",
+        ),
+        (
+            "gateway.vips = [\"192.0.2.0/24:80\", \"192.0.2.0/24:80\"]",
+            "",
+            "gateway.vips[1]: expected every one once; found the same in gateway.vips[0]",
+        ),
+        (
+            "api.listen = [\"127.0.0.1:7700\"]\ngateway.vips = [\"127.0.0.0/8:any\"]",
+            "",
+            "gateway.vips[0]: expected none that api.listen has, which has 127.0.0.1:7700; found \"127.0.0.0/8:any\"",
+        ),
+        (
+            "gateway.vips = [\"10.0.0.0/24:80-90\"]\ndatapath.interfaces = \"eth0\"",
+            "[[vips]]\naddress = \"10.0.0.9\"\nport = \"90-99\"\nservice = \"web\"",
+            "gateway.vips[0]: expected addresses and ports that no VIP has, but vips[0] has tcp/10.0.0.9:90-99; found \"10.0.0.0/24:80-90\"",
         ),
         (
             "gateway.listen = [0]",

@@ -43,6 +43,7 @@ pub(crate) mod pins;
 mod rehearsal;
 mod stages;
 mod status;
+pub(crate) mod steer;
 mod syscall;
 mod takeover;
 
@@ -382,4 +383,17 @@ fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+/// A map of an object that was loaded.
+fn take<T: TryFrom<aya::maps::Map, Error = MapError>>(
+    object: &mut Ebpf,
+    name: &'static str,
+) -> Result<T, L4Error> {
+    let map = object.take_map(name).ok_or_else(|| L4Error::Mismatch {
+        map: name,
+        expected: "there".to_owned(),
+        found: "none".to_owned(),
+    })?;
+    T::try_from(map).map_err(|error| L4Error::Load { why: chain(&error) })
 }

@@ -15,7 +15,7 @@ fn an_address_in_use_is_named() {
     registry
         .apply(Change::Configure(Box::new(desired)))
         .unwrap();
-    let error = start(registry, Clock::real(), 2, None, None)
+    let error = start(registry, Clock::real(), 2, None, None, None)
         .unwrap_err()
         .to_string();
     assert!(error.contains(&address.to_string()), "{error}");
@@ -25,7 +25,7 @@ fn an_address_in_use_is_named() {
 fn a_second_lb_does_not_share_a_port_by_mistake() {
     let gateway = Gateway::of(everything_to(&[]));
     let registry = Arc::clone(&gateway.registry);
-    assert!(start(registry, Clock::real(), 1, None, None).is_err());
+    assert!(start(registry, Clock::real(), 1, None, None, None).is_err());
 }
 
 #[test]

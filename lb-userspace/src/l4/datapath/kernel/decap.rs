@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, HashMap, MapData, MapError, PerCpuArray},
+    maps::{Array, HashMap, MapData, PerCpuArray},
     programs::{ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode, tc::qdisc_add_clsact},
 };
 use lb_common::{Address, Counters, DecapSettings, names};
@@ -12,7 +12,7 @@ use lb_common::{Address, Counters, DecapSettings, names};
 use super::{
     chain,
     load::{OBJECT, refusal},
-    read, written,
+    read, take, written,
 };
 use crate::{
     l4::{AttachMode, L4Error, host, plan::address},
@@ -175,18 +175,6 @@ where
         why: format!("the object holds no program named {name}"),
     })?;
     T::try_from(program).map_err(|error| load(&error))
-}
-
-fn take<T: TryFrom<aya::maps::Map, Error = MapError>>(
-    object: &mut Ebpf,
-    name: &'static str,
-) -> Result<T, L4Error> {
-    let map = object.take_map(name).ok_or_else(|| L4Error::Mismatch {
-        map: name,
-        expected: "there".to_owned(),
-        found: "none".to_owned(),
-    })?;
-    T::try_from(map).map_err(|error| load(&error))
 }
 
 fn load(error: &dyn std::error::Error) -> L4Error {
