@@ -1,4 +1,4 @@
-//! Connections for the proxy's VIPs: the kernel's side of [`net::Steer`].
+//! Connections for the proxy's VIPs: the kernel's side of [`Steer`].
 //!
 //! The program is there only while there is something to hand over: who has no such VIPs needs no
 //! rights for it.
