@@ -1,5 +1,6 @@
 //! The values in the maps, one file a concept.
 
+mod acl;
 mod counter;
 mod decap;
 mod flow;
@@ -11,6 +12,10 @@ mod table;
 mod traffic;
 mod vip;
 
+pub use acl::{
+    ACL_ON, ACL_WIDE_V6, Acl, FAR_WORDS, MAX_PREFIXES, NEAR_WORDS, PREFIX_ALLOWED, PREFIX_DENIED,
+    PrefixKey, marks,
+};
 pub use counter::{COUNTER_COUNT, Counter, CounterKind, Counters};
 pub use decap::{DecapCounter, DecapSettings, MAX_FRIENDS, MAX_LOCAL};
 pub use flow::{
@@ -94,8 +99,8 @@ pub const fn from_v4(v4: [u8; 4]) -> Address {
 #[cfg(feature = "user")]
 mod pod {
     use super::{
-        ClientHop, Counters, DecapSettings, FlowEntry, FlowKey, InstanceEntry, NextHop, PortRanges,
-        Settings, SteerCounts, SteerPorts, Subinterface, Table, Traffic, Vip, VipKey,
+        Acl, ClientHop, Counters, DecapSettings, FlowEntry, FlowKey, InstanceEntry, NextHop,
+        PortRanges, Settings, SteerCounts, SteerPorts, Subinterface, Table, Traffic, Vip, VipKey,
     };
 
     macro_rules! pod {
@@ -106,6 +111,7 @@ mod pod {
         )+ };
     }
     pod!(
+        Acl,
         ClientHop,
         Counters,
         DecapSettings,

@@ -63,6 +63,12 @@ pub const MAP_EXPIRED: &str = "EXPIRED";
 /// when there is no limit. Each load of the program has its own, which lives as long as the program
 /// does and is filled before packets reach it.
 pub const MAP_CEILINGS: &str = "CEILINGS";
+/// LPM trie, [`crate::PrefixKey`] → `u32` (`PREFIX_*`): the source ACL. Each load of the program has its
+/// own, as with [`MAP_CEILINGS`].
+pub const MAP_PREFIXES: &str = "PREFIXES";
+/// One [`crate::Acl`]: what is known of all of [`MAP_PREFIXES`]. Each load of the program has its own,
+/// as with [`MAP_CEILINGS`]; the daemon writes it after each change of those.
+pub const MAP_ACL: &str = "ACL";
 /// Per-CPU array of `u32` by [`crate::Vip::id`]: the turn counter of [`crate::SELECT_TURN`].
 pub const MAP_TURNS: &str = "TURNS";
 /// [`crate::DecapSettings`], one element.
@@ -111,7 +117,7 @@ pub const PINNED_MAPS: [&str; 14] = [
 
 /// The maps that the program reads and never writes. A second load of the
 /// program that is asked what the first would do shares these with it, and has all others for itself.
-pub const READ_MAPS: [&str; 9] = [
+pub const READ_MAPS: [&str; 11] = [
     MAP_SETTINGS,
     MAP_INSTANCES,
     MAP_TABLES,
@@ -121,4 +127,6 @@ pub const READ_MAPS: [&str; 9] = [
     MAP_VIP_ADDRESSES,
     MAP_CEILINGS,
     MAP_SUBINTERFACES,
+    MAP_PREFIXES,
+    MAP_ACL,
 ];

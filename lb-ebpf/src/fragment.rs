@@ -26,7 +26,7 @@ use network_types::{
 };
 
 use crate::{
-    Flow, Packet, Scratch, Stage, Step, Tables, Verdict, hop, icmp,
+    Flow, Packet, Scratch, Stage, Step, Tables, Verdict, acl, hop, icmp,
     parse::{self, Layout, MAX_EXTENSION_BYTES, MAX_EXTENSION_HEADERS},
     process::steer,
     rewrite::{l2, nat, tag},
@@ -156,6 +156,12 @@ fn later<P: Packet, T: Tables>(
     interface: u32,
     piece: &Piece,
 ) -> Step {
+    let Scratch {
+        prefix, fragment, ..
+    } = scratch;
+    if acl::refuses_between(tables, prefix, &fragment.source, &fragment.destination) {
+        return Step::Done(Verdict::Drop(Counter::DropDenied));
+    }
     if !find_note(tables, scratch) {
         let is_vip = tables.is_vip_address(&scratch.fragment.destination);
         return Step::Done(if is_vip {

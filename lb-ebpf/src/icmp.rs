@@ -23,7 +23,7 @@ use network_types::{
 };
 
 use crate::{
-    Flow, Packet, Scratch, Stage, Step, Tables, Verdict,
+    Flow, Packet, Scratch, Stage, Step, Tables, Verdict, acl,
     checksum::Difference,
     echo, hash, hop, owner, parse,
     rewrite::{l2, tag},
@@ -50,6 +50,9 @@ pub fn forward<P: Packet, T: Tables>(
     let Some(mut message) = Message::read(packet) else {
         return OTHER;
     };
+    if is_refused(packet, tables, scratch, &message) {
+        return Step::Done(Verdict::Drop(Counter::DropDenied));
+    }
     if !message.is_error {
         return echo::answer(packet, tables, scratch, &message).map_or(OTHER, Step::Done);
     }
@@ -81,6 +84,32 @@ pub fn forward<P: Packet, T: Tables>(
             Err(reason) => way.refused(tables, reason),
         },
     )
+}
+
+/// Whether the ACL refuses a message because of its sender. It has no ports, so it is for a VIP if its
+/// address is one's.
+#[inline(always)]
+fn is_refused<P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    scratch: &mut Scratch,
+    message: &Message,
+) -> bool {
+    let Scratch {
+        prefix, partner, ..
+    } = scratch;
+    let read = if message.v4 {
+        packet.read(message.l3).map(|ip: Ipv4Hdr| {
+            partner.source = from_v4(ip.src_addr);
+            partner.destination = from_v4(ip.dst_addr);
+        })
+    } else {
+        packet.read(message.l3).map(|ip: Ipv6Hdr| {
+            partner.source = ip.src_addr;
+            partner.destination = ip.dst_addr;
+        })
+    };
+    read.is_some() && acl::refuses_between(tables, prefix, &partner.source, &partner.destination)
 }
 
 /// Writes into [`Scratch::entry`] what the connection of packets with this tuple would be, when it is

@@ -13,6 +13,7 @@
 //! that is much larger than a key, since the stack has 512 bytes; large values lie in a [`Scratch`].
 #![cfg_attr(not(any(test, feature = "memory")), no_std)]
 
+pub mod acl;
 pub mod begin;
 pub mod budget;
 pub mod checksum;

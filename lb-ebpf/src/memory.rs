@@ -7,6 +7,7 @@
 
 mod frame;
 mod host;
+mod prefix;
 
 pub use frame::Frame;
 pub use host::MemoryHost;
@@ -20,13 +21,14 @@ use std::{
 };
 
 use lb_common::{
-    Address, CLIENT_HOPS, ClientHop, Counter, Counters, FlowEntry, FlowKey, InstanceEntry,
-    MAX_INSTANCES, MAX_VIPS, NextHop, PortRanges, SLOTS, Settings, Slot, Table, Traffic, Vip,
-    VipKey,
+    Acl, Address, CLIENT_HOPS, ClientHop, Counter, Counters, FlowEntry, FlowKey, InstanceEntry,
+    MAX_INSTANCES, MAX_VIPS, NextHop, PREFIX_DENIED, PortRanges, PrefixKey, SLOTS, Settings, Slot,
+    Table, Traffic, Vip, VipKey,
 };
 
 use crate::{
     Flow, Insert, Route, Tables,
+    acl::Judged,
     budget::Budget,
     fragment::{FRAGMENTS, FragmentKey, Note},
     hash,
@@ -80,6 +82,9 @@ pub struct MemoryTables {
     vip_addresses: Mutex<HashMap<Address, PortRanges>>,
     vip_epoch: AtomicU64,
     recent_vips: Mutex<HashMap<usize, RecentVip>>,
+    acl: Mutex<Option<Box<Acl>>>,
+    prefixes: Mutex<HashMap<PrefixKey, u32>>,
+    judged: Mutex<HashMap<u32, Judged>>,
     tables: Mutex<HashMap<u32, Arc<Table>>>,
     instances: Mutex<Vec<InstanceEntry>>,
     flows: Mutex<HashMap<FlowKey, Arc<MemoryFlow>>>,
@@ -120,6 +125,9 @@ impl MemoryTables {
             vip_addresses: Mutex::default(),
             vip_epoch: AtomicU64::new(0),
             recent_vips: Mutex::default(),
+            acl: Mutex::default(),
+            prefixes: Mutex::default(),
+            judged: Mutex::default(),
             tables: Mutex::default(),
             instances: Mutex::new(vec![InstanceEntry::default(); MAX_INSTANCES as usize]),
             flows: Mutex::default(),
@@ -177,6 +185,32 @@ impl MemoryTables {
     pub fn remove_vip_address(&self, address: &Address) {
         lock(&self.vip_addresses).remove(address);
         self.vip_epoch.fetch_add(1, Relaxed);
+    }
+
+    /// Writes what is known of all rules of the ACL together.
+    pub fn set_acl(&self, acl: Box<Acl>) {
+        *lock(&self.acl) = Some(acl);
+    }
+
+    /// What was written last of it.
+    #[must_use]
+    pub fn acl(&self) -> Option<Box<Acl>> {
+        lock(&self.acl).clone()
+    }
+
+    /// Inserts or replaces a rule of the ACL, or with `None` removes it.
+    pub fn set_prefix(&self, key: PrefixKey, rule: Option<u32>) {
+        let mut prefixes = lock(&self.prefixes);
+        match rule {
+            Some(rule) => drop(prefixes.insert(key, rule)),
+            None => drop(prefixes.remove(&key)),
+        }
+    }
+
+    /// The rules of the ACL.
+    #[must_use]
+    pub fn prefixes(&self) -> HashMap<PrefixKey, u32> {
+        lock(&self.prefixes).clone()
     }
 
     /// The addresses of VIPs.
@@ -341,6 +375,32 @@ impl Tables for MemoryTables {
         let place = settled::place(&key.address, key.port);
         let copy = RecentVip::new(key, vip, epoch, now);
         lock(&self.recent_vips).insert(place, copy);
+    }
+
+    fn is_suspect(&self, source: &Address) -> bool {
+        let acl = lock(&self.acl);
+        acl.as_ref().is_some_and(|acl| acl.suspects(source))
+    }
+
+    fn acl_epoch(&self) -> u64 {
+        lock(&self.acl).as_ref().map_or(0, |acl| acl.epoch)
+    }
+
+    fn denies(&self, key: &PrefixKey) -> bool {
+        let prefixes = lock(&self.prefixes);
+        let holding = prefixes
+            .iter()
+            .filter(|(prefix, _)| prefix::holds(prefix, key));
+        let longest = holding.max_by_key(|(prefix, _)| prefix.length);
+        longest.is_some_and(|(_, rule)| *rule == PREFIX_DENIED)
+    }
+
+    fn judged(&self, place: u32) -> Judged {
+        lock(&self.judged).get(&place).copied().unwrap_or_default()
+    }
+
+    fn keep_judged(&self, place: u32, judged: &Judged) {
+        lock(&self.judged).insert(place, *judged);
     }
 
     fn flow(&self, key: &FlowKey) -> Option<Arc<MemoryFlow>> {

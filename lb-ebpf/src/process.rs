@@ -9,7 +9,7 @@
 use lb_common::{Counter, FLOW_REPLY, FlowEntry, FlowKey, NextHop, encapsulates, translates};
 
 use crate::{
-    Flow, Packet, Scratch, Stage, Step, Tables, Verdict,
+    Flow, Packet, Scratch, Stage, Step, Tables, Verdict, acl,
     begin::{self, Begun},
     conntrack::{self, Known},
     hop,
@@ -47,6 +47,9 @@ pub(crate) fn steer<P: Packet, T: Tables>(
     interface: u32,
     layout: &Layout,
 ) -> Step {
+    if acl::refuses(tables, scratch) {
+        return Step::Done(Verdict::Drop(Counter::DropDenied));
+    }
     let known = match settled::find(tables, &scratch.key, layout) {
         Some((flow, now)) => Known::Flow(flow, now),
         None => conntrack::find(tables, &scratch.key, layout),

@@ -1,6 +1,6 @@
 //! Memory for a packet's large values.
 
-use lb_common::{FlowEntry, FlowKey, VipKey};
+use lb_common::{FlowEntry, FlowKey, PrefixKey, VipKey};
 
 use crate::{
     fragment::{FragmentKey, Note},
@@ -25,6 +25,8 @@ pub struct Scratch {
     pub fragment: FragmentKey,
     /// What is noted of the datagram.
     pub note: Note,
+    /// What its source is looked up by in the ACL.
+    pub prefix: PrefixKey,
     /// What the next stage is told.
     pub handover: Handover,
 }

@@ -4,11 +4,12 @@
 //! BPF map and a hash map behind a lock, and the compiler drops from the copy what is not used.
 
 use lb_common::{
-    Address, ClientHop, Counter, FlowEntry, FlowKey, InstanceEntry, NextHop, Settings, Slot,
-    Traffic, Vip, VipKey,
+    Address, ClientHop, Counter, FlowEntry, FlowKey, InstanceEntry, NextHop, PrefixKey, Settings,
+    Slot, Traffic, Vip, VipKey,
 };
 
 use crate::{
+    acl::Judged,
     fragment::{FragmentKey, Note},
     recent::Moment,
 };
@@ -79,6 +80,17 @@ pub trait Tables {
     fn recent_vip(&self, key: &FlowKey, now: u64) -> Option<Vip>;
     /// Keeps a copy of a VIP, made at `now`; `epoch` was read before the VIP was.
     fn keep_vip(&self, key: &VipKey, vip: &Vip, epoch: u64, now: u64);
+
+    /// Whether a source may be in a prefix of the ACL ([`lb_common::Acl::suspects`]).
+    fn is_suspect(&self, source: &Address) -> bool;
+    /// The epoch of the ACL, which moves after each change of a rule.
+    fn acl_epoch(&self) -> u64;
+    /// Whether the longest prefix that holds an address denies it. `key` has all bits of one.
+    fn denies(&self, key: &PrefixKey) -> bool;
+    /// What this processor has kept at a place, below [`crate::acl::JUDGED`].
+    fn judged(&self, place: u32) -> Judged;
+    /// Keeps what the ACL has said of a source, in the place of what was there.
+    fn keep_judged(&self, place: u32, judged: &Judged);
 
     /// The connection with this key.
     fn flow(&self, key: &FlowKey) -> Option<Self::Flow>;

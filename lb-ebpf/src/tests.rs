@@ -1,6 +1,7 @@
 //! Properties of the whole path, over packets and events at random.
 
 mod accounting;
+mod acl;
 mod bytes;
 mod echo;
 mod limits;

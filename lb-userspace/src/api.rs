@@ -16,6 +16,7 @@
 //! sessions (an lb holds 4095 instances at most).
 
 mod access;
+mod acl;
 mod admin;
 mod admission;
 mod algorithms;
@@ -192,6 +193,9 @@ fn endpoints() -> Endpoints {
         .add(routes!(revisions::diff))
         .add(routes!(revisions::roll_back))
         .add(routes!(datapath::datapath))
+        .add(routes!(acl::acl))
+        .add(routes!(acl::matching))
+        .add(routes!(acl::put_rule, acl::delete_rule))
         .add(routes!(debug::debug))
         .add(routes!(log::show, log::set, log::reset))
         .add(routes!(debug::reset))

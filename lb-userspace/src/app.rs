@@ -6,6 +6,7 @@
 //! a reason to stop traffic.
 
 mod file_watch;
+mod prefix_files;
 mod reload;
 mod rights;
 mod signals;
@@ -101,6 +102,8 @@ async fn serve(
 
     let checked = Arc::clone(&registry);
     tokio::spawn(health::run(checked, clock.clone(), stopped.clone()));
+
+    tokio::spawn(prefix_files::run(Arc::clone(&registry), stopped.clone()));
 
     let (audit, audit_log) = Audit::open(&daemon.audit_log)?;
     let access = Access::new(Prepared::new(&daemon.api)?, audit);

@@ -7,6 +7,7 @@
 //! Exit codes: [`OK`] 0, [`FAILED`] 1 when lb refused or could not be reached, [`USAGE`] 2 when the
 //! command line itself makes no sense.
 
+mod acl;
 mod admin;
 mod algorithms;
 mod args;
@@ -207,6 +208,7 @@ async fn ask(mut context: Context<'_>, command: Question) -> Result<(), CliError
         Question::Vips { command } => vips::run(&mut context, command).await,
         Question::Limits => limits::limits(&mut context).await,
         Question::Discovery { command } => discovery::run(&mut context, command).await,
+        Question::Acl { command } => acl::run(&mut context, command).await,
         Question::Integrations => integrations::integrations(&mut context).await,
         Question::Instances { command } => instances::run(&mut context, command).await,
         Question::Breakers { command } => breakers::run(&mut context, command).await,

@@ -11,6 +11,7 @@
 //! [`DaemonSpec`] for the process, or faults and nothing at all.
 
 mod accounts;
+mod acl;
 mod admission;
 mod affinity;
 mod api;
@@ -67,6 +68,7 @@ use crate::{
 };
 
 pub use accounts::user_name;
+pub use acl::{prefix, prefix_lists, prefix_lists_again};
 pub use checks::API_PATHS;
 pub use document::{Document, Pointer};
 pub use fault::{Fault, Faults};
@@ -252,6 +254,7 @@ fn interpret_with(
                     .collect(),
                 gateway: gateway.spec.clone(),
                 integration,
+                acl: datapath.acl.clone(),
             },
             daemon: DaemonSpec {
                 workers: gateway.workers,

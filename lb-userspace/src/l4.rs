@@ -13,6 +13,7 @@
 //! the daemon: the program stays attached, [`detach`] takes it off. `docs/life-of-a-packet.md` tells
 //! the whole story.
 
+mod acl;
 mod addresses;
 mod ceilings;
 mod datapath;

@@ -9,6 +9,7 @@
 mod labelled;
 
 pub mod access;
+pub mod acl;
 pub mod admission;
 pub mod affinity;
 pub mod algorithm;
@@ -51,6 +52,7 @@ pub mod vip;
 pub mod window;
 
 pub use access::{LogField, LogFields};
+pub use acl::{Acl, AclAction, AclList, AclRule, AclSpec};
 pub use admission::{
     ConcurrencySpec, LimitSpec, PRIORITIES, Priority, QueueSpec, UNLIMITED, claim,
 };

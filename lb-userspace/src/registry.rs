@@ -5,6 +5,7 @@
 //! Readers hold whatever snapshot they took for as long as they like. What was measured lives in
 //! the instances, which every snapshot shares, so that nothing is lost on the way.
 
+mod acl;
 mod admit;
 mod change;
 mod check;

@@ -20,7 +20,10 @@ use std::sync::Arc;
 
 use self::state_file::{State, StateFile};
 use crate::{
-    config::{Base, Config, Faults, Known, Layer, Setting, Sources, Stamp, document::Difference},
+    config::{
+        self, Base, Config, Faults, Known, Layer, Setting, Sources, Stamp, document::Difference,
+    },
+    model::AclList,
     registry::RegistryError,
 };
 
@@ -110,6 +113,8 @@ impl std::fmt::Debug for Party {
 pub struct Loaded {
     /// The configuration to start with.
     pub config: Arc<Config>,
+    /// What the files of prefixes say that it names.
+    lists: Vec<AclList>,
     base: Base,
     state: State,
     file: Option<StateFile>,
@@ -185,8 +190,10 @@ fn finish(base: Base, file: Option<StateFile>) -> Result<Loaded, LoadError> {
         None => State::default(),
     };
     let config = Arc::new(base.interpret(&state.layer, &Known::default())?);
+    let lists = config::prefix_lists(&config.desired.acl.files)?;
     Ok(Loaded {
         config,
+        lists,
         base,
         state,
         file,

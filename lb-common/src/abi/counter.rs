@@ -193,6 +193,8 @@ counters! {
     DropFragmentEarly = 37, "fragment_before_first", Dropped;
     /// A later fragment of a connection that is over, or whose instance is gone.
     DropFragmentLost = 38, "fragment_without_connection", Dropped;
+    /// For a VIP, from a source that the ACL denies.
+    DropDenied = 39, "source_denied", Dropped;
 
     /// Connections begun.
     ConnectionsOpened = 48, "connections_opened", Event;

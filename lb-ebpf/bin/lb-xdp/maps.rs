@@ -4,15 +4,16 @@
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     macros::map,
-    maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray},
 };
 use lb_common::{
-    Address, CLIENT_HOPS as CLIENT_HOP_COUNT, ClientHop, Counters, FlowEntry, FlowKey,
-    InstanceEntry, MAX_INSTANCES, MAX_SUBINTERFACES, MAX_VIPS, NextHop, PortRanges, Settings,
-    Subinterface, Table, Traffic, Vip, VipKey, names,
+    Acl, Address, CLIENT_HOPS as CLIENT_HOP_COUNT, ClientHop, Counters, FlowEntry, FlowKey,
+    InstanceEntry, MAX_INSTANCES, MAX_PREFIXES, MAX_SUBINTERFACES, MAX_VIPS, NextHop, PortRanges,
+    Settings, Subinterface, Table, Traffic, Vip, VipKey, names,
 };
 use lb_ebpf::{
     Scratch,
+    acl::{JUDGED as JUDGED_COUNT, Judged},
     budget::Budget,
     fragment::{FRAGMENTS as FRAGMENT_COUNT, FragmentKey, Note},
     recent::{RECENT as RECENT_COUNT, Recent},
@@ -125,3 +126,17 @@ pub(crate) static CEILINGS: Array<u64> = Array::with_max_entries(MAX_INSTANCES, 
 
 #[map]
 pub(crate) static TURNS: PerCpuArray<u32> = PerCpuArray::with_max_entries(MAX_VIPS, 0);
+
+/// Not pinned, as [`CEILINGS`].
+#[map]
+pub(crate) static ACL: Array<Acl> = Array::with_max_entries(1, 0);
+
+/// Not pinned, as [`CEILINGS`].
+#[map]
+pub(crate) static PREFIXES: LpmTrie<[u32; 4], u32> =
+    LpmTrie::with_max_entries(MAX_PREFIXES, BPF_F_NO_PREALLOC);
+
+/// What [`PREFIXES`] has said, by [`lb_ebpf::acl::place`]. This program's alone: another one begins
+/// with nothing.
+#[map]
+pub(crate) static JUDGED: PerCpuArray<Judged> = PerCpuArray::with_max_entries(JUDGED_COUNT, 0);

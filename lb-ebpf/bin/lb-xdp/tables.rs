@@ -8,14 +8,17 @@ use aya_ebpf::{
         bpf_get_prandom_u32, bpf_get_smp_processor_id,
         generated::{bpf_jiffies64, bpf_ktime_get_coarse_ns},
     },
+    maps::lpm_trie::Key,
     programs::XdpContext,
 };
 use lb_common::{
-    Address, COUNTER_COUNT, ClientHop, Counter, Counters, FlowEntry, FlowKey, InstanceEntry,
-    MAX_RANGES, NextHop, SLOTS, Settings, Slot, Table, Traffic, VIP_OF_PORTS, Vip, VipKey,
+    ACL_ON, ACL_WIDE_V6, Acl, Address, COUNTER_COUNT, ClientHop, Counter, Counters, FAR_WORDS,
+    FlowEntry, FlowKey, InstanceEntry, MAX_RANGES, NEAR_WORDS, NextHop, PREFIX_DENIED, PrefixKey,
+    SLOTS, Settings, Slot, Table, Traffic, VIP_OF_PORTS, Vip, VipKey, is_v4, marks,
 };
 use lb_ebpf::{
     Flow, Insert, Route, Scratch, Tables,
+    acl::Judged,
     fragment::{FragmentKey, Note},
     recent::{self, Moment},
     settled::{self, RECENT_VIPS, RecentVip},
@@ -24,9 +27,9 @@ use lb_ebpf::{
 use crate::{
     atomic, fib, former,
     maps::{
-        CEILINGS, CLIENT_HOPS, CONNECTIONS, COUNTERS, EPOCHS, EXPIRED, FRAGMENTS, INSTANCE_TRAFFIC,
-        INSTANCES, LIVE, NEXT_HOPS, RECENT, SETTINGS, TABLES, TURNS, VIP_ADDRESSES, VIP_EPOCH,
-        VIP_TRAFFIC, VIPS, WORKPLACE, Workplace,
+        ACL, CEILINGS, CLIENT_HOPS, CONNECTIONS, COUNTERS, EPOCHS, EXPIRED, FRAGMENTS,
+        INSTANCE_TRAFFIC, INSTANCES, JUDGED, LIVE, NEXT_HOPS, PREFIXES, RECENT, SETTINGS, TABLES,
+        TURNS, VIP_ADDRESSES, VIP_EPOCH, VIP_TRAFFIC, VIPS, WORKPLACE, Workplace,
     },
 };
 
@@ -190,6 +193,44 @@ impl Tables for Maps<'_> {
                 RecentVip::new(key, vip, epoch, now),
             );
             (*self.workplace).keeps = 1;
+        }
+    }
+
+    #[inline(always)]
+    fn is_suspect(&self, source: &Address) -> bool {
+        let Some(acl) = ACL.get_ptr(0) else {
+            return false;
+        };
+        // SAFETY: a field of a map value, which the daemon writes word by word.
+        let flags = unsafe { ptr::read_volatile(&raw const (*acl).flags) };
+        flags & ACL_ON != 0 && is_marked(acl, flags, source)
+    }
+
+    #[inline(always)]
+    fn acl_epoch(&self) -> u64 {
+        // SAFETY: as above.
+        ACL.get_ptr(0).map_or(0, |acl| unsafe {
+            ptr::read_volatile(&raw const (*acl).epoch)
+        })
+    }
+
+    #[inline(always)]
+    fn denies(&self, key: &PrefixKey) -> bool {
+        // SAFETY: both are a length and four words, one after the other.
+        let key = unsafe { &*ptr::from_ref(key).cast::<Key<[u32; 4]>>() };
+        PREFIXES.get(key).is_some_and(|rule| *rule == PREFIX_DENIED)
+    }
+
+    #[inline(always)]
+    fn judged(&self, place: u32) -> Judged {
+        JUDGED.get(place).copied().unwrap_or_default()
+    }
+
+    #[inline(always)]
+    fn keep_judged(&self, place: u32, judged: &Judged) {
+        if let Some(kept) = JUDGED.get_ptr_mut(place) {
+            // SAFETY: this processor's element, which nothing else writes.
+            unsafe { ptr::write(kept, *judged) }
         }
     }
 
@@ -437,6 +478,27 @@ fn opaque(mut value: u64) -> u64 {
     // would name the same place twice, which the kernel refuses.
     unsafe { core::arch::asm!("{0} = {0}", inout(reg) value, options(nomem, nostack)) };
     value
+}
+
+/// Whether one of the marks of a source is set. The parts are joined without branches, which the
+/// verifier would go all ways of.
+#[inline(always)]
+fn is_marked(acl: *const Acl, flags: u64, source: &Address) -> bool {
+    let read = |marks: *const u64, words: usize, mark: u32| {
+        let word = opaque(u64::from(mark / 64)) as usize & (words - 1);
+        // SAFETY: a word of a part of a map value; its place is below their number.
+        unsafe { ptr::read(marks.add(word)) >> (mark % 64) }
+    };
+    // SAFETY: fields of a map value that the pointer is of.
+    let (nears, fars) = unsafe {
+        (
+            (&raw const (*acl).near).cast(),
+            (&raw const (*acl).far).cast(),
+        )
+    };
+    let [near, far] = marks(source);
+    let wide = u64::from(flags & ACL_WIDE_V6 != 0) & u64::from(!is_v4(source));
+    (read(nears, NEAR_WORDS, near) | read(fars, FAR_WORDS, far) | wide) & 1 != 0
 }
 
 /// A value of one column of a table; 0 where there is none.

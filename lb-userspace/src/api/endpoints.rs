@@ -26,7 +26,7 @@ use utoipa_axum::router::UtoipaMethodRouter;
 use super::{document, error::ApiError, path::Name, state::ApiState};
 
 /// Parameters whose value may have slashes. One path has one of them at most.
-const NAMES: [&str; 4] = ["{instance}", "{session}", "{route}", "{vip}"];
+const NAMES: [&str; 5] = ["{instance}", "{session}", "{route}", "{vip}", "{prefix}"];
 
 /// What a path understands that is only read.
 const READING: &str = "GET, HEAD, OPTIONS";

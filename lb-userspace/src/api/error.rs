@@ -209,6 +209,9 @@ pub enum ApiError {
         /// The VIPs that exist.
         known: Vec<String>,
     },
+    /// The configuration has no such rule.
+    #[error("expected the prefix of a rule of the source ACL, found {0:?}; GET /acl lists them")]
+    NoRule(String),
     /// No such revision.
     #[error("{0}")]
     NoRevision(String),
@@ -300,6 +303,7 @@ impl ApiError {
                 "No such instance",
             ),
             Self::NoSession { .. } => (StatusCode::NOT_FOUND, "no-such-session", "No such session"),
+            Self::NoRule(_) => (StatusCode::NOT_FOUND, "no-such-rule", "No such rule"),
             Self::Method { .. } => (
                 StatusCode::METHOD_NOT_ALLOWED,
                 "method-not-allowed",

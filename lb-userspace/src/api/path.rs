@@ -67,6 +67,15 @@ pub(super) struct OfVip {
     pub(super) vip: String,
 }
 
+/// The prefix that a path names.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub(super) struct OfPrefix {
+    /// An address or a range of addresses
+    #[param(example = "192.0.2.0/24")]
+    pub(super) prefix: String,
+}
+
 /// The revision that a path names.
 #[derive(Debug, IntoParams)]
 #[into_params(parameter_in = Path)]
@@ -91,6 +100,15 @@ impl<S: Send + Sync> FromRequestParts<S> for OfVip {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
         let vip = name(parts)?;
         Ok(Self { vip })
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for OfPrefix {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        let prefix = name(parts)?;
+        Ok(Self { prefix })
     }
 }
 

@@ -1,6 +1,7 @@
 //! The API as its clients see it: whole requests through the whole router, over a registry whose
 //! counters were moved by real guards.
 
+mod acl;
 mod admin;
 mod breakers;
 mod callers;
@@ -82,6 +83,7 @@ protocol = "udp"
 service = "ocr-service"
 [datapath]
 interfaces = ["eth0"]
+acl.rules = { "192.0.2.0/24" = "deny" }
 "#;
 
 /// An API over two services, and the hands to move what it measures.

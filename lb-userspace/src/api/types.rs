@@ -5,6 +5,7 @@
 //! `_seconds` in seconds; times of day are RFC 3339 in UTC. What was not measured is absent, never
 //! zero.
 
+mod acl;
 mod admission;
 mod algorithm;
 mod breaker;
@@ -28,6 +29,7 @@ mod stats;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub use acl::{Acl, AclList, AclMatch, AclRule, SetAclRule};
 pub use admission::{Admission, Concurrency, Limits, Queue, RateLimit, ServiceLimits};
 pub use algorithm::{
     AlgorithmInfo, Algorithms, InstanceWeight, Keys, ServiceAlgorithm, ServiceAlgorithmDetail,

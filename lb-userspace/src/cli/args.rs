@@ -200,6 +200,11 @@ pub(super) enum Question {
         #[command(subcommand)]
         command: Option<DiscoveryCommand>,
     },
+    /// Who may send to VIPs: the source ACL, what it drops, and its rules
+    Acl {
+        #[command(subcommand)]
+        command: Option<AclCommand>,
+    },
     /// Systems beside lb: whether they answer, what waits for them, what was lost
     Integrations,
     /// Look at instances, take them out of service and back
@@ -726,6 +731,46 @@ pub(super) enum DiscoveryCommand {
     List,
     /// Ask all sources now
     Refresh,
+}
+
+/// What to do about the source ACL.
+#[derive(Clone, Debug, Subcommand)]
+pub(super) enum AclCommand {
+    /// The rules by prefix, and where they are from
+    List {
+        /// So many, 10000 at most
+        #[arg(long, value_name = "NUMBER", default_value_t = 100)]
+        limit: u32,
+        /// Those that follow this prefix
+        #[arg(long, value_name = "PREFIX")]
+        after: Option<String>,
+    },
+    /// Whether an address may send, and the rule that decides
+    Match {
+        /// An IPv4 or IPv6 address
+        address: String,
+    },
+    /// Let sources send, whatever shorter prefixes and files say
+    Allow {
+        /// An address or a range, such as 192.0.2.0/24
+        prefix: String,
+        #[command(flatten)]
+        trial: Trial,
+    },
+    /// Drop all packets of sources to VIPs, also of connections that exist
+    Deny {
+        /// An address or a range, such as 192.0.2.0/24
+        prefix: String,
+        #[command(flatten)]
+        trial: Trial,
+    },
+    /// Remove a rule from the configuration
+    Remove {
+        /// Its prefix
+        prefix: String,
+        #[command(flatten)]
+        trial: Trial,
+    },
 }
 
 /// What to do about the packet path.

@@ -1,5 +1,6 @@
 //! The command line against a served API: real sockets, real exit codes.
 
+mod acl;
 mod events;
 mod grammar;
 mod instances;

@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::{
+    acl,
     forms::{Choice, Number, Period, Share, Switch},
     origin::Sourced,
     rate_limit,
@@ -17,8 +18,8 @@ use super::{
     },
 };
 use crate::model::{
-    AccessLogSpec, DaemonSpec, DatapathMode, DatapathSpec, GatewaySpec, GatewayVip, LogField,
-    LogFormat, LogSpec, MetricsSpec,
+    AccessLogSpec, AclSpec, DaemonSpec, DatapathMode, DatapathSpec, GatewaySpec, GatewayVip,
+    LogField, LogFormat, LogSpec, MetricsSpec,
 };
 
 /// A period from `min` milliseconds to `max` seconds.
@@ -88,6 +89,7 @@ pub(super) struct ReadDatapath {
     pub(super) max_tables: Sourced<u32>,
     pub(super) interfaces: Vec<Sourced<String>>,
     pub(super) nat_sources: Vec<Sourced<IpAddr>>,
+    pub(super) acl: AclSpec,
 }
 
 pub(super) fn read_gateway(root: &mut Section<'_, '_>) -> ReadGateway {
@@ -251,6 +253,7 @@ pub(super) fn read_datapath(root: &mut Section<'_, '_>) -> ReadDatapath {
         let next_hop_ttl = time("next_hop_ttl", period(10, 3600, "1s"), unset.next_hop_ttl);
         let pin_path = t.value("pin_path", &PIN_PATH, &Sourced::unset(unset.pin_path));
         let log = t.value("log", &Switch, &Sourced::unset(unset.log));
+        let acl = t.table("acl", acl::read);
         let values = |list: &[Sourced<String>]| list.iter().map(|i| i.value.clone()).collect();
         ReadDatapath {
             spec: DatapathSpec {
@@ -273,6 +276,7 @@ pub(super) fn read_datapath(root: &mut Section<'_, '_>) -> ReadDatapath {
             max_tables,
             interfaces,
             nat_sources,
+            acl,
         }
     })
 }

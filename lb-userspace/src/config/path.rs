@@ -13,6 +13,12 @@ enum Segment {
 }
 
 impl KeyPath {
+    /// The document itself.
+    #[must_use]
+    pub(super) const fn root() -> Self {
+        Self(Vec::new())
+    }
+
     #[must_use]
     pub(super) fn key(&self, key: &str) -> Self {
         self.with(Segment::Key(key.to_owned()))

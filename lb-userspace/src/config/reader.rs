@@ -28,6 +28,9 @@ pub(super) struct Reader {
     pub(super) values: document::Found,
 }
 
+/// The keys and values of a table whose keys are settings too.
+pub(super) type Entries<K, V> = Vec<(Sourced<<K as Form>::Value>, Sourced<<V as Form>::Value>)>;
+
 /// A table at hand.
 #[derive(Debug)]
 pub(super) struct Section<'r, 't> {
@@ -276,6 +279,48 @@ impl<'t> Section<'_, 't> {
             origin,
         });
         values
+    }
+
+    /// A table whose keys are of one form, and whose values of another. It is one setting.
+    pub(super) fn map<K: Form, V: Form>(
+        &mut self,
+        key: &'static str,
+        keys: &K,
+        values: &V,
+    ) -> Entries<K, V> {
+        let path = self.path.key(key);
+        if let Some(shape) = &mut self.shape {
+            shape.map(&path, key, keys, values);
+        }
+        let (origin, table) = match self.get(key) {
+            None => (Origin::Default, &EMPTY),
+            Some(node) => (node.origin.clone(), self.expect_table(node, &path)),
+        };
+        let mut entries = Vec::new();
+        for (name, node) in table {
+            let path = path.key(name);
+            let name = Node::text(name, node.key.clone());
+            let (name, value) = (
+                self.parse(keys, &name, &path),
+                self.parse(values, node, &path),
+            );
+            entries.extend(name.zip(value));
+        }
+        let shown: Vec<_> = entries
+            .iter()
+            .map(|(name, value)| {
+                format!("{} = {}", keys.show(&name.value), values.show(&value.value))
+            })
+            .collect();
+        self.reader.settings.push(Setting {
+            path,
+            value: match shown.as_slice() {
+                [] => "{}".to_owned(),
+                shown => format!("{{ {} }}", shown.join(", ")),
+            },
+            origin,
+        });
+        entries
     }
 
     /// A table below; read as an empty one when it is not there.

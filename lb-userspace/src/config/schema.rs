@@ -69,6 +69,29 @@ impl Shape {
         self.add(key, with_notes(list, form, path, Some(otherwise)));
     }
 
+    /// Notes a table whose keys and values are of one form each.
+    pub(super) fn map<K: Form, V: Form>(
+        &mut self,
+        path: &KeyPath,
+        key: &str,
+        keys: &K,
+        values: &V,
+    ) {
+        let mut map = json!({
+            "type": "object",
+            "propertyNames": {"description": format!("Expected: {}.", keys.expected())},
+            "additionalProperties": values.schema(),
+            "default": {},
+        });
+        if let Some(row) = row(path) {
+            let (key, value) = (keys.expected(), values.expected());
+            let expected = format!("a table whose keys are {key} and whose values are {value}");
+            map["description"] = format!("{}\n\nExpected: {expected}.", row.meaning).into();
+            map["examples"] = as_json(&row.example).into_iter().collect();
+        }
+        self.add(key, map);
+    }
+
     /// Notes that one of `keys` must be there.
     pub(super) fn one_of(&mut self, keys: &[&str]) {
         self.alternatives = keys.iter().map(|key| (*key).to_owned()).collect();

@@ -10,9 +10,6 @@
 
 use std::{fs, os::unix::fs::MetadataExt as _, path::Path, sync::Arc, time::Duration};
 
-/// From one look to the next.
-const PERIOD: Duration = Duration::from_millis(200);
-
 /// Looks that must find the same.
 const STILL: u32 = 3;
 
@@ -24,6 +21,9 @@ pub(crate) struct FileWatch {
 }
 
 impl FileWatch {
+    /// From one look to the next.
+    pub(crate) const PERIOD: Duration = Duration::from_millis(200);
+
     /// Watches `path`; it counts as changed until it is marked.
     pub(crate) fn new(path: impl Into<Arc<Path>>) -> Self {
         Self {
@@ -57,13 +57,19 @@ impl FileWatch {
         };
     }
 
+    /// Takes a look, to be taken every [`FileWatch::PERIOD`]; whether the file has changed since it
+    /// was marked, and has come to rest.
+    pub(crate) async fn look(&mut self) -> bool {
+        let stamp = self.stamp().await;
+        self.settle.look(stamp)
+    }
+
     /// Returns when the file has changed since it was marked, and has come to rest. May be dropped
     /// and called again.
     pub(crate) async fn changed(&mut self) {
         loop {
-            tokio::time::sleep(PERIOD).await;
-            let stamp = self.stamp().await;
-            if self.settle.look(stamp) {
+            tokio::time::sleep(Self::PERIOD).await;
+            if self.look().await {
                 return;
             }
         }

@@ -10,8 +10,8 @@
 use std::fmt;
 
 use lb_common::{
-    Address, Counters, FlowEntry, FlowKey, InstanceEntry, PortRanges, Settings, Subinterface,
-    Table, Traffic, Vip, VipKey,
+    Acl, Address, Counters, FlowEntry, FlowKey, InstanceEntry, PortRanges, PrefixKey, Settings,
+    Subinterface, Table, Traffic, Vip, VipKey,
 };
 
 pub(crate) mod kernel;
@@ -240,6 +240,24 @@ pub(crate) trait Datapath: fmt::Debug + Send {
     /// # Errors
     /// When the map cannot be written.
     fn put_ceiling(&mut self, index: u16, most: Option<u64>) -> Result<(), DatapathError>;
+
+    /// Inserts or replaces rules of the source ACL, in order; on an error some of them.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    fn put_prefixes(&mut self, rules: &[(PrefixKey, u32)]) -> Result<(), DatapathError>;
+
+    /// Removes rules of the source ACL; on an error some of them. One that is not there is no error.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    fn remove_prefixes(&mut self, prefixes: &[PrefixKey]) -> Result<(), DatapathError>;
+
+    /// Writes what is known of all rules together.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    fn put_acl(&mut self, acl: &Acl) -> Result<(), DatapathError>;
 
     /// Appends the next entries of the connection table to `into`, a few hundred at a time, and
     /// says where to go on; `None` when the walk is over. Entries that come or go meanwhile may or

@@ -10,6 +10,7 @@ use lb_common::{Counter, Counters, InstanceEntry};
 use tokio::time::{Instant, sleep_until};
 
 use super::{
+    acl::Rules,
     addresses,
     ceilings::{self, Ceilings},
     datapath::{AttachMode, Datapath},
@@ -57,6 +58,7 @@ pub(crate) struct Worker {
     reporter: Reporter,
     sweep: Sweep,
     ceilings: Ceilings,
+    rules: Rules,
     greeter: Greeter,
     /// Warnings that have been logged and still hold.
     warned: BTreeSet<String>,
@@ -88,6 +90,7 @@ impl Worker {
             reporter: Reporter::new(Report::default()),
             sweep,
             ceilings: Ceilings::default(),
+            rules: Rules::default(),
             greeter: Greeter::default(),
             warned: BTreeSet::new(),
             retry: RETRY.0,
@@ -180,7 +183,11 @@ impl Worker {
         }
         // Before anything that is new in the kernel gets packets.
         self.limit();
-        let result = self.state.apply(&plan, self.datapath.as_mut(), now);
+        // No program gets packets for VIPs before it knows who may not send any.
+        let ruled = self.rules.apply(&snapshot.acl, self.datapath.as_mut());
+        let result = ruled
+            .map_err(Into::into)
+            .and_then(|()| self.state.apply(&plan, self.datapath.as_mut(), now));
         let took = self.clock.now() - now;
         let report = &mut self.next.reconcile;
         report.took = took;

@@ -24,6 +24,14 @@ pub struct PrefixError {
 }
 
 impl IpPrefix {
+    /// One address alone. An IPv4 address in IPv6 clothes counts as the IPv4 address that it is.
+    #[must_use]
+    pub fn of(address: IpAddr) -> Self {
+        let address = address.to_canonical();
+        let length = if address.is_ipv4() { 32 } else { 128 };
+        Self { address, length }
+    }
+
     /// Its first address.
     #[must_use]
     pub const fn address(self) -> IpAddr {
@@ -40,6 +48,16 @@ impl IpPrefix {
     #[must_use]
     pub fn covers(self, other: Self) -> bool {
         self.length <= other.length && self.contains(other.address)
+    }
+
+    /// The range of one bit less that holds this one; `None` when there is none.
+    #[must_use]
+    pub fn shortened(self) -> Option<Self> {
+        let length = self.length.checked_sub(1)?;
+        Some(Self {
+            address: masked(self.address, length),
+            length,
+        })
     }
 
     /// Whether `address` is in the range. An IPv4 address in IPv6 clothes (`::ffff:10.0.0.1`)

@@ -1,13 +1,13 @@
 //! What can be asked of the registry, and what it says happened.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, path::Path, sync::Arc};
 
 use super::{ids::IdError, snapshot::FailOpen};
 use crate::{
     balance::Moves,
     model::{
-        AdminState, Algorithm, BreakerState, GatewaySpec, Health, InstanceId, InstanceSpec,
-        IntegrationSpec, ListenerSpec, RouteSpec, ServiceName, ServiceSpec, VipSpec,
+        AclList, AclSpec, AdminState, Algorithm, BreakerState, GatewaySpec, Health, InstanceId,
+        InstanceSpec, IntegrationSpec, ListenerSpec, RouteSpec, ServiceName, ServiceSpec, VipSpec,
     },
     resilience::{Ejection, Factors, Progress, Ramp},
 };
@@ -27,6 +27,8 @@ pub struct Desired {
     pub gateway: GatewaySpec,
     /// Systems beside lb.
     pub integration: IntegrationSpec,
+    /// Who may send to VIPs.
+    pub acl: AclSpec,
 }
 
 /// A change of state.
@@ -108,6 +110,8 @@ pub enum Change {
     Factors(Vec<(InstanceId, Factors)>),
     /// Forgets what was learned of a service's weights.
     Forget(ServiceName),
+    /// Reports what the files of prefixes say that the ACL names; those of others are ignored.
+    AclLists(Vec<AclList>),
 }
 
 /// A step of an instance's recovery.
@@ -161,6 +165,10 @@ pub enum Event {
     ListenersChanged,
     /// What lb asks and tells systems beside it changed.
     IntegrationChanged,
+    /// The source ACL changed, and how many rules it has.
+    AclChanged(usize),
+    /// A file of prefixes has faults, and goes by what it said before.
+    AclListFaulty(Arc<Path>, String),
     /// An instance's recovery went on; `None` when it is over.
     RecoveryChanged(ServiceName, String, Option<Progress>),
     /// An instance's circuit breaker has opened, half-opened or closed.
@@ -239,6 +247,10 @@ impl Event {
                 let why = why.as_str();
                 tracing::warn!(revision, %service, why, "service fails open");
             }
+            Self::AclListFaulty(file, fault) => {
+                let file = file.display();
+                tracing::error!(revision, %file, fault, "a file of prefixes has faults; what it said before holds");
+            }
             other => tracing::info!(revision, change = %other, "state changed"),
         }
     }
@@ -282,6 +294,14 @@ impl fmt::Display for Event {
             Self::VipsChanged => f.write_str("VIPs changed"),
             Self::ListenersChanged => f.write_str("listeners or their limits changed"),
             Self::IntegrationChanged => f.write_str("integrations changed"),
+            Self::AclChanged(rules) => write!(f, "source ACL changed, it has {rules} rules"),
+            Self::AclListFaulty(file, fault) => {
+                write!(
+                    f,
+                    "{} of the source ACL has faults: {fault}",
+                    file.display()
+                )
+            }
             Self::RecoveryChanged(service, i, progress) => match progress {
                 None => write!(f, "instance {i} of {service} has recovered"),
                 Some(Progress {

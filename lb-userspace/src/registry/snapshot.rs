@@ -7,7 +7,7 @@ use crate::{
     affinity::Quota,
     balance::{self, Balancer, Choice, Random, Tried},
     model::{
-        AdminState, AffinityStats, BreakerState, Exclusion, GatewaySpec, Health, InstanceId,
+        Acl, AdminState, AffinityStats, BreakerState, Exclusion, GatewaySpec, Health, InstanceId,
         IntegrationSpec, ListenerSpec, Member, RouteSpec, Served, ServiceGuard, ServiceName,
         ServiceSpec, ServiceStats, Timestamp, VipSpec,
     },
@@ -39,6 +39,8 @@ pub struct Snapshot {
     pub gateway: Arc<GatewaySpec>,
     /// Systems beside lb.
     pub integration: Arc<IntegrationSpec>,
+    /// Who may send to VIPs.
+    pub acl: Arc<Acl>,
     /// Rate limits at work; those of routes in the order of `routes`.
     pub rate_limits: Arc<RateLimits>,
 }

@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::{
+    acl,
     change::{Change, Desired, EjectionEnd, Event, RecoveryStep, RegistryError},
     check::check,
     discovery, ejection,
@@ -16,9 +17,9 @@ use super::{
 };
 use crate::{
     model::{
-        AdminState, AffinityStats, Alarm, Algorithm, BreakerState, GatewaySpec, Health, Instance,
-        InstanceId, InstanceSpec, IntegrationSpec, ListenerSpec, RouteSpec, Served, ServiceGuard,
-        ServiceLoad, ServiceName, ServiceSpec, VipSpec,
+        Acl, AdminState, AffinityStats, Alarm, Algorithm, BreakerState, GatewaySpec, Health,
+        Instance, InstanceId, InstanceSpec, IntegrationSpec, ListenerSpec, RouteSpec, Served,
+        ServiceGuard, ServiceLoad, ServiceName, ServiceSpec, VipSpec,
     },
     resilience::{Budget, Factors, Hedging, Progress, Ramp},
 };
@@ -35,6 +36,7 @@ pub(super) struct State {
     listeners: Arc<[ListenerSpec]>,
     gateway: Arc<GatewaySpec>,
     integration: Arc<IntegrationSpec>,
+    acl: Arc<Acl>,
     rate_limits: Arc<RateLimits>,
     /// Whether a configuration has been applied.
     configured: bool,
@@ -60,6 +62,7 @@ impl State {
             listeners: Arc::default(),
             gateway: Arc::default(),
             integration: Arc::default(),
+            acl: Arc::default(),
             rate_limits: Arc::default(),
             configured: false,
             reconfigured: false,
@@ -102,6 +105,7 @@ impl State {
             }
             Change::Factors(factors) => Ok(self.factors(&factors)),
             Change::Forget(service) => self.forget(&service),
+            Change::AclLists(lists) => Ok(acl::take_lists(&mut self.acl, lists)),
         }
     }
 
@@ -154,6 +158,9 @@ impl State {
         if *self.integration != desired.integration {
             self.integration = Arc::new(desired.integration);
             events.push(Event::IntegrationChanged);
+        }
+        if self.acl.spec != desired.acl {
+            events.push(acl::configure(&mut self.acl, desired.acl));
         }
         Ok(events)
     }
@@ -602,6 +609,7 @@ impl State {
             listeners: Arc::clone(&self.listeners),
             gateway: Arc::clone(&self.gateway),
             integration: Arc::clone(&self.integration),
+            acl: Arc::clone(&self.acl),
             rate_limits: Arc::clone(&self.rate_limits),
         }
     }

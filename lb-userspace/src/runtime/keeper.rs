@@ -20,7 +20,7 @@ use crate::{
         self, Base, Config, Document, Known, Layer, Sources, Stamp,
         document::{self, Difference},
     },
-    model::{DaemonSpec, Timestamp},
+    model::{AclList, DaemonSpec, Timestamp},
     registry::{Change, Registry},
 };
 
@@ -34,6 +34,8 @@ const RELOAD: &str = "reload";
 #[derive(Debug)]
 pub struct Keeper {
     sources: Sources,
+    /// What files of prefixes said before anything started; taken by the start.
+    lists: Mutex<Vec<AclList>>,
     registry: Arc<Registry>,
     /// What the process was started with: these settings change at a restart only.
     running: DaemonSpec,
@@ -68,6 +70,7 @@ impl Keeper {
     pub fn new(sources: Sources, loaded: Loaded, registry: Arc<Registry>) -> Self {
         let Loaded {
             config,
+            lists,
             base,
             state,
             file,
@@ -79,6 +82,7 @@ impl Keeper {
             state,
         };
         Self {
+            lists: Mutex::new(lists),
             sources,
             registry,
             running,
@@ -98,6 +102,8 @@ impl Keeper {
         let mut inner = self.lock();
         let desired = Box::new(inner.config.desired.clone());
         let applied = self.registry.apply(Change::Configure(desired))?;
+        let lists = std::mem::take(&mut *self.lists.lock().unwrap_or_else(PoisonError::into_inner));
+        self.registry.apply(Change::AclLists(lists))?;
         let mut state = inner.state.clone();
         keep(&mut state, &inner.config);
         state.orders.carry_out(&self.registry, now)?;
@@ -158,13 +164,18 @@ impl Keeper {
         let base = Base::read(&self.sources);
         let layer = inner.state.layer.clone();
         let config = base.interpret(&layer, &Known::default());
-        let config = config.map_err(|faults| ChangeError::Faults {
+        let faulty = |faults| ChangeError::Faults {
             faults,
             stamp: None,
-        })?;
+        };
+        let config = config.map_err(faulty)?;
+        let lists = config::prefix_lists(&config.desired.acl.files).map_err(faulty)?;
         let commit = self.prepare(&config)?;
         let desired = Box::new(config.desired.clone());
-        let applied = self.registry.apply(Change::Configure(desired))?;
+        let mut applied = self.registry.apply(Change::Configure(desired))?;
+        let listed = self.registry.apply(Change::AclLists(lists))?;
+        applied.revision = listed.revision;
+        applied.events.extend(listed.events);
         if let Some(commit) = commit {
             commit();
         }
@@ -301,10 +312,16 @@ impl Keeper {
         let config = inner
             .base
             .interpret_change(&layer, &Known::of(&inner.config));
-        let config = config.map_err(|faults| ChangeError::Faults {
+        let faulty = |faults| ChangeError::Faults {
             faults,
             stamp: Some(Arc::new(stamp.clone())),
-        })?;
+        };
+        let config = config.map_err(faulty)?;
+        let named = &config.desired.acl.files;
+        let lists = match *named == inner.config.desired.acl.files {
+            true => None,
+            false => Some(config::prefix_lists(named).map_err(faulty)?),
+        };
         let commit = self.prepare(&config)?;
         let change = Change::Configure(Box::new(config.desired.clone()));
         let changes = phrases(&self.registry.preview(change.clone())?);
@@ -325,6 +342,9 @@ impl Keeper {
         }
         self.write_or_restore(&next.state, &inner.state)?;
         let applied = self.registry.apply(change)?;
+        if let Some(lists) = lists {
+            self.registry.apply(Change::AclLists(lists))?;
+        }
         if let Some(commit) = commit {
             commit();
         }

@@ -315,6 +315,12 @@ families! {
     L4_TABLES_MAX: Gauge "lb_l4_tables_max"
         []
         "Tables that VIPs could point to.";
+    L4_ACL_RULES: Gauge "lb_l4_acl_rules"
+        ["action"]
+        "Rules of the source ACL: those that allow and those that deny.";
+    L4_ACL_LIST_FAULTY: Gauge "lb_l4_acl_list_faulty"
+        ["file"]
+        "1 when a file of prefixes has faults and what it said before holds, else 0.";
     L4_REVISION: Gauge "lb_l4_revision"
         []
         "Revision that the kernel holds completely; behind lb_revision while it is brought in.";

@@ -17,8 +17,9 @@ use super::{
 };
 use crate::{
     model::{
-        AdminState, Algorithm, BreakerState, Clock, Detector, Gate, Health, HedgeEnd, Member,
-        Reason, RetryCause, RetryRefusal, RetryStats, Timestamp, measure::LATENCY_BOUNDS_US,
+        Acl, AclAction, AdminState, Algorithm, BreakerState, Clock, Detector, Gate, Health,
+        HedgeEnd, Member, Reason, RetryCause, RetryRefusal, RetryStats, Timestamp,
+        measure::LATENCY_BOUNDS_US,
     },
     registry::{FailOpen, InstanceStatus, Registry, Service},
     resilience::{UNIT, WHOLE},
@@ -74,6 +75,8 @@ impl TrafficCollector {
             &names::L4_INSTANCE_CONNECTIONS,
             &names::L4_INSTANCE_LIVE,
             &names::REVISION,
+            &names::L4_ACL_RULES,
+            &names::L4_ACL_LIST_FAULTY,
         ])?;
         Ok(Self {
             registry,
@@ -125,8 +128,23 @@ impl Collector for TrafficCollector {
         families.extend(retries.finish());
         families.extend([answers, fail_open, diverted, revision].map(Samples::finish));
         families.extend(sessions);
+        families.extend(acl(&snapshot.acl));
         families
     }
+}
+
+/// The families about the source ACL.
+fn acl(acl: &Acl) -> [MetricFamily; 2] {
+    let mut rules = Samples::new(&names::L4_ACL_RULES);
+    for action in AclAction::ALL {
+        rules.add(&[action.as_str()], acl.count(action) as f64);
+    }
+    let mut faulty = Samples::new(&names::L4_ACL_LIST_FAULTY);
+    for list in &acl.lists {
+        let file = list.file.display().to_string();
+        faulty.add(&[&file], f64::from(u8::from(!list.faults.is_empty())));
+    }
+    [rules, faulty].map(Samples::finish)
 }
 
 /// The families about retries.

@@ -5,12 +5,13 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray};
 use aya::programs::{TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use lb_common::{
-    Address, Counters, FlowEntry, FlowKey, InstanceEntry, MAX_INSTANCES, PortRanges, Settings,
-    Subinterface, Table, Traffic, Vip, VipKey, names,
+    Acl, Address, Counters, FlowEntry, FlowKey, InstanceEntry, MAX_INSTANCES, PortRanges,
+    PrefixKey, Settings, Subinterface, Table, Traffic, Vip, VipKey, names,
 };
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
@@ -265,6 +266,30 @@ impl Kernel {
         Ok(self
             .array::<u64>(names::MAP_CEILINGS)?
             .set(u32::from(index), most + 1, 0)?)
+    }
+
+    /// Inserts or replaces a rule of the source ACL, or with `None` removes it.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn set_prefix(&mut self, key: &PrefixKey, rule: Option<u32>) -> Result<()> {
+        let map = self.object.map_mut(names::MAP_PREFIXES);
+        let map = map.context("no trie of prefixes")?;
+        let mut trie: LpmTrie<&mut MapData, [u32; 4], u32> = map.try_into()?;
+        let key = Key::new(key.length, key.address);
+        match rule {
+            Some(rule) => trie.insert(&key, rule, 0)?,
+            None => trie.remove(&key)?,
+        }
+        Ok(())
+    }
+
+    /// Writes what is known of all rules together.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn set_acl(&mut self, acl: &Acl) -> Result<()> {
+        Ok(self.array::<Acl>(names::MAP_ACL)?.set(0, acl, 0)?)
     }
 
     /// Writes an instance.

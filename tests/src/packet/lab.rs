@@ -9,9 +9,9 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use aya::programs::xdp::XdpMode;
 use lb_common::{
-    Address, Counter, Counters, FORWARD_NAT, INSTANCE_ACTIVE, InstanceEntry, PROTOCOL_TCP,
-    PROTOCOL_UDP, PortRanges, SELECT_HASH, SLOTS, Settings, Slot, Subinterface, Table, Vip, VipKey,
-    from_v4, names,
+    Acl, Address, Counter, Counters, FAR_WORDS, FORWARD_NAT, INSTANCE_ACTIVE, InstanceEntry,
+    NEAR_WORDS, PROTOCOL_TCP, PROTOCOL_UDP, PortRanges, PrefixKey, SELECT_HASH, SLOTS, Settings,
+    Slot, Subinterface, Table, Vip, VipKey, from_v4, names,
 };
 use lb_ebpf::memory::{Frame, MemoryTables};
 use lb_ebpf::{Scratch, Tables, Verdict, process};
@@ -238,6 +238,33 @@ impl Lab {
     pub fn set_ceiling(&mut self, index: u16, most: u64) -> Result<()> {
         self.memory.set_ceiling(index, Some(most));
         self.kernel.set_ceiling(index, most)
+    }
+
+    /// Makes these the rules of the source ACL: the first address of a prefix, its length of 128 bits,
+    /// and one of `PREFIX_*`.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn set_rules(&mut self, rules: &[(Address, u32, u32)]) -> Result<()> {
+        for key in self.memory.prefixes().keys() {
+            self.memory.set_prefix(*key, None);
+            self.kernel.set_prefix(key, None)?;
+        }
+        let mut acl = Box::new(Acl {
+            epoch: self.memory.acl().map_or(0, |acl| acl.epoch) + 1,
+            flags: 0,
+            near: [0; NEAR_WORDS],
+            far: [0; FAR_WORDS],
+        });
+        for (address, length, rule) in rules {
+            let key = PrefixKey::new(address, *length);
+            self.memory.set_prefix(key, Some(*rule));
+            self.kernel.set_prefix(&key, Some(*rule))?;
+            acl.note(address, *length);
+        }
+        self.kernel.set_acl(&acl)?;
+        self.memory.set_acl(acl);
+        Ok(())
     }
 
     /// Writes an instance.

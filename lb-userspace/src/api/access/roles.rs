@@ -47,6 +47,8 @@ const RESOURCES: &[Row] = &[
     ("PUT", "vips/**", Configure),
     ("PATCH", "vips/**", Configure),
     ("DELETE", "vips/**", Configure),
+    ("PUT", "acl/rules/**", Configure),
+    ("DELETE", "acl/rules/**", Configure),
     ("PUT", "config", Configure),
     ("PATCH", "config", Configure),
     ("DELETE", "config/runtime", Configure),

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// All types of events, in the order of the documentation.
-pub(super) const TYPES: [&str; 27] = [
+pub(super) const TYPES: [&str; 29] = [
     "service_added",
     "service_removed",
     "service_changed",
@@ -36,6 +36,8 @@ pub(super) const TYPES: [&str; 27] = [
     "vips_changed",
     "listeners_changed",
     "integration_changed",
+    "acl_changed",
+    "acl_list_faulty",
     "reset",
     "reloaded",
     "reload_refused",
@@ -189,6 +191,9 @@ fn about(event: &Event) -> About {
         Event::VipsChanged => About::all("vips_changed"),
         Event::ListenersChanged => About::all("listeners_changed"),
         Event::IntegrationChanged => About::all("integration_changed"),
+        Event::AclChanged(rules) => About::all("acl_changed").with(json!({"rules": rules})),
+        Event::AclListFaulty(file, fault) => About::all("acl_list_faulty")
+            .with(json!({"file": file.display().to_string(), "fault": fault})),
         Event::Reset => About::all("reset"),
     }
 }
@@ -268,6 +273,11 @@ mod tests {
             ),
             Event::FactorsChanged(s()),
             Event::IntegrationChanged,
+            Event::AclChanged(3),
+            Event::AclListFaulty(
+                std::path::Path::new("/etc/lb/deny.txt").into(),
+                "what".to_owned(),
+            ),
         ]
     }
 

@@ -31,6 +31,7 @@ fn filled(path: &str) -> String {
         .replace("{session}", "ba7816bf8f01cfea414140de5dae2223")
         .replace("{route}", "%2A%2Fapi%2Fv1%2Fauth%2F%2A")
         .replace("{vip}", "udp%2F192.0.2.1%3A53")
+        .replace("{prefix}", "192.0.2.0%2F24")
         .replace("{revision}", "1")
 }
 
@@ -173,6 +174,8 @@ async fn answers_are_as_the_document_says() {
             "?url=/api/v1/auth/login"
         } else if path.ends_with("/explain/flow") {
             "?source=198.51.100.7:40000&destination=192.0.2.10:80"
+        } else if path.ends_with("/acl/match") {
+            "?address=192.0.2.7"
         } else if parameters.any(|parameter| parameter["name"] == "dry_run") {
             // What follows is to find everything in its place.
             "?dry_run=true"

@@ -21,11 +21,12 @@ use aya::{
     programs::Xdp,
 };
 use lb_common::{
-    Address, Counters, FlowEntry, FlowKey, InstanceEntry, PortRanges, Settings, Subinterface,
-    Table, Traffic, Vip, VipKey, names,
+    Acl, Address, Counters, FlowEntry, FlowKey, InstanceEntry, PortRanges, PrefixKey, Settings,
+    Subinterface, Table, Traffic, Vip, VipKey, names,
 };
 
 use self::{
+    acl::AclMaps,
     events::Events,
     links::Links,
     maps::{AddressMap, CeilingMap, Maps, VlanMap},
@@ -34,6 +35,7 @@ use self::{
 use super::{Adopted, Attachment, Cursor, Datapath, DatapathError, Limits};
 use crate::l4::{L4Error, host};
 
+mod acl;
 pub(crate) mod decap;
 mod events;
 mod links;
@@ -57,6 +59,7 @@ pub(crate) struct Kernel {
     program: Ebpf,
     maps: Maps,
     ceilings: CeilingMap,
+    acl: AclMaps,
     addresses: AddressMap,
     vlans: VlanMap,
     links: Links,
@@ -247,6 +250,31 @@ impl Datapath for Kernel {
         let ceiling = most.map_or(0, |most| most.saturating_add(1));
         let result = self.ceilings.set(index.into(), ceiling);
         result.map_err(written(|| format!("the limit of instance {index}")))
+    }
+
+    fn put_prefixes(&mut self, rules: &[(PrefixKey, u32)]) -> Result<(), DatapathError> {
+        let result = self.acl.put(rules);
+        result.map_err(|error| DatapathError::Write {
+            what: "rules of the source ACL".to_owned(),
+            why: error.to_string(),
+        })
+    }
+
+    fn remove_prefixes(&mut self, prefixes: &[PrefixKey]) -> Result<(), DatapathError> {
+        for key in prefixes {
+            match self.acl.remove(key) {
+                Err(error) if !is_absent(&error) => {
+                    return Err(written(|| "a rule of the source ACL".to_owned())(error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn put_acl(&mut self, acl: &Acl) -> Result<(), DatapathError> {
+        let result = self.acl.put_whole(acl);
+        result.map_err(written(|| "the marks of the source ACL".to_owned()))
     }
 
     fn connections(

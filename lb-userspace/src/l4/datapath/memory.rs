@@ -9,8 +9,8 @@ use std::{
 };
 
 use lb_common::{
-    Address, Counters, FlowEntry, FlowKey, InstanceEntry, MAX_INSTANCES, PortRanges, SLOTS,
-    Settings, Subinterface, Table, Traffic, Vip, VipKey,
+    Acl, Address, Counters, FlowEntry, FlowKey, InstanceEntry, MAX_INSTANCES, PortRanges,
+    PrefixKey, SLOTS, Settings, Subinterface, Table, Traffic, Vip, VipKey,
 };
 use lb_ebpf::{
     Route, Scratch, Tables as _, Verdict,
@@ -261,6 +261,28 @@ impl Datapath for Memory {
     fn put_ceiling(&mut self, index: u16, most: Option<u64>) -> Result<(), DatapathError> {
         self.write(format!("ceiling {index}"))?;
         self.kernel.set_ceiling(index, most);
+        Ok(())
+    }
+
+    fn put_prefixes(&mut self, rules: &[(PrefixKey, u32)]) -> Result<(), DatapathError> {
+        self.write(format!("{} prefixes", rules.len()))?;
+        for (key, rule) in rules {
+            self.kernel.set_prefix(*key, Some(*rule));
+        }
+        Ok(())
+    }
+
+    fn remove_prefixes(&mut self, prefixes: &[PrefixKey]) -> Result<(), DatapathError> {
+        self.write(format!("remove {} prefixes", prefixes.len()))?;
+        for key in prefixes {
+            self.kernel.set_prefix(*key, None);
+        }
+        Ok(())
+    }
+
+    fn put_acl(&mut self, acl: &Acl) -> Result<(), DatapathError> {
+        self.write("acl".to_owned())?;
+        self.kernel.set_acl(Box::new(*acl));
         Ok(())
     }
 

@@ -4,7 +4,9 @@ use aya::{Ebpf, EbpfLoader, programs::ProgramError};
 use lb_common::names;
 
 use super::{
-    Kernel, Rehearsal, chain,
+    Kernel, Rehearsal,
+    acl::AclMaps,
+    chain,
     events::{self, Events},
     links::{self, Links},
     maps::{self, AddressMap, CeilingMap, Maps, VlanMap},
@@ -64,6 +66,7 @@ pub(crate) fn open(spec: &DatapathSpec) -> Result<(Kernel, Rehearsal, String), L
     let (mut program, maps, links, stages) = result?;
     let rehearsal = Rehearsal::of(&program, spec, &pins, &ours)?;
     let ceilings = CeilingMap::take(&mut program)?;
+    let acl = AclMaps::take(&mut program)?;
     let addresses = AddressMap::take(&mut program)?;
     let vlans = VlanMap::take(&mut program)?;
     let events = Events::of(&mut program, spec.log);
@@ -73,6 +76,7 @@ pub(crate) fn open(spec: &DatapathSpec) -> Result<(Kernel, Rehearsal, String), L
         program,
         maps,
         ceilings,
+        acl,
         addresses,
         vlans,
         links,

@@ -36,7 +36,7 @@ impl std::fmt::Display for Shape {
     }
 }
 
-const fn shape<K, V>(entries: u32) -> Shape {
+pub(super) const fn shape<K, V>(entries: u32) -> Shape {
     Shape {
         key: size_of::<K>(),
         value: size_of::<V>(),
@@ -98,7 +98,7 @@ pub(super) fn is_legible(folder: &Path, spec: &DatapathSpec) -> bool {
 }
 
 /// Takes a map that is one program's alone, and therefore not pinned, out of that program.
-fn take_own<T: TryFrom<Map, Error = MapError>>(
+pub(super) fn take_own<T: TryFrom<Map, Error = MapError>>(
     program: &mut Ebpf,
     name: &'static str,
     expected: Shape,
@@ -293,9 +293,11 @@ impl Maps {
 /// The map beneath the types that are in use here.
 pub(super) const fn data(map: &Map) -> Option<&MapData> {
     match map {
-        Map::Array(data) | Map::PerCpuArray(data) | Map::HashMap(data) | Map::LruHashMap(data) => {
-            Some(data)
-        }
+        Map::Array(data)
+        | Map::PerCpuArray(data)
+        | Map::HashMap(data)
+        | Map::LruHashMap(data)
+        | Map::LpmTrie(data) => Some(data),
         _ => None,
     }
 }

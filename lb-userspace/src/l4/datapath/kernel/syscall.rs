@@ -1,4 +1,4 @@
-//! The two commands of `bpf(2)` that aya does not offer, and opening a pinned link for one of them.
+//! The commands of `bpf(2)` that aya does not offer, and opening a pinned link for one of them.
 
 use std::{
     ffi::CString,
@@ -16,6 +16,7 @@ use aya::Pod;
 /// Values of `enum bpf_cmd`, `linux/bpf.h`.
 const OBJ_GET: libc::c_long = 7;
 const MAP_LOOKUP_BATCH: libc::c_long = 24;
+const MAP_UPDATE_BATCH: libc::c_long = 26;
 const LINK_DETACH: libc::c_long = 34;
 
 /// Calls `bpf(2)`.
@@ -144,4 +145,26 @@ fn lookup_at_most<K: Pod + Default, V: Pod + Default>(
     let count = (attributes.count as usize).min(room);
     into.extend(keys.into_iter().zip(values).take(count));
     Ok((!is_end).then_some(next_bucket))
+}
+
+/// Inserts or replaces elements of `map`, which is made of `K` and `V`; on an error some of them.
+/// There are as many `values` as `keys`.
+///
+/// # Errors
+/// What the system says.
+pub(super) fn update_batch<K: Pod, V: Pod>(
+    map: BorrowedFd<'_>,
+    keys: &[K],
+    values: &[V],
+) -> io::Result<()> {
+    let mut attributes = BatchAttributes {
+        keys: keys.as_ptr() as u64,
+        values: values.as_ptr() as u64,
+        count: keys.len().min(values.len()) as u32,
+        map_fd: map.as_raw_fd() as u32,
+        ..BatchAttributes::default()
+    };
+    // SAFETY: the attributes of BPF_MAP_UPDATE_BATCH. `keys` and `values` have `count` elements each,
+    // of the sizes that the map was made with.
+    unsafe { bpf(MAP_UPDATE_BATCH, &mut attributes) }.map(drop)
 }
