@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -49,17 +49,20 @@ pub struct Outcome {
 #[derive(Debug)]
 pub struct Sequence {
     sent: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
     thread: JoinHandle<Result<Outcome>>,
 }
 
 impl Sequence {
-    /// Begins to send so many, so many a second.
+    /// Begins to send so many at least, so many a second, until [`Self::finish`].
     #[must_use]
     pub fn start(namespace: &Namespace, target: SocketAddr, count: u64, rate: u64) -> Self {
         let sent = Arc::new(AtomicU64::new(0));
-        let tell = Arc::clone(&sent);
-        let thread = namespace.spawn(move || Sender::new(target)?.run(count, rate, &tell));
-        Self { sent, thread }
+        let stop = Arc::new(AtomicBool::new(false));
+        let (tell, stopped) = (Arc::clone(&sent), Arc::clone(&stop));
+        let run = move || Sender::new(target)?.run(count, rate, &tell, &stopped);
+        let thread = namespace.spawn(run);
+        Self { sent, stop, thread }
     }
 
     /// How many were sent so far.
@@ -68,11 +71,12 @@ impl Sequence {
         self.sent.load(Ordering::Relaxed)
     }
 
-    /// Waits for the last one.
+    /// Stops, when so many were sent, and waits for the last one.
     ///
     /// # Errors
     /// When a socket fails, or the thread has panicked.
     pub fn finish(self) -> Result<Outcome> {
+        self.stop.store(true, Ordering::Relaxed);
         self.thread
             .join()
             .map_err(|_| anyhow!("a thread panicked"))?
@@ -131,11 +135,21 @@ impl Sender {
         })
     }
 
-    fn run(mut self, count: u64, rate: u64, tell: &AtomicU64) -> Result<Outcome> {
+    fn run(
+        mut self,
+        count: u64,
+        rate: u64,
+        tell: &AtomicU64,
+        stop: &AtomicBool,
+    ) -> Result<Outcome> {
         let start = Instant::now();
-        while self.outcome.sent < count || self.under_way > 0 {
+        loop {
+            let is_over = self.outcome.sent >= count && stop.load(Ordering::Relaxed);
+            if is_over && self.under_way == 0 {
+                return Ok(self.outcome);
+            }
             let due = start.elapsed().as_millis() as u64 * rate / 1000;
-            let due = due.min(count);
+            let due = if is_over { 0 } else { due };
             while self.outcome.sent < due && self.under_way < WINDOW {
                 self.send()?;
             }
@@ -144,7 +158,6 @@ impl Sender {
             self.give_up();
             std::thread::sleep(TICK);
         }
-        Ok(self.outcome)
     }
 
     fn send(&mut self) -> Result<()> {
