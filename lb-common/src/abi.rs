@@ -1,6 +1,7 @@
 //! The values in the maps, one file a concept.
 
 mod acl;
+mod arrivals;
 mod counter;
 mod decap;
 mod flow;
@@ -16,11 +17,12 @@ pub use acl::{
     ACL_ON, ACL_WIDE_V6, Acl, FAR_WORDS, MAX_PREFIXES, NEAR_WORDS, PREFIX_ALLOWED, PREFIX_DENIED,
     PrefixKey, marks,
 };
+pub use arrivals::{Arrivals, SOURCE_SETS, SOURCE_UNIT_NS, SOURCE_WAYS, SourceSet};
 pub use counter::{COUNTER_COUNT, Counter, CounterKind, Counters};
 pub use decap::{DecapCounter, DecapSettings, MAX_FRIENDS, MAX_LOCAL};
 pub use flow::{
     FLOW_FORWARD, FLOW_REPLY, FlowEntry, FlowKey, STATE_CLOSED, STATE_FIN_CLIENT,
-    STATE_FIN_INSTANCE, STATE_OPEN, STATE_REMOVED,
+    STATE_FIN_INSTANCE, STATE_OPEN, STATE_OPENING, STATE_REMOVED, most_opening,
 };
 pub use instance::{
     CLIENT_HOPS, ClientHop, HOP_GATEWAY, HOP_TAGGED, HOP_VLAN, INSTANCE_ABSENT, INSTANCE_ACTIVE,
@@ -35,8 +37,8 @@ pub use traffic::Traffic;
 pub use vip::{
     FORWARD_DNAT, FORWARD_GUE, FORWARD_IPIP, FORWARD_L2DSR, FORWARD_NAT, HASH_FLOW, HASH_SOURCE,
     MAX_VIPS, PROTOCOL_TCP, PROTOCOL_UDP, SELECT_HASH, SELECT_LEAST_CONNECTIONS, SELECT_TURN,
-    VIP_KEEPS_PORT, VIP_OF_PORT, VIP_OF_PORTS, VIP_OWNED, VIP_OWNED_BY_SOURCE, VIP_REFUSES,
-    VIP_SETTLES, Vip, VipKey, encapsulates, translates,
+    VIP_KEEPS_PORT, VIP_LIMITED, VIP_OF_PORT, VIP_OF_PORTS, VIP_OWNED, VIP_OWNED_BY_SOURCE,
+    VIP_REFUSES, VIP_SETTLES, Vip, VipKey, encapsulates, translates,
 };
 
 /// An address of either family in 16 bytes; IPv4 as IPv4-mapped IPv6.
@@ -99,8 +101,9 @@ pub const fn from_v4(v4: [u8; 4]) -> Address {
 #[cfg(feature = "user")]
 mod pod {
     use super::{
-        Acl, ClientHop, Counters, DecapSettings, FlowEntry, FlowKey, InstanceEntry, NextHop,
-        PortRanges, Settings, SteerCounts, SteerPorts, Subinterface, Table, Traffic, Vip, VipKey,
+        Acl, Arrivals, ClientHop, Counters, DecapSettings, FlowEntry, FlowKey, InstanceEntry,
+        NextHop, PortRanges, Settings, SteerCounts, SteerPorts, Subinterface, Table, Traffic, Vip,
+        VipKey,
     };
 
     macro_rules! pod {
@@ -112,6 +115,7 @@ mod pod {
     }
     pod!(
         Acl,
+        Arrivals,
         ClientHop,
         Counters,
         DecapSettings,

@@ -4,13 +4,14 @@
 pub const PROGRAM: &str = "lb_xdp";
 /// Programs that the balancing program hands packets on to, in the order of their places in
 /// [`MAP_STAGES`].
-pub const STAGES: [&str; 6] = [
+pub const STAGES: [&str; 7] = [
     "lb_encapsulate",
     "lb_too_big",
     "lb_icmp",
     "lb_finish",
     "lb_fragment",
     "lb_refuse",
+    "lb_admit",
 ];
 /// The far end of tunnels: unpacks, attached to an instance's interface.
 pub const PROGRAM_DECAP: &str = "lb_decap";
@@ -69,6 +70,12 @@ pub const MAP_PREFIXES: &str = "PREFIXES";
 /// One [`crate::Acl`]: what is known of all of [`MAP_PREFIXES`]. Each load of the program has its own,
 /// as with [`MAP_CEILINGS`]; the daemon writes it after each change of those.
 pub const MAP_ACL: &str = "ACL";
+/// Array of [`crate::Arrivals`] by [`crate::Vip::id`]. Each load of the program has its own, as with
+/// [`MAP_CEILINGS`], and with it its own buckets.
+pub const MAP_ARRIVALS: &str = "ARRIVALS";
+/// Per-CPU array of [`crate::FlowKey`]: connections of which nothing but a SYN was heard, the latest
+/// ones of each processor. Each load of the program has its own, and nobody else looks at it.
+pub const MAP_OPENINGS: &str = "OPENINGS";
 /// Per-CPU array of `u32` by [`crate::Vip::id`]: the turn counter of [`crate::SELECT_TURN`].
 pub const MAP_TURNS: &str = "TURNS";
 /// [`crate::DecapSettings`], one element.

@@ -11,12 +11,12 @@
 
 use lb_common::{
     Counter, FLOW_FORWARD, FLOW_REPLY, FORWARD_NAT, FlowEntry, FlowKey, InstanceEntry, SELECT_HASH,
-    STATE_OPEN, Settings, VIP_KEEPS_PORT, VIP_REFUSES, VIP_SETTLES, Vip, is_v4, same_address,
-    translates,
+    STATE_OPEN, STATE_OPENING, Settings, VIP_KEEPS_PORT, VIP_LIMITED, VIP_REFUSES, VIP_SETTLES,
+    Vip, is_v4, same_address, translates,
 };
 
 use crate::{
-    Flow, Insert, Scratch, Tables, Verdict, hash,
+    Flow, Insert, Scratch, Tables, Verdict, arrivals, hash, opening,
     owner::{self, Owned},
     parse::{TCP_RST, is_opening},
     select, settled, vips,
@@ -39,6 +39,8 @@ pub enum Begun {
     Unremembered,
     /// Nobody can take it, and its sender is to be told.
     Refused,
+    /// It depends on limits that are not looked at here; nothing was done so far.
+    Limited,
     /// The packet's way ends here, for this reason.
     Decided(Counter),
 }
@@ -59,7 +61,11 @@ pub const fn verdict(reason: Counter) -> Verdict {
 ///
 /// Out of line: the packets that need it are few, and the others should not pay for its stack.
 #[inline(never)]
-pub fn begin<T: Tables>(tables: &T, scratch: &mut Scratch, tcp_flags: u8) -> Begun {
+pub fn begin<T: Tables, const ADMITS: bool>(
+    tables: &T,
+    scratch: &mut Scratch,
+    tcp_flags: u8,
+) -> Begun {
     let epoch = tables.vip_epoch();
     let Some(vip) = vips::find(tables, scratch) else {
         let reply = tables
@@ -83,7 +89,20 @@ pub fn begin<T: Tables>(tables: &T, scratch: &mut Scratch, tcp_flags: u8) -> Beg
             Ok(go_on(tables, scratch, owned, tcp_flags))
         }
         _ if tcp_flags & TCP_RST != 0 => Err(Counter::DropStrayReset),
-        _ => begin_at(tables, scratch, &vip, owned, tcp_flags),
+        // Whether it begins one is looked at there: what is known of flags here would be another way for
+        // the verifier through all that follows.
+        _ if !ADMITS && vip.flags & VIP_LIMITED != 0 => return Begun::Limited,
+        _ => {
+            let flags = scratch.layout.tcp_flags;
+            let is_limited = ADMITS && vip.flags & VIP_LIMITED != 0;
+            // One place that begins, for the same reason.
+            let admitted = if is_limited && arrivals::counts(&scratch.key, flags) {
+                arrivals::take(tables, vip.id, &scratch.key)
+            } else {
+                Ok(())
+            };
+            admitted.and_then(|()| begin_at(tables, scratch, &vip, owned, tcp_flags))
+        }
     };
     begun.unwrap_or_else(|reason| {
         tables.vip_traffic(vip.id, |traffic| traffic.dropped += 1);
@@ -154,7 +173,7 @@ fn begin_at<T: Tables>(
         }
         tables.live_begin(index);
     }
-    scratch.entry.state = STATE_OPEN;
+    scratch.entry.state = opening::state(&scratch.key, tcp_flags);
     scratch.entry.last_seen = tables.now();
     let inserted = if translates(vip.forward) {
         let port = if vip.flags & VIP_KEEPS_PORT != 0 {
@@ -168,6 +187,7 @@ fn begin_at<T: Tables>(
     };
     if inserted == Ok(Insert::Done) {
         settled::note_begin(tables, vip.id, index);
+        scratch.opened = scratch.entry.state & STATE_OPENING;
         return Ok(Begun::Remembered);
     }
     // It was counted for the place that it has not got.

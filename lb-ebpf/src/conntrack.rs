@@ -11,7 +11,7 @@ use lb_common::{
 };
 
 use crate::{
-    Flow, Tables, Verdict,
+    Flow, Tables, Verdict, opening,
     parse::{Layout, TCP_RST},
     recent::{self, Moment},
 };
@@ -108,6 +108,7 @@ fn find_in_table<T: Tables>(
             return Known::No;
         }
     }
+    opening::heard(&flow, &entry, layout.tcp_flags);
     let now = moment.now;
     let mut seen = entry.last_seen;
     if now.wrapping_sub(seen) > TOUCH_AFTER {

@@ -14,6 +14,8 @@
 #![cfg_attr(not(any(test, feature = "memory")), no_std)]
 
 pub mod acl;
+pub mod admit;
+pub mod arrivals;
 pub mod begin;
 pub mod budget;
 pub mod checksum;
@@ -30,6 +32,7 @@ pub mod icmp;
 #[cfg(any(test, feature = "memory"))]
 pub mod memory;
 pub mod mss;
+mod opening;
 pub mod owner;
 pub mod packet;
 pub mod parse;

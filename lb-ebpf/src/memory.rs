@@ -13,7 +13,7 @@ pub use frame::Frame;
 pub use host::MemoryHost;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
@@ -21,9 +21,9 @@ use std::{
 };
 
 use lb_common::{
-    Acl, Address, CLIENT_HOPS, ClientHop, Counter, Counters, FlowEntry, FlowKey, InstanceEntry,
-    MAX_INSTANCES, MAX_VIPS, NextHop, PREFIX_DENIED, PortRanges, PrefixKey, SLOTS, Settings, Slot,
-    Table, Traffic, Vip, VipKey,
+    Acl, Address, Arrivals, CLIENT_HOPS, ClientHop, Counter, Counters, FlowEntry, FlowKey,
+    InstanceEntry, MAX_INSTANCES, MAX_VIPS, NextHop, PREFIX_DENIED, PortRanges, PrefixKey, SLOTS,
+    SOURCE_SETS, Settings, Slot, SourceSet, Table, Traffic, Vip, VipKey, most_opening,
 };
 
 use crate::{
@@ -35,6 +35,10 @@ use crate::{
     recent::{self, Moment, RECENT, Recent},
     settled::{self, RecentVip},
 };
+
+/// Source ports for `nat` that make the limit of connections that are opening, whatever the settings say:
+/// as by default.
+const NAT_PORTS: u32 = 22_528;
 
 /// An entry of the connection table.
 #[derive(Debug)]
@@ -71,6 +75,10 @@ impl Flow for Arc<MemoryFlow> {
     fn set_state(&self, bits: u32) -> u32 {
         self.state.fetch_or(bits, Relaxed)
     }
+
+    fn clear_state(&self, bits: u32) {
+        self.state.fetch_and(!bits, Relaxed);
+    }
 }
 
 /// The maps, the clock, the random source and the route table of one imagined machine with one
@@ -85,12 +93,16 @@ pub struct MemoryTables {
     acl: Mutex<Option<Box<Acl>>>,
     prefixes: Mutex<HashMap<PrefixKey, u32>>,
     judged: Mutex<HashMap<u32, Judged>>,
+    arrivals: Mutex<HashMap<u32, Arrivals>>,
+    buckets: Mutex<HashMap<u32, u64>>,
+    sources: Mutex<HashMap<u32, SourceSet>>,
     tables: Mutex<HashMap<u32, Arc<Table>>>,
     instances: Mutex<Vec<InstanceEntry>>,
     flows: Mutex<HashMap<FlowKey, Arc<MemoryFlow>>>,
     notes: Mutex<HashMap<FragmentKey, Note>>,
     recent: Mutex<HashMap<u32, Recent>>,
     epochs: Mutex<HashMap<u32, u64>>,
+    openings: Mutex<VecDeque<FlowKey>>,
     capacity: usize,
     turns: Mutex<HashMap<u32, u32>>,
     random: Mutex<u64>,
@@ -128,12 +140,16 @@ impl MemoryTables {
             acl: Mutex::default(),
             prefixes: Mutex::default(),
             judged: Mutex::default(),
+            arrivals: Mutex::default(),
+            buckets: Mutex::default(),
+            sources: Mutex::default(),
             tables: Mutex::default(),
             instances: Mutex::new(vec![InstanceEntry::default(); MAX_INSTANCES as usize]),
             flows: Mutex::default(),
             notes: Mutex::default(),
             recent: Mutex::default(),
             epochs: Mutex::default(),
+            openings: Mutex::default(),
             capacity,
             turns: Mutex::default(),
             random: Mutex::new(seed),
@@ -204,6 +220,15 @@ impl MemoryTables {
         match rule {
             Some(rule) => drop(prefixes.insert(key, rule)),
             None => drop(prefixes.remove(&key)),
+        }
+    }
+
+    /// Sets how fast new connections of a VIP may begin; `None` for any number.
+    pub fn set_arrivals(&self, vip: u32, limit: Option<Arrivals>) {
+        let mut arrivals = lock(&self.arrivals);
+        match limit {
+            Some(limit) => drop(arrivals.insert(vip, limit)),
+            None => drop(arrivals.remove(&vip)),
         }
     }
 
@@ -403,6 +428,39 @@ impl Tables for MemoryTables {
         lock(&self.judged).insert(place, *judged);
     }
 
+    fn arrivals(&self, vip: u32) -> Arrivals {
+        lock(&self.arrivals).get(&vip).copied().unwrap_or_default()
+    }
+
+    fn bucket(&self, place: u32) -> u64 {
+        lock(&self.buckets).get(&place).copied().unwrap_or(0)
+    }
+
+    fn change_bucket(&self, place: u32, old: u64, new: u64) -> bool {
+        let mut buckets = lock(&self.buckets);
+        let bucket = buckets.entry(place).or_default();
+        let is_old = *bucket == old;
+        if is_old {
+            *bucket = new;
+        }
+        is_old
+    }
+
+    fn source_set(&self, set: u32) -> SourceSet {
+        debug_assert!(set < SOURCE_SETS);
+        lock(&self.sources).get(&set).copied().unwrap_or_default()
+    }
+
+    fn change_source(&self, set: u32, way: usize, old: u64, new: u64) -> bool {
+        let mut sources = lock(&self.sources);
+        let word = &mut sources.entry(set).or_default()[way];
+        let is_old = *word == old;
+        if is_old {
+            *word = new;
+        }
+        is_old
+    }
+
     fn flow(&self, key: &FlowKey) -> Option<Arc<MemoryFlow>> {
         lock(&self.flows).get(key).cloned()
     }
@@ -417,6 +475,14 @@ impl Tables for MemoryTables {
             flows.insert(*key, MemoryFlow::new(entry));
             Insert::Done
         }
+    }
+
+    fn swap_opening(&self, key: &mut FlowKey) {
+        let mut openings = lock(&self.openings);
+        openings.push_back(*key);
+        let is_full = openings.len() > most_opening(self.capacity as u32, NAT_PORTS) as usize;
+        let oldest = is_full.then(|| openings.pop_front()).flatten();
+        *key = oldest.unwrap_or_default();
     }
 
     fn epoch(&self, place: u32) -> u64 {

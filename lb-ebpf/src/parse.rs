@@ -47,7 +47,7 @@ pub const TCP_ACK: u8 = 0x10;
 /// Where the headers of a packet lie and what they say beside the tuple. It is apart from the
 /// [`FlowKey`], because the key must lie in memory for look-ups and the rest is better kept in
 /// registers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Layout {
     /// Offset of the IP header.
     pub l3: usize,

@@ -9,7 +9,7 @@
 use lb_common::{Counter, FLOW_REPLY, FlowEntry, FlowKey, NextHop, encapsulates, translates};
 
 use crate::{
-    Flow, Packet, Scratch, Stage, Step, Tables, Verdict, acl,
+    Flow, Packet, Scratch, Stage, Step, Tables, Verdict,
     begin::{self, Begun},
     conntrack::{self, Known},
     hop,
@@ -29,36 +29,42 @@ pub(crate) fn decide<P: Packet, T: Tables>(
     interface: u32,
 ) -> Step {
     scratch.key = FlowKey::default();
+    scratch.opened = 0;
     let layout = match parse::parse(packet, &mut scratch.key) {
         Ok(layout) => layout,
         Err(Counter::PassedOtherProtocol) => return Step::Next(Stage::Icmp),
         Err(Counter::PassedFragment) => return Step::Next(Stage::Fragment),
         Err(reason) => return Step::Done(Verdict::Pass(reason)),
     };
-    steer(packet, tables, scratch, interface, &layout)
+    if tables.is_suspect(&scratch.key.source) {
+        return to_admit(scratch, &layout);
+    }
+    steer::<P, T, false>(packet, tables, scratch, interface, &layout)
 }
 
-/// Decides over a packet whose tuple is [`Scratch::key`], or says who else is to.
+/// Decides over a packet whose tuple is [`Scratch::key`], or says who else is to. `ADMITS`: whether
+/// this is where limits of new connections are looked at.
 #[inline(always)]
-pub(crate) fn steer<P: Packet, T: Tables>(
+pub(crate) fn steer<P: Packet, T: Tables, const ADMITS: bool>(
     packet: &mut P,
     tables: &T,
     scratch: &mut Scratch,
     interface: u32,
     layout: &Layout,
 ) -> Step {
-    if acl::refuses(tables, scratch) {
-        return Step::Done(Verdict::Drop(Counter::DropDenied));
-    }
     let known = match settled::find(tables, &scratch.key, layout) {
-        Some((flow, now)) => Known::Flow(flow, now),
-        None => conntrack::find(tables, &scratch.key, layout),
+        settled::Found::Flow(flow, now) => Known::Flow(flow, now),
+        settled::Found::Limited if !ADMITS => return to_admit(scratch, layout),
+        settled::Found::Limited | settled::Found::No => {
+            conntrack::find(tables, &scratch.key, layout)
+        }
     };
     let (flow, now) = match known {
         Known::Flow(flow, now) => (flow, now),
         Known::Decided(verdict) => return Step::Done(verdict),
-        Known::No => match begin::begin(tables, scratch, layout.tcp_flags) {
+        Known::No => match begin::begin::<T, ADMITS>(tables, scratch, layout.tcp_flags) {
             Begun::Decided(reason) => return Step::Done(begin::verdict(reason)),
+            Begun::Limited => return to_admit(scratch, layout),
             Begun::Refused => {
                 return hand_over(scratch, layout, &FlowEntry::default(), 0, Stage::Refuse);
             }
@@ -87,7 +93,9 @@ pub(crate) fn steer<P: Packet, T: Tables>(
                 if layout.has(parse::TCP_FIN | parse::TCP_RST) {
                     conntrack::note_end(tables, &scratch.key, layout.tcp_flags, &flow);
                 }
-                if retag || layout.has(parse::TCP_SYN) && translates(entry.forward) {
+                // What begins is noted there, if it is remembered.
+                let begins = translates(entry.forward) || scratch.opened != 0;
+                if retag || layout.has(parse::TCP_SYN) && begins {
                     let step = hand_over(scratch, layout, &entry, 0, Stage::Finish);
                     scratch.handover.out = out;
                     scratch.handover.hop_flags = flags;
@@ -99,6 +107,13 @@ pub(crate) fn steer<P: Packet, T: Tables>(
         Err(Refusal::TooBig(mtu)) => hand_over(scratch, layout, &entry, mtu, Stage::TooBig),
         Err(Refusal::Other(reason)) => Step::Done(way.refused(tables, reason)),
     }
+}
+
+/// Hands a packet on before anything was done with it.
+#[inline(always)]
+pub(crate) const fn to_admit(scratch: &mut Scratch, layout: &Layout) -> Step {
+    scratch.layout = *layout;
+    Step::Next(Stage::Admit)
 }
 
 /// Tells the next stage what is known.

@@ -4,6 +4,7 @@ use lb_common::{FlowEntry, FlowKey, PrefixKey, VipKey};
 
 use crate::{
     fragment::{FragmentKey, Note},
+    parse::Layout,
     step::Handover,
 };
 
@@ -27,6 +28,10 @@ pub struct Scratch {
     pub note: Note,
     /// What its source is looked up by in the ACL.
     pub prefix: PrefixKey,
+    /// Not 0 when the packet is a SYN for which an entry was inserted.
+    pub opened: u32,
+    /// What the headers of a packet say that is handed on before anything was done with it.
+    pub layout: Layout,
     /// What the next stage is told.
     pub handover: Handover,
 }

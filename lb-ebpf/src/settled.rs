@@ -20,7 +20,7 @@
 
 use lb_common::{
     Counter, FLOW_FORWARD, FlowEntry, FlowKey, PROTOCOL_TCP, STATE_CLOSED, STATE_REMOVED,
-    VIP_OWNED_BY_SOURCE, Vip, VipKey, halves, same_address,
+    VIP_LIMITED, VIP_OWNED_BY_SOURCE, Vip, VipKey, halves, same_address,
 };
 
 use crate::{Tables, hash, hash::slot, parse::Layout};
@@ -92,29 +92,43 @@ pub const fn slot_of(vip: &Vip, key: &FlowKey) -> u32 {
     })
 }
 
-/// Finds the flow of a packet that has a clear slot, and the time.
+/// What the slot of a packet says.
+#[derive(Debug)]
+pub(crate) enum Found<F> {
+    /// The flow of a packet that has a clear slot, and the time.
+    Flow(F, u64),
+    /// Nothing: others are to be asked.
+    No,
+    /// The packet begins a flow where it matters how fast flows begin.
+    Limited,
+}
+
+/// Finds the flow of a packet by its slot.
 #[inline(always)]
-pub(crate) fn find<T: Tables>(
-    tables: &T,
-    key: &FlowKey,
-    layout: &Layout,
-) -> Option<(T::Flow, u64)> {
+pub(crate) fn find<T: Tables>(tables: &T, key: &FlowKey, layout: &Layout) -> Found<T::Flow> {
     if key.protocol != PROTOCOL_TCP || layout.fragment || !tables.has_recent_vips() {
-        return None;
+        return Found::No;
     }
     let now = tables.now();
-    let vip = tables.recent_vip(key, now)?;
+    let Some(vip) = tables.recent_vip(key, now) else {
+        return Found::No;
+    };
     let slot = tables.slot(vip.table, slot_of(&vip, key));
-    let instance = tables.instance(slot.index())?;
+    let Some(instance) = tables.instance(slot.index()) else {
+        return Found::No;
+    };
     if !slot.is_clear() || !instance.takes_new() {
-        return None;
+        return Found::No;
     }
-    tables.count(Counter::PacketsSettled);
     if layout.is_opening() {
+        if vip.flags & VIP_LIMITED != 0 {
+            return Found::Limited;
+        }
         note_begin(tables, vip.id, slot.index());
     }
+    tables.count(Counter::PacketsSettled);
     let entry = entry(&vip, slot.index(), instance.generation);
-    Some((tables.without_entry(&entry), now))
+    Found::Flow(tables.without_entry(&entry), now)
 }
 
 /// The state of a flow without an entry: whose end was counted, so nobody counts it.

@@ -3,7 +3,7 @@
 use lb_common::Counter;
 
 use crate::{
-    Packet, Scratch, Stage, Step, Tables, Verdict, encapsulate, finish, fragment, icmp,
+    Packet, Scratch, Stage, Step, Tables, Verdict, admit, encapsulate, finish, fragment, icmp,
     process::decide, refuse, too_big,
 };
 
@@ -35,6 +35,7 @@ pub fn resume<P: Packet, T: Tables>(
     let step = match stage {
         Stage::Encapsulate => encapsulate::encapsulate(packet, tables, scratch, interface),
         Stage::Fragment => fragment::forward(packet, tables, scratch, interface),
+        Stage::Admit => admit::admit(packet, tables, scratch, interface),
         Stage::Icmp => icmp::forward(packet, tables, scratch, interface),
         Stage::Finish => Step::Done(finish::finish(packet, tables, scratch, interface)),
         Stage::Refuse => Step::Done(refuse::refuse(packet, tables, scratch)),
@@ -55,8 +56,8 @@ pub fn process<P: Packet, T: Tables>(
     loop {
         match step {
             Step::Done(verdict) => return verdict,
-            // `Fragment` and `Icmp` hand on to `Encapsulate`, that to `TooBig`, and that to nobody, nor
-            // do `Finish` and `Refuse`: this ends.
+            // `Admit`, `Fragment` and `Icmp` hand on to `Encapsulate`, that to `TooBig`, and that to
+            // nobody, nor do `Finish` and `Refuse`: this ends.
             Step::Next(stage) => step = resume(stage, packet, tables, scratch, interface),
         }
     }

@@ -27,6 +27,8 @@ pub enum Stage {
     Fragment = 4,
     /// [`crate::refuse`].
     Refuse = 5,
+    /// [`crate::admit`].
+    Admit = 6,
 }
 
 /// How far a packet has come.

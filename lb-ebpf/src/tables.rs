@@ -4,8 +4,8 @@
 //! BPF map and a hash map behind a lock, and the compiler drops from the copy what is not used.
 
 use lb_common::{
-    Address, ClientHop, Counter, FlowEntry, FlowKey, InstanceEntry, NextHop, PrefixKey, Settings,
-    Slot, Traffic, Vip, VipKey,
+    Address, Arrivals, ClientHop, Counter, FlowEntry, FlowKey, InstanceEntry, NextHop, PrefixKey,
+    Settings, Slot, SourceSet, Traffic, Vip, VipKey,
 };
 
 use crate::{
@@ -25,6 +25,9 @@ pub trait Flow {
     /// Sets bits of [`FlowEntry::state`] and returns the state as it was before, in one atomic
     /// step: two processors that close a connection at once must not both count its end.
     fn set_state(&self, bits: u32) -> u32;
+
+    /// Clears bits of [`FlowEntry::state`] in one atomic step.
+    fn clear_state(&self, bits: u32);
 }
 
 /// What became of an insertion.
@@ -92,10 +95,24 @@ pub trait Tables {
     /// Keeps what the ACL has said of a source, in the place of what was there.
     fn keep_judged(&self, place: u32, judged: &Judged);
 
+    /// How fast new connections of a VIP may begin, by [`Vip::id`]; no limits where there are none.
+    fn arrivals(&self, vip: u32) -> Arrivals;
+    /// The bucket of a service: nanoseconds at which it is full again.
+    fn bucket(&self, place: u32) -> u64;
+    /// Makes `new` of a bucket, atomically, if it is `old`; whether it was.
+    fn change_bucket(&self, place: u32, old: u64, new: u64) -> bool;
+    /// A set of buckets of sources, below [`lb_common::SOURCE_SETS`].
+    fn source_set(&self, set: u32) -> SourceSet;
+    /// Makes `new` of a word of a set, atomically, if it is `old`; whether it was.
+    fn change_source(&self, set: u32, way: usize, old: u64, new: u64) -> bool;
+
     /// The connection with this key.
     fn flow(&self, key: &FlowKey) -> Option<Self::Flow>;
     /// Inserts a connection that must not be there yet.
     fn insert_flow(&self, key: &FlowKey, entry: &FlowEntry) -> Insert;
+    /// Puts a key into this processor's ring of connections that have hardly begun, and the one that
+    /// falls out of it in its place; all zero while the ring has room.
+    fn swap_opening(&self, key: &mut FlowKey);
     /// The epoch of a place for copies, below [`crate::recent::RECENT`].
     fn epoch(&self, place: u32) -> u64;
     /// This processor's copy of the connection with this key, if there is one and it

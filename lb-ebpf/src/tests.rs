@@ -5,6 +5,7 @@ mod acl;
 mod bytes;
 mod echo;
 mod limits;
+mod opening;
 mod settled;
 mod translation;
 

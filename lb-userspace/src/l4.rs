@@ -15,6 +15,7 @@
 
 mod acl;
 mod addresses;
+mod arrivals;
 mod ceilings;
 mod datapath;
 mod decap;

@@ -14,6 +14,7 @@ pub mod admission;
 pub mod affinity;
 pub mod algorithm;
 pub mod api;
+pub mod arrivals;
 pub mod breaker;
 pub mod clock;
 pub mod connections;
@@ -64,6 +65,7 @@ pub use algorithm::{Algorithm, HashKey};
 pub use api::{
     AccessSpec, ApiAddress, ApiRates, ClientSpec, Role, SocketOwner, SocketSpec, TlsSpec, TokenSpec,
 };
+pub use arrivals::{ArrivalRate, ArrivalsSpec};
 pub use breaker::{AllOpen, BreakerSpec, BreakersSpec};
 pub use clock::{Clock, Timestamp};
 pub use connections::{Connection, Connections, InUse, MostConnections, Opened, Want};

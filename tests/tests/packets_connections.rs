@@ -481,8 +481,11 @@ fn the_instance_with_fewer_connections_is_preferred() -> Result<()> {
         serve(lab, least, &[1, 2])?;
         let kernel = lab.kernel();
         for port in 0..400 {
-            let frame = from(10_000 + port, tcp::SYN).bytes();
-            kernel.run(names::PROGRAM, &frame, FRONT)?;
+            // Who sends a SYN and nothing else is soon forgotten.
+            for flags in [tcp::SYN, tcp::ACK] {
+                let frame = from(10_000 + port, flags).bytes();
+                kernel.run(names::PROGRAM, &frame, FRONT)?;
+            }
         }
         let (one, two) = (kernel.live(1)?, kernel.live(2)?);
         ensure!(
@@ -502,8 +505,10 @@ fn the_instance_with_fewer_connections_is_preferred() -> Result<()> {
         }
         ensure!(kernel.live(1)? == 0);
         for port in 0..100 {
-            let frame = from(20_000 + port, tcp::SYN).bytes();
-            kernel.run(names::PROGRAM, &frame, FRONT)?;
+            for flags in [tcp::SYN, tcp::ACK] {
+                let frame = from(20_000 + port, flags).bytes();
+                kernel.run(names::PROGRAM, &frame, FRONT)?;
+            }
         }
         let one = kernel.live(1)?;
         ensure!((55..=95).contains(&one), "{one} of 100");

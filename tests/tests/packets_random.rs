@@ -26,13 +26,16 @@ const PACKETS_OF_TUNNELS: u64 = 200_000;
 
 /// Counters that no round moves: of faults, of kernels that forward nothing, of a budget that each half
 /// has by its own clock, and of the ACL, which worlds have none of.
-const OUT_OF_REACH: [Counter; 6] = [
+const OUT_OF_REACH: [Counter; 8] = [
     Counter::DropRewrite,
     Counter::DropNoStage,
     Counter::DropHeadroom,
     Counter::DropForwardingDisabled,
     Counter::DropEchoLimit,
     Counter::DropDenied,
+    // Limits of new connections go by the clock as well.
+    Counter::DropArrivals,
+    Counter::DropSourceArrivals,
 ];
 
 fn number(text: &str) -> Result<u64> {

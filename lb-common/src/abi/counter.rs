@@ -195,6 +195,10 @@ counters! {
     DropFragmentLost = 38, "fragment_without_connection", Dropped;
     /// For a VIP, from a source that the ACL denies.
     DropDenied = 39, "source_denied", Dropped;
+    /// It would have begun a connection, and its service has had as many new ones as it may have.
+    DropArrivals = 40, "new_connection_limit", Dropped;
+    /// It would have begun a connection, and its source has begun as many as one may.
+    DropSourceArrivals = 41, "source_connection_limit", Dropped;
 
     /// Connections begun.
     ConnectionsOpened = 48, "connections_opened", Event;
@@ -215,6 +219,8 @@ counters! {
     PacketsSettled = 55, "packets_settled", Event;
     /// Connections that were remembered after they had begun, because their slot changed hands.
     ConnectionsFound = 56, "connections_found", Event;
+    /// Connections of which nothing but a SYN was heard that made room for newer ones.
+    OpeningsForgotten = 57, "openings_forgotten", Event;
 }
 
 #[cfg(test)]

@@ -27,6 +27,25 @@ pub const STATE_CLOSED: u32 = 4;
 /// a second one might remove what has been inserted since.
 pub const STATE_REMOVED: u32 = 8;
 
+/// [`FlowEntry::state`] bit: begun by a SYN, and nothing else was heard of its client. Whoever sends
+/// SYNs with addresses of others never sends more.
+pub const STATE_OPENING: u32 = 16;
+
+/// Connections of which nothing but a SYN was heard that all processors together keep in a table of so
+/// many entries, while `nat` has so many source ports for each instance: of an eighth of the entries,
+/// which with `nat` is a quarter of the table, and half of the ports, the lesser. A table that is smaller than any that
+/// can be configured may be full of them.
+#[must_use]
+pub const fn most_opening(entries: u32, nat_ports: u32) -> u32 {
+    if entries < 1024 {
+        entries
+    } else if entries / 8 < nat_ports / 2 {
+        entries / 8
+    } else {
+        nat_ports / 2
+    }
+}
+
 /// The tuple of a packet as it arrives.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -51,6 +51,9 @@ pub const HASH_SOURCE: u8 = 1;
 /// [`Vip::flags`]: packets that no instance can take are refused, not dropped.
 pub const VIP_REFUSES: u8 = 8;
 
+/// [`Vip::flags`]: [`super::Arrivals`] say how fast new connections may begin.
+pub const VIP_LIMITED: u8 = 0x10;
+
 /// [`Vip::flags`]: packets keep their destination port, whatever port the instance listens on. So it is
 /// where a VIP has more than one port.
 pub const VIP_KEEPS_PORT: u8 = 0x80;

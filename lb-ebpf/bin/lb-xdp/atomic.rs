@@ -43,6 +43,46 @@ pub(crate) unsafe fn fetch_add(place: *mut u64, change: u64) -> u64 {
     value
 }
 
+/// Clears bits of `place`.
+///
+/// # Safety
+///
+/// As for [`fetch_or`].
+#[inline(always)]
+pub(crate) unsafe fn clear(place: *mut u32, bits: u32) {
+    let keep = !(bits as u64);
+    // SAFETY: the caller guarantees the place; the instruction touches nothing else.
+    unsafe {
+        asm!(
+            "lock *(u64 *)({place} + 0) &= {keep}",
+            place = in(reg) place,
+            keep = in(reg) keep,
+            options(nostack),
+        );
+    }
+}
+
+/// Makes `new` of `place`, if it is `old`; returns what it was.
+///
+/// # Safety
+///
+/// As for [`add`].
+#[inline(always)]
+pub(crate) unsafe fn compare_exchange(place: *mut u64, old: u64, new: u64) -> u64 {
+    let mut found = old;
+    // SAFETY: the caller guarantees the place; the instruction touches nothing else.
+    unsafe {
+        asm!(
+            "r0 = cmpxchg_64({place} + 0, r0, {new})",
+            place = in(reg) place,
+            new = in(reg) new,
+            inout("r0") found,
+            options(nostack),
+        );
+    }
+    found
+}
+
 /// Sets bits of `place` and returns its value as it was before.
 ///
 /// The instruction for 32 bits needs registers that the compiler offers as an unstable feature

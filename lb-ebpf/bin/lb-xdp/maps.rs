@@ -1,5 +1,5 @@
-//! The maps. Names and types are the contract of `lb_common`; the sizes of [`TABLES`] and
-//! [`CONNECTIONS`] are defaults that the loader replaces.
+//! The maps. Names and types are the contract of `lb_common`; the sizes of [`TABLES`],
+//! [`CONNECTIONS`] and [`OPENINGS`] are defaults that the loader replaces.
 
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
@@ -7,9 +7,10 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray},
 };
 use lb_common::{
-    Acl, Address, CLIENT_HOPS as CLIENT_HOP_COUNT, ClientHop, Counters, FlowEntry, FlowKey,
-    InstanceEntry, MAX_INSTANCES, MAX_PREFIXES, MAX_SUBINTERFACES, MAX_VIPS, NextHop, PortRanges,
-    Settings, Subinterface, Table, Traffic, Vip, VipKey, names,
+    Acl, Address, Arrivals, CLIENT_HOPS as CLIENT_HOP_COUNT, ClientHop, Counters, FlowEntry,
+    FlowKey, InstanceEntry, MAX_INSTANCES, MAX_PREFIXES, MAX_SUBINTERFACES, MAX_VIPS, NextHop,
+    PortRanges, SOURCE_SETS as SET_COUNT, Settings, SourceSet, Subinterface, Table, Traffic, Vip,
+    VipKey, names,
 };
 use lb_ebpf::{
     Scratch,
@@ -76,6 +77,10 @@ pub(crate) struct Workplace {
     pub(crate) budget: Budget,
     /// Answers to echo requests.
     pub(crate) echoes: Budget,
+    /// The place in [`OPENINGS`] that is written next.
+    pub(crate) opening: u32,
+    /// Always zero.
+    pub(crate) pad: u32,
     /// Not 0 once a VIP was kept below.
     pub(crate) keeps: u64,
     /// An entry that is in no table.
@@ -140,3 +145,20 @@ pub(crate) static PREFIXES: LpmTrie<[u32; 4], u32> =
 /// with nothing.
 #[map]
 pub(crate) static JUDGED: PerCpuArray<Judged> = PerCpuArray::with_max_entries(JUDGED_COUNT, 0);
+
+/// Not pinned, as [`CEILINGS`].
+#[map]
+pub(crate) static ARRIVALS: Array<Arrivals> = Array::with_max_entries(MAX_VIPS, 0);
+
+/// By [`Arrivals::bucket`]; changed atomically. Every program begins with full ones.
+#[map]
+pub(crate) static BUCKETS: Array<u64> = Array::with_max_entries(MAX_VIPS, 0);
+
+/// Buckets of sources; each word is changed atomically. Every program begins with full ones.
+#[map]
+pub(crate) static SOURCES: Array<SourceSet> = Array::with_max_entries(SET_COUNT, 0);
+
+/// Keys of connections of which nothing but a SYN was heard, in the order of their SYNs, each processor's
+/// apart. The loader gives all of them together as many places as [`lb_common::most_opening`] says.
+#[map]
+pub(crate) static OPENINGS: PerCpuArray<FlowKey> = PerCpuArray::with_max_entries(1 << 14, 0);

@@ -54,6 +54,14 @@ pub fn lb_refuse(context: XdpContext) -> u32 {
     })
 }
 
+/// [`Stage::Admit`].
+#[xdp]
+pub fn lb_admit(context: XdpContext) -> u32 {
+    run(&context, |packet, maps, scratch, interface| {
+        resume(Stage::Admit, packet, maps, scratch, interface)
+    })
+}
+
 /// [`Stage::Fragment`].
 #[xdp]
 pub fn lb_fragment(context: XdpContext) -> u32 {

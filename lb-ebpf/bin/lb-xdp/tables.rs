@@ -12,9 +12,10 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use lb_common::{
-    ACL_ON, ACL_WIDE_V6, Acl, Address, COUNTER_COUNT, ClientHop, Counter, Counters, FAR_WORDS,
-    FlowEntry, FlowKey, InstanceEntry, MAX_RANGES, NEAR_WORDS, NextHop, PREFIX_DENIED, PrefixKey,
-    SLOTS, Settings, Slot, Table, Traffic, VIP_OF_PORTS, Vip, VipKey, is_v4, marks,
+    ACL_ON, ACL_WIDE_V6, Acl, Address, Arrivals, COUNTER_COUNT, ClientHop, Counter, Counters,
+    FAR_WORDS, FlowEntry, FlowKey, InstanceEntry, MAX_RANGES, NEAR_WORDS, NextHop, PREFIX_DENIED,
+    PrefixKey, SLOTS, SOURCE_WAYS, Settings, Slot, SourceSet, Table, Traffic, VIP_OF_PORTS, Vip,
+    VipKey, is_v4, marks,
 };
 use lb_ebpf::{
     Flow, Insert, Route, Scratch, Tables,
@@ -27,9 +28,10 @@ use lb_ebpf::{
 use crate::{
     atomic, fib, former,
     maps::{
-        ACL, CEILINGS, CLIENT_HOPS, CONNECTIONS, COUNTERS, EPOCHS, EXPIRED, FRAGMENTS,
-        INSTANCE_TRAFFIC, INSTANCES, JUDGED, LIVE, NEXT_HOPS, PREFIXES, RECENT, SETTINGS, TABLES,
-        TURNS, VIP_ADDRESSES, VIP_EPOCH, VIP_TRAFFIC, VIPS, WORKPLACE, Workplace,
+        ACL, ARRIVALS, BUCKETS, CEILINGS, CLIENT_HOPS, CONNECTIONS, COUNTERS, EPOCHS, EXPIRED,
+        FRAGMENTS, INSTANCE_TRAFFIC, INSTANCES, JUDGED, LIVE, NEXT_HOPS, OPENINGS, PREFIXES,
+        RECENT, SETTINGS, SOURCES, TABLES, TURNS, VIP_ADDRESSES, VIP_EPOCH, VIP_TRAFFIC, VIPS,
+        WORKPLACE, Workplace,
     },
 };
 
@@ -60,6 +62,12 @@ impl Flow for MapFlow {
         // SAFETY: as above; all writers of the field are atomic, and the assertion below this block
         // says that it begins eight aligned bytes.
         unsafe { atomic::fetch_or(&raw mut (*self.0).state, bits) }
+    }
+
+    #[inline(always)]
+    fn clear_state(&self, bits: u32) {
+        // SAFETY: as above.
+        unsafe { atomic::clear(&raw mut (*self.0).state, bits) }
     }
 }
 
@@ -235,6 +243,46 @@ impl Tables for Maps<'_> {
     }
 
     #[inline(always)]
+    fn arrivals(&self, vip: u32) -> Arrivals {
+        // The daemon may be replacing the value: what is read then is one limit or the other.
+        ARRIVALS.get(vip).copied().unwrap_or_default()
+    }
+
+    #[inline(always)]
+    fn bucket(&self, place: u32) -> u64 {
+        // SAFETY: a map value of eight aligned bytes.
+        BUCKETS
+            .get_ptr(place)
+            .map_or(0, |bucket| unsafe { ptr::read_volatile(bucket) })
+    }
+
+    #[inline(always)]
+    fn change_bucket(&self, place: u32, old: u64, new: u64) -> bool {
+        // SAFETY: a map value of eight aligned bytes; all writers are atomic.
+        BUCKETS
+            .get_ptr_mut(place)
+            .is_some_and(|bucket| unsafe { atomic::compare_exchange(bucket, old, new) } == old)
+    }
+
+    #[inline(always)]
+    fn source_set(&self, set: u32) -> SourceSet {
+        // SAFETY: a map value of four words, each of which is read as a whole.
+        SOURCES
+            .get_ptr(set)
+            .map_or([0; SOURCE_WAYS], |set| unsafe { ptr::read_volatile(set) })
+    }
+
+    #[inline(always)]
+    fn change_source(&self, set: u32, way: usize, old: u64, new: u64) -> bool {
+        let Some(set) = SOURCES.get_ptr_mut(set) else {
+            return false;
+        };
+        let way = opaque(way as u64) as usize & (SOURCE_WAYS - 1);
+        // SAFETY: a word of a map value; all writers are atomic.
+        unsafe { atomic::compare_exchange(set.cast::<u64>().add(way), old, new) == old }
+    }
+
+    #[inline(always)]
     fn flow(&self, key: &FlowKey) -> Option<MapFlow> {
         let flow = CONNECTIONS.get_ptr_mut(key).map(MapFlow);
         if flow.is_none() && former::exists() && former::take_over(key) {
@@ -252,6 +300,26 @@ impl Tables for Maps<'_> {
             Ok(()) => Insert::Done,
             Err(EEXIST) => Insert::Exists,
             Err(_) => Insert::Full,
+        }
+    }
+
+    #[inline(always)]
+    fn swap_opening(&self, key: &mut FlowKey) {
+        // SAFETY: this processor's elements, which nothing else writes.
+        unsafe {
+            let next = &raw mut (*self.workplace).opening;
+            let mut place = OPENINGS.get_ptr_mut(*next);
+            if place.is_none() {
+                // Once round.
+                *next = 0;
+                place = OPENINGS.get_ptr_mut(0);
+            }
+            *next += 1;
+            if let Some(place) = place {
+                let oldest = ptr::read(place);
+                ptr::write(place, *key);
+                *key = oldest;
+            }
         }
     }
 

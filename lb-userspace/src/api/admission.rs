@@ -55,6 +55,10 @@ pub(super) fn of(service: &Service) -> types::Admission {
         in_flight: members().map(|one| u64::from(one.in_flight())).sum(),
         max_connections: limits.connections.map(NonZeroU32::get),
         instance_max_connections: limits.instance_connections.map(NonZeroU32::get),
+        new_connections: limits.arrivals.service.map(|rate| rate.per_second.get()),
+        new_connections_burst: limits.arrivals.service.map(|rate| rate.burst.get()),
+        source_new_connections: limits.arrivals.source.map(|rate| rate.per_second.get()),
+        source_new_connections_burst: limits.arrivals.source.map(|rate| rate.burst.get()),
         connections: members().map(|one| u64::from(one.connections.open())).sum(),
         kernel_connections: members().map(live).sum(),
         concurrency: service.spec.concurrency.as_ref().map(|spec| {

@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 
 use super::{forms::Number, origin::Sourced, reader::Section};
-use crate::model::LimitSpec;
+use crate::model::{ArrivalRate, ArrivalsSpec, LimitSpec};
 
 /// Requests at once, or connections; 0 is no limit.
 const LIMIT: Number<u32> = Number {
@@ -12,6 +12,22 @@ const LIMIT: Number<u32> = Number {
     example: 100,
 };
 
+/// New connections of a source, each second or at once; 0 is no limit.
+const OF_SOURCE: Number<u32> = Number {
+    min: 0,
+    max: 10_000,
+    example: 20,
+};
+
+/// Bits of an address that tell sources apart.
+const fn prefix(min: u8, max: u8) -> Number<u8> {
+    Number {
+        min,
+        max,
+        example: max,
+    }
+}
+
 /// The most requests at once and the most connections, each setting with its source.
 #[derive(Clone, Debug)]
 pub(super) struct LimitSettings {
@@ -19,6 +35,12 @@ pub(super) struct LimitSettings {
     instance: Sourced<u32>,
     connections: Sourced<u32>,
     instance_connections: Sourced<u32>,
+    arrivals: Sourced<u32>,
+    arrivals_burst: Sourced<u32>,
+    source_arrivals: Sourced<u32>,
+    source_arrivals_burst: Sourced<u32>,
+    prefix_v4: Sourced<u8>,
+    prefix_v6: Sourced<u8>,
 }
 
 impl LimitSettings {
@@ -29,6 +51,12 @@ impl LimitSettings {
             instance: Sourced::unset(0),
             connections: Sourced::unset(0),
             instance_connections: Sourced::unset(0),
+            arrivals: Sourced::unset(0),
+            arrivals_burst: Sourced::unset(0),
+            source_arrivals: Sourced::unset(0),
+            source_arrivals_burst: Sourced::unset(0),
+            prefix_v4: Sourced::unset(ArrivalsSpec::default().prefix_v4),
+            prefix_v6: Sourced::unset(ArrivalsSpec::default().prefix_v6),
         }
     }
 
@@ -43,6 +71,16 @@ impl LimitSettings {
                 &LIMIT,
                 &self.instance_connections,
             ),
+            arrivals: t.value("new_connections", &LIMIT, &self.arrivals),
+            arrivals_burst: t.value("new_connections_burst", &LIMIT, &self.arrivals_burst),
+            source_arrivals: t.value("source_new_connections", &OF_SOURCE, &self.source_arrivals),
+            source_arrivals_burst: t.value(
+                "source_new_connections_burst",
+                &OF_SOURCE,
+                &self.source_arrivals_burst,
+            ),
+            prefix_v4: t.value("source_prefix_v4", &prefix(8, 32), &self.prefix_v4),
+            prefix_v6: t.value("source_prefix_v6", &prefix(16, 128), &self.prefix_v6),
         }
     }
 
@@ -52,8 +90,21 @@ impl LimitSettings {
             instance: NonZeroU32::new(self.instance.value),
             connections: NonZeroU32::new(self.connections.value),
             instance_connections: NonZeroU32::new(self.instance_connections.value),
+            arrivals: ArrivalsSpec {
+                service: rate(self.arrivals.value, self.arrivals_burst.value),
+                source: rate(self.source_arrivals.value, self.source_arrivals_burst.value),
+                prefix_v4: self.prefix_v4.value,
+                prefix_v6: self.prefix_v6.value,
+            },
         }
     }
+}
+
+/// A rate; without a burst of its own as many may begin at once as in a second.
+fn rate(per_second: u32, burst: u32) -> Option<ArrivalRate> {
+    let per_second = NonZeroU32::new(per_second)?;
+    let burst = NonZeroU32::new(burst).unwrap_or(per_second);
+    Some(ArrivalRate { per_second, burst })
 }
 
 /// The limits of one instance.

@@ -10,8 +10,8 @@
 use std::fmt;
 
 use lb_common::{
-    Acl, Address, Counters, FlowEntry, FlowKey, InstanceEntry, PortRanges, PrefixKey, Settings,
-    Subinterface, Table, Traffic, Vip, VipKey,
+    Acl, Address, Arrivals, Counters, FlowEntry, FlowKey, InstanceEntry, PortRanges, PrefixKey,
+    Settings, Subinterface, Table, Traffic, Vip, VipKey,
 };
 
 pub(crate) mod kernel;
@@ -258,6 +258,12 @@ pub(crate) trait Datapath: fmt::Debug + Send {
     /// # Errors
     /// When the map cannot be written.
     fn put_acl(&mut self, acl: &Acl) -> Result<(), DatapathError>;
+
+    /// Sets how fast new connections of a VIP may begin, by [`Vip::id`].
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    fn put_arrivals(&mut self, vip: u32, limit: &Arrivals) -> Result<(), DatapathError>;
 
     /// Appends the next entries of the connection table to `into`, a few hundred at a time, and
     /// says where to go on; `None` when the walk is over. Entries that come or go meanwhile may or

@@ -7,6 +7,7 @@ use lb_common::{Counter, InstanceEntry, PROTOCOL_TCP, is_v4};
 use lb_ebpf::{Tables as _, Verdict};
 
 use super::{
+    arrivals,
     ceilings::Ceilings,
     datapath::{Datapath as _, memory::Memory},
     fixture::{A, B, C, World, service, vip},
@@ -25,6 +26,7 @@ use crate::{
 
 mod fallback;
 mod limits;
+mod new_connections;
 mod ports;
 mod settled;
 
@@ -37,6 +39,7 @@ struct Balancer {
     memory: Memory,
     state: Reconciler,
     ceilings: Ceilings,
+    limits: arrivals::Limits,
     now: Timestamp,
     world: World,
 }
@@ -54,6 +57,7 @@ impl Balancer {
             memory,
             state,
             ceilings: Ceilings::default(),
+            limits: arrivals::Limits::new(7),
             now: Timestamp(0),
             world: World::new(services, vips),
         };
@@ -78,6 +82,14 @@ impl Balancer {
         let snapshot = self.world.snapshot();
         let mut datapath = self.memory.clone();
         let limited = self.ceilings.apply(&snapshot, &self.state, &mut datapath);
+        limited.unwrap();
+    }
+
+    /// Brings limits of new connections into the kernel.
+    fn pace(&mut self) {
+        let snapshot = self.world.snapshot();
+        let mut datapath = self.memory.clone();
+        let limited = self.limits.apply(&snapshot, &self.state, &mut datapath);
         limited.unwrap();
     }
 

@@ -14,7 +14,7 @@ use lb_common::{
     Address, FORWARD_DNAT, FORWARD_GUE, FORWARD_IPIP, FORWARD_L2DSR, FORWARD_NAT, HASH_FLOW,
     HASH_SOURCE, INSTANCE_ACTIVE, INSTANCE_DOWN, INSTANCE_DRAINING, InstanceEntry, MAX_VIPS,
     PROTOCOL_TCP, PROTOCOL_UDP, PortRange, SELECT_HASH, SELECT_LEAST_CONNECTIONS, SELECT_TURN,
-    Settings, Subinterface, VIP_KEEPS_PORT, VIP_REFUSES, VipKey, from_v4,
+    Settings, Subinterface, VIP_KEEPS_PORT, VIP_LIMITED, VIP_REFUSES, VipKey, from_v4,
 };
 
 use super::recipe::{Order, Recipe, Share};
@@ -71,6 +71,8 @@ pub(crate) struct VipPlan {
     pub(crate) settles: bool,
     /// Whether packets that no instance can take are refused, not dropped.
     pub(crate) refuses: bool,
+    /// Whether it matters how fast new connections begin.
+    pub(crate) limited: bool,
     /// Its table. VIPs of the same service share it.
     pub(crate) recipe: Arc<Recipe>,
 }
@@ -93,7 +95,9 @@ impl VipPlan {
             Ports::One(_) => 0,
             Ports::Range(..) | Ports::Any => VIP_KEEPS_PORT,
         };
-        keeps | if self.refuses { VIP_REFUSES } else { 0 }
+        let refuses = if self.refuses { VIP_REFUSES } else { 0 };
+        let limited = if self.limited { VIP_LIMITED } else { 0 };
+        keeps | refuses | limited
     }
 
     /// Whether its packets leave from an address of lb's own, of this family.
@@ -151,10 +155,9 @@ pub(crate) fn plan(snapshot: &Snapshot, host: &Host) -> Plan {
             continue;
         }
         add_instances(service, &mut instances);
-        let refuses = service.spec.without_instances == WithoutInstances::Refuse;
         let vip = match fallback(snapshot, service, spec) {
-            Some(instead) => vip_plan(instead, spec, refuses),
-            None => vip_plan(service, spec, refuses),
+            Some(instead) => vip_plan(instead, service, spec),
+            None => vip_plan(service, service, spec),
         };
         // Whoever was served by it goes on when nobody new is.
         let named = service.spec.fallback.as_ref();
@@ -177,8 +180,8 @@ pub(crate) fn plan(snapshot: &Snapshot, host: &Host) -> Plan {
     }
 }
 
-/// How a service serves a VIP.
-fn vip_plan(service: &Service, spec: &VipSpec, refuses: bool) -> VipPlan {
+/// How a service serves a VIP, whose `own` service says what clients see of it.
+fn vip_plan(service: &Service, own: &Service, spec: &VipSpec) -> VipPlan {
     VipPlan {
         spec: spec.clone(),
         forwarding: service.spec.forwarding,
@@ -186,7 +189,8 @@ fn vip_plan(service: &Service, spec: &VipSpec, refuses: bool) -> VipPlan {
         select: select_now(service),
         hash_of: hash_of(service),
         settles: settles(service, spec),
-        refuses,
+        refuses: own.spec.without_instances == WithoutInstances::Refuse,
+        limited: own.spec.limits.arrivals.is_limited(),
         recipe: Arc::new(recipe(service, spec)),
     }
 }

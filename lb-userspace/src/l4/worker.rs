@@ -4,20 +4,27 @@
 //! snapshots into the kernel, walks the connection table, reads the counters and keeps neighbours
 //! known. With one owner there is nothing to lock and no order to argue about.
 
-use std::{collections::BTreeSet, future::Future, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, hash_map::RandomState},
+    future::Future,
+    hash::{BuildHasher as _, Hasher as _},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use lb_common::{Counter, Counters, InstanceEntry};
 use tokio::time::{Instant, sleep_until};
 
 use super::{
     acl::Rules,
-    addresses,
+    addresses, arrivals,
     ceilings::{self, Ceilings},
     datapath::{AttachMode, Datapath},
     host,
     neighbour::Greeter,
     plan::{Host, Plan, ip, plan},
-    reconcile::{Outcome, Reconciler},
+    reconcile::{Outcome, ReconcileError, Reconciler},
     report::{PathMode, Report, Reporter},
     stats,
     sweep::{Limits, Sweep},
@@ -59,6 +66,7 @@ pub(crate) struct Worker {
     sweep: Sweep,
     ceilings: Ceilings,
     rules: Rules,
+    arrivals: arrivals::Limits,
     greeter: Greeter,
     /// Warnings that have been logged and still hold.
     warned: BTreeSet<String>,
@@ -80,6 +88,8 @@ impl Worker {
     ) -> Self {
         let sweep = Sweep::new(Limits::new(&spec));
         let silence = spec.tcp_idle_timeout;
+        // Nobody has to guess it: another one at each start is enough.
+        let seed = RandomState::new().build_hasher().finish();
         let mut worker = Self {
             datapath,
             spec,
@@ -91,6 +101,7 @@ impl Worker {
             sweep,
             ceilings: Ceilings::default(),
             rules: Rules::default(),
+            arrivals: arrivals::Limits::new(seed),
             greeter: Greeter::default(),
             warned: BTreeSet::new(),
             retry: RETRY.0,
@@ -185,9 +196,12 @@ impl Worker {
         self.limit();
         // No program gets packets for VIPs before it knows who may not send any.
         let ruled = self.rules.apply(&snapshot.acl, self.datapath.as_mut());
-        let result = ruled
-            .map_err(Into::into)
-            .and_then(|()| self.state.apply(&plan, self.datapath.as_mut(), now));
+        let applied = ruled.map_err(Into::into).and_then(|()| {
+            // Also before, for VIPs of an earlier daemon that this program does not serve yet.
+            self.pace(&snapshot)?;
+            self.state.apply(&plan, self.datapath.as_mut(), now)
+        });
+        let result = applied.and_then(|outcome| self.pace(&snapshot).map(|()| outcome));
         let took = self.clock.now() - now;
         let report = &mut self.next.reconcile;
         report.took = took;
@@ -238,6 +252,12 @@ impl Worker {
         if let Err(error) = self.ceilings.apply(&snapshot, state, datapath) {
             tracing::warn!(%error, "cannot bring limits of connections into the kernel");
         }
+    }
+
+    /// Brings into the kernel how fast new connections may begin.
+    fn pace(&mut self, snapshot: &Snapshot) -> Result<(), ReconcileError> {
+        let (state, datapath) = (&self.state, self.datapath.as_mut());
+        Ok(self.arrivals.apply(snapshot, state, datapath)?)
     }
 
     fn host(&self) -> Host {

@@ -123,6 +123,13 @@ impl Acl {
         None
     }
 
+    /// Whether `address` may not send.
+    #[must_use]
+    pub fn denies(&self, address: IpAddr) -> bool {
+        let rule = self.decides(address);
+        rule.is_some_and(|(_, rule)| rule.action == AclAction::Deny)
+    }
+
     /// The list that a rule is from; `None`: from the configuration.
     #[must_use]
     pub fn list_of(&self, rule: &AclRule) -> Option<&AclList> {

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::MostConnections;
+use super::{ArrivalsSpec, MostConnections};
 
 /// The most requests at once, and the most connections.
 ///
@@ -24,6 +24,8 @@ pub struct LimitSpec {
     pub connections: Option<NonZeroU32>,
     /// Connections to each instance that has no limit of its own; `None` when there is no limit.
     pub instance_connections: Option<NonZeroU32>,
+    /// How fast connections may begin, of VIPs.
+    pub arrivals: ArrivalsSpec,
 }
 
 /// A limit of a service's requests at once that follows what it can do.

@@ -11,5 +11,7 @@ labelled! {
         ConnectFailed: "connect_failed";
         /// The relay has as many connections as it may have.
         MaxConnections: "max_connections";
+        /// The source ACL denies the client.
+        SourceDenied: "source_denied";
     }
 }

@@ -48,12 +48,17 @@ fn attempt(seed: u64, packets: u32, stride: u32) -> Result<Counters> {
     let mut lab = Lab::new(World::sizes(&mut random))?;
     let mut world = World::make(&mut random, &mut lab)?;
     let mut frames = Frames::default();
+    // Apart, so that rounds that were kept for something else stay what they are.
+    let mut rules = Random::new(!seed);
     let mut number = 0;
     while number < packets {
         if random.one_in(300) {
             let what = world.change(&mut random, &mut lab)?;
             lab.compare_counters()
                 .with_context(|| format!("after packet {number}, {what}"))?;
+        }
+        if rules.one_in(400) {
+            World::rule(&mut rules, &mut lab)?;
         }
         for (frame, interface) in frames.next(&mut random) {
             number += 1;

@@ -10,7 +10,7 @@ use aya::maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray};
 use aya::programs::{TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use lb_common::{
-    Acl, Address, Counters, FlowEntry, FlowKey, InstanceEntry, MAX_INSTANCES, PortRanges,
+    Acl, Address, Arrivals, Counters, FlowEntry, FlowKey, InstanceEntry, MAX_INSTANCES, PortRanges,
     PrefixKey, Settings, Subinterface, Table, Traffic, Vip, VipKey, names,
 };
 use nix::sched::{CpuSet, sched_setaffinity};
@@ -81,6 +81,10 @@ impl Kernel {
         let mut object = EbpfLoader::new()
             .map_max_entries(names::MAP_CONNECTIONS, sizes.connections)
             .map_max_entries(names::MAP_TABLES, sizes.tables)
+            .map_max_entries(
+                names::MAP_OPENINGS,
+                lb_common::most_opening(sizes.connections, 22_528).max(1),
+            )
             .load(&bytes)
             .context("cannot load the XDP object")?;
         for name in [names::PROGRAM, names::PROGRAM_PASS]
@@ -256,6 +260,16 @@ impl Kernel {
         Ok(self
             .array::<Table>(names::MAP_TABLES)?
             .set(index, table, 0)?)
+    }
+
+    /// Sets how fast new connections of a VIP may begin.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub fn set_arrivals(&mut self, vip: u32, limit: &Arrivals) -> Result<()> {
+        Ok(self
+            .array::<Arrivals>(names::MAP_ARRIVALS)?
+            .set(vip, limit, 0)?)
     }
 
     /// Sets how many live connections an instance may have.

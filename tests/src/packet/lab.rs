@@ -9,9 +9,9 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use aya::programs::xdp::XdpMode;
 use lb_common::{
-    Acl, Address, Counter, Counters, FAR_WORDS, FORWARD_NAT, INSTANCE_ACTIVE, InstanceEntry,
-    NEAR_WORDS, PROTOCOL_TCP, PROTOCOL_UDP, PortRanges, PrefixKey, SELECT_HASH, SLOTS, Settings,
-    Slot, Subinterface, Table, Vip, VipKey, from_v4, names,
+    Acl, Address, Arrivals, Counter, Counters, FAR_WORDS, FORWARD_NAT, INSTANCE_ACTIVE,
+    InstanceEntry, NEAR_WORDS, PROTOCOL_TCP, PROTOCOL_UDP, PortRanges, PrefixKey, SELECT_HASH,
+    SLOTS, Settings, Slot, Subinterface, Table, Vip, VipKey, from_v4, names,
 };
 use lb_ebpf::memory::{Frame, MemoryTables};
 use lb_ebpf::{Scratch, Tables, Verdict, process};
@@ -229,6 +229,15 @@ impl Lab {
             has_ranges: u8::from(has_ranges),
             ..self.settings
         })
+    }
+
+    /// Sets how fast new connections of a VIP may begin.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn set_arrivals(&mut self, vip: u32, limit: Arrivals) -> Result<()> {
+        self.memory.set_arrivals(vip, Some(limit));
+        self.kernel.set_arrivals(vip, &limit)
     }
 
     /// Sets how many live connections an instance may have.

@@ -40,6 +40,18 @@ pub struct Admission {
     /// The most connections to each instance without a limit of its own; absent without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instance_max_connections: Option<u32>,
+    /// The most connections of VIPs that may begin in a second; absent without a limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new_connections: Option<u32>,
+    /// The most that may begin at once after a rest; absent without a limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new_connections_burst: Option<u32>,
+    /// The same as `new_connections` of each source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_new_connections: Option<u32>,
+    /// The same as `new_connections_burst` of each source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_new_connections_burst: Option<u32>,
     /// The proxy's connections to all instances together.
     #[serde(default)]
     pub connections: u64,

@@ -103,6 +103,8 @@ fn configuration_and_metrics_can_be_read() {
             "0 + 0",
             "-",
             "-",
+            "-",
+            "-",
             "10",
             "0",
             "50"

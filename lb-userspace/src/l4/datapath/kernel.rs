@@ -21,15 +21,15 @@ use aya::{
     programs::Xdp,
 };
 use lb_common::{
-    Acl, Address, Counters, FlowEntry, FlowKey, InstanceEntry, PortRanges, PrefixKey, Settings,
-    Subinterface, Table, Traffic, Vip, VipKey, names,
+    Acl, Address, Arrivals, Counters, FlowEntry, FlowKey, InstanceEntry, PortRanges, PrefixKey,
+    Settings, Subinterface, Table, Traffic, Vip, VipKey, names,
 };
 
 use self::{
     acl::AclMaps,
     events::Events,
     links::Links,
-    maps::{AddressMap, CeilingMap, Maps, VlanMap},
+    maps::{AddressMap, ArrivalMap, CeilingMap, Maps, VlanMap},
     pins::MapSet,
 };
 use super::{Adopted, Attachment, Cursor, Datapath, DatapathError, Limits};
@@ -60,6 +60,7 @@ pub(crate) struct Kernel {
     maps: Maps,
     ceilings: CeilingMap,
     acl: AclMaps,
+    arrivals: ArrivalMap,
     addresses: AddressMap,
     vlans: VlanMap,
     links: Links,
@@ -275,6 +276,13 @@ impl Datapath for Kernel {
     fn put_acl(&mut self, acl: &Acl) -> Result<(), DatapathError> {
         let result = self.acl.put_whole(acl);
         result.map_err(written(|| "the marks of the source ACL".to_owned()))
+    }
+
+    fn put_arrivals(&mut self, vip: u32, limit: &Arrivals) -> Result<(), DatapathError> {
+        let result = self.arrivals.set(vip, limit);
+        result.map_err(written(|| {
+            format!("the limit of new connections of VIP {vip}")
+        }))
     }
 
     fn connections(

@@ -9,7 +9,7 @@ use std::{
 };
 
 use lb_common::{
-    Acl, Address, Counters, FlowEntry, FlowKey, InstanceEntry, MAX_INSTANCES, PortRanges,
+    Acl, Address, Arrivals, Counters, FlowEntry, FlowKey, InstanceEntry, MAX_INSTANCES, PortRanges,
     PrefixKey, SLOTS, Settings, Subinterface, Table, Traffic, Vip, VipKey,
 };
 use lb_ebpf::{
@@ -20,8 +20,9 @@ use lb_ebpf::{
 
 use super::{Adopted, AttachMode, Attachment, Cursor, Datapath, DatapathError, Limits};
 
-/// Entries of the connection table.
-const CONNECTIONS: u32 = 4096;
+/// Entries of the connection table: so many that tests may begin thousands of connections by a SYN
+/// alone.
+const CONNECTIONS: u32 = 65_536;
 /// Interface that packets come in by.
 const INTERFACE: u32 = 1;
 
@@ -283,6 +284,13 @@ impl Datapath for Memory {
     fn put_acl(&mut self, acl: &Acl) -> Result<(), DatapathError> {
         self.write("acl".to_owned())?;
         self.kernel.set_acl(Box::new(*acl));
+        Ok(())
+    }
+
+    fn put_arrivals(&mut self, vip: u32, limit: &Arrivals) -> Result<(), DatapathError> {
+        self.write(format!("arrivals {vip}"))?;
+        let limit = Some(*limit).filter(|limit| *limit != Arrivals::default());
+        self.kernel.set_arrivals(vip, limit);
         Ok(())
     }
 

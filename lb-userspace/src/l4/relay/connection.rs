@@ -15,6 +15,16 @@ pub(super) async fn serve(worker: &Worker, client: TcpStream, ends: Ends) {
         // The VIP has gone between the client's word and now.
         return pipe::reset(client);
     };
+    if worker
+        .shared
+        .registry
+        .snapshot()
+        .acl
+        .denies(ends.client.ip())
+    {
+        front.counts.refuse(RelayRefusal::SourceDenied);
+        return pipe::reset(client);
+    }
     let Some(_room) = Room::take(&worker.shared) else {
         front.counts.refuse(RelayRefusal::MaxConnections);
         return pipe::reset(client);

@@ -9,9 +9,9 @@ use anyhow::Result;
 use lb_common::{
     FORWARD_DNAT, FORWARD_GUE, FORWARD_IPIP, FORWARD_L2DSR, FORWARD_NAT, HASH_FLOW, HASH_SOURCE,
     INSTANCE_ABSENT, INSTANCE_ACTIVE, INSTANCE_DOWN, INSTANCE_DRAINING, InstanceEntry,
-    PROTOCOL_TCP, PROTOCOL_UDP, PortRange, SELECT_HASH, SELECT_LEAST_CONNECTIONS, SELECT_TURN,
-    SLOTS, Settings, Slot, Table, VIP_KEEPS_PORT, VIP_OWNED, VIP_OWNED_BY_SOURCE, VIP_REFUSES,
-    VIP_SETTLES, Vip, VipKey, translates,
+    PREFIX_ALLOWED, PREFIX_DENIED, PROTOCOL_TCP, PROTOCOL_UDP, PortRange, SELECT_HASH,
+    SELECT_LEAST_CONNECTIONS, SELECT_TURN, SLOTS, Settings, Slot, Table, VIP_KEEPS_PORT, VIP_OWNED,
+    VIP_OWNED_BY_SOURCE, VIP_REFUSES, VIP_SETTLES, Vip, VipKey, translates,
 };
 
 use crate::packet::kernel::Sizes;
@@ -121,6 +121,29 @@ impl World {
             lab.check_traffic(0, index)?;
         }
         Ok(())
+    }
+
+    /// The source ACL has other rules, more often none.
+    pub(super) fn rule(random: &mut Random, lab: &mut Lab) -> Result<()> {
+        let all = |rule| (address("0.0.0.0"), 96, rule);
+        let rules = [
+            vec![
+                all(PREFIX_ALLOWED),
+                (address("10.0.1.2"), 128, PREFIX_DENIED),
+            ],
+            vec![
+                all(PREFIX_ALLOWED),
+                (address("fd00:1::"), 64, PREFIX_DENIED),
+            ],
+            vec![
+                all(PREFIX_DENIED),
+                (address("10.0.1.0"), 120, PREFIX_ALLOWED),
+            ],
+            vec![],
+            vec![],
+            vec![],
+        ];
+        lab.set_rules(&random.pick(&rules))
     }
 
     /// Something happens, and is put into words.

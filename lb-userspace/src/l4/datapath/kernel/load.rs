@@ -9,7 +9,7 @@ use super::{
     chain,
     events::{self, Events},
     links::{self, Links},
-    maps::{self, AddressMap, CeilingMap, Maps, VlanMap},
+    maps::{self, AddressMap, ArrivalMap, CeilingMap, Maps, VlanMap},
     pins::{MapSet, Pins},
     stages, takeover, xdp,
 };
@@ -67,6 +67,7 @@ pub(crate) fn open(spec: &DatapathSpec) -> Result<(Kernel, Rehearsal, String), L
     let rehearsal = Rehearsal::of(&program, spec, &pins, &ours)?;
     let ceilings = CeilingMap::take(&mut program)?;
     let acl = AclMaps::take(&mut program)?;
+    let arrivals = ArrivalMap::take(&mut program)?;
     let addresses = AddressMap::take(&mut program)?;
     let vlans = VlanMap::take(&mut program)?;
     let events = Events::of(&mut program, spec.log);
@@ -77,6 +78,7 @@ pub(crate) fn open(spec: &DatapathSpec) -> Result<(Kernel, Rehearsal, String), L
         maps,
         ceilings,
         acl,
+        arrivals,
         addresses,
         vlans,
         links,
@@ -105,6 +107,7 @@ fn build(
     events::set_level(&mut loader, spec.log);
     loader.map_max_entries(names::MAP_CONNECTIONS, spec.max_connections);
     loader.map_max_entries(names::MAP_TABLES, maps::tables(spec));
+    loader.map_max_entries(names::MAP_OPENINGS, openings(spec));
     if let Some(former) = former {
         takeover::announce(&mut loader, former);
     }
@@ -120,6 +123,15 @@ fn build(
     let stages = stages::load(&mut program, ours)?;
     let links = links::attach(xdp(&mut program)?, pins, &spec.interfaces, spec.mode)?;
     Ok((program, maps, links, stages))
+}
+
+/// Places of each processor for connections that have hardly begun.
+fn openings(spec: &DatapathSpec) -> u32 {
+    // As many as there may ever be: each has its own.
+    let processors = aya::util::nr_cpus().map_or(1, |count| count.max(1) as u32);
+    let (first, last) = spec.nat_ports;
+    let ports = u32::from(last - first) + 1;
+    (lb_common::most_opening(spec.max_connections, ports) / processors).max(1)
 }
 
 /// Why the kernel refused the program. The verifier's log can have thousands of lines, of which the

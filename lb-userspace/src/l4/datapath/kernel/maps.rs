@@ -7,9 +7,9 @@ use aya::{
     maps::{Array, HashMap, IterableMap as _, Map, MapData, MapError, MapInfo, PerCpuArray},
 };
 use lb_common::{
-    Address, CLIENT_HOPS, ClientHop, Counters, FlowEntry, FlowKey, InstanceEntry, MAX_INSTANCES,
-    MAX_SUBINTERFACES, MAX_VIPS, NextHop, PortRanges, Settings, Subinterface, Table, Traffic, Vip,
-    VipKey, names,
+    Address, Arrivals, CLIENT_HOPS, ClientHop, Counters, FlowEntry, FlowKey, InstanceEntry,
+    MAX_INSTANCES, MAX_SUBINTERFACES, MAX_VIPS, NextHop, PortRanges, Settings, Subinterface, Table,
+    Traffic, Vip, VipKey, names,
 };
 
 use crate::{
@@ -165,6 +165,28 @@ impl VlanMap {
     /// Removes an interface.
     pub(super) fn remove(&mut self, index: u32) -> Result<(), MapError> {
         self.0.remove(&index)
+    }
+}
+
+/// How fast new connections of VIPs may begin. Not pinned: it is one program's alone.
+pub(super) struct ArrivalMap(Array<MapData, Arrivals>);
+
+impl std::fmt::Debug for ArrivalMap {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ArrivalMap").finish_non_exhaustive()
+    }
+}
+
+impl ArrivalMap {
+    /// Takes the map out of a loaded program.
+    pub(super) fn take(program: &mut Ebpf) -> Result<Self, L4Error> {
+        let shape = shape::<u32, Arrivals>(MAX_VIPS);
+        take_own(program, names::MAP_ARRIVALS, shape).map(Self)
+    }
+
+    /// Sets an element.
+    pub(super) fn set(&mut self, vip: u32, limit: &Arrivals) -> Result<(), MapError> {
+        self.0.set(vip, limit, 0)
     }
 }
 

@@ -3,7 +3,10 @@
 use std::num::NonZeroU32;
 
 use super::*;
-use crate::model::WithoutInstances;
+use crate::{
+    model::{AclAction, AclSpec, WithoutInstances},
+    registry::{Change, Desired},
+};
 
 #[test]
 fn the_limit_of_a_service_holds_for_all_its_instances_and_workers() {
@@ -19,7 +22,7 @@ fn the_limit_of_a_service_holds_for_all_its_instances_and_workers() {
         assert_eq!(Client::connect(at).end(), Err(ErrorKind::ConnectionReset));
     }
     let report = stage.report_when("refusals", |report| report.vips[0].traffic.dropped == 4);
-    assert_eq!(report.vips[0].relayed.unwrap().refused, [0, 4, 0, 0]);
+    assert_eq!(report.vips[0].relayed.unwrap().refused, [0, 4, 0, 0, 0]);
     held.pop();
     eventually("room", || Client::connect(at).letter().is_ok());
 }
@@ -47,7 +50,7 @@ fn who_finds_no_instance_waits_no_longer_than_connecting_may_take() {
     assert_eq!(Client::connect(at).end(), Err(ErrorKind::ConnectionReset));
     assert!(start.elapsed() >= Duration::from_millis(300));
     stage.report_when("a refusal", |report| {
-        report.vips[0].relayed.unwrap().refused == [1, 0, 0, 0]
+        report.vips[0].relayed.unwrap().refused == [1, 0, 0, 0, 0]
     });
 }
 
@@ -65,7 +68,7 @@ fn there_are_no_more_connections_than_there_may_be() {
     let report = stage.report_when("figures", |report| {
         report.vips[0].traffic.dropped > 0 && report.connections.entries == 2
     });
-    assert_eq!(report.vips[0].relayed.unwrap().refused, [0, 0, 0, 1]);
+    assert_eq!(report.vips[0].relayed.unwrap().refused, [0, 0, 0, 1, 0]);
     assert_eq!(report.connections.max, 2);
 }
 
@@ -100,4 +103,26 @@ fn silence_ends_a_connection_and_half_a_one_sooner() {
     assert!(client.is_alive());
     assert_eq!(client.end(), Err(ErrorKind::ConnectionReset));
     assert!(start.elapsed() >= took + Duration::from_secs(2));
+}
+
+#[test]
+fn who_may_not_send_is_reset() {
+    let (echo, at) = (Echo::start(b'a'), unused_address());
+    let stage = Stage::new(vec![web(&[&echo])], vec![tcp(at, "web")]);
+    assert_eq!(Client::connect(at).letter(), Ok(b'a'));
+    let desired = Desired {
+        services: vec![web(&[&echo])],
+        vips: vec![tcp(at, "web")],
+        acl: AclSpec {
+            rules: [("127.0.0.0/8".parse().unwrap(), AclAction::Deny)].into(),
+            files: Vec::new(),
+        },
+        ..Desired::default()
+    };
+    let configure = Change::Configure(Box::new(desired));
+    stage.world.apply(configure);
+    assert_eq!(Client::connect(at).end(), Err(ErrorKind::ConnectionReset));
+    stage.report_when("a refusal", |report| {
+        report.vips[0].relayed.unwrap().refused == [0, 0, 0, 0, 1]
+    });
 }

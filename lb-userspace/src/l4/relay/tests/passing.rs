@@ -116,7 +116,7 @@ fn nobody_but_the_dead_is_a_reset_at_once() {
     assert_eq!(Client::connect(at).end(), Err(ErrorKind::ConnectionReset));
     assert!(start.elapsed() < Duration::from_secs(4));
     let report = stage.report_when("a refusal", |report| report.vips[0].traffic.dropped > 0);
-    assert_eq!(report.vips[0].relayed.unwrap().refused, [0, 0, 1, 0]);
+    assert_eq!(report.vips[0].relayed.unwrap().refused, [0, 0, 1, 0, 0]);
     assert_eq!(report.vips[0].traffic.connections, 0);
 }
 

@@ -1,0 +1,72 @@
+//! Connections that have hardly begun.
+//!
+//! A SYN costs its sender nothing, not even an address of its own, and where connections are
+//! remembered it costs an entry, with `nat` two of them and a source port. So an entry that was made
+//! for a SYN is marked until its client sends something else, which only who has got the answer does,
+//! and there are only so many of those: each processor has a ring of the keys that it has
+//! inserted last, and what falls out of it is forgotten if it is still marked. A flood of SYNs
+//! therefore pushes out its own, the oldest first; who opens a connection needs a round trip, in
+//! which a ring does not go round. Established connections are in nobody's way and nobody is in theirs.
+
+use lb_common::{
+    Counter, FLOW_FORWARD, FlowEntry, FlowKey, PROTOCOL_TCP, STATE_OPEN, STATE_OPENING,
+    same_address,
+};
+
+use crate::{Flow, Scratch, Tables, conntrack, parse::is_opening};
+
+/// The state of a new entry.
+#[inline(always)]
+#[must_use]
+pub(crate) const fn state(key: &FlowKey, tcp_flags: u8) -> u32 {
+    if key.protocol == PROTOCOL_TCP && is_opening(tcp_flags) {
+        STATE_OPENING
+    } else {
+        STATE_OPEN
+    }
+}
+
+/// Whether nothing but a SYN was heard of an entry's client.
+#[inline(always)]
+const fn is_marked(entry: &FlowEntry) -> bool {
+    entry.direction == FLOW_FORWARD && entry.state & STATE_OPENING != 0
+}
+
+/// Notes that the connection with the key [`Scratch::key`] was inserted for a SYN, and forgets the one
+/// that falls out of the ring. What is in [`Scratch::partner`] is lost.
+#[inline(never)]
+pub(crate) fn note<T: Tables>(tables: &T, scratch: &mut Scratch) {
+    scratch.partner = scratch.key;
+    tables.swap_opening(&mut scratch.partner);
+    // A connection that has begun anew since is younger than its place says, and this one is the youngest.
+    if scratch.partner.protocol == PROTOCOL_TCP && !is_same(&scratch.partner, &scratch.key) {
+        forget(tables, &scratch.partner);
+    }
+}
+
+#[inline(always)]
+const fn is_same(one: &FlowKey, other: &FlowKey) -> bool {
+    same_address(&one.source, &other.source)
+        && same_address(&one.destination, &other.destination)
+        && u16::from_ne_bytes(one.source_port) == u16::from_ne_bytes(other.source_port)
+        && u16::from_ne_bytes(one.destination_port) == u16::from_ne_bytes(other.destination_port)
+}
+
+/// Forgets a connection, if nothing but a SYN was heard of it.
+#[inline(always)]
+fn forget<T: Tables>(tables: &T, key: &FlowKey) {
+    if let Some(flow) = tables.flow(key)
+        && is_marked(&flow.entry())
+    {
+        conntrack::forget(tables, &flow, key);
+        tables.count(Counter::OpeningsForgotten);
+    }
+}
+
+/// Notes that a client has sent more than a SYN.
+#[inline(always)]
+pub(crate) fn heard<F: Flow>(flow: &F, entry: &FlowEntry, tcp_flags: u8) {
+    if is_marked(entry) && !is_opening(tcp_flags) {
+        flow.clear_state(STATE_OPENING);
+    }
+}

@@ -1,0 +1,97 @@
+//! Connections of which nothing but a SYN was heard.
+
+use lb_common::{
+    Counter, FLOW_FORWARD, FORWARD_L2DSR, PROTOCOL_TCP, STATE_OPENING, Settings, Vip, VipKey,
+    from_v4, most_opening,
+};
+
+use super::{instance, packet, send, table, tables, vip};
+use crate::{Tables as _, Verdict, memory::MemoryTables};
+
+const SYN: u8 = 2;
+const ACK: u8 = 16;
+
+const ENTRIES: u32 = 4096;
+
+/// A `nat` VIP on port 80 and one of `l2dsr` on port 81.
+fn balancer(ports: u16) -> MemoryTables {
+    let tables = tables(ENTRIES as usize);
+    let settings = tables.settings().unwrap();
+    tables.set_settings(Settings {
+        nat_port_last: settings.nat_port_first + ports - 1,
+        ..settings
+    });
+    tables.set_instance(1, instance(from_v4([10, 0, 0, 11])));
+    tables.set_table(1, table(&[1]));
+    for (id, port, forward) in [(1, 80_u16, vip(1).forward), (2, 81, FORWARD_L2DSR)] {
+        let key = VipKey::new(from_v4([10, 1, 1, 1]), port.to_be_bytes(), PROTOCOL_TCP);
+        let value = Vip {
+            forward,
+            table: 1,
+            ..vip(id)
+        };
+        tables.set_vip(key, value);
+    }
+    tables
+}
+
+fn to(tables: &MemoryTables, client: u32, port: u16, flags: u8) -> Verdict {
+    let [_, _, a, b] = client.to_be_bytes();
+    let source = (from_v4([10, 9, a, b]), 5000);
+    let mut frame = packet(source, (from_v4([10, 1, 1, 1]), port), PROTOCOL_TCP, flags);
+    let verdict = send(tables, &mut frame);
+    assert!(tables.counters().adds_up());
+    verdict
+}
+
+/// Clients whose connections are there, those that are opening apart.
+fn known(tables: &MemoryTables) -> (usize, usize) {
+    let flows = tables.flows().into_iter();
+    let forward: Vec<_> = flows
+        .filter(|(_, entry)| entry.direction == FLOW_FORWARD)
+        .collect();
+    let opening = forward
+        .iter()
+        .filter(|(_, entry)| entry.state & STATE_OPENING != 0);
+    let opening = opening.count();
+    (forward.len() - opening, opening)
+}
+
+#[test]
+fn a_flood_pushes_out_its_own_and_nobody_who_has_gone_on() {
+    for port in [80, 81] {
+        let tables = balancer(10_000);
+        for client in 0..100 {
+            assert_eq!(to(&tables, client, port, SYN), Verdict::Transmit);
+            assert_eq!(to(&tables, client, port, ACK), Verdict::Transmit);
+        }
+        assert_eq!(known(&tables), (100, 0));
+        for client in 1000..9000 {
+            assert_eq!(
+                to(&tables, client, port, SYN),
+                Verdict::Transmit,
+                "{client}"
+            );
+        }
+        let most = most_opening(ENTRIES, 22_528);
+        assert_eq!(known(&tables), (100, most as usize), "{port}");
+        assert_eq!(tables.live(1), u64::from(100 + most));
+        // The ring has had the hundred, too.
+        let forgotten = tables.counters().get(Counter::OpeningsForgotten);
+        assert_eq!(forgotten, u64::from(8000 - most));
+        // Who is slow, but faster than the ring, is established with the packet that he sends next.
+        for client in 8900..9000 {
+            assert_eq!(to(&tables, client, port, ACK), Verdict::Transmit);
+        }
+        assert_eq!(known(&tables), (200, most as usize - 100), "{port}");
+    }
+}
+
+#[test]
+fn a_connection_that_begins_again_and_again_is_not_forgotten_for_itself() {
+    let tables = balancer(1000);
+    for _ in 0..3 * ENTRIES {
+        assert_eq!(to(&tables, 1, 80, SYN), Verdict::Transmit);
+        assert_eq!(to(&tables, 1, 80, 4 | ACK), Verdict::Transmit);
+    }
+}
