@@ -22,12 +22,12 @@ pub use counter::{COUNTER_COUNT, Counter, CounterKind, Counters};
 pub use decap::{DecapCounter, DecapSettings, MAX_FRIENDS, MAX_LOCAL};
 pub use flow::{
     FLOW_FORWARD, FLOW_REPLY, FlowEntry, FlowKey, STATE_CLOSED, STATE_FIN_CLIENT,
-    STATE_FIN_INSTANCE, STATE_OPEN, STATE_OPENING, STATE_REMOVED, most_opening,
+    STATE_FIN_INSTANCE, STATE_OPEN, STATE_OPENING, STATE_REMOVED, STATE_STAYS, most_opening,
 };
 pub use instance::{
     CLIENT_HOPS, ClientHop, HOP_GATEWAY, HOP_TAGGED, HOP_VLAN, INSTANCE_ABSENT, INSTANCE_ACTIVE,
-    INSTANCE_DOWN, INSTANCE_DRAINING, InstanceEntry, MAX_INSTANCES, MAX_SUBINTERFACES, NextHop,
-    Subinterface,
+    INSTANCE_DOWN, INSTANCE_DRAINING, INSTANCE_FAILED, InstanceEntry, MAX_INSTANCES,
+    MAX_SUBINTERFACES, NextHop, Subinterface,
 };
 pub use ports::{MAX_RANGES, PortRange, PortRanges};
 pub use settings::Settings;
@@ -38,7 +38,7 @@ pub use vip::{
     FORWARD_DNAT, FORWARD_GUE, FORWARD_IPIP, FORWARD_L2DSR, FORWARD_NAT, HASH_FLOW, HASH_SOURCE,
     MAX_VIPS, PROTOCOL_TCP, PROTOCOL_UDP, SELECT_HASH, SELECT_LEAST_CONNECTIONS, SELECT_TURN,
     VIP_KEEPS_PORT, VIP_LIMITED, VIP_OF_PORT, VIP_OF_PORTS, VIP_OWNED, VIP_OWNED_BY_SOURCE,
-    VIP_REFUSES, VIP_SETTLES, Vip, VipKey, encapsulates, translates,
+    VIP_REFUSES, VIP_SETTLES, VIP_STAYS, Vip, VipKey, encapsulates, translates,
 };
 
 /// An address of either family in 16 bytes; IPv4 as IPv4-mapped IPv6.

@@ -11,8 +11,8 @@
 
 use lb_common::{
     Counter, FLOW_FORWARD, FLOW_REPLY, FORWARD_NAT, FlowEntry, FlowKey, InstanceEntry, SELECT_HASH,
-    STATE_OPEN, STATE_OPENING, Settings, VIP_KEEPS_PORT, VIP_LIMITED, VIP_REFUSES, VIP_SETTLES,
-    Vip, is_v4, same_address, translates,
+    STATE_OPEN, STATE_OPENING, STATE_STAYS, Settings, VIP_KEEPS_PORT, VIP_LIMITED, VIP_REFUSES,
+    VIP_SETTLES, VIP_STAYS, Vip, is_v4, same_address, translates,
 };
 
 use crate::{
@@ -173,7 +173,11 @@ fn begin_at<T: Tables>(
         }
         tables.live_begin(index);
     }
-    scratch.entry.state = opening::state(&scratch.key, tcp_flags);
+    scratch.entry.state = if vip.flags & VIP_STAYS != 0 {
+        STATE_STAYS
+    } else {
+        opening::state(&scratch.key, tcp_flags)
+    };
     scratch.entry.last_seen = tables.now();
     let inserted = if translates(vip.forward) {
         let port = if vip.flags & VIP_KEEPS_PORT != 0 {

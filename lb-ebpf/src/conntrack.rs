@@ -46,7 +46,7 @@ pub enum Judgement {
 #[inline(always)]
 #[must_use]
 pub fn judge(layout: &Layout, entry: &FlowEntry, instance: &InstanceEntry) -> Judgement {
-    if !instance.keeps(entry.generation) {
+    if !instance.keeps_flow(entry) {
         Judgement::Move
     } else if layout.is_opening() && entry.state & STATE_CLOSED != 0 {
         Judgement::Renew

@@ -187,7 +187,7 @@ fn later<P: Packet, T: Tables>(
         let answers = entry.direction == FLOW_REPLY
             && instance.state != INSTANCE_ABSENT
             && instance.generation == entry.generation;
-        answers || instance.keeps(entry.generation)
+        answers || instance.keeps_flow(entry)
     });
     if !is_owner {
         return Step::Done(way.refused(tables, Counter::DropFragmentLost));

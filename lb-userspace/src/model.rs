@@ -106,5 +106,5 @@ pub use service::{
 pub use slow_start::SlowStartSpec;
 pub use tracing::{TraceBackendSpec, TraceTrust, TracingSpec};
 pub use url::HttpUrl;
-pub use vip::{Forwarding, Ports, Protocol, VipSpec, WithoutInstances};
+pub use vip::{Forwarding, Ports, Protocol, UdpFlows, VipSpec, WithoutInstances};
 pub use window::WindowSum;

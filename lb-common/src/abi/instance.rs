@@ -1,6 +1,6 @@
 //! Instances as the packet path sees them.
 
-use super::Address;
+use super::{Address, FlowEntry, STATE_STAYS};
 
 /// Elements of the instance arrays. An instance index is from 1 to `MAX_INSTANCES - 1`; 0 means
 /// none, so that a zeroed slot or value can never name an instance.
@@ -12,8 +12,11 @@ pub const INSTANCE_ABSENT: u8 = 0;
 pub const INSTANCE_ACTIVE: u8 = 1;
 /// [`InstanceEntry::state`]: keeps its connections, gets no new ones.
 pub const INSTANCE_DRAINING: u8 = 2;
-/// [`InstanceEntry::state`]: disabled or unhealthy; its connections go to others at once.
+/// [`InstanceEntry::state`]: disabled or taken out; its connections go to others at once.
 pub const INSTANCE_DOWN: u8 = 3;
+/// [`InstanceEntry::state`]: its checks fail. What [`INSTANCE_DOWN`] is, but for flows that stay: see
+/// [`super::STATE_STAYS`].
+pub const INSTANCE_FAILED: u8 = 4;
 
 /// One instance.
 #[repr(C)]
@@ -49,6 +52,23 @@ impl InstanceEntry {
     pub const fn keeps(&self, generation: u16) -> bool {
         (self.state == INSTANCE_ACTIVE || self.state == INSTANCE_DRAINING)
             && self.generation == generation
+    }
+
+    /// Whether the instance keeps a connection with this entry. The same, but for flows that stay with
+    /// an instance whose checks fail.
+    #[inline(always)]
+    #[must_use]
+    pub const fn keeps_flow(&self, entry: &FlowEntry) -> bool {
+        self.keeps(entry.generation)
+            || entry.state & STATE_STAYS != 0
+                && self.state == INSTANCE_FAILED
+                && self.generation == entry.generation
+    }
+
+    /// Whether the instance is there and takes nothing.
+    #[must_use]
+    pub const fn is_down(&self) -> bool {
+        self.state == INSTANCE_DOWN || self.state == INSTANCE_FAILED
     }
 }
 
@@ -121,3 +141,37 @@ const _: () = assert!(size_of::<InstanceEntry>() == 32 && align_of::<InstanceEnt
 const _: () = assert!(size_of::<Subinterface>() == 8);
 const _: () = assert!(size_of::<NextHop>() == 32 && align_of::<NextHop>() == 8);
 const _: () = assert!(size_of::<ClientHop>() == 48 && CLIENT_HOPS.is_power_of_two());
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flows_that_stay_do_so_with_an_instance_that_fails_and_with_no_other() {
+        let instance = |state| InstanceEntry {
+            state,
+            generation: 3,
+            ..InstanceEntry::default()
+        };
+        let entry = |generation, state| FlowEntry {
+            generation,
+            state,
+            ..FlowEntry::default()
+        };
+        let (moves, stays) = (entry(3, 0), entry(3, STATE_STAYS));
+        for (state, keeps) in [
+            (INSTANCE_ABSENT, [false, false]),
+            (INSTANCE_ACTIVE, [true, true]),
+            (INSTANCE_DRAINING, [true, true]),
+            (INSTANCE_DOWN, [false, false]),
+            (INSTANCE_FAILED, [false, true]),
+        ] {
+            let instance = instance(state);
+            let found = [moves, stays].map(|entry| instance.keeps_flow(&entry));
+            assert_eq!(found, keeps, "{state}");
+            // Another tenant of the index is another instance.
+            assert!(!instance.keeps_flow(&entry(2, STATE_STAYS)), "{state}");
+            assert!(!instance.takes_new() || state == INSTANCE_ACTIVE);
+        }
+    }
+}

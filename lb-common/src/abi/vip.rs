@@ -156,5 +156,8 @@ pub const VIP_OWNED_BY_SOURCE: u8 = 4;
 /// [`SELECT_HASH`], and where nobody counts live connections against a limit.
 pub const VIP_SETTLES: u8 = 2;
 
+/// [`Vip::flags`]: flows stay with an instance that fails its checks; see [`super::STATE_STAYS`].
+pub const VIP_STAYS: u8 = 0x40;
+
 const _: () = assert!(size_of::<VipKey>() == 24 && align_of::<VipKey>() == 8);
 const _: () = assert!(size_of::<Vip>() == 16 && align_of::<Vip>() == 4);

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 
 use lb_common::{
     Counter, FLOW_FORWARD, FLOW_REPLY, FORWARD_L2DSR, FORWARD_NAT, INSTANCE_ABSENT,
-    INSTANCE_ACTIVE, INSTANCE_DOWN, INSTANCE_DRAINING, InstanceEntry, PROTOCOL_TCP, SELECT_HASH,
-    SELECT_LEAST_CONNECTIONS, SELECT_TURN, STATE_CLOSED, Vip, VipKey, from_v4,
+    INSTANCE_ACTIVE, INSTANCE_DOWN, INSTANCE_DRAINING, INSTANCE_FAILED, InstanceEntry,
+    PROTOCOL_TCP, SELECT_HASH, SELECT_LEAST_CONNECTIONS, SELECT_TURN, STATE_CLOSED, Vip, VipKey,
+    from_v4,
 };
 use proptest::prelude::*;
 
@@ -35,6 +36,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         3 => Just(INSTANCE_ACTIVE),
         1 => Just(INSTANCE_DRAINING),
         1 => Just(INSTANCE_DOWN),
+        1 => Just(INSTANCE_FAILED),
         1 => Just(INSTANCE_ABSENT),
     ];
     let event = prop_oneof![

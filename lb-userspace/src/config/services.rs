@@ -1,6 +1,6 @@
 //! Services and their instances, and `[defaults]` for what services have in common.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     admission::{self, LimitSettings},
@@ -9,7 +9,7 @@ use super::{
     concurrency::ConcurrencySettings,
     discovery::DiscoverySettings,
     fail_open::FailOpenSettings,
-    forms::{Choice, Form as _, Number},
+    forms::{Choice, Form as _, Number, Period},
     hashing::HashSettings,
     health::HealthSettings,
     hedge::HedgeSettings,
@@ -28,7 +28,8 @@ use super::{
     values::SERVICE,
 };
 use crate::model::{
-    Algorithm, Endpoint, Forwarding, InstanceSpec, ServiceName, ServiceSpec, WithoutInstances,
+    Algorithm, Endpoint, Forwarding, InstanceSpec, ServiceName, ServiceSpec, UdpFlows,
+    WithoutInstances,
 };
 
 const ALGORITHM: Choice<Algorithm> = Choice {
@@ -52,6 +53,17 @@ const WITHOUT_INSTANCES: Choice<WithoutInstances> = Choice {
     name: WithoutInstances::as_str,
 };
 
+const UDP_FLOWS: Choice<UdpFlows> = Choice {
+    choices: &[UdpFlows::Move, UdpFlows::Stay],
+    name: UdpFlows::as_str,
+};
+
+const IDLE: Period = Period {
+    min: Duration::from_secs(1),
+    max: Duration::from_secs(7 * 24 * 3600),
+    example: "30s",
+};
+
 const WEIGHT: Number<u16> = Number {
     min: 0,
     max: u16::MAX,
@@ -68,6 +80,8 @@ pub(super) struct ServiceSettings {
     hash: HashSettings,
     forwarding: Sourced<Forwarding>,
     without_instances: Sourced<WithoutInstances>,
+    udp_flows: Sourced<UdpFlows>,
+    idle_timeout: Sourced<Option<Duration>>,
     health_check: HealthSettings,
     recovery: RecoverySettings,
     breaker: BreakerSettings,
@@ -104,6 +118,8 @@ impl ServiceSettings {
             hash: HashSettings::unset(),
             forwarding: Sourced::unset(Forwarding::default()),
             without_instances: Sourced::unset(WithoutInstances::default()),
+            udp_flows: Sourced::unset(UdpFlows::default()),
+            idle_timeout: Sourced::unset(None),
             health_check: HealthSettings::unset(),
             recovery: RecoverySettings::unset(),
             breaker: BreakerSettings::unset(),
@@ -138,6 +154,9 @@ impl ServiceSettings {
             &WITHOUT_INSTANCES,
             &self.without_instances,
         );
+        let udp_flows = t.value("udp_flows", &UDP_FLOWS, &self.udp_flows);
+        let absent = "the packet path's";
+        let idle_timeout = t.optional("idle_timeout", &IDLE, &self.idle_timeout, absent);
         let health_check = t.table("health_check", |t| self.health_check.read(t, udp_only));
         let recovery = t.table("recovery", |t| self.recovery.read(t));
         let breaker = t.table("breaker", |t| self.breaker.read(t));
@@ -159,6 +178,8 @@ impl ServiceSettings {
             hash,
             forwarding,
             without_instances,
+            udp_flows,
+            idle_timeout,
             health_check,
             recovery,
             breaker,
@@ -206,6 +227,8 @@ pub(super) fn read(
                 hash_bound: settings.hash.bound.value,
                 forwarding: settings.forwarding.value,
                 without_instances: settings.without_instances.value,
+                udp_flows: settings.udp_flows.value,
+                idle_timeout: settings.idle_timeout.value,
                 fallback: fallback.value.clone(),
                 health_check: settings.health_check.build(),
                 recovery: settings.recovery.build(),

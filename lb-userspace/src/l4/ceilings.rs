@@ -66,14 +66,7 @@ impl Ceilings {
     ) -> Result<(), DatapathError> {
         let mut wanted = BTreeMap::new();
         self.shares = false;
-        for service in &snapshot.services {
-            if !snapshot
-                .vips
-                .iter()
-                .any(|vip| vip.service == *service.name())
-            {
-                continue;
-            }
+        for service in snapshot.behind_vips() {
             match service.spec.limits.connections {
                 None => wanted.extend(own(service)),
                 Some(limit) => {

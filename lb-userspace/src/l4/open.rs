@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, future::Future, path::Path, sync::Arc};
 
-use lb_common::{Counters, INSTANCE_ABSENT, INSTANCE_DOWN, InstanceEntry};
+use lb_common::{Counters, INSTANCE_ABSENT, InstanceEntry};
 
 use super::{
     Attachment, Handle, L4Error, Relay,
@@ -171,7 +171,7 @@ pub(super) fn known(instances: &BTreeMap<u16, InstanceEntry>) -> Vec<KnownId> {
             } else {
                 entry.identity
             },
-            is_down: entry.state == INSTANCE_DOWN,
+            is_down: entry.is_down(),
         })
         .collect()
 }

@@ -8,20 +8,22 @@ use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::Arc,
+    time::Duration,
 };
 
 use lb_common::{
     Address, FORWARD_DNAT, FORWARD_GUE, FORWARD_IPIP, FORWARD_L2DSR, FORWARD_NAT, HASH_FLOW,
-    HASH_SOURCE, INSTANCE_ACTIVE, INSTANCE_DOWN, INSTANCE_DRAINING, InstanceEntry, MAX_VIPS,
-    PROTOCOL_TCP, PROTOCOL_UDP, PortRange, SELECT_HASH, SELECT_LEAST_CONNECTIONS, SELECT_TURN,
-    Settings, Subinterface, VIP_KEEPS_PORT, VIP_LIMITED, VIP_REFUSES, VipKey, from_v4,
+    HASH_SOURCE, INSTANCE_ACTIVE, INSTANCE_DOWN, INSTANCE_DRAINING, INSTANCE_FAILED, InstanceEntry,
+    MAX_VIPS, PROTOCOL_TCP, PROTOCOL_UDP, PortRange, SELECT_HASH, SELECT_LEAST_CONNECTIONS,
+    SELECT_TURN, Settings, Subinterface, VIP_KEEPS_PORT, VIP_LIMITED, VIP_REFUSES, VIP_STAYS,
+    VipKey, from_v4,
 };
 
 use super::recipe::{Order, Recipe, Share};
 use crate::{
     model::{
-        AdminState, Algorithm, DatapathSpec, Forwarding, HashKey, Health, Ports, Protocol, VipSpec,
-        WithoutInstances,
+        AdminState, Algorithm, DatapathSpec, Forwarding, HashKey, Health, Ports, Protocol,
+        UdpFlows, VipSpec, WithoutInstances,
     },
     registry::{InstanceStatus, Service, Snapshot, identity},
 };
@@ -73,6 +75,10 @@ pub(crate) struct VipPlan {
     pub(crate) refuses: bool,
     /// Whether it matters how fast new connections begin.
     pub(crate) limited: bool,
+    /// Whether flows stay with instances whose checks fail.
+    pub(crate) stays: bool,
+    /// Idle time after which its connections are forgotten, when that is not the packet path's.
+    pub(crate) idle: Option<Duration>,
     /// Its table. VIPs of the same service share it.
     pub(crate) recipe: Arc<Recipe>,
 }
@@ -97,7 +103,7 @@ impl VipPlan {
         };
         let refuses = if self.refuses { VIP_REFUSES } else { 0 };
         let limited = if self.limited { VIP_LIMITED } else { 0 };
-        keeps | refuses | limited
+        keeps | refuses | limited | if self.stays { VIP_STAYS } else { 0 }
     }
 
     /// Whether its packets leave from an address of lb's own, of this family.
@@ -191,6 +197,8 @@ fn vip_plan(service: &Service, own: &Service, spec: &VipSpec) -> VipPlan {
         settles: settles(service, spec),
         refuses: own.spec.without_instances == WithoutInstances::Refuse,
         limited: own.spec.limits.arrivals.is_limited(),
+        stays: spec.protocol == Protocol::Udp && service.spec.udp_flows == UdpFlows::Stay,
+        idle: service.spec.idle_timeout,
         recipe: Arc::new(recipe(service, spec)),
     }
 }
@@ -228,11 +236,18 @@ fn add_instances(service: &Service, into: &mut BTreeMap<u16, InstanceEntry>) {
 pub(crate) fn state(status: &InstanceStatus, weight: u32) -> u8 {
     if weight > 0 {
         INSTANCE_ACTIVE
-    } else if status.admin == AdminState::Disabled || status.health == Health::Unhealthy {
+    } else if status.admin == AdminState::Disabled {
         INSTANCE_DOWN
+    } else if status.health == Health::Unhealthy {
+        INSTANCE_FAILED
     } else {
         INSTANCE_DRAINING
     }
+}
+
+/// Whether an instance keeps no connection of TCP.
+pub(crate) fn is_down(status: &InstanceStatus, weight: u32) -> bool {
+    matches!(state(status, weight), INSTANCE_DOWN | INSTANCE_FAILED)
 }
 
 /// How the program picks a slot. Algorithms that act on measurements do so through the effective

@@ -44,6 +44,7 @@ const CALLS_PER_STEP: usize = 8;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     open: Duration,
+    udp: Duration,
     ending: Duration,
     closed: Duration,
     /// Entries from which on the table is crowded: three quarters of those that fit.
@@ -56,6 +57,7 @@ impl Limits {
         Self {
             crowd: u64::from(spec.max_connections) / 4 * 3,
             open: spec.tcp_idle_timeout,
+            udp: spec.udp_idle_timeout,
             ending: spec.udp_idle_timeout,
             closed: spec.udp_idle_timeout.min(LINGER),
         }
@@ -69,13 +71,22 @@ impl Limits {
         }
     }
 
+    /// The limits of a VIP whose connections have an idle time of their own.
+    fn with(self, idle: Option<Duration>) -> Self {
+        Self {
+            open: idle.unwrap_or(self.open),
+            udp: idle.unwrap_or(self.udp),
+            ..self
+        }
+    }
+
     /// For the entry of a client's direction.
     fn of(&self, key: &FlowKey, entry: &FlowEntry) -> Duration {
         if entry.state & STATE_CLOSED != 0 {
             self.closed
-        } else if key.protocol != PROTOCOL_TCP
-            || entry.state & (STATE_FIN_CLIENT | STATE_FIN_INSTANCE) != 0
-        {
+        } else if key.protocol != PROTOCOL_TCP {
+            self.udp
+        } else if entry.state & (STATE_FIN_CLIENT | STATE_FIN_INSTANCE) != 0 {
             self.ending
         } else {
             self.open
@@ -219,6 +230,8 @@ struct Tally {
 #[derive(Debug)]
 pub(crate) struct Sweep {
     limits: Limits,
+    /// Idle times of connections by the id of their VIP, where they are not those of all.
+    idle: BTreeMap<u16, Duration>,
     is_crowded: bool,
     cursor: Option<Cursor>,
     is_under_way: bool,
@@ -234,6 +247,7 @@ impl Sweep {
     pub(crate) const fn new(limits: Limits) -> Self {
         Self {
             limits,
+            idle: BTreeMap::new(),
             is_crowded: false,
             cursor: None,
             is_under_way: false,
@@ -246,6 +260,11 @@ impl Sweep {
             buffer: Vec::new(),
             clients: None,
         }
+    }
+
+    /// Sets the idle times of connections by the id of their VIP, where they are not those of all.
+    pub(crate) fn set_idle(&mut self, idle: BTreeMap<u16, Duration>) {
+        self.idle = idle;
     }
 
     /// Whether the table is short of room, so that the next pass should follow at once.
@@ -361,6 +380,7 @@ impl Sweep {
         } else {
             self.limits
         };
+        let limits = limits.with(self.idle.get(&entry.vip).copied());
         let judgement = judge(key, entry, ends, &limits, now, |key| {
             datapath.connection(key)
         })?;

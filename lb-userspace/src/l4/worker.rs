@@ -5,7 +5,7 @@
 //! known. With one owner there is nothing to lock and no order to argue about.
 
 use std::{
-    collections::{BTreeSet, hash_map::RandomState},
+    collections::{BTreeMap, BTreeSet, hash_map::RandomState},
     future::Future,
     hash::{BuildHasher as _, Hasher as _},
     net::IpAddr,
@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use lb_common::{Counter, Counters, InstanceEntry};
+use lb_common::{Counter, Counters, InstanceEntry, Vip, VipKey};
 use tokio::time::{Instant, sleep_until};
 
 use super::{
@@ -208,6 +208,11 @@ impl Worker {
         let news = *result.as_ref().unwrap_or(&Outcome::default());
         let wait = match result {
             Ok(outcome) => {
+                let idle = idle_times(&plan, self.state.vips());
+                let longest = idle.values().copied().max().unwrap_or_default();
+                self.next.silence = self.spec.tcp_idle_timeout.max(longest);
+                self.sweep.set_idle(idle);
+                let report = &mut self.next.reconcile;
                 report.writes += outcome.writes;
                 report.error = None;
                 self.is_behind = outcome.later.is_some();
@@ -383,7 +388,7 @@ impl Worker {
         if self.is_behind || report.error.is_some() {
             return;
         }
-        let silence = self.spec.tcp_idle_timeout;
+        let silence = self.next.silence;
         let (datapath, now) = (self.datapath.as_mut(), self.clock.now());
         match self.state.advance(silence, datapath, now) {
             Ok(writes) => report.writes += writes,
@@ -410,6 +415,16 @@ impl Worker {
             .collect();
         self.greeter.greet(addresses);
     }
+}
+
+/// Idle times of connections that are not those of all, by the id of their VIP.
+fn idle_times(plan: &Plan, vips: &BTreeMap<VipKey, Vip>) -> BTreeMap<u16, Duration> {
+    let of = |(key, vip): (&VipKey, &Vip)| {
+        let idle = plan.vips.get(key)?.idle?;
+        // Ids are indices of counters, of which there are far fewer.
+        Some((u16::try_from(vip.id).ok()?, idle))
+    };
+    vips.iter().filter_map(of).collect()
 }
 
 async fn until(at: Option<Instant>) {

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use super::{
     AffinitySpec, Algorithm, BreakersSpec, ConcurrencySpec, DiscoverySpec, Endpoint, FailOpenSpec,
     Forwarding, HashKey, HedgeSpec, LimitSpec, OutlierSpec, QueueSpec, RateLimitSpec, ReportTimes,
-    RetrySpec, ScoreSpec, ServiceName, SlowStartSpec, WithoutInstances,
+    RetrySpec, ScoreSpec, ServiceName, SlowStartSpec, UdpFlows, WithoutInstances,
 };
 
 /// The bound of consistent hashing when nobody says anything, in percent: with a quarter more than
@@ -61,6 +61,10 @@ pub struct ServiceSpec {
     pub forwarding: Forwarding,
     /// What the kernel does with packets that no instance can take.
     pub without_instances: WithoutInstances,
+    /// What becomes of flows of UDP whose instance fails its checks.
+    pub udp_flows: UdpFlows,
+    /// Idle time after which the connections of its VIPs are forgotten; `None` for the packet path's.
+    pub idle_timeout: Option<Duration>,
     /// The service that serves instead while no instance of this one takes new traffic.
     pub fallback: Option<ServiceName>,
     /// Active checks; `None` when they are off, and then every instance counts as healthy.
@@ -113,6 +117,8 @@ impl ServiceSpec {
             hash_bound: Some(DEFAULT_HASH_BOUND),
             forwarding: Forwarding::default(),
             without_instances: WithoutInstances::default(),
+            udp_flows: UdpFlows::default(),
+            idle_timeout: None,
             fallback: None,
             health_check: None,
             recovery: None,

@@ -91,6 +91,27 @@ impl WithoutInstances {
     }
 }
 
+/// What becomes of a flow of UDP whose instance fails its checks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum UdpFlows {
+    /// It goes on with another instance.
+    #[default]
+    Move,
+    /// It stays, for as long as it is heard of: a peer that has its state there is of no use elsewhere.
+    Stay,
+}
+
+impl UdpFlows {
+    /// The name in configuration and API.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Move => "move",
+            Self::Stay => "stay",
+        }
+    }
+}
+
 /// The ports of a VIP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Ports {

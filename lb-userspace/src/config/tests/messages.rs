@@ -331,7 +331,7 @@ fn each_fault_is_said_in_its_own_words() {
         (
             "defaults.instances = []",
             "",
-            "defaults.instances: expected one of the keys of defaults: affinity, algorithm, breaker, concurrency, discovery, fail_open, forwarding, hash_bound, hash_key, health_check, hedge, limits, load_reports, outlier, queue, recovery, retry, score, slow_start, timeouts, without_instances; found \"instances\"",
+            "defaults.instances: expected one of the keys of defaults: affinity, algorithm, breaker, concurrency, discovery, fail_open, forwarding, hash_bound, hash_key, health_check, hedge, idle_timeout, limits, load_reports, outlier, queue, recovery, retry, score, slow_start, timeouts, udp_flows, without_instances; found \"instances\"",
         ),
         (
             "services.Web.instances = [\"10.0.0.1:80\"]",

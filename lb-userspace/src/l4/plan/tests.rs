@@ -66,7 +66,7 @@ fn states_follow_operators_and_checks() {
     assert_eq!(state(&world, A), INSTANCE_DRAINING);
     assert!(only(&world.plan()).recipe.is_empty());
     world.health("web", A, Health::Unhealthy);
-    assert_eq!(state(&world, A), INSTANCE_DOWN);
+    assert_eq!(state(&world, A), INSTANCE_FAILED);
     world.health("web", A, Health::Healthy);
     world.admin("web", A, AdminState::Disabled);
     assert_eq!(state(&world, A), INSTANCE_DOWN);

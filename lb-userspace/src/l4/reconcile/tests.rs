@@ -1,6 +1,8 @@
 //! What ends up in the maps, in which order, and that nothing is left behind.
 
-use lb_common::{INSTANCE_ACTIVE, INSTANCE_DRAINING, PortRanges, Subinterface, Table, VipKey};
+use lb_common::{
+    INSTANCE_ACTIVE, INSTANCE_DRAINING, INSTANCE_FAILED, PortRanges, Subinterface, Table, VipKey,
+};
 use lb_ebpf::Tables as _;
 use proptest::prelude::*;
 
@@ -542,7 +544,7 @@ proptest! {
         kernel.memory.fail_after(None);
         kernel.settle(&world);
         kernel.assert_is(&world.plan());
-        let active = [INSTANCE_ABSENT, INSTANCE_ACTIVE, INSTANCE_DRAINING, INSTANCE_DOWN];
+        let active = [INSTANCE_ABSENT, INSTANCE_ACTIVE, INSTANCE_DRAINING, INSTANCE_DOWN, INSTANCE_FAILED];
         prop_assert!(kernel.memory.instances().values().all(|i| active.contains(&i.state)));
     }
 }

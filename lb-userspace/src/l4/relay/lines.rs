@@ -83,7 +83,12 @@ impl Line {
         // The same as of the kernel's connections whose one end was seen.
         let limit = match self.half_closed.get() {
             true => spec.udp_idle_timeout,
-            false => spec.tcp_idle_timeout,
+            false => self
+                .front
+                .service
+                .spec
+                .idle_timeout
+                .unwrap_or(spec.tcp_idle_timeout),
         };
         silent > limit.as_secs()
     }

@@ -14,7 +14,6 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use lb_common::INSTANCE_DOWN;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Notify, mpsc},
@@ -292,7 +291,7 @@ impl Living {
         let services = fronts.all().iter().flat_map(|front| front.services());
         let members = services.flat_map(|of| of.members.iter().zip(of.statuses.iter()));
         let instances = members
-            .filter(|(member, status)| plan::state(status, member.weight) != INSTANCE_DOWN)
+            .filter(|(member, status)| !plan::is_down(status, member.weight))
             .map(|(member, _)| member.instance.id)
             .collect();
         Self { fronts, instances }
