@@ -23,6 +23,26 @@ pub(super) async fn make(
     context.show(&done, text)
 }
 
+/// Changes settings of what has this path.
+pub(super) async fn set(
+    context: &mut Context<'_>,
+    path: &str,
+    list: &[String],
+    trial: Trial,
+) -> Result<(), CliError> {
+    let body = settings(list)?;
+    make(context, Method::PATCH, path, Some(body), trial).await
+}
+
+/// Removes what has this path.
+pub(super) async fn remove(
+    context: &mut Context<'_>,
+    path: &str,
+    trial: Trial,
+) -> Result<(), CliError> {
+    make(context, Method::DELETE, path, None, trial).await
+}
+
 /// Shows what is configured of something.
 pub(super) async fn part(context: &mut Context<'_>, path: &str) -> Result<(), CliError> {
     let part: Part = context.client.get(path).await?;

@@ -195,7 +195,15 @@ fn status(datapath: &Datapath) -> String {
             vip.dropped.to_string(),
         ]
     });
-    text + "\n" + &table(&columns, rows)
+    text += "\n";
+    text += &table(&columns, rows);
+    for vip in datapath.vips.iter().filter(|vip| !vip.drops.is_empty()) {
+        let reasons = vip.drops.iter();
+        let reasons = reasons.map(|drop| format!("{} {}", drop.reason, drop.count));
+        let reasons: Vec<_> = reasons.collect();
+        text += &format!("\n{} refused: {}", vip.vip, reasons.join(", "));
+    }
+    text
 }
 
 fn pinned_status(pinned: &Pinned) -> String {

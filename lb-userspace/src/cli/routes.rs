@@ -39,12 +39,9 @@ pub(super) async fn run(
             route,
             settings,
             trial,
-        }) => {
-            let body = change::settings(&settings)?;
-            change::make(context, Method::PATCH, &path(&route), Some(body), trial).await
-        }
+        }) => change::set(context, &path(&route), &settings, trial).await,
         Some(RoutesCommand::Remove { route, trial }) => {
-            change::make(context, Method::DELETE, &path(&route), None, trial).await
+            change::remove(context, &path(&route), trial).await
         }
     }
 }

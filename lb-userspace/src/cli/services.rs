@@ -42,12 +42,9 @@ pub(super) async fn run(
             service,
             settings,
             trial,
-        }) => {
-            let body = change::settings(&settings)?;
-            change::make(context, Method::PATCH, &path(&service), Some(body), trial).await
-        }
+        }) => change::set(context, &path(&service), &settings, trial).await,
         Some(ServicesCommand::Remove { service, trial }) => {
-            change::make(context, Method::DELETE, &path(&service), None, trial).await
+            change::remove(context, &path(&service), trial).await
         }
     }
 }

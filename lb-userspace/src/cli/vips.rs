@@ -1,5 +1,7 @@
 //! `lb vips …`.
 
+use std::net::IpAddr;
+
 use hyper::Method;
 use serde_json::json;
 
@@ -12,6 +14,17 @@ use super::{
     format::{Lean, table},
 };
 use crate::api::types::Vips;
+
+/// Protocol, address and ports of a VIP. What ports there may be the API says.
+fn parts(vip: &str) -> Option<(&str, IpAddr, &str)> {
+    let (protocol, rest) = vip.split_once('/')?;
+    let (address, ports) = rest.rsplit_once(':')?;
+    let address = match address.strip_prefix('[') {
+        Some(v6) => IpAddr::V6(v6.strip_suffix(']')?.parse().ok()?),
+        None => IpAddr::V4(address.parse().ok()?),
+    };
+    Some((protocol, address, ports))
+}
 
 pub(super) async fn run(
     context: &mut Context<'_>,
@@ -26,20 +39,17 @@ pub(super) async fn run(
             service,
             trial,
         }) => {
-            let parts = vip.split_once('/').and_then(|(protocol, address)| {
-                let address: std::net::SocketAddr = address.parse().ok()?;
-                Some((protocol, address))
-            });
-            let Some((protocol, address)) = parts else {
+            let Some((protocol, address, ports)) = parts(&vip) else {
                 return Err(CliError::Setting {
-                    expected: "a VIP such as tcp/10.0.0.100:443",
+                    expected: "a VIP such as tcp/10.0.0.100:443, tcp/[2001:db8::1]:8000-8999 or \
+                               udp/10.0.0.100:any",
                     found: vip,
                 });
             };
             let body = json!({
                 "protocol": protocol,
-                "address": address.ip().to_string(),
-                "port": address.port(),
+                "address": address.to_string(),
+                "port": change::value(ports),
                 "service": service,
             });
             change::make(context, Method::POST, "/vips", Some(body), trial).await
@@ -48,12 +58,9 @@ pub(super) async fn run(
             vip,
             settings,
             trial,
-        }) => {
-            let body = change::settings(&settings)?;
-            change::make(context, Method::PATCH, &path(&vip), Some(body), trial).await
-        }
+        }) => change::set(context, &path(&vip), &settings, trial).await,
         Some(VipsCommand::Remove { vip, trial }) => {
-            change::make(context, Method::DELETE, &path(&vip), None, trial).await
+            change::remove(context, &path(&vip), trial).await
         }
     }
 }
@@ -72,4 +79,27 @@ async fn list(context: &mut Context<'_>) -> Result<(), CliError> {
             .map(|vip| vec![vip.vip.clone(), vip.service.clone(), vip.forwarding.clone()]);
         table(&columns, rows)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vips_are_taken_apart_at_their_last_colon() {
+        let v4 = IpAddr::from([10, 0, 0, 1]);
+        let v6 = "2001:db8::1".parse().unwrap();
+        for (text, found) in [
+            ("tcp/10.0.0.1:443", Some(("tcp", v4, "443"))),
+            ("udp/10.0.0.1:any", Some(("udp", v4, "any"))),
+            ("tcp/[2001:db8::1]:80-89", Some(("tcp", v6, "80-89"))),
+            ("tcp/2001:db8::1:80", None),
+            ("tcp/[10.0.0.1]:80", None),
+            ("10.0.0.1:80", None),
+            ("tcp/10.0.0.1", None),
+            ("tcp/host:80", None),
+        ] {
+            assert_eq!(parts(text), found, "{text}");
+        }
+    }
 }
