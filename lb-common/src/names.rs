@@ -50,6 +50,9 @@ pub const MAP_SUBINTERFACES: &str = "SUBINTERFACES";
 pub const MAP_COUNTERS: &str = "COUNTERS";
 /// Per-CPU array of [`crate::Traffic`] by [`crate::Vip::id`].
 pub const MAP_VIP_TRAFFIC: &str = "VIP_TRAFFIC";
+/// Per-CPU array of [`crate::Counters`] by [`crate::Vip::id`]: its packets that were not forwarded, by
+/// reason. Their sum is [`crate::Traffic::dropped`].
+pub const MAP_VIP_DROPS: &str = "VIP_DROPS";
 /// Per-CPU array of [`crate::Traffic`] by instance index.
 pub const MAP_INSTANCE_TRAFFIC: &str = "INSTANCE_TRAFFIC";
 /// Shared array of `u64`: connections that the program has begun and not ended, by instance index.
@@ -105,7 +108,7 @@ pub const MAP_FORMER: &str = "FORMER";
 pub const HAS_FORMER: &str = "LB_HAS_FORMER";
 
 /// Every map that outlives the daemon, in the order in which they are pinned.
-pub const PINNED_MAPS: [&str; 14] = [
+pub const PINNED_MAPS: [&str; 15] = [
     MAP_SETTINGS,
     MAP_INSTANCES,
     MAP_TABLES,
@@ -116,6 +119,7 @@ pub const PINNED_MAPS: [&str; 14] = [
     MAP_CLIENT_HOPS,
     MAP_COUNTERS,
     MAP_VIP_TRAFFIC,
+    MAP_VIP_DROPS,
     MAP_INSTANCE_TRAFFIC,
     MAP_LIVE,
     MAP_EXPIRED,

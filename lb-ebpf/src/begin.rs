@@ -105,7 +105,7 @@ pub fn begin<T: Tables, const ADMITS: bool>(
         }
     };
     begun.unwrap_or_else(|reason| {
-        tables.vip_traffic(vip.id, |traffic| traffic.dropped += 1);
+        tables.vip_dropped(vip.id, reason);
         if vip.flags & VIP_REFUSES != 0 && reason == Counter::DropNoInstance {
             Begun::Refused
         } else {

@@ -118,6 +118,7 @@ pub struct MemoryTables {
     echoes: Mutex<Budget>,
     counters: Mutex<Counters>,
     vip_traffic: Mutex<HashMap<u32, Traffic>>,
+    vip_drops: Mutex<HashMap<u32, Counters>>,
     instance_traffic: Mutex<HashMap<u16, Traffic>>,
 }
 
@@ -165,6 +166,7 @@ impl MemoryTables {
             echoes: Mutex::default(),
             counters: Mutex::default(),
             vip_traffic: Mutex::default(),
+            vip_drops: Mutex::default(),
             instance_traffic: Mutex::default(),
         }
     }
@@ -324,6 +326,18 @@ impl MemoryTables {
             .get(&vip)
             .copied()
             .unwrap_or_default()
+    }
+
+    /// Packets of a VIP that were not forwarded, by their reasons.
+    #[must_use]
+    pub fn drops_of_vip(&self, vip: u32) -> Counters {
+        lock(&self.vip_drops).get(&vip).copied().unwrap_or_default()
+    }
+
+    /// Forgets what was counted of a VIP.
+    pub fn reset_vip(&self, vip: u32) {
+        lock(&self.vip_traffic).remove(&vip);
+        lock(&self.vip_drops).remove(&vip);
     }
 
     /// Traffic of an instance.
@@ -628,6 +642,11 @@ impl Tables for MemoryTables {
 
     fn vip_traffic(&self, vip: u32, change: impl FnOnce(&mut Traffic)) {
         change(lock(&self.vip_traffic).entry(vip).or_default());
+    }
+
+    fn vip_dropped(&self, vip: u32, reason: Counter) {
+        self.vip_traffic(vip, |traffic| traffic.dropped += 1);
+        lock(&self.vip_drops).entry(vip).or_default().values[reason as usize] += 1;
     }
 
     fn instance_traffic(&self, index: u16, change: impl FnOnce(&mut Traffic)) {

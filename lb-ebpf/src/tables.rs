@@ -172,6 +172,8 @@ pub trait Tables {
     fn count(&self, counter: Counter);
     /// Changes the traffic counters of a VIP.
     fn vip_traffic(&self, vip: u32, change: impl FnOnce(&mut Traffic));
+    /// Counts a packet of a VIP that is not forwarded, for this reason.
+    fn vip_dropped(&self, vip: u32, reason: Counter);
     /// Changes the traffic counters of an instance.
     fn instance_traffic(&self, index: u16, change: impl FnOnce(&mut Traffic));
 }

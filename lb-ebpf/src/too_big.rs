@@ -38,8 +38,15 @@ const _: () = assert!(22 + QUOTE_V6 <= crate::packet::MAX_OFFSET);
 /// second or the packet is one that nobody may answer.
 #[inline(always)]
 pub fn answer<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &Scratch) -> Verdict {
+    let way = Way::of(packet, &scratch.handover);
+    let verdict = try_answer(packet, tables, scratch);
+    way.lost(tables, verdict.counter());
+    verdict
+}
+
+#[inline(always)]
+fn try_answer<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &Scratch) -> Verdict {
     let handover = &scratch.handover;
-    Way::of(packet, handover).lost(tables);
     let v4 = handover.v4 != 0;
     let (source, destination) = (&scratch.key.destination, &scratch.key.source);
     let quote = if v4 { QUOTE_V4 } else { QUOTE_V6 };

@@ -54,14 +54,14 @@ impl Way {
     /// Counts a packet that is refused.
     #[inline(always)]
     pub(crate) fn refused<T: Tables>(self, tables: &T, reason: Counter) -> Verdict {
-        self.lost(tables);
+        self.lost(tables, reason);
         Verdict::Drop(reason)
     }
 
     /// Counts a packet that does not get any further.
     #[inline(always)]
-    pub(crate) fn lost<T: Tables>(self, tables: &T) {
-        tables.vip_traffic(u32::from(self.vip), |traffic| traffic.dropped += 1);
+    pub(crate) fn lost<T: Tables>(self, tables: &T, reason: Counter) {
+        tables.vip_dropped(u32::from(self.vip), reason);
         tables.instance_traffic(self.index, |traffic| traffic.dropped += 1);
     }
 }

@@ -27,7 +27,7 @@ pub const STATE_CLOSED: u32 = 4;
 /// a second one might remove what has been inserted since.
 pub const STATE_REMOVED: u32 = 8;
 /// [`FlowEntry::state`] bit: it stays with its instance while that is [`super::INSTANCE_FAILED`].
-pub const STATE_STAYS: u32 = 16;
+pub const STATE_STAYS: u32 = 32;
 
 /// [`FlowEntry::state`] bit: begun by a SYN, and nothing else was heard of its client. Whoever sends
 /// SYNs with addresses of others never sends more.

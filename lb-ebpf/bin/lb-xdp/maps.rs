@@ -116,6 +116,9 @@ pub(crate) static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entrie
 pub(crate) static VIP_TRAFFIC: PerCpuArray<Traffic> = PerCpuArray::with_max_entries(MAX_VIPS, 0);
 
 #[map]
+pub(crate) static VIP_DROPS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(MAX_VIPS, 0);
+
+#[map]
 pub(crate) static INSTANCE_TRAFFIC: PerCpuArray<Traffic> =
     PerCpuArray::with_max_entries(MAX_INSTANCES, 0);
 

@@ -30,8 +30,8 @@ use crate::{
     maps::{
         ACL, ARRIVALS, BUCKETS, CEILINGS, CLIENT_HOPS, CONNECTIONS, COUNTERS, EPOCHS, EXPIRED,
         FRAGMENTS, INSTANCE_TRAFFIC, INSTANCES, JUDGED, LIVE, NEXT_HOPS, OPENINGS, PREFIXES,
-        RECENT, SETTINGS, SOURCES, TABLES, TURNS, VIP_ADDRESSES, VIP_EPOCH, VIP_TRAFFIC, VIPS,
-        WORKPLACE, Workplace,
+        RECENT, SETTINGS, SOURCES, TABLES, TURNS, VIP_ADDRESSES, VIP_DROPS, VIP_EPOCH, VIP_TRAFFIC,
+        VIPS, WORKPLACE, Workplace,
     },
 };
 
@@ -526,6 +526,16 @@ impl Tables for Maps<'_> {
         if let Some(traffic) = VIP_TRAFFIC.get_ptr_mut(vip) {
             // SAFETY: this processor's element, which nothing else writes.
             change(unsafe { &mut *traffic });
+        }
+    }
+
+    #[inline(always)]
+    fn vip_dropped(&self, vip: u32, reason: Counter) {
+        self.vip_traffic(vip, |traffic| traffic.dropped += 1);
+        if let Some(drops) = VIP_DROPS.get_ptr_mut(vip) {
+            let index = opaque(reason as u64) as usize & (COUNTER_COUNT - 1);
+            // SAFETY: this processor's element; the index is below the length of the array.
+            unsafe { *(&raw mut (*drops).values).cast::<u64>().add(index) += 1 }
         }
     }
 

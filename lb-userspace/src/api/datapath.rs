@@ -9,8 +9,8 @@ use super::{
     measure,
     state::ApiState,
     types::{
-        ConnectionTable, CounterValue, Datapath, Envelope, Interface, Packets, Reconcile, Usage,
-        VipTraffic,
+        ConnectionTable, CounterValue, Datapath, DropCount, Envelope, Interface, Packets,
+        Reconcile, Usage, VipTraffic,
     },
 };
 use crate::l4::{Attachment, PathMode, Report, VipReport};
@@ -96,6 +96,15 @@ pub(crate) fn counters(counters: &Counters) -> Vec<CounterValue> {
     values.collect()
 }
 
+/// The reasons that have occurred.
+fn drops(counters: &Counters) -> Vec<DropCount> {
+    let counted = Counter::ALL.iter().map(|reason| DropCount {
+        reason: reason.label().to_owned(),
+        count: counters.get(*reason),
+    });
+    counted.filter(|reason| reason.count > 0).collect()
+}
+
 fn vip(report: &VipReport) -> VipTraffic {
     let traffic = &report.traffic;
     VipTraffic {
@@ -108,6 +117,7 @@ fn vip(report: &VipReport) -> VipTraffic {
         packets_out: traffic.packets_out,
         bytes_out: traffic.bytes_out,
         dropped: traffic.dropped,
+        drops: drops(&report.drops),
         live: report.relayed.map(|relayed| relayed.live),
     }
 }

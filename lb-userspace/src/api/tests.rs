@@ -397,6 +397,8 @@ fn report(registry: &Registry) -> Report {
     ] {
         counters.values[counter as usize] = count;
     }
+    let mut dropped = Counters::default();
+    dropped.values[Counter::DropTtl as usize] = 3;
     Report {
         // Never old: no worker is there to make another.
         at: Timestamp(u64::MAX),
@@ -419,6 +421,7 @@ fn report(registry: &Registry) -> Report {
                 dropped: 3,
                 ..Traffic::default()
             },
+            drops: dropped,
             relayed: None,
         }],
         connections: l4::ConnectionReport {

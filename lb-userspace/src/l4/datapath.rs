@@ -217,6 +217,12 @@ pub(crate) trait Datapath: fmt::Debug + Send {
     /// When the map cannot be read.
     fn vip_traffic(&self, id: u32) -> Result<Traffic, DatapathError>;
 
+    /// The packets of a VIP by [`Vip::id`] that were not forwarded, by reason, all CPUs.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    fn vip_drops(&self, id: u32) -> Result<Counters, DatapathError>;
+
     /// The traffic of an instance index, all CPUs.
     ///
     /// # Errors

@@ -66,6 +66,9 @@ pub struct VipReport {
     /// Its traffic since it was published. A relay sees no packets: what counts as dropped there are
     /// connections that it has refused.
     pub traffic: Traffic,
+    /// Its packets that were not forwarded, by reason; their sum is what its traffic has as dropped. A
+    /// relay has none.
+    pub drops: Counters,
     /// What only a relay knows.
     pub relayed: Option<RelayedVip>,
 }

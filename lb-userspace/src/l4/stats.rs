@@ -34,6 +34,7 @@ pub(crate) fn vips(
                 table: vip.table,
                 generation: vip.generation,
                 traffic: datapath.vip_traffic(vip.id)?,
+                drops: datapath.vip_drops(vip.id)?,
                 relayed: None,
             });
         }

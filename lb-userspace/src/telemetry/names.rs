@@ -291,6 +291,12 @@ families! {
     L4_VIP_DROPPED: Counter "lb_l4_vip_dropped_packets_total"
         ["vip", "service"]
         "Packets for the VIP that were refused.";
+    L4_VIP_DROPS: Counter "lb_l4_vip_drops_total"
+        ["vip", "service", "reason"]
+        "Packets for the VIP that were refused, by reason; only reasons that have occurred.";
+    L4_VIP_GENERATION: Gauge "lb_l4_vip_table_generation"
+        ["vip", "service"]
+        "How often the VIP was pointed to another table.";
     L4_RELAY_REFUSED: Counter "lb_l4_relay_refused_connections_total"
         ["vip", "service", "reason"]
         "Clients' connections that the relay has reset instead of passing them on, and why.";

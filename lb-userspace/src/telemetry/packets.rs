@@ -34,6 +34,8 @@ impl PacketCollector {
             &names::L4_VIP_BYTES,
             &names::L4_VIP_CONNECTIONS,
             &names::L4_VIP_DROPPED,
+            &names::L4_VIP_DROPS,
+            &names::L4_VIP_GENERATION,
             &names::L4_RELAY_REFUSED,
             &names::L4_RELAY_LIVE,
             &names::L4_RELAY_MAX,
@@ -72,6 +74,7 @@ impl Collector for PacketCollector {
         }
         families.extend(program(&report));
         families.extend(vips(&report));
+        families.extend(reasons(&report));
         families.extend(maps(&report));
         families
     }
@@ -96,6 +99,23 @@ fn program(report: &Report) -> [MetricFamily; 4] {
         }
     }
     [attached, received, packets, events].map(Samples::finish)
+}
+
+/// What only the kernel counts of VIPs.
+fn reasons(report: &Report) -> [MetricFamily; 2] {
+    let mut drops = Samples::new(&names::L4_VIP_DROPS);
+    let mut generations = Samples::new(&names::L4_VIP_GENERATION);
+    for report in &report.vips {
+        let (vip, service) = (report.vip.to_string(), report.vip.service.as_str());
+        generations.add(&[&vip, service], report.generation.into());
+        for reason in Counter::ALL {
+            let count = report.drops.get(*reason);
+            if count > 0 {
+                drops.add(&[&vip, service, reason.label()], count as f64);
+            }
+        }
+    }
+    [drops, generations].map(Samples::finish)
 }
 
 fn vips(report: &Report) -> [MetricFamily; 4] {

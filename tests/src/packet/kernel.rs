@@ -348,6 +348,17 @@ impl Kernel {
         Ok(sum)
     }
 
+    /// The packets of a VIP that were not forwarded, by reason.
+    ///
+    /// # Errors
+    /// When there is no such element.
+    pub fn drops(&self, vip: u32) -> Result<Counters> {
+        let mut sum = Counters::default();
+        let drops = self.per_cpu::<Counters>(names::MAP_VIP_DROPS)?;
+        drops.get(&vip, 0)?.iter().for_each(|cpu| sum.add(cpu));
+        Ok(sum)
+    }
+
     /// Live connections of an instance as the program has counted them.
     ///
     /// # Errors

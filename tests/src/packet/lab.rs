@@ -417,6 +417,14 @@ impl Lab {
         let kernel = self.kernel.traffic(names::MAP_VIP_TRAFFIC, vip)?;
         let memory = self.memory.traffic_of_vip(vip);
         ensure!(kernel == memory, "VIP {vip}: {memory:?} is not {kernel:?}");
+        let (drops, reasons) = (self.kernel.drops(vip)?, self.memory.drops_of_vip(vip));
+        ensure!(drops == reasons, "VIP {vip}: {reasons:?} is not {drops:?}");
+        let sum: u64 = drops.values.iter().sum();
+        ensure!(
+            sum == kernel.dropped,
+            "VIP {vip} has dropped {}, for reasons {sum}",
+            kernel.dropped
+        );
         let kernel = self
             .kernel
             .traffic(names::MAP_INSTANCE_TRAFFIC, u32::from(index))?;

@@ -89,9 +89,20 @@ pub struct VipTraffic {
     pub bytes_out: u64,
     /// Packets refused; of a relay connections.
     pub dropped: u64,
+    /// Why packets were refused, reasons that have occurred only; not of a relay.
+    pub drops: Vec<DropCount>,
     /// Connections that are open; known of a relay alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub live: Option<u64>,
+}
+
+/// How often something was the reason to refuse a packet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DropCount {
+    /// The name of the counter.
+    pub reason: String,
+    /// Packets.
+    pub count: u64,
 }
 
 /// The connection table.

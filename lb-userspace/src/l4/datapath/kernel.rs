@@ -203,7 +203,9 @@ impl Datapath for Kernel {
     }
 
     fn reset_vip(&mut self, id: u32) -> Result<(), DatapathError> {
-        zero(&mut self.maps.vip_traffic, id).map_err(written(|| format!("figures of VIP {id}")))
+        let what = || format!("figures of VIP {id}");
+        zero(&mut self.maps.vip_traffic, id).map_err(written(what))?;
+        zero(&mut self.maps.vip_drops, id).map_err(written(what))
     }
 
     fn counters(&self) -> Result<Counters, DatapathError> {
@@ -215,6 +217,12 @@ impl Datapath for Kernel {
         values
             .map(|v| sum(&v))
             .map_err(read(|| format!("traffic of VIP {id}")))
+    }
+
+    fn vip_drops(&self, id: u32) -> Result<Counters, DatapathError> {
+        let cpus = self.maps.vip_drops.get(&id, 0);
+        let cpus = cpus.map_err(read(|| format!("drops of VIP {id}")))?;
+        Ok(added(&cpus))
     }
 
     fn instance_traffic(&self, index: u16) -> Result<Traffic, DatapathError> {
@@ -340,9 +348,13 @@ fn adopted(maps: &Maps) -> Result<Adopted, DatapathError> {
 fn counters(maps: &Maps) -> Result<Counters, DatapathError> {
     let cpus = maps.counters.get(&0, 0);
     let cpus = cpus.map_err(read(|| "the counters".to_owned()))?;
+    Ok(added(&cpus))
+}
+
+fn added(cpus: &PerCpuValues<Counters>) -> Counters {
     let mut sum = Counters::default();
     cpus.iter().for_each(|cpu| sum.add(cpu));
-    Ok(sum)
+    sum
 }
 
 fn walk(
@@ -359,9 +371,12 @@ fn walk(
         })
 }
 
-fn zero(map: &mut aya::maps::PerCpuArray<MapData, Traffic>, index: u32) -> Result<(), MapError> {
+fn zero<T: aya::Pod + Default>(
+    map: &mut aya::maps::PerCpuArray<MapData, T>,
+    index: u32,
+) -> Result<(), MapError> {
     let cpus = map.get(&index, 0)?.len();
-    let zeros = PerCpuValues::try_from(vec![Traffic::default(); cpus])?;
+    let zeros = PerCpuValues::try_from(vec![T::default(); cpus])?;
     map.set(index, zeros, 0)
 }
 

@@ -227,7 +227,7 @@ impl Datapath for Memory {
 
     fn reset_vip(&mut self, id: u32) -> Result<(), DatapathError> {
         self.write(format!("reset vip {id}"))?;
-        self.kernel.vip_traffic(id, |t| *t = Traffic::default());
+        self.kernel.reset_vip(id);
         Ok(())
     }
 
@@ -237,6 +237,10 @@ impl Datapath for Memory {
 
     fn vip_traffic(&self, id: u32) -> Result<Traffic, DatapathError> {
         Ok(self.kernel.traffic_of_vip(id))
+    }
+
+    fn vip_drops(&self, id: u32) -> Result<Counters, DatapathError> {
+        Ok(self.kernel.drops_of_vip(id))
     }
 
     fn instance_traffic(&self, index: u16) -> Result<Traffic, DatapathError> {

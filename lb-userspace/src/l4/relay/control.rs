@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use lb_common::Traffic;
+use lb_common::{Counters, Traffic};
 use tokio::{
     sync::mpsc::UnboundedSender,
     time::{Instant, sleep_until},
@@ -227,6 +227,7 @@ fn vip(front: &Front) -> VipReport {
             dropped: refused.iter().sum(),
             ..Traffic::default()
         },
+        drops: Counters::default(),
         relayed: Some(RelayedVip {
             live: counts.live.load(Relaxed),
             refused,

@@ -81,6 +81,8 @@ pub(super) fn state(former: &MapSet, new: &mut Maps) -> Result<(), L4Error> {
             new.vips.insert(key, vip, 0)?;
             let traffic = old.vip_traffic.get(&vip.id, 0)?;
             new.vip_traffic.set(vip.id, traffic, 0)?;
+            new.vip_drops
+                .set(vip.id, old.vip_drops.get(&vip.id, 0)?, 0)?;
         }
         counters(&old, new)
     };
