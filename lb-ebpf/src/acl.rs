@@ -16,7 +16,7 @@
 //! A change of rules holds for the next packet of every flow: it moves the epoch by which copies are
 //! void, and no flow remembers what was once said of its source.
 
-use lb_common::{Address, PrefixKey, halves, same_address};
+use lb_common::{Address, Counter, PrefixKey, halves, same_address};
 
 use crate::{Scratch, Tables, vips};
 
@@ -62,7 +62,7 @@ fn refuses_suspect<T: Tables>(tables: &T, scratch: &mut Scratch) -> bool {
     let Some(vip) = vips::find(tables, scratch) else {
         return false;
     };
-    tables.vip_traffic(vip.id, |traffic| traffic.dropped += 1);
+    tables.vip_dropped(vip.id, Counter::DropDenied);
     true
 }
 

@@ -24,15 +24,14 @@ const PACKETS: u64 = 1_000_000;
 /// The same at the far end of tunnels.
 const PACKETS_OF_TUNNELS: u64 = 200_000;
 
-/// Counters that no round moves: of faults, of kernels that forward nothing, of a budget that each half
-/// has by its own clock, and of the ACL, which worlds have none of.
-const OUT_OF_REACH: [Counter; 8] = [
+/// Counters that no round moves: of faults, of kernels that forward nothing, and of a budget that each
+/// half has by its own clock.
+const OUT_OF_REACH: [Counter; 7] = [
     Counter::DropRewrite,
     Counter::DropNoStage,
     Counter::DropHeadroom,
     Counter::DropForwardingDisabled,
     Counter::DropEchoLimit,
-    Counter::DropDenied,
     // Limits of new connections go by the clock as well.
     Counter::DropArrivals,
     Counter::DropSourceArrivals,
