@@ -524,7 +524,7 @@ pub(super) enum VipsCommand {
     },
     /// Balance connections to an address over a service
     Add {
-        /// Such as tcp/10.0.0.100:443, tcp/10.0.0.100:8000-8999 or udp/[2001:db8::1]:any
+        /// Such as tcp/10.0.0.100:443, tcp/10.0.0.100:8000-8999 or udp/10.0.0.100:any
         vip: String,
         /// The service
         #[arg(long, value_name = "NAME")]
