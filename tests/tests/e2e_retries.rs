@@ -158,7 +158,12 @@ fn a_second_instance_answers_when_the_first_one_hangs() -> Result<()> {
         .service_over(&[Family::V4], "shop", instance::HTTP, &[1, 1], settings)
         .route("/shop", "shop");
     let scene = Scene::new(2, configuration.text())?;
-    let plan = Plan::requests(scene.gateway(80), "/shop/{}", 200);
+    // Hedges of a worker are paid for by its own requests, so each has to have some: of so many
+    // connections none is left without.
+    let plan = Plan {
+        clients: 32,
+        ..Plan::requests(scene.gateway(80), "/shop/{}", 320)
+    };
     load::run(&scene.topology.client.namespace, &plan)?;
     let host = scene.host("i1")?;
     let at = SocketAddr::new(host.v4.into(), instance::HTTP);
