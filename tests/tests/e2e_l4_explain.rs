@@ -1,10 +1,11 @@
 //! What lb says that it would do with a packet is what it does.
 
 use std::io::{BufRead as _, BufReader};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
+use lb_tests::client::udp::echo;
 use lb_tests::instance;
 use lb_tests::scene::{Configuration, DSR, FAMILIES, NAT, Scene, address};
 use lb_tests::topology::Family;
@@ -22,18 +23,6 @@ fn explain(scene: &Scene, from: SocketAddr, to: SocketAddr, more: &str) -> Resul
 fn endpoint(host: &str, port: u16, family: Family) -> Result<String> {
     let number: u8 = host.trim_start_matches('i').parse()?;
     Ok(SocketAddr::new(address(10 + number, family), port).to_string())
-}
-
-/// Sends a datagram and returns the name of the instance that answers.
-fn echo(from: SocketAddr, target: SocketAddr) -> Result<String> {
-    let socket = UdpSocket::bind(from)?;
-    socket.set_read_timeout(Some(Duration::from_secs(2)))?;
-    socket.connect(target)?;
-    socket.send(b"hello")?;
-    let mut buffer = [0; 256];
-    let length = socket.recv(&mut buffer).context("no answer")?;
-    let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
-    Ok(text.lines().next().unwrap_or_default().to_owned())
 }
 
 fn connect(target: SocketAddr) -> Result<(TcpStream, String)> {

@@ -1,10 +1,11 @@
 //! Flows of UDP whose instance fails its checks, and connections that fall silent.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use lb_tests::cleanup;
+use lb_tests::client::udp::echo;
 use lb_tests::instance;
 use lb_tests::scene::{Configuration, DSR, NAT, Scene, address};
 use lb_tests::topology::Family;
@@ -20,18 +21,6 @@ fn target(number: u8) -> SocketAddr {
 
 fn client(flow: u16) -> SocketAddr {
     SocketAddr::new(address(2, Family::V4), 23_000 + flow)
-}
-
-/// Sends a datagram and returns the name of the instance that answers.
-fn echo(from: SocketAddr, target: SocketAddr) -> Result<String> {
-    let socket = UdpSocket::bind(from)?;
-    socket.set_read_timeout(Some(Duration::from_secs(2)))?;
-    socket.connect(target)?;
-    socket.send(b"hello")?;
-    let mut buffer = [0; 256];
-    let length = socket.recv(&mut buffer).context("no answer")?;
-    let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
-    Ok(text.lines().next().unwrap_or_default().to_owned())
 }
 
 fn explain(scene: &Scene, from: SocketAddr, to: SocketAddr) -> Result<Value> {
