@@ -1,8 +1,9 @@
 //! nginx, as an instance that nobody here has written.
 
 use std::fs;
+use std::io::Write as _;
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Result, bail};
 
@@ -26,7 +27,10 @@ impl Nginx {
     pub fn start(host: &Host, port: u16, files: &[(&str, &[u8])]) -> Result<Self> {
         let folder = Folder::temporary("lb-nginx-")?;
         for (name, content) in files {
-            fs::write(folder.path().join(name), content)?;
+            let mut file = fs::File::create(folder.path().join(name))?;
+            file.write_all(content)?;
+            // What nginx makes an ETag of: instances that serve the same must say the same.
+            file.set_modified(UNIX_EPOCH + Duration::from_secs(1_000_000_000))?;
         }
         let file = folder.path().join("nginx.conf");
         let path = folder.path().display();
