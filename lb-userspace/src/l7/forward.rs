@@ -104,7 +104,7 @@ pub(super) async fn attempt(course: &Course<'_>, place: Place, pending: &mut Pen
                 trying.ends(TryEnd::Answered(answer.status().as_u16()));
             }
             if let Some(spec) = &service.spec.load_reports {
-                load_report::take(spec, instance, answer.headers_mut(), worker.clock.now());
+                load_report::take(spec, instance, answer.headers_mut(), &worker.clock);
             }
             let failed = answer.status().is_server_error();
             in_flight.judge(if failed {

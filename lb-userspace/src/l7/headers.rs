@@ -43,6 +43,15 @@ const KEPT: [HeaderName; 12] = [
     header::WWW_AUTHENTICATE,
 ];
 
+/// The first value of a field whose name, in lower case, is configured. To look it up would be to parse
+/// and hash the name for each message, which costs ten times what looking at all names of a usual
+/// message does.
+pub(super) fn value<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a HeaderValue> {
+    let mut fields = headers.iter();
+    let found = fields.find(|(field, _)| field.as_str() == name);
+    found.map(|(_, value)| value)
+}
+
 /// What the peer of a connection adds to its requests.
 #[derive(Debug)]
 pub(super) struct Peer {

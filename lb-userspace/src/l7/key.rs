@@ -7,6 +7,7 @@ use hyper::{
     header::{self, HeaderValue},
 };
 
+use super::headers::value;
 use crate::model::HashKey;
 
 /// Hash of what `key` names in `request`; of `client`, where the request does not have it. `peer` is
@@ -24,7 +25,7 @@ pub(super) fn hash<B>(
         HashKey::Flow => {
             return address(peer.ip()).rotate_left(1) ^ mix(&peer.port().to_be_bytes());
         }
-        HashKey::Header(name) => request.headers().get(name).map(HeaderValue::as_bytes),
+        HashKey::Header(name) => value(request.headers(), name).map(HeaderValue::as_bytes),
         HashKey::Cookie(name) => cookie(request, name.as_bytes()),
         HashKey::Path => Some(request.uri().path().as_bytes()),
         HashKey::Query(name) => query(request.uri().query().unwrap_or_default(), name),

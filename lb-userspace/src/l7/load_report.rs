@@ -24,27 +24,33 @@ use base64::{
     Engine as _,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
-use hyper::HeaderMap;
+use hyper::{HeaderMap, header::HeaderName};
 use prost::Message as _;
 use serde::Deserialize;
 
-use crate::model::{Instance, LoadReport, LoadReportSpec, LoadReports, Timestamp};
+use super::headers::value;
+use crate::model::{Clock, Instance, LoadReport, LoadReportSpec, LoadReports, Timestamp};
 
 /// The longest report that is read, in bytes.
 const LONGEST: usize = 4096;
 
-/// Takes the report out of the fields of an answer that `instance` has given at `now`.
+/// Takes the report out of the fields of an answer that `instance` has given just now.
 pub(super) fn take(
     spec: &LoadReportSpec,
     instance: &Instance,
     fields: &mut HeaderMap,
-    now: Timestamp,
+    clock: &Clock,
 ) {
-    let binary = fields.get(&spec.binary_header);
-    let Some(field) = binary.or_else(|| fields.get(&spec.header)) else {
+    // One of the names begins with the other, so a look for that finds what there is.
+    let is_there = |name: &HeaderName| name.as_str().starts_with(&spec.header);
+    if !fields.keys().any(is_there) {
+        return;
+    }
+    let binary = value(fields, &spec.binary_header);
+    let Some(field) = binary.or_else(|| value(fields, &spec.header)) else {
         return;
     };
-    let reports: &LoadReports = &instance.reports;
+    let (reports, now): (&LoadReports, Timestamp) = (&instance.reports, clock.now());
     if reports.is_due(now) {
         let report = match binary {
             Some(field) => bytes(field.as_bytes()),

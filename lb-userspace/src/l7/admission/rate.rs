@@ -10,7 +10,7 @@ use std::{hash::Hash, sync::Arc, time::Duration};
 use hyper::{Request, Response, header::HeaderValue};
 
 use crate::{
-    l7::{answer, body::Answer, connection::Client},
+    l7::{answer, body::Answer, connection::Client, headers::value},
     model::{IpPrefix, RateKey, Reason, Timestamp},
     registry::Snapshot,
     resilience::RateLimiter,
@@ -113,7 +113,7 @@ fn key<'a, B>(
     let value = match key {
         RateKey::All => return Key::Nothing,
         RateKey::Client => None,
-        RateKey::Header(name) => request.headers().get(name),
+        RateKey::Header(name) => value(request.headers(), name),
     };
     if let Some(value) = value {
         return Key::Value(value.as_bytes());

@@ -11,7 +11,7 @@ use hyper::Request;
 use super::{Place, enter_now, is_lack_of_room};
 use crate::{
     balance::Choice,
-    l7::{connection::Client, course::Known, pulse::Stop},
+    l7::{connection::Client, course::Known, headers::value, pulse::Stop},
     model::{Priority, Reason, RouteSpec, ServiceName},
     registry::Service,
     resilience::Seat,
@@ -26,7 +26,7 @@ pub(in crate::l7) fn priority<B>(
 ) -> Priority {
     let header = service.spec.queue.as_ref();
     header
-        .and_then(|queue| request.headers().get(queue.priority_header.as_deref()?))
+        .and_then(|queue| value(request.headers(), queue.priority_header.as_deref()?))
         .and_then(|value| Priority::parse(value.as_bytes()))
         .unwrap_or(route.priority)
 }
