@@ -1,9 +1,11 @@
 //! The values in the maps, one file a concept.
 
 mod acl;
+mod affinity;
 mod arrivals;
 mod counter;
 mod decap;
+mod filter;
 mod flow;
 mod instance;
 mod ports;
@@ -17,9 +19,11 @@ pub use acl::{
     ACL_ON, ACL_WIDE_V6, Acl, FAR_WORDS, MAX_PREFIXES, NEAR_WORDS, PREFIX_ALLOWED, PREFIX_DENIED,
     PrefixKey, marks,
 };
+pub use affinity::{Affinity, ClientKey, ClientPin};
 pub use arrivals::{Arrivals, SOURCE_SETS, SOURCE_UNIT_NS, SOURCE_WAYS, SourceSet};
 pub use counter::{COUNTER_COUNT, Counter, CounterKind, Counters};
 pub use decap::{DecapCounter, DecapSettings, MAX_FRIENDS, MAX_LOCAL};
+pub use filter::{AddressFilter, FILTER_WORDS, REPLY_WORDS, filter_bit};
 pub use flow::{
     FLOW_FORWARD, FLOW_REPLY, FlowEntry, FlowKey, STATE_CLOSED, STATE_FIN_CLIENT,
     STATE_FIN_INSTANCE, STATE_OPEN, STATE_OPENING, STATE_REMOVED, STATE_STAYS, most_opening,
@@ -101,9 +105,9 @@ pub const fn from_v4(v4: [u8; 4]) -> Address {
 #[cfg(feature = "user")]
 mod pod {
     use super::{
-        Acl, Arrivals, ClientHop, Counters, DecapSettings, FlowEntry, FlowKey, InstanceEntry,
-        NextHop, PortRanges, Settings, SteerCounts, SteerPorts, Subinterface, Table, Traffic, Vip,
-        VipKey,
+        Acl, AddressFilter, Affinity, Arrivals, ClientHop, ClientKey, ClientPin, Counters,
+        DecapSettings, FlowEntry, FlowKey, InstanceEntry, NextHop, PortRanges, Settings,
+        SteerCounts, SteerPorts, Subinterface, Table, Traffic, Vip, VipKey,
     };
 
     macro_rules! pod {
@@ -115,8 +119,12 @@ mod pod {
     }
     pod!(
         Acl,
+        AddressFilter,
+        Affinity,
         Arrivals,
         ClientHop,
+        ClientKey,
+        ClientPin,
         Counters,
         DecapSettings,
         FlowEntry,

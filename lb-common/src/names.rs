@@ -73,6 +73,17 @@ pub const MAP_PREFIXES: &str = "PREFIXES";
 /// One [`crate::Acl`]: what is known of all of [`MAP_PREFIXES`]. Each load of the program has its own,
 /// as with [`MAP_CEILINGS`]; the daemon writes it after each change of those.
 pub const MAP_ACL: &str = "ACL";
+/// Array of [`crate::Affinity`] by [`crate::Vip::id`]. Each load of the program has its own, as with
+/// [`MAP_CEILINGS`].
+pub const MAP_AFFINITIES: &str = "AFFINITIES";
+/// Array of `u64` by instance index: [`crate::Affinity::service`] of the service whose instance it is; 0
+/// where clients do not stay. Each load of the program has its own, as with [`MAP_CEILINGS`].
+pub const MAP_SERVICES: &str = "SERVICES";
+/// [`crate::ClientKey`] → [`crate::ClientPin`]: clients' instances. Pinned beside [`PINNED_MAPS`], but not one of them:
+/// a set without it is as good.
+pub const MAP_CLIENTS: &str = "CLIENTS";
+/// One [`crate::AddressFilter`]. Each load of the program has its own, as with [`MAP_CEILINGS`].
+pub const MAP_ADDRESS_FILTER: &str = "ADDRESS_FILTER";
 /// Array of [`crate::Arrivals`] by [`crate::Vip::id`]. Each load of the program has its own, as with
 /// [`MAP_CEILINGS`], and with it its own buckets.
 pub const MAP_ARRIVALS: &str = "ARRIVALS";
@@ -128,7 +139,7 @@ pub const PINNED_MAPS: [&str; 15] = [
 
 /// The maps that the program reads and never writes. A second load of the
 /// program that is asked what the first would do shares these with it, and has all others for itself.
-pub const READ_MAPS: [&str; 11] = [
+pub const READ_MAPS: [&str; 14] = [
     MAP_SETTINGS,
     MAP_INSTANCES,
     MAP_TABLES,
@@ -140,4 +151,7 @@ pub const READ_MAPS: [&str; 11] = [
     MAP_SUBINTERFACES,
     MAP_PREFIXES,
     MAP_ACL,
+    MAP_ADDRESS_FILTER,
+    MAP_AFFINITIES,
+    MAP_SERVICES,
 ];

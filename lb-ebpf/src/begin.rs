@@ -16,7 +16,7 @@ use lb_common::{
 };
 
 use crate::{
-    Flow, Insert, Scratch, Tables, Verdict, arrivals, hash, opening,
+    Flow, Insert, Scratch, Tables, Verdict, affinity, arrivals, hash, opening,
     owner::{self, Owned},
     parse::{TCP_RST, is_opening},
     select, settled, vips,
@@ -101,7 +101,7 @@ pub fn begin<T: Tables, const ADMITS: bool>(
             } else {
                 Ok(())
             };
-            admitted.and_then(|()| begin_at(tables, scratch, &vip, owned, tcp_flags))
+            admitted.and_then(|()| begin_at::<T, ADMITS>(tables, scratch, &vip, owned, tcp_flags))
         }
     };
     begun.unwrap_or_else(|reason| {
@@ -145,7 +145,7 @@ fn go_on<T: Tables>(tables: &T, scratch: &mut Scratch, owned: Owned, tcp_flags: 
 }
 
 #[inline(always)]
-fn begin_at<T: Tables>(
+fn begin_at<T: Tables, const ADMITS: bool>(
     tables: &T,
     scratch: &mut Scratch,
     vip: &Vip,
@@ -158,7 +158,16 @@ fn begin_at<T: Tables>(
     // other. Where flows may go unremembered there are no limits.
     let take = |index| settles || tables.live_begin(index);
     let mut full = false;
-    let selected = select::select(tables, vip, &scratch.key, hash, take, &mut full);
+    // Where somebody may have affinity, this is where limits are looked at.
+    let own = if ADMITS {
+        affinity::instance(tables, vip.id, scratch).filter(|(index, _)| take(*index))
+    } else {
+        None
+    };
+    if own.is_some() {
+        tables.count(Counter::AffinityFollowed);
+    }
+    let selected = own.or_else(|| select::select(tables, vip, &scratch.key, hash, take, &mut full));
     let (index, instance) = selected.ok_or(if full {
         Counter::DropConnectionLimit
     } else {

@@ -84,6 +84,10 @@ fn find_in_table<T: Tables>(
     layout: &Layout,
     moment: Moment,
 ) -> Known<T::Flow> {
+    // After the copies, so that packets of a train do not pay for those that are not for lb.
+    if !tables.expects(key) {
+        return Known::Decided(Verdict::Pass(Counter::PassedNotVip));
+    }
     let Some(flow) = tables.flow(key) else {
         return Known::No;
     };
@@ -108,7 +112,7 @@ fn find_in_table<T: Tables>(
             return Known::No;
         }
     }
-    opening::heard(&flow, &entry, layout.tcp_flags);
+    opening::heard(tables, key, &flow, &entry, layout.tcp_flags);
     let now = moment.now;
     let mut seen = entry.last_seen;
     if now.wrapping_sub(seen) > TOUCH_AFTER {

@@ -15,6 +15,7 @@
 
 pub mod acl;
 pub mod admit;
+mod affinity;
 pub mod arrivals;
 pub mod begin;
 pub mod budget;

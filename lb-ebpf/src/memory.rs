@@ -21,9 +21,10 @@ use std::{
 };
 
 use lb_common::{
-    Acl, Address, Arrivals, CLIENT_HOPS, ClientHop, Counter, Counters, FlowEntry, FlowKey,
-    InstanceEntry, MAX_INSTANCES, MAX_VIPS, NextHop, PREFIX_DENIED, PortRanges, PrefixKey, SLOTS,
-    SOURCE_SETS, Settings, Slot, SourceSet, Table, Traffic, Vip, VipKey, most_opening,
+    Acl, Address, AddressFilter, Affinity, Arrivals, CLIENT_HOPS, ClientHop, ClientKey, ClientPin,
+    Counter, Counters, FlowEntry, FlowKey, InstanceEntry, MAX_INSTANCES, MAX_VIPS, NextHop,
+    PREFIX_DENIED, PortRanges, PrefixKey, SLOTS, SOURCE_SETS, Settings, Slot, SourceSet, Table,
+    Traffic, Vip, VipKey, most_opening,
 };
 
 use crate::{
@@ -39,6 +40,9 @@ use crate::{
 /// Source ports for `nat` that make the limit of connections that are opening, whatever the settings say:
 /// as by default.
 const NAT_PORTS: u32 = 22_528;
+
+/// Clients whose instance may be remembered: few, so that tests can find the room filled.
+pub const CLIENTS: usize = 16;
 
 /// An entry of the connection table.
 #[derive(Debug)]
@@ -90,9 +94,13 @@ pub struct MemoryTables {
     vip_addresses: Mutex<HashMap<Address, PortRanges>>,
     vip_epoch: AtomicU64,
     recent_vips: Mutex<HashMap<usize, RecentVip>>,
+    filter: Mutex<AddressFilter>,
     acl: Mutex<Option<Box<Acl>>>,
     prefixes: Mutex<HashMap<PrefixKey, u32>>,
     judged: Mutex<HashMap<u32, Judged>>,
+    affinities: Mutex<HashMap<u32, Affinity>>,
+    services: Mutex<HashMap<u16, u64>>,
+    clients: Mutex<HashMap<ClientKey, ClientPin>>,
     arrivals: Mutex<HashMap<u32, Arrivals>>,
     buckets: Mutex<HashMap<u32, u64>>,
     sources: Mutex<HashMap<u32, SourceSet>>,
@@ -138,9 +146,13 @@ impl MemoryTables {
             vip_addresses: Mutex::default(),
             vip_epoch: AtomicU64::new(0),
             recent_vips: Mutex::default(),
+            filter: Mutex::default(),
             acl: Mutex::default(),
             prefixes: Mutex::default(),
             judged: Mutex::default(),
+            affinities: Mutex::default(),
+            services: Mutex::default(),
+            clients: Mutex::default(),
             arrivals: Mutex::default(),
             buckets: Mutex::default(),
             sources: Mutex::default(),
@@ -205,6 +217,11 @@ impl MemoryTables {
         self.vip_epoch.fetch_add(1, Relaxed);
     }
 
+    /// Writes the filter in front of connections and VIPs.
+    pub fn set_address_filter(&self, filter: &AddressFilter) {
+        *lock(&self.filter) = *filter;
+    }
+
     /// Writes what is known of all rules of the ACL together.
     pub fn set_acl(&self, acl: Box<Acl>) {
         *lock(&self.acl) = Some(acl);
@@ -232,6 +249,28 @@ impl MemoryTables {
             Some(limit) => drop(arrivals.insert(vip, limit)),
             None => drop(arrivals.remove(&vip)),
         }
+    }
+
+    /// Sets how the clients of a VIP stay.
+    pub fn set_affinity(&self, vip: u32, affinity: Affinity) {
+        lock(&self.affinities).insert(vip, affinity);
+    }
+
+    /// Sets the service of an instance whose clients stay.
+    pub fn set_service_of(&self, index: u16, service: u64) {
+        lock(&self.services).insert(index, service);
+    }
+
+    /// The instances of clients that are remembered.
+    #[must_use]
+    pub fn clients(&self) -> Vec<(ClientKey, ClientPin)> {
+        let clients = lock(&self.clients);
+        clients.iter().map(|(key, pin)| (*key, *pin)).collect()
+    }
+
+    /// Forgets the instance of a client; whether it was remembered.
+    pub fn remove_client(&self, key: &ClientKey) -> bool {
+        lock(&self.clients).remove(key).is_some()
     }
 
     /// The rules of the ACL.
@@ -416,6 +455,10 @@ impl Tables for MemoryTables {
         lock(&self.recent_vips).insert(place, copy);
     }
 
+    fn expects(&self, key: &FlowKey) -> bool {
+        lock(&self.filter).expects(key)
+    }
+
     fn is_suspect(&self, source: &Address) -> bool {
         let acl = lock(&self.acl);
         acl.as_ref().is_some_and(|acl| acl.suspects(source))
@@ -440,6 +483,33 @@ impl Tables for MemoryTables {
 
     fn keep_judged(&self, place: u32, judged: &Judged) {
         lock(&self.judged).insert(place, *judged);
+    }
+
+    fn affinity(&self, vip: u32) -> Affinity {
+        lock(&self.affinities)
+            .get(&vip)
+            .copied()
+            .unwrap_or_default()
+    }
+
+    fn service_of(&self, index: u16) -> u64 {
+        lock(&self.services)
+            .get(&index)
+            .copied()
+            .unwrap_or_default()
+    }
+
+    fn client(&self, key: &ClientKey) -> Option<ClientPin> {
+        lock(&self.clients).get(key).copied()
+    }
+
+    fn pin_client(&self, key: &ClientKey, pin: &ClientPin) -> Insert {
+        let mut clients = lock(&self.clients);
+        if clients.len() >= CLIENTS && !clients.contains_key(key) {
+            return Insert::Full;
+        }
+        clients.insert(*key, *pin);
+        Insert::Done
     }
 
     fn arrivals(&self, vip: u32) -> Arrivals {

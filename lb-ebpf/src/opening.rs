@@ -13,7 +13,7 @@ use lb_common::{
     same_address,
 };
 
-use crate::{Flow, Scratch, Tables, conntrack, parse::is_opening};
+use crate::{Flow, Scratch, Tables, affinity, conntrack, parse::is_opening};
 
 /// The state of a new entry.
 #[inline(always)]
@@ -65,8 +65,15 @@ fn forget<T: Tables>(tables: &T, key: &FlowKey) {
 
 /// Notes that a client has sent more than a SYN.
 #[inline(always)]
-pub(crate) fn heard<F: Flow>(flow: &F, entry: &FlowEntry, tcp_flags: u8) {
+pub(crate) fn heard<T: Tables>(
+    tables: &T,
+    key: &FlowKey,
+    flow: &T::Flow,
+    entry: &FlowEntry,
+    tcp_flags: u8,
+) {
     if is_marked(entry) && !is_opening(tcp_flags) {
         flow.clear_state(STATE_OPENING);
+        affinity::remember(tables, key, flow);
     }
 }

@@ -9,7 +9,7 @@
 use lb_common::{Counter, FLOW_REPLY, FlowEntry, FlowKey, NextHop, encapsulates, translates};
 
 use crate::{
-    Flow, Packet, Scratch, Stage, Step, Tables, Verdict,
+    Flow, Packet, Scratch, Stage, Step, Tables, Verdict, affinity,
     begin::{self, Begun},
     conntrack::{self, Known},
     hop,
@@ -74,7 +74,12 @@ pub(crate) fn steer<P: Packet, T: Tables, const ADMITS: bool>(
                 return hand_over(scratch, layout, &entry, 0, Stage::Encapsulate);
             }
             Begun::Remembered => match tables.flow(&scratch.key) {
-                Some(flow) => (flow, tables.now()),
+                Some(flow) => {
+                    if ADMITS && scratch.opened == 0 {
+                        affinity::remember(tables, &scratch.key, &flow);
+                    }
+                    (flow, tables.now())
+                }
                 // Removed again by another processor.
                 None => return Step::Done(Verdict::Drop(Counter::DropTableFull)),
             },

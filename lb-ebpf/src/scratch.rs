@@ -1,6 +1,6 @@
 //! Memory for a packet's large values.
 
-use lb_common::{FlowEntry, FlowKey, PrefixKey, VipKey};
+use lb_common::{ClientKey, FlowEntry, FlowKey, PrefixKey, VipKey};
 
 use crate::{
     fragment::{FragmentKey, Note},
@@ -28,6 +28,8 @@ pub struct Scratch {
     pub note: Note,
     /// What its source is looked up by in the ACL.
     pub prefix: PrefixKey,
+    /// What its client is remembered by.
+    pub client: ClientKey,
     /// Not 0 when the packet is a SYN for which an entry was inserted.
     pub opened: u32,
     /// What the headers of a packet say that is handed on before anything was done with it.

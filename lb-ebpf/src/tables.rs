@@ -4,8 +4,8 @@
 //! BPF map and a hash map behind a lock, and the compiler drops from the copy what is not used.
 
 use lb_common::{
-    Address, Arrivals, ClientHop, Counter, FlowEntry, FlowKey, InstanceEntry, NextHop, PrefixKey,
-    Settings, Slot, SourceSet, Traffic, Vip, VipKey,
+    Address, Affinity, Arrivals, ClientHop, ClientKey, ClientPin, Counter, FlowEntry, FlowKey,
+    InstanceEntry, NextHop, PrefixKey, Settings, Slot, SourceSet, Traffic, Vip, VipKey,
 };
 
 use crate::{
@@ -84,6 +84,9 @@ pub trait Tables {
     /// Keeps a copy of a VIP, made at `now`; `epoch` was read before the VIP was.
     fn keep_vip(&self, key: &VipKey, vip: &Vip, epoch: u64, now: u64);
 
+    /// Whether a packet with this key may be for a VIP or belong to a connection
+    /// ([`lb_common::AddressFilter::expects`]).
+    fn expects(&self, key: &FlowKey) -> bool;
     /// Whether a source may be in a prefix of the ACL ([`lb_common::Acl::suspects`]).
     fn is_suspect(&self, source: &Address) -> bool;
     /// The epoch of the ACL, which moves after each change of a rule.
@@ -105,6 +108,15 @@ pub trait Tables {
     fn source_set(&self, set: u32) -> SourceSet;
     /// Makes `new` of a word of a set, atomically, if it is `old`; whether it was.
     fn change_source(&self, set: u32, way: usize, old: u64, new: u64) -> bool;
+
+    /// How the clients of a VIP stay, by [`Vip::id`].
+    fn affinity(&self, vip: u32) -> Affinity;
+    /// The service ([`Affinity::service`]) of an instance whose clients stay.
+    fn service_of(&self, index: u16) -> u64;
+    /// The instance of a client, as it was last remembered.
+    fn client(&self, key: &ClientKey) -> Option<ClientPin>;
+    /// Remembers the instance of a client in the place of what was remembered, if there is room.
+    fn pin_client(&self, key: &ClientKey, pin: &ClientPin) -> Insert;
 
     /// The connection with this key.
     fn flow(&self, key: &FlowKey) -> Option<Self::Flow>;

@@ -2,6 +2,7 @@
 
 mod accounting;
 mod acl;
+mod affinity;
 mod bytes;
 mod echo;
 mod limits;

@@ -15,11 +15,13 @@
 
 mod acl;
 mod addresses;
+mod affinity;
 mod arrivals;
 mod ceilings;
 mod datapath;
 mod decap;
 mod error;
+mod filter;
 #[cfg(test)]
 mod fixture;
 mod host;
@@ -52,6 +54,7 @@ pub use relay::Relay;
 #[cfg(test)]
 pub(crate) use report::Reporter;
 pub use report::{
-    ConnectionReport, Handle, PathMode, ReconcileReport, RelayedVip, Report, VipReport,
+    ClientReport, ConnectionReport, Handle, PathMode, ReconcileReport, RelayedVip, Report,
+    VipReport,
 };
 pub use steer::Steerer;

@@ -80,7 +80,7 @@ pub use failures::{Alarm, FailureRun};
 pub use gate::{BreakerState, Gate, GateState, Step};
 pub use gateway_vip::{GatewayVip, ports_by_prefix};
 pub use guard::ServiceGuard;
-pub use id::{InstanceId, NameError, ServiceName, identity};
+pub use id::{InstanceId, NameError, ServiceName, fingerprint, identity};
 pub use instance::{AdminState, Health, InFlight, Instance, Member, Outcome};
 pub use integration::{BreakerBackendSpec, IntegrationSpec, MetricsBackendSpec};
 pub use learned::{Learned, Lesson};

@@ -32,7 +32,7 @@ use crate::{
     model::{Alarm, SessionSpec, clock::unix_seconds},
 };
 
-pub use crate::model::identity;
+pub use crate::model::{fingerprint, identity};
 pub use admit::{Around, Chosen};
 pub use change::{Applied, Change, Desired, EjectionEnd, Event, RecoveryStep, RegistryError};
 pub use feed::{Batch, Entry, Feed, Happening};

@@ -221,6 +221,10 @@ counters! {
     ConnectionsFound = 56, "connections_found", Event;
     /// Connections of which nothing but a SYN was heard that made room for newer ones.
     OpeningsForgotten = 57, "openings_forgotten", Event;
+    /// New connections that went to the instance of their client.
+    AffinityFollowed = 62, "affinity_followed", Event;
+    /// Connections of clients whose instance is not remembered because there is no room.
+    AffinityUnremembered = 63, "affinity_unremembered", Event;
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
 //! The maps. Names and types are the contract of `lb_common`; the sizes of [`TABLES`],
-//! [`CONNECTIONS`] and [`OPENINGS`] are defaults that the loader replaces.
+//! [`CONNECTIONS`], [`CLIENTS`] and [`OPENINGS`] are defaults that the loader replaces.
 
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
@@ -7,10 +7,10 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray},
 };
 use lb_common::{
-    Acl, Address, Arrivals, CLIENT_HOPS as CLIENT_HOP_COUNT, ClientHop, Counters, FlowEntry,
-    FlowKey, InstanceEntry, MAX_INSTANCES, MAX_PREFIXES, MAX_SUBINTERFACES, MAX_VIPS, NextHop,
-    PortRanges, SOURCE_SETS as SET_COUNT, Settings, SourceSet, Subinterface, Table, Traffic, Vip,
-    VipKey, names,
+    Acl, Address, AddressFilter, Affinity, Arrivals, CLIENT_HOPS as CLIENT_HOP_COUNT, ClientHop,
+    ClientKey, ClientPin, Counters, FlowEntry, FlowKey, InstanceEntry, MAX_INSTANCES, MAX_PREFIXES,
+    MAX_SUBINTERFACES, MAX_VIPS, NextHop, PortRanges, SOURCE_SETS as SET_COUNT, Settings,
+    SourceSet, Subinterface, Table, Traffic, Vip, VipKey, names,
 };
 use lb_ebpf::{
     Scratch,
@@ -137,6 +137,10 @@ pub(crate) static TURNS: PerCpuArray<u32> = PerCpuArray::with_max_entries(MAX_VI
 
 /// Not pinned, as [`CEILINGS`].
 #[map]
+pub(crate) static ADDRESS_FILTER: Array<AddressFilter> = Array::with_max_entries(1, 0);
+
+/// Not pinned, as [`CEILINGS`].
+#[map]
 pub(crate) static ACL: Array<Acl> = Array::with_max_entries(1, 0);
 
 /// Not pinned, as [`CEILINGS`].
@@ -152,6 +156,20 @@ pub(crate) static JUDGED: PerCpuArray<Judged> = PerCpuArray::with_max_entries(JU
 /// Not pinned, as [`CEILINGS`].
 #[map]
 pub(crate) static ARRIVALS: Array<Arrivals> = Array::with_max_entries(MAX_VIPS, 0);
+
+/// Not pinned, as [`CEILINGS`].
+#[map]
+pub(crate) static AFFINITIES: Array<Affinity> = Array::with_max_entries(MAX_VIPS, 0);
+
+/// Not pinned, as [`CEILINGS`].
+#[map]
+pub(crate) static SERVICES: Array<u64> = Array::with_max_entries(MAX_INSTANCES, 0);
+
+/// The loader gives it its size. Not an LRU map, as [`CONNECTIONS`], and because who is remembered has
+/// earned it: the daemon takes out those whose time is over.
+#[map]
+pub(crate) static CLIENTS: HashMap<ClientKey, ClientPin> =
+    HashMap::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
 
 /// By [`Arrivals::bucket`]; changed atomically. Every program begins with full ones.
 #[map]

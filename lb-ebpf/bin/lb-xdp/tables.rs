@@ -12,10 +12,11 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use lb_common::{
-    ACL_ON, ACL_WIDE_V6, Acl, Address, Arrivals, COUNTER_COUNT, ClientHop, Counter, Counters,
-    FAR_WORDS, FlowEntry, FlowKey, InstanceEntry, MAX_RANGES, NEAR_WORDS, NextHop, PREFIX_DENIED,
-    PrefixKey, SLOTS, SOURCE_WAYS, Settings, Slot, SourceSet, Table, Traffic, VIP_OF_PORTS, Vip,
-    VipKey, is_v4, marks,
+    ACL_ON, ACL_WIDE_V6, Acl, Address, AddressFilter, Affinity, Arrivals, COUNTER_COUNT, ClientHop,
+    ClientKey, ClientPin, Counter, Counters, FAR_WORDS, FILTER_WORDS, FlowEntry, FlowKey,
+    InstanceEntry, MAX_RANGES, NEAR_WORDS, NextHop, PREFIX_DENIED, PrefixKey, REPLY_WORDS, SLOTS,
+    SOURCE_WAYS, Settings, Slot, SourceSet, Table, Traffic, VIP_OF_PORTS, Vip, VipKey, filter_bit,
+    is_v4, marks,
 };
 use lb_ebpf::{
     Flow, Insert, Route, Scratch, Tables,
@@ -28,10 +29,10 @@ use lb_ebpf::{
 use crate::{
     atomic, fib, former,
     maps::{
-        ACL, ARRIVALS, BUCKETS, CEILINGS, CLIENT_HOPS, CONNECTIONS, COUNTERS, EPOCHS, EXPIRED,
-        FRAGMENTS, INSTANCE_TRAFFIC, INSTANCES, JUDGED, LIVE, NEXT_HOPS, OPENINGS, PREFIXES,
-        RECENT, SETTINGS, SOURCES, TABLES, TURNS, VIP_ADDRESSES, VIP_DROPS, VIP_EPOCH, VIP_TRAFFIC,
-        VIPS, WORKPLACE, Workplace,
+        ACL, ADDRESS_FILTER, AFFINITIES, ARRIVALS, BUCKETS, CEILINGS, CLIENT_HOPS, CLIENTS,
+        CONNECTIONS, COUNTERS, EPOCHS, EXPIRED, FRAGMENTS, INSTANCE_TRAFFIC, INSTANCES, JUDGED,
+        LIVE, NEXT_HOPS, OPENINGS, PREFIXES, RECENT, SERVICES, SETTINGS, SOURCES, TABLES, TURNS,
+        VIP_ADDRESSES, VIP_DROPS, VIP_EPOCH, VIP_TRAFFIC, VIPS, WORKPLACE, Workplace,
     },
 };
 
@@ -205,6 +206,14 @@ impl Tables for Maps<'_> {
     }
 
     #[inline(always)]
+    fn expects(&self, key: &FlowKey) -> bool {
+        let Some(filter) = ADDRESS_FILTER.get_ptr(0) else {
+            return true;
+        };
+        is_expected(filter, key)
+    }
+
+    #[inline(always)]
     fn is_suspect(&self, source: &Address) -> bool {
         let Some(acl) = ACL.get_ptr(0) else {
             return false;
@@ -280,6 +289,31 @@ impl Tables for Maps<'_> {
         let way = opaque(way as u64) as usize & (SOURCE_WAYS - 1);
         // SAFETY: a word of a map value; all writers are atomic.
         unsafe { atomic::compare_exchange(set.cast::<u64>().add(way), old, new) == old }
+    }
+
+    #[inline(always)]
+    fn affinity(&self, vip: u32) -> Affinity {
+        AFFINITIES.get(vip).copied().unwrap_or_default()
+    }
+
+    #[inline(always)]
+    fn service_of(&self, index: u16) -> u64 {
+        SERVICES.get(index as u32).copied().unwrap_or(0)
+    }
+
+    #[inline(always)]
+    fn client(&self, key: &ClientKey) -> Option<ClientPin> {
+        // SAFETY: copied at once. Were another processor replacing it, the kernel would leave the old
+        // value as it is.
+        unsafe { CLIENTS.get(key).copied() }
+    }
+
+    #[inline(always)]
+    fn pin_client(&self, key: &ClientKey, pin: &ClientPin) -> Insert {
+        match CLIENTS.insert(key, pin, 0) {
+            Ok(()) => Insert::Done,
+            Err(_) => Insert::Full,
+        }
     }
 
     #[inline(always)]
@@ -556,6 +590,40 @@ fn opaque(mut value: u64) -> u64 {
     // would name the same place twice, which the kernel refuses.
     unsafe { core::arch::asm!("{0} = {0}", inout(reg) value, options(nomem, nostack)) };
     value
+}
+
+/// Whether the filter is off, or has a bit of one of the ends.
+#[inline(always)]
+fn is_expected(filter: *const AddressFilter, key: &FlowKey) -> bool {
+    let read = |words: *const u64, bit: u32, length: usize| {
+        let word = opaque(u64::from(bit / 64)) as usize & (length - 1);
+        // SAFETY: a word of a part of a map value; its place is below their number.
+        unsafe { ptr::read(words.add(word)) >> (bit % 64) & 1 }
+    };
+    // SAFETY: fields of a map value, which the daemon writes word by word.
+    let (is_on, first, last, replies, destinations, sources) = unsafe {
+        (
+            ptr::read_volatile(&raw const (*filter).is_on),
+            ptr::read_volatile(&raw const (*filter).nat_port_first),
+            ptr::read_volatile(&raw const (*filter).nat_port_last),
+            (&raw const (*filter).replies).cast(),
+            (&raw const (*filter).destinations).cast(),
+            (&raw const (*filter).sources).cast(),
+        )
+    };
+    let (to, from) = (filter_bit(&key.destination), filter_bit(&key.source));
+    let port = u64::from(u16::from_be_bytes(key.destination_port));
+    // Joined without branches, which the verifier would go all ways of: a difference below zero has its
+    // uppermost bit set.
+    let below = port.wrapping_sub(u64::from(first));
+    let above = u64::from(last).wrapping_sub(port);
+    let is_port = !opaque(below | above) >> 63;
+    let is_off = u64::from(is_on) ^ 1;
+    let met = is_off
+        | read(destinations, to, FILTER_WORDS)
+        | read(sources, from, FILTER_WORDS)
+        | read(replies, to, REPLY_WORDS) & is_port;
+    opaque(met) != 0
 }
 
 /// Whether one of the marks of a source is set. The parts are joined without branches, which the

@@ -1,6 +1,6 @@
 //! What lb knows a session by.
 
-use std::fmt;
+use std::{fmt, net::IpAddr};
 
 use ring::digest;
 
@@ -18,6 +18,12 @@ impl SessionId {
         let digest = digest::digest(&digest::SHA256, id);
         let first = digest.as_ref().first_chunk().copied();
         Self(u128::from_be_bytes(first.unwrap_or_default()))
+    }
+
+    /// The session of a client that is known by its address: that of the address as it is written.
+    #[must_use]
+    pub fn of_address(address: IpAddr) -> Self {
+        Self::of(address.to_canonical().to_string().as_bytes())
     }
 
     /// What an operator names a session by: its 32 hexadecimal digits, else the id itself.

@@ -1,5 +1,7 @@
 //! Finding a session's id in a request.
 
+use std::net::IpAddr;
+
 use super::{SessionId, seal::Sealed};
 use crate::model::SessionSource;
 
@@ -13,6 +15,9 @@ pub trait Claims {
 
     /// The session of the bearer token, if there is one to be believed.
     fn token(&mut self) -> Option<SessionId>;
+
+    /// The client's address.
+    fn address(&self) -> IpAddr;
 
     /// What lb's own cookie says, if there is one to be believed.
     fn own(&mut self) -> Option<Sealed>;
@@ -48,6 +53,7 @@ pub fn find(sources: &[SessionSource], claims: &mut impl Claims) -> Option<Claim
         SessionSource::Header(name) => id(claims.header(name)),
         SessionSource::Cookie(name) => id(claims.cookie(name)),
         SessionSource::Jwt => claims.token().map(Claim::Id),
+        SessionSource::Address => Some(Claim::Id(SessionId::of_address(claims.address()))),
         SessionSource::Own => claims.own().map(Claim::Own),
     })
 }
@@ -80,6 +86,10 @@ mod tests {
         fn token(&mut self) -> Option<SessionId> {
             self.asked += 1;
             self.token
+        }
+
+        fn address(&self) -> IpAddr {
+            IpAddr::from([192, 0, 2, 7])
         }
 
         fn own(&mut self) -> Option<Sealed> {
@@ -118,5 +128,7 @@ mod tests {
         said.own = None;
         assert_eq!(find(&sources, &mut said), None);
         assert_eq!(find(&[], &mut said), None);
+        sources.push(SessionSource::Address);
+        assert_eq!(find(&sources, &mut said), id("192.0.2.7"));
     }
 }

@@ -45,6 +45,10 @@ pub(super) fn document(report: &Report) -> Datapath {
             forgotten: report.connections.forgotten,
             corrected: report.connections.corrected,
         },
+        clients: Usage {
+            used: report.clients.used,
+            max: u64::from(report.clients.max),
+        },
         tables: Usage {
             used: report.tables_used as u64,
             max: u64::from(report.tables_max),

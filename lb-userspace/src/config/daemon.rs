@@ -246,6 +246,11 @@ pub(super) fn read_datapath(root: &mut Section<'_, '_>) -> ReadDatapath {
             unset.max_connections,
         );
         let max_tables = count("max_tables", number(2, 1024, 64), unset.max_tables);
+        let max_affinity_clients = count(
+            "max_affinity_clients",
+            number(1024, 1 << 24, 1 << 20),
+            unset.max_affinity_clients,
+        );
         let mut time = |key, form: Period, unset| t.value(key, &form, &Sourced::unset(unset)).value;
         let idle = |example| period(1000, 7 * 24 * 3600, example);
         let tcp_idle_timeout = time("tcp_idle_timeout", idle("1h"), unset.tcp_idle_timeout);
@@ -266,6 +271,7 @@ pub(super) fn read_datapath(root: &mut Section<'_, '_>) -> ReadDatapath {
                 echo_rate: echo_rate.value,
                 max_connections: max_connections.value,
                 max_tables: max_tables.value,
+                max_affinity_clients: max_affinity_clients.value,
                 tcp_idle_timeout,
                 udp_idle_timeout,
                 next_hop_ttl,

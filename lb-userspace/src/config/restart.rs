@@ -72,6 +72,7 @@ pub fn needs_restart(running: &DaemonSpec, wanted: &DaemonSpec) -> Vec<&'static 
         nat_ports,
         max_connections,
         max_tables,
+        max_affinity_clients,
         tcp_idle_timeout,
         udp_idle_timeout,
         next_hop_ttl,
@@ -91,6 +92,10 @@ pub fn needs_restart(running: &DaemonSpec, wanted: &DaemonSpec) -> Vec<&'static 
         "datapath.max_connections",
     );
     compare(*max_tables != other.max_tables, "datapath.max_tables");
+    compare(
+        *max_affinity_clients != other.max_affinity_clients,
+        "datapath.max_affinity_clients",
+    );
     compare(
         *tcp_idle_timeout != other.tcp_idle_timeout,
         "datapath.tcp_idle_timeout",

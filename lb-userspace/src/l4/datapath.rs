@@ -10,8 +10,9 @@
 use std::fmt;
 
 use lb_common::{
-    Acl, Address, Arrivals, Counters, FlowEntry, FlowKey, InstanceEntry, PortRanges, PrefixKey,
-    Settings, Subinterface, Table, Traffic, Vip, VipKey,
+    Acl, Address, AddressFilter, Affinity, Arrivals, ClientKey, ClientPin, Counters, FlowEntry,
+    FlowKey, InstanceEntry, PortRanges, PrefixKey, Settings, Subinterface, Table, Traffic, Vip,
+    VipKey,
 };
 
 pub(crate) mod kernel;
@@ -67,6 +68,8 @@ pub(crate) struct Limits {
     pub tables: u32,
     /// Entries of the connection table.
     pub connections: u32,
+    /// Clients whose instance can be remembered.
+    pub clients: u32,
 }
 
 /// How the program is attached to an interface.
@@ -247,6 +250,12 @@ pub(crate) trait Datapath: fmt::Debug + Send {
     /// When the map cannot be written.
     fn put_ceiling(&mut self, index: u16, most: Option<u64>) -> Result<(), DatapathError>;
 
+    /// Writes the filter in front of connections and VIPs.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    fn put_address_filter(&mut self, filter: &AddressFilter) -> Result<(), DatapathError>;
+
     /// Inserts or replaces rules of the source ACL, in order; on an error some of them.
     ///
     /// # Errors
@@ -270,6 +279,34 @@ pub(crate) trait Datapath: fmt::Debug + Send {
     /// # Errors
     /// When the map cannot be written.
     fn put_arrivals(&mut self, vip: u32, limit: &Arrivals) -> Result<(), DatapathError>;
+
+    /// Sets how the clients of a VIP stay, by [`Vip::id`].
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    fn put_affinity(&mut self, vip: u32, affinity: &Affinity) -> Result<(), DatapathError>;
+
+    /// Sets the service of an instance whose clients stay; 0 is none.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    fn put_service_of(&mut self, index: u16, service: u64) -> Result<(), DatapathError>;
+
+    /// Appends the next clients whose instance is remembered to `into`, as [`Self::connections`] does.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    fn clients(
+        &self,
+        from: Option<Cursor>,
+        into: &mut Vec<(ClientKey, ClientPin)>,
+    ) -> Result<Option<Cursor>, DatapathError>;
+
+    /// Forgets the instance of a client. One that is not remembered is no error.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    fn forget_client(&mut self, key: &ClientKey) -> Result<(), DatapathError>;
 
     /// Appends the next entries of the connection table to `into`, a few hundred at a time, and
     /// says where to go on; `None` when the walk is over. Entries that come or go meanwhile may or

@@ -7,9 +7,11 @@ use lb_common::{Counter, InstanceEntry, PROTOCOL_TCP, is_v4};
 use lb_ebpf::{Tables as _, Verdict};
 
 use super::{
+    affinity::Affinities,
     arrivals,
     ceilings::Ceilings,
     datapath::{Datapath as _, memory::Memory},
+    filter::Filter,
     fixture::{A, B, C, World, service, vip},
     plan::address,
     reconcile::{GRACE, Reconciler},
@@ -24,6 +26,7 @@ use crate::{
     resilience::{Factors, Progress},
 };
 
+mod affinity;
 mod fallback;
 mod limits;
 mod new_connections;
@@ -40,6 +43,8 @@ struct Balancer {
     state: Reconciler,
     ceilings: Ceilings,
     limits: arrivals::Limits,
+    filter: Filter,
+    affinities: Affinities,
     now: Timestamp,
     world: World,
 }
@@ -58,6 +63,8 @@ impl Balancer {
             state,
             ceilings: Ceilings::default(),
             limits: arrivals::Limits::new(7),
+            filter: Filter::default(),
+            affinities: Affinities::default(),
             now: Timestamp(0),
             world: World::new(services, vips),
         };
@@ -73,6 +80,8 @@ impl Balancer {
         self.now = self.now + GRACE;
         self.limit();
         let plan = self.world.plan();
+        let memory = &mut self.memory.clone();
+        self.filter.widen(&plan, memory).unwrap();
         let outcome = self.state.apply(&plan, &mut self.memory.clone(), self.now);
         assert_eq!(outcome.unwrap().later, None);
     }
@@ -143,11 +152,14 @@ impl Balancer {
         for _ in 0..1000 {
             if !sweep.is_under_way() {
                 self.state.begin_walk(self.now);
+                self.filter.begin_walk();
             }
             let known = &mut self.state.walked();
             if sweep.step(&mut self.memory, known).unwrap().is_some() {
                 let silence = DatapathSpec::default().tcp_idle_timeout;
                 let memory = &mut self.memory.clone();
+                let seen = sweep.take_ends();
+                self.filter.narrow(seen, &self.state, memory).unwrap();
                 self.state.advance(silence, memory, self.now).unwrap();
                 return;
             }

@@ -25,7 +25,7 @@ use crate::{
         AdminState, Algorithm, DatapathSpec, Forwarding, HashKey, Health, Ports, Protocol,
         UdpFlows, VipSpec, WithoutInstances,
     },
-    registry::{InstanceStatus, Service, Snapshot, identity},
+    registry::{InstanceStatus, Service, Snapshot, fingerprint, identity},
 };
 
 /// What a plan depends on beside the snapshot.
@@ -77,6 +77,9 @@ pub(crate) struct VipPlan {
     pub(crate) limited: bool,
     /// Whether flows stay with instances whose checks fail.
     pub(crate) stays: bool,
+    /// How long a client's instance is remembered, and the fingerprint of the service, where clients
+    /// stay with their instance.
+    pub(crate) affinity: Option<(Duration, u64)>,
     /// Idle time after which its connections are forgotten, when that is not the packet path's.
     pub(crate) idle: Option<Duration>,
     /// Its table. VIPs of the same service share it.
@@ -188,6 +191,7 @@ pub(crate) fn plan(snapshot: &Snapshot, host: &Host) -> Plan {
 
 /// How a service serves a VIP, whose `own` service says what clients see of it.
 fn vip_plan(service: &Service, own: &Service, spec: &VipSpec) -> VipPlan {
+    let affinity = affinity(service);
     VipPlan {
         spec: spec.clone(),
         forwarding: service.spec.forwarding,
@@ -196,8 +200,9 @@ fn vip_plan(service: &Service, own: &Service, spec: &VipSpec) -> VipPlan {
         hash_of: hash_of(service),
         settles: settles(service, spec),
         refuses: own.spec.without_instances == WithoutInstances::Refuse,
-        limited: own.spec.limits.arrivals.is_limited(),
+        limited: own.spec.limits.arrivals.is_limited() || affinity.is_some(),
         stays: spec.protocol == Protocol::Udp && service.spec.udp_flows == UdpFlows::Stay,
+        affinity,
         idle: service.spec.idle_timeout,
         recipe: Arc::new(recipe(service, spec)),
     }
@@ -274,12 +279,23 @@ fn select_now(service: &Service) -> u8 {
 }
 
 /// What is hashed. Packets have no header, cookie or path, so every key but the source leaves the
-/// flow; the same goes for algorithms that hash only to spread.
+/// flow, unless clients are to stay; the same goes for algorithms that hash only to spread.
 fn hash_of(service: &Service) -> u8 {
-    match (service.spec.algorithm, &service.spec.hash_key) {
-        (Algorithm::ConsistentHash, HashKey::Source) => HASH_SOURCE,
-        _ => HASH_FLOW,
+    let by_source = service.spec.hash_key == HashKey::Source
+        || service.spec.affinity.of_connections().is_some();
+    if service.spec.algorithm == Algorithm::ConsistentHash && by_source {
+        HASH_SOURCE
+    } else {
+        HASH_FLOW
     }
+}
+
+/// How long, and under which fingerprint of the service, the instances of clients are remembered. What
+/// hashes keeps them together by their addresses.
+fn affinity(service: &Service) -> Option<(Duration, u64)> {
+    let ttl = service.spec.affinity.of_connections()?;
+    let remembers = service.spec.algorithm != Algorithm::ConsistentHash;
+    remembers.then(|| (ttl, fingerprint(service.name())))
 }
 
 /// Whether the instance of a flow follows from its hash for as long as a slot has the same instance.

@@ -121,6 +121,11 @@ impl Reconciler {
         })
     }
 
+    /// Settings as they are in the maps.
+    pub(crate) const fn settings(&self) -> Option<&Settings> {
+        self.settings.as_ref()
+    }
+
     /// VIPs as they are in the maps.
     pub(crate) const fn vips(&self) -> &BTreeMap<VipKey, Vip> {
         &self.vips

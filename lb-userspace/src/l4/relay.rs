@@ -22,6 +22,7 @@
 //! [`choose`] finds an instance, [`pipe`] passes bytes, [`lines`] knows what is open, [`worker`] holds
 //! it together.
 
+mod affinity;
 mod choose;
 mod connection;
 mod control;

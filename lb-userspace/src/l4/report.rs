@@ -42,6 +42,8 @@ pub struct Report {
     pub vips: Vec<VipReport>,
     /// The connection table.
     pub connections: ConnectionReport,
+    /// Clients whose instance is remembered.
+    pub clients: ClientReport,
     /// Tables that VIPs point to.
     pub tables_used: usize,
     /// Tables that could be pointed to.
@@ -50,6 +52,15 @@ pub struct Report {
     pub reconcile: ReconcileReport,
     /// How long nothing must be heard of a connection that nobody remembers until it is over.
     pub silence: Duration,
+}
+
+/// How many clients' instances are remembered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClientReport {
+    /// As counted by the last walk.
+    pub used: u64,
+    /// At most.
+    pub max: u32,
 }
 
 /// A VIP and its traffic.

@@ -14,13 +14,14 @@ use std::{
 
 use lb_common::{
     Address, FLOW_FORWARD, FORWARD_DNAT, FlowEntry, FlowKey, INSTANCE_ABSENT, InstanceEntry,
-    PROTOCOL_TCP, STATE_CLOSED, STATE_FIN_CLIENT, STATE_FIN_INSTANCE, VIP_SETTLES, Vip, VipKey,
-    translates,
+    PROTOCOL_TCP, STATE_CLOSED, STATE_FIN_CLIENT, STATE_FIN_INSTANCE, STATE_OPENING, VIP_SETTLES,
+    Vip, VipKey, translates,
 };
 use lb_ebpf::settled::slot_of;
 
 use super::{
     datapath::{Cursor, Datapath, DatapathError},
+    filter,
     reconcile::Walked,
 };
 use crate::model::DatapathSpec;
@@ -33,6 +34,10 @@ const LINGER: Duration = Duration::from_secs(10);
 /// connection that finds no room.
 const CROWDED_LINGER: Duration = Duration::from_secs(1);
 
+/// How long a connection is remembered of which nothing but a SYN was heard. Linux offers a client its
+/// answer for 63 seconds (`tcp_synack_retries` is 5); who takes it up after that is refused anyway.
+const OPENING: Duration = Duration::from_secs(75);
+
 /// Clients that are collected at a time, and the age of connections that they are taken from.
 const MOST_CLIENTS: usize = 64;
 const YOUNG: Duration = Duration::from_secs(5);
@@ -44,6 +49,7 @@ const CALLS_PER_STEP: usize = 8;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     open: Duration,
+    opening: Duration,
     udp: Duration,
     ending: Duration,
     closed: Duration,
@@ -57,6 +63,7 @@ impl Limits {
         Self {
             crowd: u64::from(spec.max_connections) / 4 * 3,
             open: spec.tcp_idle_timeout,
+            opening: spec.tcp_idle_timeout.min(OPENING),
             udp: spec.udp_idle_timeout,
             ending: spec.udp_idle_timeout,
             closed: spec.udp_idle_timeout.min(LINGER),
@@ -75,6 +82,7 @@ impl Limits {
     fn with(self, idle: Option<Duration>) -> Self {
         Self {
             open: idle.unwrap_or(self.open),
+            opening: idle.map_or(self.opening, |idle| self.opening.min(idle)),
             udp: idle.unwrap_or(self.udp),
             ..self
         }
@@ -88,6 +96,8 @@ impl Limits {
             self.udp
         } else if entry.state & (STATE_FIN_CLIENT | STATE_FIN_INSTANCE) != 0 {
             self.ending
+        } else if entry.state & STATE_OPENING != 0 {
+            self.opening
         } else {
             self.open
         }
@@ -238,13 +248,15 @@ pub(crate) struct Sweep {
     tallies: BTreeMap<u16, Tally>,
     pass: Pass,
     buffer: Vec<(FlowKey, FlowEntry)>,
+    /// Addresses that packets of the connections have which stay.
+    ends: filter::Ends,
     /// Clients that were heard of lately, when somebody wants to know.
     clients: Option<BTreeSet<Address>>,
 }
 
 impl Sweep {
     /// A sweep that has not begun.
-    pub(crate) const fn new(limits: Limits) -> Self {
+    pub(crate) fn new(limits: Limits) -> Self {
         Self {
             limits,
             idle: BTreeMap::new(),
@@ -258,6 +270,7 @@ impl Sweep {
                 corrected: 0,
             },
             buffer: Vec::new(),
+            ends: filter::Ends::default(),
             clients: None,
         }
     }
@@ -290,6 +303,11 @@ impl Sweep {
     /// The clients that were collected, [`MOST_CLIENTS`] at most; none when none were asked for.
     pub(crate) fn take_clients(&mut self) -> BTreeSet<Address> {
         self.clients.take().unwrap_or_default()
+    }
+
+    /// Addresses that packets have of the connections which the last whole pass has met.
+    pub(crate) fn take_ends(&mut self) -> filter::Ends {
+        std::mem::take(&mut self.ends)
     }
 
     /// Takes a step; the result of the pass when that was its last one.
@@ -353,6 +371,7 @@ impl Sweep {
         instances: &BTreeMap<u16, InstanceEntry>,
     ) -> Result<(), DatapathError> {
         self.pass = Pass::default();
+        self.ends = filter::Ends::default();
         self.tallies.clear();
         for (index, _) in instances.iter().filter(|(_, i)| i.state != INSTANCE_ABSENT) {
             let tally = Tally {
@@ -390,7 +409,11 @@ impl Sweep {
             other => other,
         };
         match judgement {
-            Judgement::Keep => self.pass.entries += room(entry),
+            Judgement::Keep => {
+                self.pass.entries += room(entry);
+                self.ends.note(key, entry);
+            }
+            // Of the client's direction, whose VIP is there.
             Judgement::KeepOpen => {
                 self.pass.entries += room(entry);
                 if let Some(tally) = self.tallies.get_mut(&entry.instance) {

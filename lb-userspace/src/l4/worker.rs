@@ -18,9 +18,12 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{
     acl::Rules,
-    addresses, arrivals,
+    addresses,
+    affinity::Affinities,
+    arrivals,
     ceilings::{self, Ceilings},
     datapath::{AttachMode, Datapath},
+    filter::Filter,
     host,
     neighbour::Greeter,
     plan::{Host, Plan, ip, plan},
@@ -64,6 +67,8 @@ pub(crate) struct Worker {
     clock: Clock,
     reporter: Reporter,
     sweep: Sweep,
+    filter: Filter,
+    affinities: Affinities,
     ceilings: Ceilings,
     rules: Rules,
     arrivals: arrivals::Limits,
@@ -73,6 +78,8 @@ pub(crate) struct Worker {
     retry: Duration,
     /// Whether something of the latest snapshot has to wait.
     is_behind: bool,
+    /// Whether it is clients that are being walked over.
+    walks_clients: bool,
     /// What the next report will say.
     next: Report,
 }
@@ -99,6 +106,8 @@ impl Worker {
             clock,
             reporter: Reporter::new(Report::default()),
             sweep,
+            filter: Filter::default(),
+            affinities: Affinities::default(),
             ceilings: Ceilings::default(),
             rules: Rules::default(),
             arrivals: arrivals::Limits::new(seed),
@@ -106,6 +115,7 @@ impl Worker {
             warned: BTreeSet::new(),
             retry: RETRY.0,
             is_behind: false,
+            walks_clients: false,
             next: Report {
                 silence,
                 ..Report::default()
@@ -197,11 +207,17 @@ impl Worker {
         // No program gets packets for VIPs before it knows who may not send any.
         let ruled = self.rules.apply(&snapshot.acl, self.datapath.as_mut());
         let applied = ruled.map_err(Into::into).and_then(|()| {
+            self.filter.widen(&plan, self.datapath.as_mut())?;
             // Also before, for VIPs of an earlier daemon that this program does not serve yet.
             self.pace(&snapshot)?;
+            self.stay(&plan)?;
             self.state.apply(&plan, self.datapath.as_mut(), now)
         });
-        let result = applied.and_then(|outcome| self.pace(&snapshot).map(|()| outcome));
+        let result = applied.and_then(|outcome| {
+            self.pace(&snapshot)?;
+            self.stay(&plan)?;
+            Ok(outcome)
+        });
         let took = self.clock.now() - now;
         let report = &mut self.next.reconcile;
         report.took = took;
@@ -263,6 +279,12 @@ impl Worker {
     fn pace(&mut self, snapshot: &Snapshot) -> Result<(), ReconcileError> {
         let (state, datapath) = (&self.state, self.datapath.as_mut());
         Ok(self.arrivals.apply(snapshot, state, datapath)?)
+    }
+
+    /// Brings into the kernel whose clients stay with their instance.
+    fn stay(&mut self, plan: &Plan) -> Result<(), ReconcileError> {
+        let (state, datapath) = (&self.state, self.datapath.as_mut());
+        Ok(self.affinities.apply(plan, state, datapath)?)
     }
 
     fn host(&self) -> Host {
@@ -348,15 +370,41 @@ impl Worker {
         self.next.counters = counters;
         let limits = datapath.limits();
         self.next.connections.max = limits.connections;
+        self.next.clients.max = limits.clients;
         self.next.tables_max = limits.tables.saturating_sub(1);
         self.next.tables_used = self.state.tables_in_use();
         Ok(())
     }
 
-    /// Takes a step over the connection table; whether that was the last one of a walk.
+    /// Takes a step over the connection table, then over the clients; whether that was the last one of
+    /// both.
     fn walk(&mut self) -> bool {
+        if self.walks_clients {
+            self.walks_clients = !self.walk_clients();
+        } else {
+            self.walks_clients = self.walk_connections();
+            return false;
+        }
+        !self.walks_clients
+    }
+
+    fn walk_clients(&mut self) -> bool {
+        match self.affinities.step(self.datapath.as_mut()) {
+            Ok(is_over) => {
+                self.next.clients.used = self.affinities.clients();
+                is_over
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot walk over the clients");
+                true
+            }
+        }
+    }
+
+    fn walk_connections(&mut self) -> bool {
         if !self.sweep.is_under_way() {
             self.state.begin_walk(self.clock.now());
+            self.filter.begin_walk();
         }
         let known = &mut self.state.walked();
         match self.sweep.step(self.datapath.as_mut(), known) {
@@ -371,6 +419,7 @@ impl Worker {
                 if pass.corrected > 0 {
                     tracing::debug!(by = pass.corrected, "live counters put right");
                 }
+                self.narrow();
                 self.advance();
                 true
             }
@@ -378,6 +427,15 @@ impl Worker {
                 tracing::warn!(%error, "cannot walk the connection table");
                 true
             }
+        }
+    }
+
+    /// Takes addresses out of the filter that nobody has any more.
+    fn narrow(&mut self) {
+        let seen = self.sweep.take_ends();
+        let (state, datapath) = (&self.state, self.datapath.as_mut());
+        if let Err(error) = self.filter.narrow(seen, state, datapath) {
+            tracing::warn!(%error, "cannot bring the address filter into the kernel");
         }
     }
 

@@ -18,6 +18,7 @@ pub(super) mod token;
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
+    net::IpAddr,
     rc::Rc,
     sync::Arc,
 };
@@ -31,7 +32,7 @@ use self::{
 use super::connection::Client;
 use crate::{
     affinity::{Cache, Keyring, Ledger, Sealed, Store, source, store},
-    model::{AffinitySpec, HashKey, SessionSpec, Timestamp},
+    model::{AffinitySpec, HashKey, IpPrefix, SessionSpec, Timestamp},
     registry::{Service, Snapshot},
 };
 
@@ -56,6 +57,8 @@ pub(super) struct Sessions {
     keyring: Option<Keyring>,
     /// What the names of lb's own cookies begin with, when any service sets one.
     prefix: Option<String>,
+    /// Who is believed when they tell a client's address.
+    proxies: Vec<IpPrefix>,
 }
 
 /// Affinity of one service.
@@ -79,6 +82,7 @@ impl Sessions {
             services,
             keyring: keyring(common),
             prefix: any.then(|| common.cookie.clone()),
+            proxies: snapshot.gateway.trusted_proxies.clone(),
         }
     }
 
@@ -177,7 +181,9 @@ pub(super) fn follow(
     }
     let worker = &client.worker;
     let counts = Some((&*service.affinity, worker.index));
-    let mut asked = Asked::new(&worker.sessions, sessions, of, headers, now, counts);
+    let address = || client.peer.client(headers, &sessions.proxies);
+    let said = (headers, &address as &dyn Fn() -> IpAddr);
+    let mut asked = Asked::new(&worker.sessions, sessions, of, said, now, counts);
     let claim = source::find(&of.spec.sources, &mut asked);
     let elsewhere = match claim {
         None if of.spec.sets_cookie() => asked.elsewhere(),
@@ -199,6 +205,8 @@ pub(super) fn key(
     let of = sessions.services.get(position)?.as_ref()?;
     let worker = &client.worker;
     let counts = Some((&*service.affinity, worker.index));
-    let mut asked = Asked::new(&worker.sessions, sessions, of, headers, now, counts);
+    let address = || client.peer.client(headers, &sessions.proxies);
+    let said = (headers, &address as &dyn Fn() -> IpAddr);
+    let mut asked = Asked::new(&worker.sessions, sessions, of, said, now, counts);
     source::find(&of.spec.sources, &mut asked).map(|claim| claim.session().key())
 }

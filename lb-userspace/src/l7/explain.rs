@@ -94,7 +94,8 @@ pub fn explain(
         random,
         tried: &Tried::default(),
     };
-    let session = affinity::preview(snapshot, store, service, request.headers(), &choice);
+    let said = (request.headers(), client);
+    let session = affinity::preview(snapshot, store, service, said, &choice);
     let service = Arc::clone(&snapshot.services[service]);
     let hash = || key::hash(&service.spec.hash_key, &request, peer, || client);
     let key = match session {

@@ -16,6 +16,8 @@ pub enum SessionSource {
     Jwt,
     /// The value of a cookie that the instances set.
     Cookie(String),
+    /// The client's address. Also for connections to VIPs, in which nothing else can be read.
+    Address,
     /// A cookie of lb's own, which carries the instance too. Requests without any id get one.
     Own,
 }
@@ -138,6 +140,14 @@ impl Default for AffinitySpec {
 }
 
 impl AffinitySpec {
+    /// How long connections to VIPs go to their client's instance, if they do: where sessions are known
+    /// by the client's address.
+    #[must_use]
+    pub fn of_connections(&self) -> Option<Duration> {
+        let by_address = self.enabled && self.sources.contains(&SessionSource::Address);
+        by_address.then_some(self.ttl)
+    }
+
     /// Whether lb sets a cookie of its own.
     #[must_use]
     pub fn sets_cookie(&self) -> bool {

@@ -152,6 +152,8 @@ pub struct DatapathSpec {
     pub max_connections: u32,
     /// Tables in the kernel, 131 KB each; every VIP's service needs one, and a change a spare one.
     pub max_tables: u32,
+    /// Clients whose instance is remembered at most, of all services with affinity by address.
+    pub max_affinity_clients: u32,
     /// Idle time after which a TCP connection is forgotten.
     pub tcp_idle_timeout: Duration,
     /// Idle time after which a UDP flow, or a TCP connection whose end was seen, is forgotten.
@@ -176,6 +178,7 @@ impl Default for DatapathSpec {
             echo_rate: 1000,
             max_connections: 262_144,
             max_tables: 64,
+            max_affinity_clients: 65_536,
             tcp_idle_timeout: Duration::from_secs(3600),
             udp_idle_timeout: Duration::from_secs(60),
             next_hop_ttl: Duration::from_secs(1),

@@ -28,10 +28,19 @@ impl fmt::Display for InstanceId {
 pub fn identity(service: &ServiceName, endpoint: &Endpoint) -> u64 {
     let address = endpoint.address().to_string();
     let bytes = service.as_str().bytes().chain([0]).chain(address.bytes());
-    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+    fnv(bytes).max(1)
+}
+
+/// Fingerprint of a service's name, by which the kernel remembers whose clients are whose.
+#[must_use]
+pub fn fingerprint(service: &ServiceName) -> u64 {
+    fnv(service.as_str().bytes())
+}
+
+fn fnv(bytes: impl Iterator<Item = u8>) -> u64 {
+    bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
-    hash.max(1)
+    })
 }
 
 /// Name of a service: 1 to 63 lower-case letters, digits and hyphens, no hyphen at either end.

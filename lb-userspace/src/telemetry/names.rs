@@ -315,6 +315,12 @@ families! {
     L4_FORGOTTEN: Counter "lb_l4_connections_forgotten_total"
         []
         "Entries removed because their idle time was over.";
+    L4_CLIENTS: Gauge "lb_l4_affinity_clients"
+        []
+        "Clients whose instance the kernel remembers.";
+    L4_CLIENTS_MAX: Gauge "lb_l4_affinity_clients_max"
+        []
+        "Clients whose instance the kernel can remember.";
     L4_TABLES: Gauge "lb_l4_tables"
         []
         "Tables that VIPs point to.";

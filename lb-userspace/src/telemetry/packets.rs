@@ -171,10 +171,12 @@ fn one(family: &'static Family, labels: &[&str], value: f64) -> MetricFamily {
 
 fn maps(report: &Report) -> Vec<MetricFamily> {
     let (connections, reconcile) = (&report.connections, &report.reconcile);
-    let values: [(&'static Family, f64); 9] = [
+    let values: [(&'static Family, f64); 11] = [
         (&names::L4_ENTRIES, connections.entries as f64),
         (&names::L4_ENTRIES_MAX, f64::from(connections.max)),
         (&names::L4_FORGOTTEN, connections.forgotten as f64),
+        (&names::L4_CLIENTS, report.clients.used as f64),
+        (&names::L4_CLIENTS_MAX, f64::from(report.clients.max)),
         (&names::L4_TABLES, report.tables_used as f64),
         (&names::L4_TABLES_MAX, f64::from(report.tables_max)),
         (&names::L4_REVISION, reconcile.revision as f64),

@@ -79,6 +79,7 @@ fn attempt(seed: u64, packets: u32, stride: u32) -> Result<Counters> {
     }
     lab.flows()?;
     world.compare_traffic(&lab)?;
+    lab.compare_clients()?;
     let counters = lab.counters();
     ensure!(counters.adds_up(), "counters do not add up: {counters:?}");
     Ok(counters)

@@ -10,9 +10,11 @@ use aya::maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray};
 use aya::programs::{TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use lb_common::{
-    Acl, Address, Arrivals, Counters, FlowEntry, FlowKey, InstanceEntry, MAX_INSTANCES, PortRanges,
-    PrefixKey, Settings, Subinterface, Table, Traffic, Vip, VipKey, names,
+    Acl, Address, AddressFilter, Affinity, Arrivals, ClientKey, ClientPin, Counters, FlowEntry,
+    FlowKey, InstanceEntry, MAX_INSTANCES, PortRanges, PrefixKey, Settings, Subinterface, Table,
+    Traffic, Vip, VipKey, names,
 };
+use lb_ebpf::memory::CLIENTS;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
@@ -81,6 +83,7 @@ impl Kernel {
         let mut object = EbpfLoader::new()
             .map_max_entries(names::MAP_CONNECTIONS, sizes.connections)
             .map_max_entries(names::MAP_TABLES, sizes.tables)
+            .map_max_entries(names::MAP_CLIENTS, CLIENTS as u32)
             .map_max_entries(
                 names::MAP_OPENINGS,
                 lb_common::most_opening(sizes.connections, 22_528).max(1),
@@ -223,6 +226,16 @@ impl Kernel {
             .insert(index, of, 0)?)
     }
 
+    /// Writes the filter in front of connections and VIPs.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn set_address_filter(&mut self, filter: &AddressFilter) -> Result<()> {
+        Ok(self
+            .array::<AddressFilter>(names::MAP_ADDRESS_FILTER)?
+            .set(0, filter, 0)?)
+    }
+
     /// Notes that VIPs have this address, some of them several ports.
     ///
     /// # Errors
@@ -270,6 +283,35 @@ impl Kernel {
         Ok(self
             .array::<Arrivals>(names::MAP_ARRIVALS)?
             .set(vip, limit, 0)?)
+    }
+
+    /// Sets how the clients of a VIP stay.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn set_affinity(&mut self, vip: u32, affinity: &Affinity) -> Result<()> {
+        Ok(self
+            .array::<Affinity>(names::MAP_AFFINITIES)?
+            .set(vip, affinity, 0)?)
+    }
+
+    /// Sets the service of an instance whose clients stay.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn set_service_of(&mut self, index: u16, service: u64) -> Result<()> {
+        Ok(self
+            .array::<u64>(names::MAP_SERVICES)?
+            .set(index.into(), service, 0)?)
+    }
+
+    /// The clients whose instance is remembered.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn clients(&mut self) -> Result<Vec<(ClientKey, ClientPin)>> {
+        let clients = self.hash::<ClientKey, ClientPin>(names::MAP_CLIENTS)?;
+        clients.iter().map(|client| Ok(client?)).collect()
     }
 
     /// Sets how many live connections an instance may have.

@@ -3,15 +3,17 @@
 //! Both get the same maps and the same packets and must do the same: verdict, bytes, every counter,
 //! live connections. The kernel's half is in a namespace with the routes of [`super::network`].
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use aya::programs::xdp::XdpMode;
 use lb_common::{
-    Acl, Address, Arrivals, Counter, Counters, FAR_WORDS, FORWARD_NAT, INSTANCE_ACTIVE,
-    InstanceEntry, NEAR_WORDS, PROTOCOL_TCP, PROTOCOL_UDP, PortRanges, PrefixKey, SELECT_HASH,
-    SLOTS, Settings, Slot, Subinterface, Table, Vip, VipKey, from_v4, names,
+    Acl, Address, AddressFilter, Affinity, Arrivals, ClientKey, ClientPin, Counter, Counters,
+    FAR_WORDS, FORWARD_NAT, INSTANCE_ACTIVE, InstanceEntry, NEAR_WORDS, PROTOCOL_TCP, PROTOCOL_UDP,
+    PortRanges, PrefixKey, SELECT_HASH, SLOTS, Settings, Slot, Subinterface, Table, Vip, VipKey,
+    from_v4, names,
 };
 use lb_ebpf::memory::{Frame, MemoryTables};
 use lb_ebpf::{Scratch, Tables, Verdict, process};
@@ -35,6 +37,8 @@ pub struct Lab {
     kernel: Kernel,
     memory: MemoryTables,
     settings: Settings,
+    /// Of everything that was ever written; addresses are never taken out.
+    filter: AddressFilter,
 }
 
 /// Why the tests here cannot run, if they cannot.
@@ -120,6 +124,10 @@ impl Lab {
             kernel,
             memory,
             settings: Settings::default(),
+            filter: AddressFilter {
+                is_on: 1,
+                ..AddressFilter::default()
+            },
         };
         lab.set_settings(Settings {
             nat_source_v4: address(NAT_V4),
@@ -146,7 +154,24 @@ impl Lab {
     pub fn set_settings(&mut self, settings: Settings) -> Result<()> {
         self.settings = settings;
         self.memory.set_settings(settings);
-        self.kernel.set_settings(&settings)
+        self.kernel.set_settings(&settings)?;
+        self.filter.add_reply(&settings.nat_source_v4);
+        self.filter.add_reply(&settings.nat_source_v6);
+        let (first, last) = (
+            &mut self.filter.nat_port_first,
+            &mut self.filter.nat_port_last,
+        );
+        *last = (*last).max(settings.nat_port_last);
+        *first = match *first {
+            0 => settings.nat_port_first,
+            before => before.min(settings.nat_port_first),
+        };
+        self.put_filter()
+    }
+
+    fn put_filter(&mut self) -> Result<()> {
+        self.memory.set_address_filter(&self.filter);
+        self.kernel.set_address_filter(&self.filter)
     }
 
     /// Serves a VIP by a table with these instances in turn in its slots.
@@ -181,9 +206,18 @@ impl Lab {
         let table = Arc::new(table);
         self.kernel.set_table(vip.table, &table)?;
         self.memory.set_table(vip.table, table);
+        self.change_vip(key, vip)?;
+        self.note_address(&key.address)
+    }
+
+    /// Changes a VIP, or adds one whose table is there.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn change_vip(&mut self, key: VipKey, vip: Vip) -> Result<()> {
         self.kernel.set_vip(&key, &vip)?;
         self.memory.set_vip(key, vip);
-        self.note_address(&key.address)
+        Ok(())
     }
 
     /// Makes the second interface a VLAN of [`FRONT`], as far as the program knows.
@@ -224,6 +258,7 @@ impl Lab {
             let ranges = PortRanges::new(keys.iter().filter_map(VipKey::range));
             self.memory.set_vip_address(*address, ranges);
             self.kernel.set_vip_address(*address, &ranges)?;
+            self.filter.add_destination(address);
         }
         self.set_settings(Settings {
             has_ranges: u8::from(has_ranges),
@@ -238,6 +273,43 @@ impl Lab {
     pub fn set_arrivals(&mut self, vip: u32, limit: Arrivals) -> Result<()> {
         self.memory.set_arrivals(vip, Some(limit));
         self.kernel.set_arrivals(vip, &limit)
+    }
+
+    /// Sets how the clients of a VIP stay.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn set_affinity(&mut self, vip: u32, affinity: Affinity) -> Result<()> {
+        self.memory.set_affinity(vip, affinity);
+        self.kernel.set_affinity(vip, &affinity)
+    }
+
+    /// Sets the service of an instance whose clients stay.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn set_service_of(&mut self, index: u16, service: u64) -> Result<()> {
+        self.memory.set_service_of(index, service);
+        self.kernel.set_service_of(index, service)
+    }
+
+    /// Compares which clients are remembered, and where; returns how many.
+    ///
+    /// # Errors
+    /// When the halves differ.
+    pub fn compare_clients(&mut self) -> Result<usize> {
+        let of = |clients: Vec<(ClientKey, ClientPin)>| -> BTreeMap<(Address, u64), (u16, u16)> {
+            let place = |(key, pin): (ClientKey, ClientPin)| {
+                ((key.client, key.service), (pin.instance, pin.generation))
+            };
+            clients.into_iter().map(place).collect()
+        };
+        let (kernel, library) = (of(self.kernel.clients()?), of(self.memory.clients()));
+        ensure!(
+            kernel == library,
+            "expected the clients {library:?}, found {kernel:?}"
+        );
+        Ok(kernel.len())
     }
 
     /// Sets how many live connections an instance may have.
@@ -281,6 +353,9 @@ impl Lab {
     /// # Errors
     /// When the kernel refuses.
     pub fn set_instance(&mut self, index: u16, instance: InstanceEntry) -> Result<()> {
+        // As with `dnat`, of which an instance does not know.
+        self.filter.add_source(&instance.address);
+        self.put_filter()?;
         self.memory.set_instance(index, instance);
         self.kernel.set_instance(index, &instance)
     }

@@ -26,6 +26,9 @@ pub struct Datapath {
     pub vips: Vec<VipTraffic>,
     /// The connection table; of a relay its connections.
     pub connections: ConnectionTable,
+    /// Clients whose instance is remembered; a relay keeps them among the sessions.
+    #[serde(default)]
+    pub clients: Usage,
     /// The tables from which instances are chosen.
     pub tables: Usage,
     /// How bringing the state into the kernel goes.

@@ -103,6 +103,7 @@ fn document() -> impl Strategy<Value = String> {
         "protocol",
         "pin_path",
         "max_connections",
+        "max_affinity_clients",
     ]);
     let line = (key, value()).prop_map(|(key, value)| format!("{key} = {value}\n"));
     let lines = prop::collection::vec(line, 0..5).prop_map(|lines| lines.concat());

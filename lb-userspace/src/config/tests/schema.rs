@@ -32,8 +32,11 @@ fn can_know(fault: &Fault) -> bool {
         .found
         .as_deref()
         .is_some_and(|found| found.ends_with(".0"));
-    let choice =
-        expected.starts_with('"') && !expected.contains("because") && !expected.contains("NAME");
+    // Of words, not of words or something else.
+    let choice = expected.starts_with('"')
+        && ["because", "NAME", ", or a "]
+            .iter()
+            .all(|more| !expected.contains(more));
     let kind = ["true or false", "a table", "a list"].contains(&expected);
     let key =
         expected.starts_with("one of the keys of") || expected.starts_with("one of the sections");

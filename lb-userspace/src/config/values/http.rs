@@ -92,12 +92,13 @@ pub(in crate::config) const RATE_KEY: Pattern<RateKey> = Pattern {
 
 /// Where a session's id stands.
 pub(in crate::config) const SESSION_SOURCE: Pattern<SessionSource> = Pattern {
-    expected: "\"header:NAME\", \"jwt\", \"cookie:NAME\" or \"own\"",
+    expected: "\"header:NAME\", \"jwt\", \"cookie:NAME\", \"address\" or \"own\"",
     example: "header:X-Session-ID",
     numbers: false,
     secret: false,
     parse: |text| match text.split_once(':') {
         None if text == "jwt" => Ok(SessionSource::Jwt),
+        None if text == "address" => Ok(SessionSource::Address),
         None if text == "own" => Ok(SessionSource::Own),
         Some(("header", name)) if is_token(name) => {
             Ok(SessionSource::Header(name.to_ascii_lowercase()))
@@ -107,6 +108,7 @@ pub(in crate::config) const SESSION_SOURCE: Pattern<SessionSource> = Pattern {
     },
     show: |source| match source {
         SessionSource::Jwt => "jwt".to_owned(),
+        SessionSource::Address => "address".to_owned(),
         SessionSource::Own => "own".to_owned(),
         SessionSource::Header(name) => format!("header:{name}"),
         SessionSource::Cookie(name) => format!("cookie:{name}"),

@@ -21,21 +21,24 @@ use aya::{
     programs::Xdp,
 };
 use lb_common::{
-    Acl, Address, Arrivals, Counters, FlowEntry, FlowKey, InstanceEntry, PortRanges, PrefixKey,
-    Settings, Subinterface, Table, Traffic, Vip, VipKey, names,
+    Acl, Address, AddressFilter, Affinity, Arrivals, ClientKey, ClientPin, Counters, FlowEntry,
+    FlowKey, InstanceEntry, PortRanges, PrefixKey, Settings, Subinterface, Table, Traffic, Vip,
+    VipKey, names,
 };
 
 use self::{
     acl::AclMaps,
+    affinity::AffinityMaps,
     events::Events,
     links::Links,
-    maps::{AddressMap, ArrivalMap, CeilingMap, Maps, VlanMap},
+    maps::{AddressMap, ArrivalMap, CeilingMap, FilterMap, Maps, VlanMap},
     pins::MapSet,
 };
 use super::{Adopted, Attachment, Cursor, Datapath, DatapathError, Limits};
 use crate::l4::{L4Error, host};
 
 mod acl;
+mod affinity;
 pub(crate) mod decap;
 mod events;
 mod links;
@@ -61,6 +64,8 @@ pub(crate) struct Kernel {
     ceilings: CeilingMap,
     acl: AclMaps,
     arrivals: ArrivalMap,
+    filter: FilterMap,
+    affinity: AffinityMaps,
     addresses: AddressMap,
     vlans: VlanMap,
     links: Links,
@@ -89,7 +94,10 @@ impl Datapath for Kernel {
     }
 
     fn limits(&self) -> Limits {
-        self.maps.limits()
+        Limits {
+            clients: self.affinity.most(),
+            ..self.maps.limits()
+        }
     }
 
     fn adopted(&self) -> Result<Adopted, DatapathError> {
@@ -261,6 +269,11 @@ impl Datapath for Kernel {
         result.map_err(written(|| format!("the limit of instance {index}")))
     }
 
+    fn put_address_filter(&mut self, filter: &AddressFilter) -> Result<(), DatapathError> {
+        let result = self.filter.set(filter);
+        result.map_err(written(|| "the address filter".to_owned()))
+    }
+
     fn put_prefixes(&mut self, rules: &[(PrefixKey, u32)]) -> Result<(), DatapathError> {
         let result = self.acl.put(rules);
         result.map_err(|error| DatapathError::Write {
@@ -291,6 +304,35 @@ impl Datapath for Kernel {
         result.map_err(written(|| {
             format!("the limit of new connections of VIP {vip}")
         }))
+    }
+
+    fn put_affinity(&mut self, vip: u32, affinity: &Affinity) -> Result<(), DatapathError> {
+        let result = self.affinity.set(vip, affinity);
+        result.map_err(written(|| format!("the affinity of VIP {vip}")))
+    }
+
+    fn put_service_of(&mut self, index: u16, service: u64) -> Result<(), DatapathError> {
+        let result = self.affinity.set_service_of(index, service);
+        result.map_err(written(|| format!("the service of instance {index}")))
+    }
+
+    fn clients(
+        &self,
+        from: Option<Cursor>,
+        into: &mut Vec<(ClientKey, ClientPin)>,
+    ) -> Result<Option<Cursor>, DatapathError> {
+        let next = self.affinity.walk(from, into);
+        next.map_err(|error| DatapathError::Read {
+            what: "the clients".to_owned(),
+            why: error.to_string(),
+        })
+    }
+
+    fn forget_client(&mut self, key: &ClientKey) -> Result<(), DatapathError> {
+        match self.affinity.forget(key) {
+            Err(error) if !is_absent(&error) => Err(written(|| "a client".to_owned())(error)),
+            _ => Ok(()),
+        }
     }
 
     fn connections(

@@ -9,12 +9,13 @@ use std::{
 };
 
 use lb_common::{
-    Acl, Address, Arrivals, Counters, FlowEntry, FlowKey, InstanceEntry, MAX_INSTANCES, PortRanges,
-    PrefixKey, SLOTS, Settings, Subinterface, Table, Traffic, Vip, VipKey,
+    Acl, Address, AddressFilter, Affinity, Arrivals, ClientKey, ClientPin, Counters, FlowEntry,
+    FlowKey, InstanceEntry, MAX_INSTANCES, PortRanges, PrefixKey, SLOTS, Settings, Subinterface,
+    Table, Traffic, Vip, VipKey,
 };
 use lb_ebpf::{
     Route, Scratch, Tables as _, Verdict,
-    memory::{Frame, MemoryTables},
+    memory::{CLIENTS, Frame, MemoryTables},
     process,
 };
 
@@ -135,6 +136,7 @@ impl Datapath for Memory {
         Limits {
             tables: lock(&self.tables).len() as u32,
             connections: CONNECTIONS,
+            clients: CLIENTS as u32,
         }
     }
 
@@ -269,6 +271,12 @@ impl Datapath for Memory {
         Ok(())
     }
 
+    fn put_address_filter(&mut self, filter: &AddressFilter) -> Result<(), DatapathError> {
+        self.write("address filter".to_owned())?;
+        self.kernel.set_address_filter(filter);
+        Ok(())
+    }
+
     fn put_prefixes(&mut self, rules: &[(PrefixKey, u32)]) -> Result<(), DatapathError> {
         self.write(format!("{} prefixes", rules.len()))?;
         for (key, rule) in rules {
@@ -295,6 +303,33 @@ impl Datapath for Memory {
         self.write(format!("arrivals {vip}"))?;
         let limit = Some(*limit).filter(|limit| *limit != Arrivals::default());
         self.kernel.set_arrivals(vip, limit);
+        Ok(())
+    }
+
+    fn put_affinity(&mut self, vip: u32, affinity: &Affinity) -> Result<(), DatapathError> {
+        self.write(format!("affinity {vip}"))?;
+        self.kernel.set_affinity(vip, *affinity);
+        Ok(())
+    }
+
+    fn put_service_of(&mut self, index: u16, service: u64) -> Result<(), DatapathError> {
+        self.write(format!("service of {index}"))?;
+        self.kernel.set_service_of(index, service);
+        Ok(())
+    }
+
+    fn clients(
+        &self,
+        _from: Option<Cursor>,
+        into: &mut Vec<(ClientKey, ClientPin)>,
+    ) -> Result<Option<Cursor>, DatapathError> {
+        into.extend(self.kernel.clients());
+        Ok(None)
+    }
+
+    fn forget_client(&mut self, key: &ClientKey) -> Result<(), DatapathError> {
+        self.write("forget client".to_owned())?;
+        self.kernel.remove_client(key);
         Ok(())
     }
 

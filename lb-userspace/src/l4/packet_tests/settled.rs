@@ -313,6 +313,8 @@ proptest! {
                 Step::Begin(count) => {
                     for port in next..next + count {
                         if let Ok(to) = balancer.packet(port, SYN) {
+                            // Without it nobody is there after a minute or so.
+                            prop_assert_eq!(balancer.packet(port, ACK), Ok(to.clone()));
                             flows.push((port, to));
                         }
                     }

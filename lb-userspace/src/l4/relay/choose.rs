@@ -16,7 +16,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{front::Front, worker::Worker};
+use super::{affinity::Client, front::Front, worker::Worker};
 use crate::{
     balance::{Choice, Tried},
     l4::plan::address,
@@ -120,13 +120,20 @@ async fn attempt(
 ) -> Result<(TcpStream, Held), RelayRefusal> {
     let mut tried = Tried::default();
     let mut failed = None;
+    let client = Client::of(worker, front, ends);
     for _ in 0..Tried::MOST {
-        let place = match take_place(worker, front, &mut tried, ends) {
+        let place = match take_place(worker, front, &mut tried, ends, client.as_ref()) {
             Ok(place) => place,
             Err(reason) => return Err(failed.unwrap_or_else(|| refusal(reason))),
         };
         match open(worker, front, place, ends).await {
-            Ok(connected) => return Ok(connected),
+            Ok(connected) => {
+                if let Some(client) = &client {
+                    let instance = connected.1.instance().identity;
+                    client.pin(instance, worker.shared.clock.now());
+                }
+                return Ok(connected);
+            }
             Err(instance) => tried.insert(instance.id),
         }
         failed = Some(RelayRefusal::ConnectFailed);
@@ -155,6 +162,7 @@ fn take_place(
     front: &Front,
     tried: &mut Tried,
     ends: Ends,
+    client: Option<&Client<'_>>,
 ) -> Result<Place, Reason> {
     let service = &front.service;
     let (clock, key) = (&worker.shared.clock, key(service, ends));
@@ -171,8 +179,10 @@ fn take_place(
     };
     let mut lacking = Reason::AtCapacity;
     for _ in 0..RACES {
-        let picked = pick(worker, front, tried, key);
         let choice = choice(worker, tried, key);
+        let own = client.and_then(|client| client.position(service, &choice));
+        let picked = own.or_else(|| pick(worker, front, tried, key));
+        let choice = self::choice(worker, tried, key);
         let (position, permit) = match service.admit(worker.around(), &choice, picked) {
             Ok(chosen) => chosen,
             Err(reason) => {
@@ -222,9 +232,11 @@ fn pick(worker: &Worker, front: &Front, tried: &mut Tried, key: u64) -> Option<u
 
 /// What consistent hashing goes by, hashed as in the kernel.
 fn key(service: &Service, ends: Ends) -> u64 {
-    match (service.spec.algorithm, &service.spec.hash_key) {
-        (Algorithm::ConsistentHash, HashKey::Source) => hash::address(&address(ends.client.ip())),
-        (Algorithm::ConsistentHash, _) => hash::flow(&FlowKey {
+    let by_source = service.spec.hash_key == HashKey::Source
+        || service.spec.affinity.of_connections().is_some();
+    match (service.spec.algorithm, by_source) {
+        (Algorithm::ConsistentHash, true) => hash::address(&address(ends.client.ip())),
+        (Algorithm::ConsistentHash, false) => hash::flow(&FlowKey {
             source: address(ends.client.ip()),
             destination: address(ends.vip.ip()),
             source_port: ends.client.port().to_be_bytes(),

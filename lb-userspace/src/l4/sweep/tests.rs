@@ -82,6 +82,8 @@ fn silence_is_judged_by_protocol_and_state() {
     for (protocol, state, silent, expected) in [
         (TCP, 0, 3600, Judgement::KeepOpen),
         (TCP, 0, 3601, Judgement::ForgetOpen),
+        (TCP, STATE_OPENING, 75, Judgement::KeepOpen),
+        (TCP, STATE_OPENING, 76, Judgement::ForgetOpen),
         (TCP, STATE_FIN_CLIENT, 60, Judgement::KeepOpen),
         (TCP, STATE_FIN_INSTANCE, 61, Judgement::ForgetOpen),
         (TCP, STATE_CLOSED, 10, Judgement::Keep),

@@ -1,10 +1,13 @@
 //! What a request says of its session.
 
+use std::net::IpAddr;
+
 use hyper::{HeaderMap, header};
 
 use super::{Of, Sessions, State, Verified, cookie};
 use crate::{
     affinity::{Claims, Sealed, SessionId},
+    l7::headers::value,
     model::{AffinityStats, Refused, Timestamp, clock::unix_seconds},
 };
 
@@ -18,6 +21,7 @@ pub(super) struct Asked<'a> {
     sessions: &'a Sessions,
     of: &'a Of,
     headers: &'a HeaderMap,
+    client: &'a dyn Fn() -> IpAddr,
     now: Timestamp,
     /// Where to count what is not believed, and for which worker.
     counts: Option<(&'a AffinityStats, usize)>,
@@ -28,7 +32,7 @@ impl<'a> Asked<'a> {
         state: &'a State,
         sessions: &'a Sessions,
         of: &'a Of,
-        headers: &'a HeaderMap,
+        (headers, client): (&'a HeaderMap, &'a dyn Fn() -> IpAddr),
         now: Timestamp,
         counts: Option<(&'a AffinityStats, usize)>,
     ) -> Self {
@@ -37,6 +41,7 @@ impl<'a> Asked<'a> {
             sessions,
             of,
             headers,
+            client,
             now,
             counts,
         }
@@ -80,7 +85,7 @@ impl<'a> Asked<'a> {
 
 impl Claims for Asked<'_> {
     fn header(&self, name: &str) -> Option<&[u8]> {
-        self.headers.get(name).map(header::HeaderValue::as_bytes)
+        value(self.headers, name).map(header::HeaderValue::as_bytes)
     }
 
     fn cookie(&self, name: &str) -> Option<&[u8]> {
@@ -105,6 +110,10 @@ impl Claims for Asked<'_> {
             self.refuse(Refused::Token);
         }
         session
+    }
+
+    fn address(&self) -> IpAddr {
+        (self.client)()
     }
 
     fn own(&mut self) -> Option<Sealed> {

@@ -1,6 +1,6 @@
 //! A request's session, for whoever only asks what would become of the request.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use hyper::HeaderMap;
 
@@ -56,14 +56,16 @@ pub(in crate::l7) fn preview(
     snapshot: &Snapshot,
     store: &Arc<Store>,
     position: usize,
-    headers: &HeaderMap,
+    (headers, client): (&HeaderMap, IpAddr),
     choice: &Choice<'_>,
 ) -> Option<Preview> {
     let service = &snapshot.services[position];
     let sessions = Sessions::new(snapshot);
     let of = sessions.services.get(position)?.as_ref()?;
     let state = State::new(Arc::clone(store));
-    let mut asked = Asked::new(&state, &sessions, of, headers, choice.now, None);
+    let address = || client;
+    let said = (headers, &address as &dyn Fn() -> IpAddr);
+    let mut asked = Asked::new(&state, &sessions, of, said, choice.now, None);
     let claim = source::find(&of.spec.sources, &mut asked)?;
     let hashes = service.spec.algorithm == Algorithm::ConsistentHash;
     let session = claim.session();

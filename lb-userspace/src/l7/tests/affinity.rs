@@ -8,7 +8,7 @@ use crate::{
     l7::affinity::token::tests::hs256,
     model::{
         AdminState, Break, Followed, HashKey, Health, HealthCheckSpec, JwtAlgorithm, JwtKey,
-        RecoverySpec, Refused, Secret,
+        RecoverySpec, Refused, Secret, SessionSource,
     },
     registry::RecoveryStep,
     resilience::{Progress, WHOLE},
@@ -29,6 +29,10 @@ struct Scene {
 
 impl Scene {
     fn new(change: impl FnOnce(&mut ServiceSpec)) -> Self {
+        Self::of(|desired| change(&mut desired.services[0]))
+    }
+
+    fn of(change: impl FnOnce(&mut Desired)) -> Self {
         let dead = Arc::new(AtomicU16::new(u16::MAX));
         let cookies: Arc<Mutex<BTreeSet<String>>> = Arc::default();
         let stub = |number: u16| {
@@ -58,7 +62,7 @@ impl Scene {
         desired.services[0].affinity.enabled = true;
         let keys = KEYS.map(|key| Secret(key.to_vec()));
         desired.gateway.sessions.cookie_keys = keys.to_vec();
-        change(&mut desired.services[0]);
+        change(&mut desired);
         Self {
             gateway: Gateway::of(desired),
             stubs,
@@ -125,9 +129,30 @@ fn sealed(cookie: &str, service: &str) -> Option<Sealed> {
 }
 
 #[test]
+fn clients_are_sessions_by_the_address_that_trusted_proxies_tell() {
+    let scene = Scene::of(|desired| {
+        desired.services[0].affinity.sources = vec![SessionSource::Address];
+        desired.gateway.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
+    });
+    let mut instances = BTreeSet::new();
+    for client in 1..=12 {
+        let fields = format!("X-Forwarded-For: 203.0.113.{client}\r\n");
+        let instance = scene.instance(&fields);
+        for _ in 0..3 {
+            assert_eq!(scene.instance(&fields), instance, "{client}");
+        }
+        instances.insert(instance);
+    }
+    assert_eq!((scene.entries(), instances.len()), (12, 3));
+    let store = scene.gateway.registry.sessions();
+    let session = SessionId::named("203.0.113.7");
+    assert_eq!(store.find(session, crate::model::Timestamp(0)).len(), 1);
+}
+
+#[test]
 fn a_session_of_any_source_stays_with_its_instance() {
     let scene = Scene::new(|web| {
-        let cookie = crate::model::SessionSource::Cookie("sid".to_owned());
+        let cookie = SessionSource::Cookie("sid".to_owned());
         web.affinity.sources.insert(3, cookie);
     });
     let token = hs256("{}", SECRET);

@@ -14,12 +14,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Result, ensure};
 use lb_common::{
-    CounterKind, FORWARD_GUE, FORWARD_IPIP, FORWARD_L2DSR, PROTOCOL_TCP, PROTOCOL_UDP, SELECT_TURN,
-    Settings, VIP_OWNED, VIP_SETTLES, Vip, VipKey, names,
+    Address, Affinity, Arrivals, CounterKind, FORWARD_GUE, FORWARD_IPIP, FORWARD_L2DSR,
+    PREFIX_DENIED, PROTOCOL_TCP, PROTOCOL_UDP, SELECT_TURN, Settings, VIP_LIMITED, VIP_OWNED,
+    VIP_SETTLES, Vip, VipKey, from_v4, names,
 };
 
 use crate::bench::report::{Comparison, Series};
-use crate::packet::{Build, Kernel, Lab, kernel::Sizes, lab, network::FRONT};
+use crate::packet::{Build, Kernel, Lab, kernel::Sizes, lab, network::FRONT, random::Random};
 
 /// Runs of one measurement that repeats a packet.
 const REPEAT: u32 = 500_000;
@@ -33,6 +34,9 @@ const NEW_NAT: u32 = 1_000;
 /// The yardstick.
 const FLOOR: &str = "lb_pass (yardstick)";
 const ONE_AT_A_TIME: &str = "one packet at a time";
+const WITH_ACL: &str = "one packet at a time, with 100,000 rules of the source ACL";
+/// Prefixes of the ACL.
+const RULES: u32 = 100_000;
 
 /// What packets are meant to cost at most beyond the floor, in floors.
 const GOALS: [(&str, f64); 7] = [
@@ -56,6 +60,11 @@ const DSR6: SocketAddr = SocketAddr::new(
 );
 /// A VIP whose flows are not remembered, by the hash of the flow.
 const SETTLED: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 1, 102)), 80);
+/// VIPs whose new connections are limited, by the service and by the source, at rates that are never
+/// reached; and one whose clients stay.
+const LIMITED: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 1, 105)), 80);
+const LIMITED_SETTLED: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 1, 106)), 80);
+const STAYS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 1, 107)), 80);
 /// VIPs of tunnels.
 const IPIP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 1, 103)), 80);
 const GUE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 1, 104)), 80);
@@ -77,7 +86,26 @@ pub(super) fn run(rounds: u32, progress: &mut (dyn FnMut(&str) + Send)) -> Resul
     lab::run(sizes, |lab| {
         prepare(lab)?;
         comparisons.push(repeated(lab.kernel(), rounds, progress)?);
-        comparisons.push(one_at_a_time(lab.kernel(), rounds, progress)?);
+        let rows = rows(lab.kernel())?;
+        comparisons.push(one_at_a_time(
+            lab.kernel(),
+            ONE_AT_A_TIME,
+            &rows,
+            rounds,
+            progress,
+        )?);
+        lab.set_rules(&rules())?;
+        let rows: Vec<Row> = rows
+            .into_iter()
+            .filter(|row| BY_ACL.contains(&row.0))
+            .collect();
+        comparisons.push(one_at_a_time(
+            lab.kernel(),
+            WITH_ACL,
+            &rows,
+            rounds,
+            progress,
+        )?);
         let counters = lab.kernel().counters()?;
         ensure!(
             counters.total(CounterKind::Dropped) == 0,
@@ -124,11 +152,63 @@ fn prepare(lab: &mut Lab) -> Result<()> {
         };
         lab.serve(key(vip, PROTOCOL_TCP), tunnelled, &[1, 2])?;
     }
+    limit(lab)?;
     let nat = Vip {
         select: SELECT_TURN,
         ..lab::vip(3)
     };
     lab.serve(key(NAT, PROTOCOL_TCP), nat, &[1, 2])
+}
+
+/// VIPs that look at what begins.
+fn limit(lab: &mut Lab) -> Result<()> {
+    let limited = |id, flags| Vip {
+        flags: flags | VIP_LIMITED,
+        forward: FORWARD_L2DSR,
+        ..lab::vip(id)
+    };
+    for (id, vip, flags) in [
+        (7, LIMITED, 0),
+        (8, LIMITED_SETTLED, VIP_OWNED | VIP_SETTLES),
+        (9, STAYS, 0),
+    ] {
+        lab.serve(key(vip, PROTOCOL_TCP), limited(id, flags), &[1, 2])?;
+        if vip != STAYS {
+            let limit = Arrivals {
+                interval: 1,
+                window: 1 << 40,
+                source_interval: 1,
+                source_window: 1 << 36,
+                seed: 5,
+                mask_v4: [0xff; 16],
+                mask_v6: [0xff; 16],
+                bucket: id,
+                pad: 0,
+            };
+            lab.set_arrivals(id, limit)?;
+        }
+    }
+    let affinity = Affinity {
+        ttl: 1 << 50,
+        service: 9,
+    };
+    for index in [1, 2] {
+        lab.set_service_of(index, affinity.service)?;
+    }
+    lab.set_affinity(9, affinity)
+}
+
+/// Prefixes of 24 to 32 bits, spread over all addresses but those of these packets.
+fn rules() -> Vec<(Address, u32, u32)> {
+    let mut random = Random::new(7);
+    (0..RULES)
+        .map(|_| {
+            let length = 24 + random.below(9) as u32;
+            // From 16.0.0.0 on.
+            let host = (0x1000_0000 | random.any() as u32) & (u32::MAX << (32 - length));
+            (from_v4(host.to_be_bytes()), 96 + length, PREFIX_DENIED)
+        })
+        .collect()
 }
 
 fn key(vip: SocketAddr, protocol: u8) -> VipKey {
@@ -241,6 +321,13 @@ fn rows(kernel: &mut Kernel) -> Result<Vec<Row>> {
         Row("ipip, 100,000", Of(100_000, IPIP, ACK)),
         Row("gue, 1 connection", Of(1, GUE, ACK)),
         Row("gue, 100,000", Of(100_000, GUE, ACK)),
+        Row("with limits, 1 connection", Of(1, LIMITED, ACK)),
+        Row("with limits, new", New(LIMITED, SINGLE as u32)),
+        Row(
+            "with limits, settled, new",
+            New(LIMITED_SETTLED, SINGLE as u32),
+        ),
+        Row("clients stay, new", New(STAYS, SINGLE as u32)),
     ])
 }
 
@@ -268,11 +355,12 @@ impl Load {
 
 fn one_at_a_time(
     kernel: &mut Kernel,
+    title: &str,
+    rows: &[Row],
     rounds: u32,
     progress: &mut (dyn FnMut(&str) + Send),
 ) -> Result<Comparison> {
-    let rows = rows(kernel)?;
-    for row in &rows {
+    for row in rows {
         if let Load::Of(count, vip, flags) = row.1
             && vip != SETTLED
         {
@@ -301,11 +389,20 @@ fn one_at_a_time(
         }
     }
     Ok(Comparison {
-        title: ONE_AT_A_TIME.to_owned(),
+        title: title.to_owned(),
         unit: "ns per packet",
         series,
     })
 }
+
+/// The rows that are measured with an ACL as well.
+const BY_ACL: [&str; 5] = [
+    FLOOR,
+    "not for a VIP",
+    "by table, 1 connection",
+    "settled, 1 connection",
+    "settled, new",
+];
 
 /// What packets cost beyond the floor, in floors, beside what they are meant to cost at most.
 #[must_use]

@@ -7,11 +7,11 @@
 
 use anyhow::Result;
 use lb_common::{
-    FORWARD_DNAT, FORWARD_GUE, FORWARD_IPIP, FORWARD_L2DSR, FORWARD_NAT, HASH_FLOW, HASH_SOURCE,
-    INSTANCE_ABSENT, INSTANCE_ACTIVE, INSTANCE_DOWN, INSTANCE_DRAINING, InstanceEntry,
+    Affinity, FORWARD_DNAT, FORWARD_GUE, FORWARD_IPIP, FORWARD_L2DSR, FORWARD_NAT, HASH_FLOW,
+    HASH_SOURCE, INSTANCE_ABSENT, INSTANCE_ACTIVE, INSTANCE_DOWN, INSTANCE_DRAINING, InstanceEntry,
     PREFIX_ALLOWED, PREFIX_DENIED, PROTOCOL_TCP, PROTOCOL_UDP, PortRange, SELECT_HASH,
-    SELECT_LEAST_CONNECTIONS, SELECT_TURN, SLOTS, Settings, Slot, Table, VIP_KEEPS_PORT, VIP_OWNED,
-    VIP_OWNED_BY_SOURCE, VIP_REFUSES, VIP_SETTLES, Vip, VipKey, translates,
+    SELECT_LEAST_CONNECTIONS, SELECT_TURN, SLOTS, Settings, Slot, Table, VIP_KEEPS_PORT,
+    VIP_LIMITED, VIP_OWNED, VIP_OWNED_BY_SOURCE, VIP_REFUSES, VIP_SETTLES, Vip, VipKey, translates,
 };
 
 use crate::packet::kernel::Sizes;
@@ -104,7 +104,26 @@ impl World {
                 }
             }
         }
+        world.keep_clients(&mut random.clone(), lab)?;
         Ok(world)
+    }
+
+    /// Makes the clients of some VIPs stay with their instances. Drawn beside everything else, so that a
+    /// seed which has found something means the same as before.
+    fn keep_clients(&mut self, random: &mut Random, lab: &mut Lab) -> Result<()> {
+        for (index, _) in INSTANCES {
+            lab.set_service_of(*index, random.pick(&[0, 1, 1, 2]))?;
+        }
+        for (key, vip) in &mut self.vips {
+            if random.one_in(3) {
+                let ttl = random.pick(&[0, 1 << 60]);
+                let service = random.pick(&[1, 2]);
+                lab.set_affinity(vip.id, Affinity { ttl, service })?;
+                vip.flags |= VIP_LIMITED;
+                lab.change_vip(*key, *vip)?;
+            }
+        }
+        Ok(())
     }
 
     /// Indices that an instance has.

@@ -6,10 +6,11 @@ use lb_common::names;
 use super::{
     Kernel, Rehearsal,
     acl::AclMaps,
+    affinity::{self, AffinityMaps},
     chain,
     events::{self, Events},
     links::{self, Links},
-    maps::{self, AddressMap, ArrivalMap, CeilingMap, Maps, VlanMap},
+    maps::{self, AddressMap, ArrivalMap, CeilingMap, FilterMap, Maps, VlanMap},
     pins::{MapSet, Pins},
     stages, takeover, xdp,
 };
@@ -63,11 +64,13 @@ pub(crate) fn open(spec: &DatapathSpec) -> Result<(Kernel, Rehearsal, String), L
     if result.is_err() && is_new {
         ours.remove()?;
     }
-    let (mut program, maps, links, stages) = result?;
+    let (mut program, maps, links, (stages, clients)) = result?;
     let rehearsal = Rehearsal::of(&program, spec, &pins, &ours)?;
     let ceilings = CeilingMap::take(&mut program)?;
     let acl = AclMaps::take(&mut program)?;
     let arrivals = ArrivalMap::take(&mut program)?;
+    let filter = FilterMap::take(&mut program)?;
+    let affinity = AffinityMaps::take(&mut program, spec, clients)?;
     let addresses = AddressMap::take(&mut program)?;
     let vlans = VlanMap::take(&mut program)?;
     let events = Events::of(&mut program, spec.log);
@@ -79,6 +82,8 @@ pub(crate) fn open(spec: &DatapathSpec) -> Result<(Kernel, Rehearsal, String), L
         ceilings,
         acl,
         arrivals,
+        filter,
+        affinity,
         addresses,
         vlans,
         links,
@@ -98,7 +103,7 @@ fn build(
     ours: &MapSet,
     former: Option<&MapSet>,
     is_new: bool,
-) -> Result<(Ebpf, Maps, Links, String), L4Error> {
+) -> Result<(Ebpf, Maps, Links, (String, affinity::Former)), L4Error> {
     let refused = |error: &dyn std::error::Error| L4Error::Load { why: chain(error) };
     let mut loader = EbpfLoader::new();
     for name in names::PINNED_MAPS {
@@ -111,6 +116,7 @@ fn build(
     if let Some(former) = former {
         takeover::announce(&mut loader, former);
     }
+    let clients = affinity::prepare(&mut loader, spec, ours, former)?;
     let mut program = loader.load(object).map_err(|error| refused(&error))?;
     let mut maps = Maps::take(&mut program, spec)?;
     if is_new && let Some(former) = former {
@@ -122,7 +128,7 @@ fn build(
     })?;
     let stages = stages::load(&mut program, ours)?;
     let links = links::attach(xdp(&mut program)?, pins, &spec.interfaces, spec.mode)?;
-    Ok((program, maps, links, stages))
+    Ok((program, maps, links, (stages, clients)))
 }
 
 /// Places of each processor for connections that have hardly begun.

@@ -7,9 +7,9 @@ use aya::{
     maps::{Array, HashMap, IterableMap as _, Map, MapData, MapError, MapInfo, PerCpuArray},
 };
 use lb_common::{
-    Address, Arrivals, CLIENT_HOPS, ClientHop, Counters, FlowEntry, FlowKey, InstanceEntry,
-    MAX_INSTANCES, MAX_SUBINTERFACES, MAX_VIPS, NextHop, PortRanges, Settings, Subinterface, Table,
-    Traffic, Vip, VipKey, names,
+    Address, AddressFilter, Arrivals, CLIENT_HOPS, ClientHop, Counters, FlowEntry, FlowKey,
+    InstanceEntry, MAX_INSTANCES, MAX_SUBINTERFACES, MAX_VIPS, NextHop, PortRanges, Settings,
+    Subinterface, Table, Traffic, Vip, VipKey, names,
 };
 
 use crate::{
@@ -191,6 +191,28 @@ impl ArrivalMap {
     }
 }
 
+/// Which addresses packets for lb have. Not pinned: it is one program's alone.
+pub(super) struct FilterMap(Array<MapData, AddressFilter>);
+
+impl std::fmt::Debug for FilterMap {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FilterMap").finish_non_exhaustive()
+    }
+}
+
+impl FilterMap {
+    /// Takes the map out of a loaded program.
+    pub(super) fn take(program: &mut Ebpf) -> Result<Self, L4Error> {
+        let shape = shape::<u32, AddressFilter>(1);
+        take_own(program, names::MAP_ADDRESS_FILTER, shape).map(Self)
+    }
+
+    /// Replaces the filter.
+    pub(super) fn set(&mut self, filter: &AddressFilter) -> Result<(), MapError> {
+        self.0.set(0, filter, 0)
+    }
+}
+
 /// How many connections instances may have. Not pinned: it is one program's alone.
 pub(super) struct CeilingMap(Array<MapData, u64>);
 
@@ -311,6 +333,7 @@ impl Maps {
         Limits {
             tables: self.tables.len(),
             connections: connections.map_or(0, |info| info.max_entries()),
+            clients: 0,
         }
     }
 }

@@ -206,6 +206,11 @@ impl MapSet {
         Ok(())
     }
 
+    /// Removes the pin of a map.
+    pub(crate) fn remove_pin(&self, name: &str) -> Result<(), L4Error> {
+        remove_file(&self.path.join(name))
+    }
+
     /// Removes the pins of the set.
     pub(crate) fn remove(&self) -> Result<(), L4Error> {
         remove_folder(&self.path)

@@ -10,6 +10,7 @@
 //! pinned for as long as loading takes.
 
 use std::{
+    collections::BTreeSet,
     os::fd::{AsFd as _, OwnedFd},
     path::PathBuf,
     sync::{Mutex, PoisonError},
@@ -21,8 +22,9 @@ use aya::{
     programs::{TestRun as _, TestRunOptions},
 };
 use lb_common::{
-    ClientHop, Counter, CounterKind, Counters, FLOW_REPLY, FlowEntry, FlowKey, HASH_SOURCE,
-    MAX_INSTANCES, MAX_VIPS, NextHop, SELECT_HASH, Table, Traffic, Vip, VipKey, names,
+    Affinity, ClientHop, ClientKey, ClientPin, Counter, CounterKind, Counters, FLOW_REPLY,
+    FlowEntry, FlowKey, HASH_SOURCE, MAX_INSTANCES, MAX_VIPS, NextHop, SELECT_HASH, Table, Traffic,
+    Vip, VipKey, names,
 };
 use lb_ebpf::hash;
 
@@ -150,6 +152,7 @@ impl Rehearsal {
         }
         events::set_level(&mut loader, false);
         loader.map_max_entries(names::MAP_CONNECTIONS, CONNECTIONS);
+        loader.map_max_entries(names::MAP_CLIENTS, CONNECTIONS);
         loader.map_max_entries(names::MAP_TABLES, maps::tables(&self.spec));
         loader.load(object).map_err(|error| failed(&error))
     }
@@ -162,6 +165,8 @@ struct Live {
     tables: Array<MapData, Table>,
     live: Array<MapData, u64>,
     turns: PerCpuArray<MapData, u32>,
+    /// An earlier daemon may have made none.
+    clients: Option<HashMap<MapData, ClientKey, ClientPin>>,
 }
 
 impl Live {
@@ -181,6 +186,7 @@ impl Live {
             tables: typed(set, names::MAP_TABLES)?,
             live: typed(set, names::MAP_LIVE)?,
             turns: typed(set, names::MAP_TURNS)?,
+            clients: typed(set, names::MAP_CLIENTS).ok(),
         })
     }
 
@@ -196,6 +202,11 @@ impl Live {
                 let inserted = mine.insert(partner, entry, 0);
                 inserted.map_err(|error| failed(&error))?;
             }
+        }
+        for (client, pin) in self.clients_at(program, key)? {
+            let mut mine: HashMap<_, ClientKey, ClientPin> = own(program, names::MAP_CLIENTS)?;
+            let inserted = mine.insert(client, pin, 0);
+            inserted.map_err(|error| failed(&error))?;
         }
         let mut live: Array<_, u64> = own(program, names::MAP_LIVE)?;
         for index in 0..MAX_INSTANCES {
@@ -214,6 +225,32 @@ impl Live {
             }
         }
         Ok(known)
+    }
+
+    /// What is remembered of a packet's source as a client.
+    fn clients_at(
+        &self,
+        program: &mut Ebpf,
+        key: &FlowKey,
+    ) -> Result<Vec<(ClientKey, ClientPin)>, L4Error> {
+        let Some(clients) = &self.clients else {
+            return Ok(Vec::new());
+        };
+        let affinities: Array<_, Affinity> = own(program, names::MAP_AFFINITIES)?;
+        let all = affinities.iter().filter_map(Result::ok);
+        let services: BTreeSet<u64> = all.filter(|a| a.ttl != 0).map(|a| a.service).collect();
+        let of = |service| {
+            let client = ClientKey {
+                client: key.source,
+                service,
+            };
+            Some((client, clients.get(&client, 0).ok()?))
+        };
+        Ok(services
+            .into_iter()
+            .filter_map(of)
+            .take(CONNECTIONS as usize)
+            .collect())
     }
 
     /// The VIP with this id.

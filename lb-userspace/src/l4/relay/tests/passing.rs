@@ -165,5 +165,49 @@ fn the_same_client_gets_the_same_instance_where_sources_are_hashed() {
     stage
         .world
         .configure(vec![spec(HashKey::Flow)], vec![tcp(at, "web")]);
-    assert!(letters().len() > 1);
+    eventually("flows are spread", || letters().len() > 1);
+}
+
+#[test]
+fn the_same_client_stays_with_its_instance_where_addresses_are_sessions() {
+    use crate::{
+        affinity::SessionId,
+        model::{AffinitySpec, SessionSource},
+    };
+    let echoes = [Echo::start(b'a'), Echo::start(b'b'), Echo::start(b'c')];
+    let at = unused_address();
+    let affinity = AffinitySpec {
+        enabled: true,
+        sources: vec![SessionSource::Address],
+        ..AffinitySpec::default()
+    };
+    let spec = ServiceSpec {
+        affinity,
+        ..web(&[&echoes[0], &echoes[1], &echoes[2]])
+    };
+    let stage = Stage::new(vec![spec], vec![tcp(at, "web")]);
+    let first = Client::connect(at).letter().unwrap();
+    for _ in 0..20 {
+        assert_eq!(Client::connect(at).letter(), Ok(first));
+    }
+    let sessions = stage.world.0.sessions();
+    let client = SessionId::of_address([127, 0, 0, 1].into());
+    let found = sessions.find(client, crate::model::Timestamp(0));
+    assert_eq!(found.len(), 1, "it is among the sessions");
+    // An instance that takes nothing new loses it to another, which keeps it.
+    let name = echoes[usize::from(first - b'a')].name();
+    stage
+        .world
+        .admin("web", &name, crate::model::AdminState::Draining);
+    let mut second = first;
+    eventually("it goes elsewhere", || {
+        second = Client::connect(at).letter().unwrap();
+        second != first
+    });
+    stage
+        .world
+        .admin("web", &name, crate::model::AdminState::Enabled);
+    for _ in 0..10 {
+        assert_eq!(Client::connect(at).letter(), Ok(second));
+    }
 }
