@@ -39,29 +39,9 @@ use crate::{
         Algorithm, Clock, Endpoint, HostPattern, Instance, InstanceSpec, ListenerSpec, PathPattern,
         Reason, RouteSpec, ServiceName, ServiceSpec,
     },
+    net::fixture::{PATIENCE, eventually, unused_address},
     registry::{Change, Desired, Registry},
 };
-
-/// Longest time that a test waits for anything.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// A loopback address that nothing else in any test process uses, at ports that are not ephemeral.
-fn unused_address() -> SocketAddr {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let next = NEXT.fetch_add(1, Ordering::Relaxed);
-    let [_, _, high, low] = std::process::id().to_be_bytes();
-    let ip = Ipv4Addr::new(127, 128 | high, low, (next % 250) as u8 + 1);
-    SocketAddr::from((ip, 8080 + next / 250))
-}
-
-/// Waits until `holds`.
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < end, "not in time: {what}");
-        thread::sleep(Duration::from_millis(2));
-    }
-}
 
 /// One side of a connection: a client's or an instance's.
 #[derive(Debug)]

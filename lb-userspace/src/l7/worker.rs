@@ -3,7 +3,6 @@
 use std::{
     cell::{Cell, RefCell},
     collections::{HashMap, HashSet},
-    io,
     net::{SocketAddr, TcpListener as StdListener},
     ops::Deref,
     rc::Rc,
@@ -18,10 +17,9 @@ use std::{
 use arc_swap::{ArcSwap, Cache};
 use hyper::server::conn::http1;
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     runtime::RuntimeMetrics,
     sync::{Notify, mpsc},
-    task::JoinHandle,
     time::Instant,
 };
 
@@ -42,15 +40,12 @@ use super::{
 use crate::{
     balance::Random,
     model::{AdminState, Clock, InstanceId, Reason, ServiceStats},
-    net::{self, Steered},
+    net::{Accepting, Steered},
     registry::{Around, Registry, Snapshot},
 };
 
 /// How often idle connections are looked through.
 const SWEEP: Duration = Duration::from_secs(1);
-
-/// How long to wait before accepting again when the system has no file or memory to spare.
-const BREATH: Duration = Duration::from_millis(50);
 
 /// How long requests that were told that lb ends have to pass that on.
 const LAST_WORDS: Duration = Duration::from_millis(100);
@@ -158,13 +153,6 @@ pub(super) enum Order {
     Close(SocketAddr),
     /// Accept nothing more, finish what is begun, and end at the deadline at the latest.
     Drain(std::time::Instant),
-}
-
-/// A listening socket: the task that accepts on it, and the socket itself for the last look.
-#[derive(Debug)]
-struct Listening {
-    task: JoinHandle<()>,
-    socket: StdListener,
 }
 
 /// The snapshot as a worker uses it.
@@ -325,21 +313,21 @@ impl Worker {
         let sweeper = tokio::task::spawn_local(Rc::clone(&self).sweep());
         let (bells, pool) = (Arc::clone(&self.bells), Rc::clone(&self.pool));
         let giver = tokio::task::spawn_local(room::give_way(bells, self.index, pool));
-        let mut listeners: HashMap<SocketAddr, Listening> = HashMap::new();
+        let mut listeners: HashMap<SocketAddr, Accepting> = HashMap::new();
         let mut deadline = None;
         while let Some(order) = orders.recv().await {
             match order {
-                Order::Open(address, socket) => match self.open(socket) {
-                    Ok(listening) => {
-                        listeners.insert(address, listening);
+                Order::Open(address, socket) => match Accepting::start(socket, self.server()) {
+                    Ok(accepting) => {
+                        listeners.insert(address, accepting);
                     }
                     Err(error) => {
                         tracing::error!(%address, %error, "cannot accept at this address");
                     }
                 },
                 Order::Close(address) => {
-                    if let Some(listening) = listeners.remove(&address) {
-                        self.close(listening).await;
+                    if let Some(accepting) = listeners.remove(&address) {
+                        accepting.stop(self.server()).await;
                     }
                 }
                 Order::Drain(at) => {
@@ -348,8 +336,8 @@ impl Worker {
                 }
             }
         }
-        for (_, listening) in listeners.drain() {
-            self.close(listening).await;
+        for (_, accepting) in listeners.drain() {
+            accepting.stop(self.server()).await;
         }
         if let Some(deadline) = deadline {
             self.drain(deadline).await;
@@ -358,40 +346,10 @@ impl Worker {
         giver.abort();
     }
 
-    fn open(self: &Rc<Self>, socket: StdListener) -> io::Result<Listening> {
-        let listener = TcpListener::from_std(socket.try_clone()?)?;
-        let task = tokio::task::spawn_local(Rc::clone(self).accept(listener));
-        Ok(Listening { task, socket })
-    }
-
-    /// Stops accepting, but serves the connections that the kernel has accepted already: their
-    /// clients are connected and would see a reset.
-    async fn close(self: &Rc<Self>, Listening { task, socket }: Listening) {
-        task.abort();
-        let _ = task.await;
-        while let Ok((stream, address)) = socket.accept() {
-            let stream = stream
-                .set_nonblocking(true)
-                .and_then(|()| TcpStream::from_std(stream));
-            if let Ok(stream) = stream {
-                self.serve(stream, address);
-            }
-        }
-    }
-
-    async fn accept(self: Rc<Self>, listener: TcpListener) {
-        loop {
-            match listener.accept().await {
-                Ok((stream, address)) => self.serve(stream, address),
-                Err(error) if net::is_of_the_peer(&error) => {}
-                Err(error) => {
-                    // Out of files or memory: the connection stays in the queue until some are
-                    // given back. Each worker says so at most 20 times a second.
-                    tracing::warn!(%error, "cannot accept connections");
-                    tokio::time::sleep(BREATH).await;
-                }
-            }
-        }
+    /// What is done with connections that come in.
+    fn server(self: &Rc<Self>) -> impl Fn(TcpStream, SocketAddr) + 'static {
+        let worker = Rc::clone(self);
+        move |stream, address| worker.serve(stream, address)
     }
 
     fn serve(self: &Rc<Self>, stream: TcpStream, address: SocketAddr) {

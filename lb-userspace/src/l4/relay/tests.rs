@@ -6,11 +6,8 @@ mod passing;
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
-    net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
-    sync::{
-        Arc,
-        atomic::{AtomicU16, Ordering::Relaxed},
-    },
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    sync::{Arc, atomic::Ordering::Relaxed},
     thread,
     time::{Duration, Instant},
 };
@@ -22,28 +19,8 @@ use crate::{
         report::{Handle, Report},
     },
     model::{Algorithm, Clock, DatapathSpec, Protocol, ServiceSpec, VipSpec},
+    net::fixture::{PATIENCE, eventually, unused_address},
 };
-
-/// Longest time that a test waits for anything.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// A loopback address that nothing else in any test process uses, at a port that is not ephemeral.
-fn unused_address() -> SocketAddr {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let next = NEXT.fetch_add(1, Relaxed);
-    let [_, _, high, low] = std::process::id().to_be_bytes();
-    let ip = Ipv4Addr::new(127, 64 | (high & 63), low, (next % 250) as u8 + 1);
-    SocketAddr::from((ip, 9080 + next / 250))
-}
-
-/// Waits until `holds`.
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < end, "not in time: {what}");
-        thread::sleep(Duration::from_millis(2));
-    }
-}
 
 /// An instance that says its letter to whoever connects, and then returns what it gets, to the end.
 #[derive(Debug)]

@@ -3,7 +3,6 @@
 use std::{
     cell::{Cell, RefCell},
     collections::{HashMap, HashSet},
-    io,
     net::{SocketAddr, TcpListener as StdListener},
     rc::Rc,
     sync::{
@@ -15,9 +14,8 @@ use std::{
 
 use arc_swap::ArcSwap;
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     sync::{Notify, mpsc},
-    task::JoinHandle,
     time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at},
 };
 
@@ -31,12 +29,10 @@ use crate::{
     balance::Random,
     l4::plan,
     model::{Clock, DatapathSpec, InstanceId, claim},
-    net,
+    net::Accepting,
     registry::{Around, Registry},
 };
 
-/// How long to wait before accepting again when the system has no file or memory to spare.
-const BREATH: Duration = Duration::from_millis(50);
 /// How long connections that were cut have for their last words.
 const LAST_WORDS: Duration = Duration::from_millis(100);
 
@@ -94,13 +90,6 @@ pub(super) enum Order {
     Drain(std::time::Instant),
 }
 
-/// A listening socket: the task that accepts on it, and the socket itself for the last look.
-#[derive(Debug)]
-struct Listening {
-    task: JoinHandle<()>,
-    socket: StdListener,
-}
-
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Worker {
@@ -145,7 +134,7 @@ impl Worker {
 
     /// Follows orders until the one to drain has been carried out, or nobody is left to give any.
     pub(super) async fn run(self: Rc<Self>, mut orders: mpsc::UnboundedReceiver<Order>) {
-        let mut listeners: HashMap<SocketAddr, Listening> = HashMap::new();
+        let mut listeners: HashMap<SocketAddr, Accepting> = HashMap::new();
         let mut looks = interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let deadline = loop {
@@ -157,15 +146,17 @@ impl Worker {
                 }
             };
             match order {
-                Some(Order::Open(address, socket)) => match self.open(address, socket) {
-                    Ok(listening) => drop(listeners.insert(address, listening)),
-                    Err(error) => {
-                        tracing::error!(%address, %error, "cannot accept at this address");
+                Some(Order::Open(address, socket)) => {
+                    match Accepting::start(socket, self.server(address)) {
+                        Ok(accepting) => drop(listeners.insert(address, accepting)),
+                        Err(error) => {
+                            tracing::error!(%address, %error, "cannot accept at this address");
+                        }
                     }
-                },
+                }
                 Some(Order::Close(address)) => {
-                    if let Some(listening) = listeners.remove(&address) {
-                        listening.task.abort();
+                    if let Some(accepting) = listeners.remove(&address) {
+                        accepting.abort();
                     }
                 }
                 Some(Order::Look) => self.cut(),
@@ -173,46 +164,16 @@ impl Worker {
                 None => break Instant::now(),
             }
         };
-        for (address, listening) in listeners.drain() {
-            self.close(address, listening).await;
+        for (address, accepting) in listeners.drain() {
+            accepting.stop(self.server(address)).await;
         }
         self.drain(deadline).await;
     }
 
-    fn open(self: &Rc<Self>, at: SocketAddr, socket: StdListener) -> io::Result<Listening> {
-        let listener = TcpListener::from_std(socket.try_clone()?)?;
-        let task = tokio::task::spawn_local(Rc::clone(self).accept(at, listener));
-        Ok(Listening { task, socket })
-    }
-
-    /// Stops accepting, but serves the connections that the kernel has accepted already: their
-    /// clients are connected and would see a reset.
-    async fn close(self: &Rc<Self>, at: SocketAddr, Listening { task, socket }: Listening) {
-        task.abort();
-        let _ = task.await;
-        while let Ok((stream, client)) = socket.accept() {
-            let stream = stream
-                .set_nonblocking(true)
-                .and_then(|()| TcpStream::from_std(stream));
-            if let Ok(stream) = stream {
-                self.serve(stream, Ends { client, vip: at });
-            }
-        }
-    }
-
-    async fn accept(self: Rc<Self>, vip: SocketAddr, listener: TcpListener) {
-        loop {
-            match listener.accept().await {
-                Ok((stream, client)) => self.serve(stream, Ends { client, vip }),
-                Err(error) if net::is_of_the_peer(&error) => {}
-                Err(error) => {
-                    // The connection stays in the queue until there is room again. Each worker says
-                    // so at most 20 times a second.
-                    tracing::warn!(%error, "the relay cannot accept connections");
-                    sleep(BREATH).await;
-                }
-            }
-        }
+    /// What is done with the connections that come in at an address.
+    fn server(self: &Rc<Self>, vip: SocketAddr) -> impl Fn(TcpStream, SocketAddr) + 'static {
+        let worker = Rc::clone(self);
+        move |stream, client| worker.serve(stream, Ends { client, vip })
     }
 
     fn serve(self: &Rc<Self>, stream: TcpStream, ends: Ends) {
