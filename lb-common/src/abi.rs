@@ -9,6 +9,7 @@ mod filter;
 mod flow;
 mod instance;
 mod ports;
+mod record;
 mod settings;
 mod steer;
 mod table;
@@ -34,6 +35,10 @@ pub use instance::{
     MAX_SUBINTERFACES, NextHop, Subinterface,
 };
 pub use ports::{MAX_RANGES, PortRange, PortRanges};
+pub use record::{
+    EVENT_BYTES, EVENT_NEW, EVENTS_PER_SECOND, FOLLOW_ALL_VIPS, FOLLOW_NEW, FlowEvent, Follower,
+    Followers, MAX_FOLLOWERS,
+};
 pub use settings::Settings;
 pub use steer::{MAX_STEER_RANGES, MAX_STEERED, STEER_V4, STEER_V6, SteerCounts, SteerPorts};
 pub use table::{SLOTS, Slot, Table};
@@ -106,7 +111,7 @@ pub const fn from_v4(v4: [u8; 4]) -> Address {
 mod pod {
     use super::{
         Acl, AddressFilter, Affinity, Arrivals, ClientHop, ClientKey, ClientPin, Counters,
-        DecapSettings, FlowEntry, FlowKey, InstanceEntry, NextHop, PortRanges, Settings,
+        DecapSettings, FlowEntry, FlowKey, Followers, InstanceEntry, NextHop, PortRanges, Settings,
         SteerCounts, SteerPorts, Subinterface, Table, Traffic, Vip, VipKey,
     };
 
@@ -129,6 +134,7 @@ mod pod {
         DecapSettings,
         FlowEntry,
         FlowKey,
+        Followers,
         InstanceEntry,
         NextHop,
         PortRanges,

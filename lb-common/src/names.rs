@@ -4,7 +4,7 @@
 pub const PROGRAM: &str = "lb_xdp";
 /// Programs that the balancing program hands packets on to, in the order of their places in
 /// [`MAP_STAGES`].
-pub const STAGES: [&str; 7] = [
+pub const STAGES: [&str; 8] = [
     "lb_encapsulate",
     "lb_too_big",
     "lb_icmp",
@@ -12,7 +12,14 @@ pub const STAGES: [&str; 7] = [
     "lb_fragment",
     "lb_refuse",
     "lb_admit",
+    "lb_record",
 ];
+/// The place of the stage that decides nothing: it has the verdict already, writes down what became of the
+/// packet for whoever follows, and carries the verdict out.
+pub const STAGE_RECORD: u32 = 7;
+
+const _: () = assert!(STAGE_RECORD as usize == STAGES.len() - 1);
+
 /// The far end of tunnels: unpacks, attached to an instance's interface.
 pub const PROGRAM_DECAP: &str = "lb_decap";
 /// Lowers the MSS of what answers tunnelled connections; a traffic control program.
@@ -90,6 +97,14 @@ pub const MAP_ARRIVALS: &str = "ARRIVALS";
 /// Per-CPU array of [`crate::FlowKey`]: connections of which nothing but a SYN was heard, the latest
 /// ones of each processor. Each load of the program has its own, and nobody else looks at it.
 pub const MAP_OPENINGS: &str = "OPENINGS";
+/// One [`crate::Followers`]. Each load of the program has its own, as with [`MAP_CEILINGS`].
+pub const MAP_FOLLOWERS: &str = "FOLLOWERS";
+/// Ring of [`crate::FlowEvent`]. Each load of the program has its own, as with [`MAP_CEILINGS`].
+pub const MAP_FLOW_EVENTS: &str = "FLOW_EVENTS";
+/// The variables of the program, an array of one `u64`: until when somebody follows packets, as
+/// `CLOCK_MONOTONIC` nanoseconds; 0: nobody does. The daemon moves it on while there is a follower; the
+/// program sets it back to 0 when the time is over, so that nothing is recorded for a daemon that is gone.
+pub const MAP_FOLLOWED: &str = ".bss";
 /// Per-CPU array of `u32` by [`crate::Vip::id`]: the turn counter of [`crate::SELECT_TURN`].
 pub const MAP_TURNS: &str = "TURNS";
 /// [`crate::DecapSettings`], one element.

@@ -39,6 +39,7 @@ pub mod packet;
 pub mod parse;
 mod process;
 pub mod recent;
+pub mod record;
 pub mod refuse;
 pub mod rewrite;
 mod scratch;

@@ -710,6 +710,9 @@ impl Tables for MemoryTables {
         *value = value.wrapping_add(1);
     }
 
+    /// Nobody follows packets here.
+    fn note_begun(&self) {}
+
     fn vip_traffic(&self, vip: u32, change: impl FnOnce(&mut Traffic)) {
         change(lock(&self.vip_traffic).entry(vip).or_default());
     }

@@ -5,6 +5,7 @@ use lb_common::{ClientKey, FlowEntry, FlowKey, PrefixKey, VipKey};
 use crate::{
     fragment::{FragmentKey, Note},
     parse::Layout,
+    record::Fate,
     step::Handover,
 };
 
@@ -36,4 +37,8 @@ pub struct Scratch {
     pub layout: Layout,
     /// What the next stage is told.
     pub handover: Handover,
+    /// What became of the packet; only for who records it.
+    pub fate: Fate,
+    /// A bit for each follower who wants to see the packet; for the same.
+    pub followers: u32,
 }

@@ -152,6 +152,7 @@ pub(crate) fn entry(vip: &Vip, index: u16, generation: u16) -> FlowEntry {
 #[inline(always)]
 pub(crate) fn note_begin<T: Tables>(tables: &T, vip: u32, index: u16) {
     tables.count(Counter::ConnectionsOpened);
+    tables.note_begun();
     tables.vip_traffic(vip, |traffic| traffic.connections += 1);
     tables.instance_traffic(index, |traffic| traffic.connections += 1);
 }

@@ -182,10 +182,12 @@ pub trait Tables {
     fn may_echo(&self, now: u64, per_second: u32) -> bool;
     /// Counts a packet or an event.
     fn count(&self, counter: Counter);
-    /// Changes the traffic counters of a VIP.
+    /// Notes that the packet at hand has begun a connection, for whoever follows packets.
+    fn note_begun(&self);
+    /// Changes the traffic counters of a VIP, whose the packet at hand is.
     fn vip_traffic(&self, vip: u32, change: impl FnOnce(&mut Traffic));
-    /// Counts a packet of a VIP that is not forwarded, for this reason.
+    /// Counts the packet at hand as one of a VIP that is not forwarded, for this reason.
     fn vip_dropped(&self, vip: u32, reason: Counter);
-    /// Changes the traffic counters of an instance.
+    /// Changes the traffic counters of an instance, whose the packet at hand is.
     fn instance_traffic(&self, index: u16, change: impl FnOnce(&mut Traffic));
 }

@@ -35,6 +35,7 @@ mod error;
 mod events;
 mod explain;
 mod flow;
+mod flows;
 mod health;
 mod instances;
 mod integrations;
@@ -132,6 +133,7 @@ fn endpoints() -> Endpoints {
         .add(routes!(explain::explain))
         .add(routes!(flow::flow))
         .add(routes!(events::events))
+        .add(routes!(flows::flows))
         .add(routes!(instances::all))
         .add(routes!(instances::of_service, create::instance))
         .add(routes!(

@@ -22,12 +22,14 @@ mod error;
 mod events;
 mod explain;
 mod flow;
+mod flows;
 mod format;
 mod instances;
 mod integrations;
 mod limits;
 mod local;
 mod log;
+mod pcapng;
 mod performance;
 mod place;
 mod recovery;
@@ -203,6 +205,7 @@ async fn ask(mut context: Context<'_>, command: Question) -> Result<(), CliError
             None => explain::explain(&mut context, &asked).await,
         },
         Question::Events(asked) => events::follow(&mut context, &asked).await,
+        Question::Flows(asked) => flows::follow(&mut context, &asked).await,
         Question::Services { command } => services::run(&mut context, command).await,
         Question::Routes { command } => routes::run(&mut context, command).await,
         Question::Vips { command } => vips::run(&mut context, command).await,

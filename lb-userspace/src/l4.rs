@@ -24,6 +24,7 @@ mod error;
 mod filter;
 #[cfg(test)]
 mod fixture;
+mod flows;
 mod host;
 mod neighbour;
 mod open;
@@ -46,6 +47,12 @@ mod worker;
 pub use datapath::{AttachMode, Attachment, DatapathError};
 pub use decap::{Decap, DecapSpec};
 pub use error::L4Error;
+pub use flows::{Filter, FlowFigures, Followed, Headers, MOST_FOLLOWERS, SeenPacket};
+#[cfg(test)]
+pub(crate) use flows::{
+    fixture::{Tape, event as recorded, ring},
+    start as start_flows,
+};
 pub(crate) use host::interface_name;
 pub use open::{Opened, PinnedStatus, Running, detach, open, run, status};
 pub use reconcile::ReconcileError;

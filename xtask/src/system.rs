@@ -53,6 +53,10 @@ pub(crate) const PEER_TOOLS: &[Tool] = &[
         program: "promtool",
         package: "prometheus",
     },
+    Tool {
+        program: "tcpdump",
+        package: "tcpdump",
+    },
 ];
 
 /// The balancer that the kernel brings, beside which packets are measured.

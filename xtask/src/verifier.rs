@@ -50,6 +50,7 @@ const BOUNDS: &[Bound] = &[
     bound("lb_refuse", 60_000, 288),
     bound("lb_fragment", 150_000, 288),
     bound("lb_admit", 150_000, 288),
+    bound("lb_record", 60_000, 288),
     bound(names::PROGRAM_PASS, 100, 0),
     bound(names::PROGRAM_DECAP, 50_000, 384),
     bound(names::PROGRAM_CLAMP, 50_000, 288),

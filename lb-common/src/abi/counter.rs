@@ -221,6 +221,11 @@ counters! {
     ConnectionsFound = 56, "connections_found", Event;
     /// Connections of which nothing but a SYN was heard that made room for newer ones.
     OpeningsForgotten = 57, "openings_forgotten", Event;
+    /// Packets that were recorded, because somebody follows packets like these.
+    FlowsRecorded = 58, "flows_recorded", Event;
+    /// Packets that would have been recorded, but the ring was full, or there were too many in this
+    /// second.
+    FlowsLost = 59, "flows_lost", Event;
     /// New connections that went to the instance of their client.
     AffinityFollowed = 62, "affinity_followed", Event;
     /// Connections of clients whose instance is not remembered because there is no room.

@@ -18,6 +18,7 @@ use lb_ebpf::{
     budget::Budget,
     fragment::{FRAGMENTS as FRAGMENT_COUNT, FragmentKey, Note},
     recent::{RECENT as RECENT_COUNT, Recent},
+    record::Whose,
     settled::{RECENT_VIPS, RecentVip},
 };
 
@@ -77,6 +78,10 @@ pub(crate) struct Workplace {
     pub(crate) budget: Budget,
     /// Answers to echo requests.
     pub(crate) echoes: Budget,
+    /// Flow events.
+    pub(crate) events: Budget,
+    /// Whose the packet at hand is.
+    pub(crate) whose: Whose,
     /// The place in [`OPENINGS`] that is written next.
     pub(crate) opening: u32,
     /// Always zero.

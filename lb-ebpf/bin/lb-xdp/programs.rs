@@ -1,15 +1,20 @@
 //! The entry points.
 
 use aya_ebpf::{bindings::xdp_action, helpers::bpf_redirect, macros::xdp, programs::XdpContext};
-use lb_common::Counter;
-use lb_ebpf::{Scratch, Stage, Step, Tables as _, Verdict, enter, resume};
+use lb_common::{Counter, names};
+use lb_ebpf::{
+    Scratch, Stage, Step, Tables as _, Verdict, enter,
+    record::{DROP, Fate, REDIRECT, TRANSMIT},
+    resume,
+};
 
-use crate::{diagnostics, maps::STAGES, packet::XdpPacket, tables::Maps};
+use crate::{diagnostics, maps::STAGES, packet::XdpPacket, record, tables::Maps};
 
 /// The balancing program: the first stage.
 #[xdp]
 pub fn lb_xdp(context: XdpContext) -> u32 {
     run(&context, |packet, maps, scratch, interface| {
+        maps.forget_whose();
         enter(packet, maps, scratch, interface)
     })
 }
@@ -85,28 +90,57 @@ fn run(
     // reference to it.
     let scratch = unsafe { &mut *maps.scratch() };
     match stage(&mut XdpPacket::new(context), &maps, scratch, interface) {
-        Step::Done(verdict) => act(context, verdict),
+        Step::Done(verdict) => act(context, scratch, verdict, interface),
         Step::Next(stage) => {
             // SAFETY: the program array is the one of this program. The call returns only when it
             // fails, and then has changed nothing.
             let _ = unsafe { STAGES.tail_call(context, stage as u32) };
             maps.count(Counter::DropNoStage);
-            act(context, Verdict::Drop(Counter::DropNoStage))
+            act(
+                context,
+                scratch,
+                Verdict::Drop(Counter::DropNoStage),
+                interface,
+            )
         }
     }
 }
 
 #[inline(always)]
-fn act(context: &XdpContext, verdict: Verdict) -> u32 {
-    match verdict {
-        Verdict::Pass(_) => xdp_action::XDP_PASS,
-        Verdict::Drop(reason) => {
-            diagnostics::dropped(context, reason);
-            xdp_action::XDP_DROP
-        }
-        Verdict::Transmit | Verdict::Answer(_) => xdp_action::XDP_TX,
+fn act(context: &XdpContext, scratch: &mut Scratch, verdict: Verdict, interface: u32) -> u32 {
+    if let Verdict::Drop(reason) = verdict {
+        diagnostics::dropped(context, reason);
+    }
+    let fate = Fate::of(verdict, interface);
+    if record::is_on() {
+        scratch.fate = fate;
+        // SAFETY: as above. Where it fails nobody sees the packet, which goes its way.
+        let _ = unsafe { STAGES.tail_call(context, names::STAGE_RECORD) };
+    }
+    carry_out(fate)
+}
+
+/// Records a packet whose verdict is known, and carries that out.
+#[xdp]
+pub fn lb_record(context: XdpContext) -> u32 {
+    let Some(maps) = Maps::new(&context) else {
+        return xdp_action::XDP_PASS;
+    };
+    // SAFETY: this processor's memory, which nothing else uses while the program runs, and the only
+    // reference to it.
+    let scratch = unsafe { &mut *maps.scratch() };
+    record::record(&context, &maps, scratch);
+    carry_out(scratch.fate)
+}
+
+#[inline(always)]
+fn carry_out(fate: Fate) -> u32 {
+    match fate.action {
+        DROP => xdp_action::XDP_DROP,
+        TRANSMIT => xdp_action::XDP_TX,
         // SAFETY: a helper without pointers.
-        Verdict::Redirect(interface) => unsafe { bpf_redirect(interface, 0) as u32 },
+        REDIRECT => unsafe { bpf_redirect(fate.out, 0) as u32 },
+        _ => xdp_action::XDP_PASS,
     }
 }
 

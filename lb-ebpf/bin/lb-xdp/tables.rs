@@ -23,6 +23,7 @@ use lb_ebpf::{
     acl::Judged,
     fragment::{FragmentKey, Note},
     recent::{self, Moment},
+    record::Whose,
     settled::{self, RECENT_VIPS, RecentVip},
 };
 
@@ -99,6 +100,27 @@ impl Maps<'_> {
     pub(crate) const fn scratch(&self) -> *mut Scratch {
         // SAFETY: a field of a map value that the pointer is of.
         unsafe { &raw mut (*self.workplace).scratch }
+    }
+
+    /// Forgets whose the last packet was.
+    #[inline(always)]
+    pub(crate) fn forget_whose(&self) {
+        // SAFETY: this processor's element, which nothing else writes.
+        unsafe { (*self.workplace).whose = Whose::default() }
+    }
+
+    /// Whose the packet at hand is, as far as it was counted as somebody's.
+    #[inline(always)]
+    pub(crate) fn whose(&self) -> Whose {
+        // SAFETY: as above.
+        unsafe { (*self.workplace).whose }
+    }
+
+    /// Whether there may be another flow event at `now`, which is then counted as made.
+    #[inline(always)]
+    pub(crate) fn may_record(&self, now: u64, per_second: u32) -> bool {
+        // SAFETY: as above.
+        unsafe { (*self.workplace).events.spend(now, per_second) }
     }
 
     #[inline(always)]
@@ -556,7 +578,15 @@ impl Tables for Maps<'_> {
     }
 
     #[inline(always)]
+    fn note_begun(&self) {
+        // SAFETY: this processor's element, which nothing else writes.
+        unsafe { (*self.workplace).whose.begun = 1 }
+    }
+
+    #[inline(always)]
     fn vip_traffic(&self, vip: u32, change: impl FnOnce(&mut Traffic)) {
+        // SAFETY: as above.
+        unsafe { (*self.workplace).whose.vip = vip as u16 + 1 }
         if let Some(traffic) = VIP_TRAFFIC.get_ptr_mut(vip) {
             // SAFETY: this processor's element, which nothing else writes.
             change(unsafe { &mut *traffic });
@@ -575,6 +605,8 @@ impl Tables for Maps<'_> {
 
     #[inline(always)]
     fn instance_traffic(&self, index: u16, change: impl FnOnce(&mut Traffic)) {
+        // SAFETY: this processor's element, which nothing else writes.
+        unsafe { (*self.workplace).whose.index = index }
         if let Some(traffic) = INSTANCE_TRAFFIC.get_ptr_mut(index as u32) {
             // SAFETY: this processor's element, which nothing else writes.
             change(unsafe { &mut *traffic });
@@ -585,7 +617,7 @@ impl Tables for Maps<'_> {
 /// Hides a value's origin from the compiler, which otherwise proves a comparison superfluous that
 /// the verifier, who knows less arithmetic, insists on.
 #[inline(always)]
-fn opaque(mut value: u64) -> u64 {
+pub(crate) fn opaque(mut value: u64) -> u64 {
     // SAFETY: copies a register to itself. Without any instruction at all, the debug information
     // would name the same place twice, which the kernel refuses.
     unsafe { core::arch::asm!("{0} = {0}", inout(reg) value, options(nomem, nostack)) };

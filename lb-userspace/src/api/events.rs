@@ -22,6 +22,7 @@ use tokio::sync::Semaphore;
 
 pub use self::packet_path::watch_packet_path;
 use self::stream::{Followed, Wanted};
+pub(super) use self::stream::{Stream, append, stopping};
 use super::{
     document::{Unavailable, tag},
     error::ApiError,
@@ -91,7 +92,11 @@ pub(super) async fn events(
     let place = place.map_err(|_| ApiError::TooManyStreams { most: MOST_STREAMS })?;
     let after = after.unwrap_or_else(|| state.registry().feed().newest());
     let followed = Followed::new(&state, wanted, after);
-    let body = stream::start(followed, place);
+    Ok(respond(stream::start(followed, place)))
+}
+
+/// The answer that a stream is the body of.
+pub(super) fn respond(body: Stream) -> Response {
     let headers = [
         (header::CONTENT_TYPE, "text/event-stream"),
         (header::CACHE_CONTROL, "no-store"),
@@ -102,7 +107,7 @@ pub(super) async fn events(
     let unbuffered = HeaderName::from_static("x-accel-buffering");
     let no = HeaderValue::from_static("no");
     response.headers_mut().insert(unbuffered, no);
-    Ok(response)
+    response
 }
 
 fn types(asked: &[String]) -> Result<HashSet<&'static str>, ApiError> {

@@ -12,6 +12,7 @@ mod document;
 mod events;
 mod explain;
 mod flow;
+mod flows;
 mod forms;
 mod integrations;
 mod metrics;
@@ -164,7 +165,27 @@ impl World {
         Self::made(access, Arc::new(move |_| Box::pin(reload())))
     }
 
+    /// One that packets can be followed with, and the other end of that.
+    pub(crate) fn followed(access: Arc<Access>) -> (Self, l4::Tape) {
+        let (tape, recorder) = l4::ring();
+        let reload = || async { Ok(Reloaded::default()) };
+        let reload: Reload = Arc::new(move |_| Box::pin(reload()));
+        let world = Self::made_over(access, reload, |handle| {
+            let flows = l4::start_flows(recorder, handle.subscribe()).unwrap();
+            handle.followed(flows)
+        });
+        (world, tape)
+    }
+
     fn made(access: Arc<Access>, reload: Reload) -> Self {
+        Self::made_over(access, reload, |handle| handle)
+    }
+
+    fn made_over(
+        access: Arc<Access>,
+        reload: Reload,
+        path: impl FnOnce(l4::Handle) -> l4::Handle,
+    ) -> Self {
         let registry = Arc::new(Registry::new(1, []));
         registry
             .apply(Change::Configure(Box::new(desired())))
@@ -186,7 +207,7 @@ impl World {
             clock.clone(),
             access,
             LogFilter::unattached("info"),
-            reporter.handle(),
+            path(reporter.handle()),
             reload,
             Arc::new(keeper),
         )

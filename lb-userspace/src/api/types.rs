@@ -16,6 +16,7 @@ mod discovery;
 mod event;
 mod explain;
 mod flow;
+mod flow_event;
 mod health;
 mod instance;
 mod integration;
@@ -53,6 +54,7 @@ pub use discovery::{Discovery, FoundInstance, Leaving, Refused, Source};
 pub use event::{Event, Lost};
 pub use explain::{AskedRequest, Candidate, ExplainedSession, Explanation, Key, Refusal};
 pub use flow::{AskedPacket, FlowCandidate, FlowConnection, FlowExplanation, FlowSlot, SentPacket};
+pub use flow_event::FlowEvent;
 pub use health::{
     GatewayHealth, InstanceCounts, LastReload, Liveness, Readiness, ServiceHealth, ServicesHealth,
     Status,

@@ -174,6 +174,8 @@ pub(super) enum Question {
     Explain(Explain),
     /// What happens, as it happens: a line an event, until Ctrl-C
     Events(Events),
+    /// What becomes of packets in the kernel, as it happens: a line a packet, or a capture for Wireshark
+    Flows(Flows),
     /// The services and what leads to them; make, change and remove them
     #[command(visible_alias = "service")]
     Services {
@@ -353,6 +355,55 @@ pub(super) struct Events {
     #[arg(long, value_name = "NUMBER")]
     pub(super) after: Option<u64>,
 }
+
+/// Which packets to follow.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = FLOWS_EXAMPLES)]
+pub(super) struct Flows {
+    /// Only packets that are forwarded, dropped, or passed to the host; may be repeated. Forwarded and
+    /// dropped ones when nothing is said
+    #[arg(long = "verdict", value_name = "VERDICT")]
+    pub(super) verdicts: Vec<String>,
+    /// Only packets that are counted under this counter, such as no_instance; may be repeated
+    #[arg(long = "reason", value_name = "COUNTER")]
+    pub(super) reasons: Vec<String>,
+    /// Only packets of this VIP, such as tcp/192.0.2.10:80; may be repeated
+    #[arg(long = "vip", value_name = "VIP")]
+    pub(super) vips: Vec<String>,
+    /// Only packets of the VIPs of this service; may be repeated
+    #[arg(long = "service", value_name = "SERVICE")]
+    pub(super) services: Vec<String>,
+    /// Only packets from this address or range
+    #[arg(long, value_name = "PREFIX")]
+    pub(super) source: Option<String>,
+    /// Of packets that are forwarded those alone that begin a connection
+    #[arg(long)]
+    pub(super) new: bool,
+    /// Only one in so many
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) sample: Option<u32>,
+    /// End after so many packets
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) count: Option<u64>,
+    /// End after so many seconds
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub(super) seconds: Option<u64>,
+    /// With --json, also the first 192 bytes of each packet; needs the role operate
+    #[arg(long)]
+    pub(super) bytes: bool,
+    /// Write a capture (pcapng) with the verdicts instead of lines, - for standard output; needs the role
+    /// operate
+    #[arg(long, value_name = "FILE")]
+    pub(super) write: Option<PathBuf>,
+}
+
+const FLOWS_EXAMPLES: &str = "\
+Examples:
+  lb flows --new --service web                 who connects, and where to
+  lb flows --verdict dropped                   what is dropped, and why
+  lb flows --sample 1000 --json | jq .instance
+  lb flows --source 198.51.100.7 --write client.pcapng
+  lb flows --write - | tcpdump -nr -";
 
 /// Whether a change is made or only tried.
 #[derive(Args, Clone, Copy, Debug)]

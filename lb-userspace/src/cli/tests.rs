@@ -2,6 +2,7 @@
 
 mod acl;
 mod events;
+mod flows;
 mod grammar;
 mod instances;
 mod measures;

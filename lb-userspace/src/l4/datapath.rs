@@ -7,12 +7,12 @@
 //! Nothing here decides anything. What should be in the maps is worked out by [`super::plan`], and
 //! in which order it gets there by [`super::reconcile`].
 
-use std::fmt;
+use std::{fmt, os::fd::AsFd};
 
 use lb_common::{
     Acl, Address, AddressFilter, Affinity, Arrivals, ClientKey, ClientPin, Counters, FlowEntry,
-    FlowKey, InstanceEntry, PortRanges, PrefixKey, Settings, Subinterface, Table, Traffic, Vip,
-    VipKey,
+    FlowEvent, FlowKey, Follower, InstanceEntry, PortRanges, PrefixKey, Settings, Subinterface,
+    Table, Traffic, Vip, VipKey,
 };
 
 pub(crate) mod kernel;
@@ -337,4 +337,23 @@ pub(crate) trait Datapath: fmt::Debug + Send {
 
     /// Puts what the program itself has logged into the log.
     fn log_events(&mut self) {}
+}
+
+/// Who follows packets, and what was recorded for them. Its descriptor is readable when there is something.
+pub(crate) trait Recorder: fmt::Debug + AsFd + Send {
+    /// Says what the follower in a place wants to see, below [`lb_common::MAX_FOLLOWERS`]; one of zeros
+    /// is nobody.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    fn set_follower(&mut self, place: usize, follower: &Follower) -> Result<(), DatapathError>;
+
+    /// Says until when packets are to be recorded, on the clock of [`FlowEvent::time`]; 0 is not at all.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    fn set_until(&mut self, until: u64) -> Result<(), DatapathError>;
+
+    /// Hands out so many events at most, and whether there may be more.
+    fn read(&mut self, most: usize, each: &mut dyn FnMut(FlowEvent)) -> bool;
 }

@@ -62,6 +62,12 @@ pub enum L4Error {
         /// Why there is none.
         why: String,
     },
+    /// Too many follow packets.
+    #[error("expected at most {most} who follow packets at one time, found that many already")]
+    Followers {
+        /// The limit.
+        most: usize,
+    },
     /// A packet that is asked about cannot be.
     #[error("expected {expected}, found {found}")]
     Probe {

@@ -7,6 +7,7 @@ use lb_common::{Counters, INSTANCE_ABSENT, InstanceEntry};
 use super::{
     Attachment, Handle, L4Error, Relay,
     datapath::{Datapath, kernel},
+    flows,
     reconcile::{GRACE, Reconciler},
     relay,
     report::{Report, Reporter},
@@ -40,6 +41,7 @@ enum By {
 struct Open {
     datapath: Box<dyn Datapath>,
     rehearsal: kernel::Rehearsal,
+    recorder: kernel::RecorderMaps,
     state: Reconciler,
     spec: DatapathSpec,
     reason: String,
@@ -134,7 +136,12 @@ fn without(spec: &DatapathSpec, wanted: bool, error: &L4Error) -> Opened {
 }
 
 fn open_kernel(spec: &DatapathSpec) -> Result<Opened, L4Error> {
-    let (kernel, rehearsal, reason) = kernel::open(spec)?;
+    let kernel::Loaded {
+        kernel,
+        rehearsal,
+        recorder,
+        reason,
+    } = kernel::open(spec)?;
     let state = Reconciler::adopt(&kernel, GRACE)?;
     let known = known(state.instances());
     let vips = state.vips().len();
@@ -149,6 +156,7 @@ fn open_kernel(spec: &DatapathSpec) -> Result<Opened, L4Error> {
         by: By::Kernel(Box::new(Open {
             datapath: Box::new(kernel),
             rehearsal,
+            recorder,
             state,
             spec: spec.clone(),
             reason,
@@ -208,12 +216,18 @@ pub fn run(
             let Open {
                 datapath,
                 rehearsal,
+                recorder,
                 state,
                 spec,
                 reason,
             } = *open;
             let worker = Worker::new(datapath, spec, reason, state, registry, clock);
-            let handle = worker.reporter().handle().with(rehearsal);
+            let handle = worker.reporter().handle();
+            let flows = flows::start(Box::new(recorder), handle.subscribe());
+            let flows = flows.map_err(|error| L4Error::Load {
+                why: format!("the ring of flow events cannot be read: {error}"),
+            })?;
+            let handle = handle.with(rehearsal, flows);
             tokio::spawn(worker.run(shutdown));
             handle
         }

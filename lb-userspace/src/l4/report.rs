@@ -10,6 +10,7 @@ use tokio::sync::{Notify, watch};
 use super::{
     L4Error,
     datapath::{AttachMode, Attachment, kernel::Rehearsal},
+    flows::{Filter, FlowFigures, Flows, Followed},
     rehearsal::{Probe, Rehearsed},
 };
 use crate::model::{RelayRefusal, Timestamp, VipSpec};
@@ -165,6 +166,7 @@ pub struct Handle {
     reports: watch::Receiver<Arc<Report>>,
     asked: Arc<Notify>,
     rehearsal: Option<Arc<Rehearsal>>,
+    flows: Option<Flows>,
 }
 
 /// The other end of a [`Handle`].
@@ -189,6 +191,7 @@ impl Reporter {
             reports: self.reports.subscribe(),
             asked: Arc::clone(&self.asked),
             rehearsal: None,
+            flows: None,
         }
     }
 
@@ -219,11 +222,45 @@ impl Handle {
         .handle()
     }
 
-    /// With something to [`Handle::rehearse`] on.
+    /// With something to [`Handle::rehearse`] on, and to [`Handle::follow`].
     #[must_use]
-    pub(crate) fn with(mut self, rehearsal: Rehearsal) -> Self {
+    pub(crate) fn with(mut self, rehearsal: Rehearsal, flows: Flows) -> Self {
         self.rehearsal = Some(Arc::new(rehearsal));
+        self.flows = Some(flows);
         self
+    }
+
+    /// With something to [`Handle::follow`] alone.
+    #[cfg(test)]
+    #[must_use]
+    pub(crate) fn followed(mut self, flows: Flows) -> Self {
+        self.flows = Some(flows);
+        self
+    }
+
+    /// Begins to follow packets.
+    ///
+    /// # Errors
+    /// When there is no packet path in the kernel, or too many follow already.
+    pub async fn follow(&self, filter: Filter) -> Result<Followed, L4Error> {
+        let flows = self.flows.as_ref().ok_or_else(|| self.absent())?;
+        flows.follow(filter).await
+    }
+
+    /// How following goes; `None` without a packet path in the kernel.
+    #[must_use]
+    pub fn flow_figures(&self) -> Option<FlowFigures> {
+        self.flows.as_ref().map(Flows::figures)
+    }
+
+    fn absent(&self) -> L4Error {
+        let report = self.report();
+        L4Error::NoPath {
+            why: match (report.mode, report.reason.as_str()) {
+                (Some(PathMode::Relay), "") => "lb relays them, as datapath.mode says".to_owned(),
+                (_, reason) => reason.to_owned(),
+            },
+        }
     }
 
     /// What the packet path would do with a packet. It takes a processor for some tenths of a second,
@@ -233,9 +270,7 @@ impl Handle {
     /// When there is no packet path in the kernel, or the packet cannot be.
     pub fn rehearse(&self, probe: &Probe) -> Result<Rehearsed, L4Error> {
         let rehearsal = self.rehearsal.as_ref();
-        let rehearsal = rehearsal.ok_or_else(|| L4Error::NoPath {
-            why: self.report().reason.clone(),
-        })?;
+        let rehearsal = rehearsal.ok_or_else(|| self.absent())?;
         rehearsal.run(probe)
     }
 

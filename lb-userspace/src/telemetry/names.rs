@@ -279,6 +279,12 @@ families! {
     L4_EVENTS: Counter "lb_l4_events_total"
         ["event"]
         "What else happened in the XDP program.";
+    L4_FLOW_FOLLOWERS: Gauge "lb_l4_flow_followers"
+        []
+        "Who follows packets now; while nobody does, none is recorded.";
+    L4_FLOW_EVENTS: Counter "lb_l4_flow_events_total"
+        ["result"]
+        "Events that those who follow packets have got (delivered), or were too slow for (lost).";
     L4_VIP_PACKETS: Counter "lb_l4_vip_packets_total"
         ["vip", "service", "direction"]
         "Packets from clients (in) and from instances (out, where they come back through lb).";

@@ -11,7 +11,7 @@ use super::{
     samples::{Samples, describe},
 };
 use crate::{
-    l4::{Handle, PathMode, Report},
+    l4::{FlowFigures, Handle, PathMode, Report},
     model::RelayRefusal,
 };
 
@@ -30,6 +30,8 @@ impl PacketCollector {
             &names::L4_RECEIVED,
             &names::L4_PACKETS,
             &names::L4_EVENTS,
+            &names::L4_FLOW_FOLLOWERS,
+            &names::L4_FLOW_EVENTS,
             &names::L4_VIP_PACKETS,
             &names::L4_VIP_BYTES,
             &names::L4_VIP_CONNECTIONS,
@@ -76,6 +78,13 @@ impl Collector for PacketCollector {
         families.extend(vips(&report));
         families.extend(reasons(&report));
         families.extend(maps(&report));
+        families.extend(
+            self.packet_path
+                .flow_figures()
+                .map(flows)
+                .into_iter()
+                .flatten(),
+        );
         families
     }
 }
@@ -99,6 +108,18 @@ fn program(report: &Report) -> [MetricFamily; 4] {
         }
     }
     [attached, received, packets, events].map(Samples::finish)
+}
+
+/// How following packets goes.
+fn flows(figures: FlowFigures) -> [MetricFamily; 2] {
+    let mut events = Samples::new(&names::L4_FLOW_EVENTS);
+    events.add(&["delivered"], figures.delivered as f64);
+    events.add(&["lost"], figures.lost as f64);
+    let followers = figures.followers as f64;
+    [
+        one(&names::L4_FLOW_FOLLOWERS, &[], followers),
+        events.finish(),
+    ]
 }
 
 /// What only the kernel counts of VIPs.

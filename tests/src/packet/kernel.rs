@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray};
+use aya::maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray, RingBuf};
 use aya::programs::{TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use lb_common::{
     Acl, Address, AddressFilter, Affinity, Arrivals, ClientKey, ClientPin, Counters, FlowEntry,
-    FlowKey, InstanceEntry, MAX_INSTANCES, PortRanges, PrefixKey, Settings, Subinterface, Table,
-    Traffic, Vip, VipKey, names,
+    FlowEvent, FlowKey, Follower, Followers, InstanceEntry, MAX_INSTANCES, PortRanges, PrefixKey,
+    Settings, Subinterface, Table, Traffic, Vip, VipKey, names,
 };
 use lb_ebpf::memory::CLIENTS;
 use nix::sched::{CpuSet, sched_setaffinity};
@@ -50,6 +50,7 @@ impl Default for Sizes {
 /// The loaded program.
 pub struct Kernel {
     object: Ebpf,
+    events: RingBuf<MapData>,
     /// Empty as soon as nobody holds it.
     _stages: ProgramArray<MapData>,
 }
@@ -108,8 +109,11 @@ impl Kernel {
             let program = object.program(name).context("no program")?;
             stages.set(place, <&Xdp>::try_from(program)?.fd()?, 0)?;
         }
+        let events = object.take_map(names::MAP_FLOW_EVENTS);
+        let events = RingBuf::try_from(events.context("no ring of flow events")?)?;
         Ok(Self {
             object,
+            events,
             _stages: stages,
         })
     }
@@ -357,6 +361,40 @@ impl Kernel {
         Ok(self
             .array::<InstanceEntry>(names::MAP_INSTANCES)?
             .set(u32::from(index), instance, 0)?)
+    }
+
+    /// Says what a follower wants to see.
+    ///
+    /// # Errors
+    /// When there is no such place.
+    pub fn set_follower(&mut self, place: u32, follower: &Follower) -> Result<()> {
+        let mut map = self.array::<Followers>(names::MAP_FOLLOWERS)?;
+        let mut followers = map.get(&0, 0)?;
+        let told = followers.places.get_mut(place as usize);
+        *told.with_context(|| format!("no place {place}"))? = *follower;
+        Ok(map.set(0, followers, 0)?)
+    }
+
+    /// Says until when packets are recorded.
+    ///
+    /// # Errors
+    /// When the variable cannot be written.
+    pub fn set_followed(&mut self, until: u64) -> Result<()> {
+        Ok(self.array::<u64>(names::MAP_FOLLOWED)?.set(0, until, 0)?)
+    }
+
+    /// Until when packets are recorded.
+    ///
+    /// # Errors
+    /// When the variable cannot be read.
+    pub fn followed(&mut self) -> Result<u64> {
+        Ok(self.array::<u64>(names::MAP_FOLLOWED)?.get(&0, 0)?)
+    }
+
+    /// The oldest event that was not read so far.
+    pub fn event(&mut self) -> Option<FlowEvent> {
+        let entry = self.events.next()?;
+        FlowEvent::read(&entry)
     }
 
     /// All counters of all processors.

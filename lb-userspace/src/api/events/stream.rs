@@ -42,7 +42,14 @@ pub(super) struct Followed {
 
 /// The body of a stream.
 #[derive(Debug)]
-pub(super) struct Stream(mpsc::Receiver<Bytes>);
+pub(in crate::api) struct Stream(mpsc::Receiver<Bytes>);
+
+impl Stream {
+    /// The body of what is sent to this receiver.
+    pub(in crate::api) const fn new(chunks: mpsc::Receiver<Bytes>) -> Self {
+        Self(chunks)
+    }
+}
 
 impl Body for Stream {
     type Data = Bytes;
@@ -138,12 +145,13 @@ impl Followed {
     }
 }
 
-async fn stopping(mut stop: watch::Receiver<bool>) {
+/// Waits until lb stops.
+pub(in crate::api) async fn stopping(mut stop: watch::Receiver<bool>) {
     drop(stop.wait_for(|stop| *stop).await);
 }
 
 /// Appends an event in the form of the HTML standard, 9.2.5. JSON has no line breaks in it.
-fn append(text: &mut String, id: u64, kind: &str, data: &impl serde::Serialize) {
+pub(in crate::api) fn append(text: &mut String, id: u64, kind: &str, data: &impl serde::Serialize) {
     use std::fmt::Write as _;
     // What is written has no form that JSON lacks, and writing to a string cannot fail.
     let data = serde_json::to_string(data).unwrap_or_default();

@@ -193,7 +193,10 @@ async fn answers_are_as_the_document_says() {
         let got = world.send(request).await;
         let no_session = path.ends_with("{session}") && got.status == 404;
         // No service has a breaker of its own, and there is no packet path.
-        let off = ["/advise", "/flow"].iter().any(|end| path.ends_with(end)) && got.status == 409;
+        let off = ["/advise", "/flow", "/flows"]
+            .iter()
+            .any(|end| path.ends_with(end))
+            && got.status == 409;
         // Routes lead to it.
         let used = at == "delete /api/v1/loadbalancer/services/{service}" && got.status == 422;
         // Nothing of a gateway runs in here.

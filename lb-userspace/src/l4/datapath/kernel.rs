@@ -45,6 +45,7 @@ mod links;
 mod load;
 mod maps;
 pub(crate) mod pins;
+mod recorder;
 mod rehearsal;
 mod stages;
 mod status;
@@ -52,7 +53,8 @@ pub(crate) mod steer;
 mod syscall;
 mod takeover;
 
-pub(crate) use load::open;
+pub(crate) use load::{Loaded, open};
+pub(crate) use recorder::RecorderMaps;
 pub(crate) use rehearsal::Rehearsal;
 pub(crate) use status::status;
 

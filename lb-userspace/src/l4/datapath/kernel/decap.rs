@@ -12,7 +12,7 @@ use lb_common::{Address, Counters, DecapSettings, names};
 use super::{
     chain,
     load::{OBJECT, refusal},
-    read, take, written,
+    read, recorder, take, written,
 };
 use crate::{
     l4::{AttachMode, L4Error, host, plan::address},
@@ -56,6 +56,7 @@ impl Programs {
             // The maps of the balancing program come along; they need not hold anything.
             loader.map_max_entries(name, 1);
         }
+        loader.map_max_entries(names::MAP_FLOW_EVENTS, recorder::UNREAD);
         let mut object = loader.load(object).map_err(|error| load(&error))?;
         let mut settings: Array<_, DecapSettings> = take(&mut object, names::MAP_DECAP_SETTINGS)?;
         settings

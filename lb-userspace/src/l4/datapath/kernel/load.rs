@@ -4,7 +4,7 @@ use aya::{Ebpf, EbpfLoader, programs::ProgramError};
 use lb_common::names;
 
 use super::{
-    Kernel, Rehearsal,
+    Kernel, RecorderMaps, Rehearsal,
     acl::AclMaps,
     affinity::{self, AffinityMaps},
     chain,
@@ -31,11 +31,24 @@ pub(super) static OBJECT: Option<&[u8]> = None;
 /// Lines of the verifier's log in an error.
 const VERIFIER_LINES: usize = 12;
 
+/// A packet path that is open.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    /// The program and its maps.
+    pub(crate) kernel: Kernel,
+    /// What packets can be tried on.
+    pub(crate) rehearsal: Rehearsal,
+    /// What packets are followed by.
+    pub(crate) recorder: RecorderMaps,
+    /// Why it is not attached as asked for; empty when it is.
+    pub(crate) reason: String,
+}
+
 /// Opens the packet path and says why it is not attached as asked for, if it is not.
 ///
 /// # Errors
 /// When something that it needs is missing; nothing has been attached then.
-pub(crate) fn open(spec: &DatapathSpec) -> Result<(Kernel, Rehearsal, String), L4Error> {
+pub(crate) fn open(spec: &DatapathSpec) -> Result<Loaded, L4Error> {
     let object = OBJECT.ok_or(L4Error::NoProgram)?;
     if spec.interfaces.is_empty() {
         return Err(L4Error::NoInterfaces);
@@ -73,6 +86,7 @@ pub(crate) fn open(spec: &DatapathSpec) -> Result<(Kernel, Rehearsal, String), L
     let affinity = AffinityMaps::take(&mut program, spec, clients)?;
     let addresses = AddressMap::take(&mut program)?;
     let vlans = VlanMap::take(&mut program)?;
+    let recorder = RecorderMaps::take(&mut program)?;
     let events = Events::of(&mut program, spec.log);
     let reason = links.reasons.join("; ");
     let leftover = sets.into_iter().filter(|set| *set != ours).collect();
@@ -93,7 +107,12 @@ pub(crate) fn open(spec: &DatapathSpec) -> Result<(Kernel, Rehearsal, String), L
         leftover,
         _lock: lock,
     };
-    Ok((kernel, rehearsal, reason))
+    Ok(Loaded {
+        kernel,
+        rehearsal,
+        recorder,
+        reason,
+    })
 }
 
 fn build(

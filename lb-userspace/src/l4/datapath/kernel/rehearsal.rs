@@ -33,7 +33,7 @@ use super::{
     load::{OBJECT, refusal},
     maps::{self, data},
     pins::{MapSet, Pins},
-    stages, xdp,
+    recorder, stages, xdp,
 };
 use crate::{
     l4::{
@@ -153,6 +153,7 @@ impl Rehearsal {
         events::set_level(&mut loader, false);
         loader.map_max_entries(names::MAP_CONNECTIONS, CONNECTIONS);
         loader.map_max_entries(names::MAP_CLIENTS, CONNECTIONS);
+        loader.map_max_entries(names::MAP_FLOW_EVENTS, recorder::UNREAD);
         loader.map_max_entries(names::MAP_TABLES, maps::tables(&self.spec));
         loader.load(object).map_err(|error| failed(&error))
     }

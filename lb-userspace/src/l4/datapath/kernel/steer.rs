@@ -12,7 +12,7 @@ use lb_common::{Address, SteerCounts, SteerPorts, names};
 use super::{
     chain,
     load::{OBJECT, refusal},
-    read, take, written,
+    read, recorder, take, written,
 };
 use crate::l4::{L4Error, host};
 
@@ -50,6 +50,7 @@ impl Steering {
             // The maps of the balancing program come along; they need not hold anything.
             loader.map_max_entries(name, 1);
         }
+        loader.map_max_entries(names::MAP_FLOW_EVENTS, recorder::UNREAD);
         let load = |error: &dyn std::error::Error| L4Error::Load { why: chain(error) };
         let mut object = loader.load(object).map_err(|error| load(&error))?;
         let ports = take(&mut object, names::MAP_STEER_PORTS)?;
