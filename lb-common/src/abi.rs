@@ -3,6 +3,7 @@
 mod acl;
 mod affinity;
 mod arrivals;
+mod cookie;
 mod counter;
 mod decap;
 mod filter;
@@ -21,13 +22,18 @@ pub use acl::{
     PrefixKey, marks,
 };
 pub use affinity::{Affinity, ClientKey, ClientPin};
-pub use arrivals::{Arrivals, SOURCE_SETS, SOURCE_UNIT_NS, SOURCE_WAYS, SourceSet};
+pub use arrivals::{
+    Arrivals, BUCKETS, COOKIE_PACES, COOKIE_TIMES, SOURCE_SETS, SOURCE_UNIT_NS, SOURCE_WAYS,
+    SourceSet,
+};
+pub use cookie::CookieKeys;
 pub use counter::{COUNTER_COUNT, Counter, CounterKind, Counters};
 pub use decap::{DecapCounter, DecapSettings, MAX_FRIENDS, MAX_LOCAL};
 pub use filter::{AddressFilter, FILTER_WORDS, REPLY_WORDS, filter_bit};
 pub use flow::{
     FLOW_FORWARD, FLOW_REPLY, FlowEntry, FlowKey, STATE_CLOSED, STATE_FIN_CLIENT,
-    STATE_FIN_INSTANCE, STATE_OPEN, STATE_OPENING, STATE_REMOVED, STATE_STAYS, most_opening,
+    STATE_FIN_INSTANCE, STATE_OPEN, STATE_OPENING, STATE_REMOVED, STATE_STAYS, Splice,
+    most_opening,
 };
 pub use instance::{
     CLIENT_HOPS, ClientHop, HOP_GATEWAY, HOP_TAGGED, HOP_VLAN, INSTANCE_ABSENT, INSTANCE_ACTIVE,
@@ -44,10 +50,11 @@ pub use steer::{MAX_STEER_RANGES, MAX_STEERED, STEER_V4, STEER_V6, SteerCounts, 
 pub use table::{SLOTS, Slot, Table};
 pub use traffic::Traffic;
 pub use vip::{
-    FORWARD_DNAT, FORWARD_GUE, FORWARD_IPIP, FORWARD_L2DSR, FORWARD_NAT, HASH_FLOW, HASH_SOURCE,
-    MAX_VIPS, PROTOCOL_TCP, PROTOCOL_UDP, SELECT_HASH, SELECT_LEAST_CONNECTIONS, SELECT_TURN,
-    VIP_KEEPS_PORT, VIP_LIMITED, VIP_OF_PORT, VIP_OF_PORTS, VIP_OWNED, VIP_OWNED_BY_SOURCE,
-    VIP_REFUSES, VIP_SETTLES, VIP_STAYS, Vip, VipKey, encapsulates, translates,
+    FORWARD_DNAT, FORWARD_GUE, FORWARD_IPIP, FORWARD_L2DSR, FORWARD_NAT, FORWARD_SPLICED,
+    FORWARD_WAITING, HASH_FLOW, HASH_SOURCE, MAX_VIPS, PROTOCOL_TCP, PROTOCOL_UDP, SELECT_HASH,
+    SELECT_LEAST_CONNECTIONS, SELECT_TURN, VIP_COOKIES, VIP_KEEPS_PORT, VIP_LIMITED, VIP_OF_PORT,
+    VIP_OF_PORTS, VIP_OWNED, VIP_OWNED_BY_SOURCE, VIP_REFUSES, VIP_SETTLES, VIP_STAYS, Vip, VipKey,
+    encapsulates, forward_of, leaves_by_stage, translates,
 };
 
 /// An address of either family in 16 bytes; IPv4 as IPv4-mapped IPv6.
@@ -110,9 +117,9 @@ pub const fn from_v4(v4: [u8; 4]) -> Address {
 #[cfg(feature = "user")]
 mod pod {
     use super::{
-        Acl, AddressFilter, Affinity, Arrivals, ClientHop, ClientKey, ClientPin, Counters,
-        DecapSettings, FlowEntry, FlowKey, Followers, InstanceEntry, NextHop, PortRanges, Settings,
-        SteerCounts, SteerPorts, Subinterface, Table, Traffic, Vip, VipKey,
+        Acl, AddressFilter, Affinity, Arrivals, ClientHop, ClientKey, ClientPin, CookieKeys,
+        Counters, DecapSettings, FlowEntry, FlowKey, Followers, InstanceEntry, NextHop, PortRanges,
+        Settings, SteerCounts, SteerPorts, Subinterface, Table, Traffic, Vip, VipKey,
     };
 
     macro_rules! pod {
@@ -130,6 +137,7 @@ mod pod {
         ClientHop,
         ClientKey,
         ClientPin,
+        CookieKeys,
         Counters,
         DecapSettings,
         FlowEntry,

@@ -4,7 +4,7 @@
 pub const PROGRAM: &str = "lb_xdp";
 /// Programs that the balancing program hands packets on to, in the order of their places in
 /// [`MAP_STAGES`].
-pub const STAGES: [&str; 8] = [
+pub const STAGES: [&str; 10] = [
     "lb_encapsulate",
     "lb_too_big",
     "lb_icmp",
@@ -12,11 +12,13 @@ pub const STAGES: [&str; 8] = [
     "lb_fragment",
     "lb_refuse",
     "lb_admit",
+    "lb_cookie",
+    "lb_splice",
     "lb_record",
 ];
 /// The place of the stage that decides nothing: it has the verdict already, writes down what became of the
 /// packet for whoever follows, and carries the verdict out.
-pub const STAGE_RECORD: u32 = 7;
+pub const STAGE_RECORD: u32 = 9;
 
 const _: () = assert!(STAGE_RECORD as usize == STAGES.len() - 1);
 
@@ -94,6 +96,10 @@ pub const MAP_ADDRESS_FILTER: &str = "ADDRESS_FILTER";
 /// Array of [`crate::Arrivals`] by [`crate::Vip::id`]. Each load of the program has its own, as with
 /// [`MAP_CEILINGS`], and with it its own buckets.
 pub const MAP_ARRIVALS: &str = "ARRIVALS";
+/// One [`crate::CookieKeys`]. Not one of [`PINNED_MAPS`], because programs that know of no cookies do without,
+/// but pinned beside them: cookies that are under way while a program is replaced are to be accepted by
+/// the next one.
+pub const MAP_COOKIE_KEYS: &str = "COOKIE_KEYS";
 /// Per-CPU array of [`crate::FlowKey`]: connections of which nothing but a SYN was heard, the latest
 /// ones of each processor. Each load of the program has its own, and nobody else looks at it.
 pub const MAP_OPENINGS: &str = "OPENINGS";
@@ -154,7 +160,7 @@ pub const PINNED_MAPS: [&str; 15] = [
 
 /// The maps that the program reads and never writes. A second load of the
 /// program that is asked what the first would do shares these with it, and has all others for itself.
-pub const READ_MAPS: [&str; 14] = [
+pub const READ_MAPS: [&str; 16] = [
     MAP_SETTINGS,
     MAP_INSTANCES,
     MAP_TABLES,
@@ -169,4 +175,6 @@ pub const READ_MAPS: [&str; 14] = [
     MAP_ADDRESS_FILTER,
     MAP_AFFINITIES,
     MAP_SERVICES,
+    MAP_ARRIVALS,
+    MAP_COOKIE_KEYS,
 ];

@@ -10,13 +10,14 @@
 //! the same instance has the same reply entry, and shares it.
 
 use lb_common::{
-    Counter, FLOW_FORWARD, FLOW_REPLY, FORWARD_NAT, FlowEntry, FlowKey, InstanceEntry, SELECT_HASH,
-    STATE_OPEN, STATE_OPENING, STATE_STAYS, Settings, VIP_KEEPS_PORT, VIP_LIMITED, VIP_REFUSES,
-    VIP_SETTLES, VIP_STAYS, Vip, is_v4, same_address, translates,
+    Counter, FLOW_FORWARD, FLOW_REPLY, FORWARD_NAT, FORWARD_SPLICED, FORWARD_WAITING, FlowEntry,
+    FlowKey, InstanceEntry, SELECT_HASH, STATE_OPEN, STATE_OPENING, STATE_STAYS, Settings,
+    VIP_COOKIES, VIP_KEEPS_PORT, VIP_LIMITED, VIP_REFUSES, VIP_SETTLES, VIP_STAYS, Vip, forward_of,
+    is_v4, same_address, translates,
 };
 
 use crate::{
-    Flow, Insert, Scratch, Tables, Verdict, affinity, arrivals, hash, opening,
+    Flow, Insert, Scratch, Tables, Verdict, affinity, arrivals, handshake, hash, opening,
     owner::{self, Owned},
     parse::{TCP_RST, is_opening},
     select, settled, vips,
@@ -41,6 +42,8 @@ pub enum Begun {
     Refused,
     /// It depends on limits that are not looked at here; nothing was done so far.
     Limited,
+    /// It is a question for SYN cookies, of the VIP [`Scratch::asked`]; nothing was done so far.
+    Asked,
     /// The packet's way ends here, for this reason.
     Decided(Counter),
 }
@@ -94,6 +97,11 @@ pub fn begin<T: Tables, const ADMITS: bool>(
         _ if !ADMITS && vip.flags & VIP_LIMITED != 0 => return Begun::Limited,
         _ => {
             let flags = scratch.layout.tcp_flags;
+            let may_ask = ADMITS && vip.flags & VIP_COOKIES != 0 && scratch.shown.found == 0;
+            if may_ask && handshake::asks(tables, vip.id, flags) {
+                scratch.asked = vip;
+                return Begun::Asked;
+            }
             let is_limited = ADMITS && vip.flags & VIP_LIMITED != 0;
             // One place that begins, for the same reason.
             let admitted = if is_limited && arrivals::counts(&scratch.key, flags) {
@@ -182,8 +190,15 @@ fn begin_at<T: Tables, const ADMITS: bool>(
         }
         tables.live_begin(index);
     }
+    let is_spliced = ADMITS && scratch.shown.is_accepted();
+    if is_spliced {
+        scratch.entry.forward |= FORWARD_SPLICED;
+    }
     scratch.entry.state = if vip.flags & VIP_STAYS != 0 {
         STATE_STAYS
+    } else if is_spliced {
+        // More was heard of its client.
+        STATE_OPEN
     } else {
         opening::state(&scratch.key, tcp_flags)
     };
@@ -194,7 +209,7 @@ fn begin_at<T: Tables, const ADMITS: bool>(
         } else {
             instance.port
         };
-        insert_pair(tables, scratch, hash, &instance, port)
+        insert_pair(tables, scratch, (hash, is_spliced), &instance, port)
     } else {
         Ok(tables.insert_flow(&scratch.key, &scratch.entry))
     };
@@ -248,12 +263,13 @@ fn without_room<T: Tables>(
 }
 
 /// Remembers both directions of a translated connection, to this port of the instance.
-/// [`Scratch::entry`] has what they have in common.
+/// [`Scratch::entry`] has what they have in common; with a SYN cookie the reply's waits for the
+/// instance's answer.
 #[inline(always)]
 fn insert_pair<T: Tables>(
     tables: &T,
     scratch: &mut Scratch,
-    hash: u64,
+    (hash, is_spliced): (u64, bool),
     instance: &InstanceEntry,
     port: [u8; 2],
 ) -> Result<Insert, Counter> {
@@ -264,8 +280,11 @@ fn insert_pair<T: Tables>(
         key,
         partner,
         entry,
+        shown,
         ..
     } = scratch;
+    // A number in any case: the verifier refuses a register without one.
+    let cookie = (is_spliced, shown.cookie);
     // What the instance will answer to; `nat` finds another source.
     *partner = FlowKey {
         source: instance.address,
@@ -275,12 +294,9 @@ fn insert_pair<T: Tables>(
         protocol: key.protocol,
         ..FlowKey::default()
     };
-    entry.direction = FLOW_REPLY;
-    entry.source = key.destination;
-    entry.source_port = key.destination_port;
-    entry.destination = key.source;
-    entry.destination_port = key.source_port;
-    let is_ours = if entry.forward == FORWARD_NAT {
+    let (state, forward) = (entry.state, entry.forward);
+    write_reply(key, entry, cookie);
+    let is_ours = if forward_of(forward) == FORWARD_NAT {
         match insert_reply(tables, partner, entry, hash as u32)? {
             Insert::Done => true,
             Insert::Exists => return Err(Counter::DropNatPorts),
@@ -295,6 +311,8 @@ fn insert_pair<T: Tables>(
         }
     };
     entry.direction = FLOW_FORWARD;
+    entry.state = state;
+    entry.forward = forward;
     entry.source = partner.destination;
     entry.source_port = partner.destination_port;
     entry.destination = partner.source;
@@ -302,7 +320,7 @@ fn insert_pair<T: Tables>(
     let inserted = tables.insert_flow(key, entry);
     if inserted == Insert::Done {
         if !is_ours {
-            keep_reply(tables, key, partner, entry);
+            keep_reply(tables, key, partner, entry, cookie);
         }
     } else if is_ours && !is_answered_by(tables, key, partner) {
         tables.remove_flow(partner);
@@ -314,14 +332,35 @@ fn insert_pair<T: Tables>(
 /// connection before have taken it away meanwhile. He does that before he removes the forward entry,
 /// and that he has done since we could insert ours; so it stays now.
 #[inline(always)]
-fn keep_reply<T: Tables>(tables: &T, key: &FlowKey, partner: &FlowKey, entry: &mut FlowEntry) {
+fn keep_reply<T: Tables>(
+    tables: &T,
+    key: &FlowKey,
+    partner: &FlowKey,
+    entry: &mut FlowEntry,
+    cookie: (bool, u32),
+) {
+    let (state, forward) = (entry.state, entry.forward);
+    write_reply(key, entry, cookie);
+    // That it is there, or that there is no room for it, changes nothing.
+    let _ = tables.insert_flow(partner, entry);
+    // What was inserted for the client's direction is what others look at.
+    entry.direction = FLOW_FORWARD;
+    entry.state = state;
+    entry.forward = forward;
+}
+
+/// Makes the entry of the replies to packets with this key of what both directions have in common.
+#[inline(always)]
+const fn write_reply(key: &FlowKey, entry: &mut FlowEntry, (is_spliced, cookie): (bool, u32)) {
     entry.direction = FLOW_REPLY;
     entry.source = key.destination;
     entry.source_port = key.destination_port;
     entry.destination = key.source;
     entry.destination_port = key.source_port;
-    // That it is there, or that there is no room for it, changes nothing.
-    let _ = tables.insert_flow(partner, entry);
+    if is_spliced {
+        entry.state = cookie;
+        entry.forward |= FORWARD_WAITING;
+    }
 }
 
 /// Whether the entry of a reply is the one that was to be inserted, by another processor or left
@@ -334,6 +373,9 @@ fn is_same_reply<T: Tables>(tables: &T, partner: &FlowKey, wanted: &FlowEntry) -
             && found.source_port == wanted.source_port
             && found.instance == wanted.instance
             && found.generation == wanted.generation
+            // Of connections that were begun by cookies, only the same one.
+            && found.forward == wanted.forward
+            && (wanted.forward & FORWARD_SPLICED == 0 || found.state == wanted.state)
     })
 }
 

@@ -36,6 +36,13 @@ impl Difference {
         Self(self.0 + sum(!a.to_le()) + sum(!b.to_le()) + sum(c.to_le()) + sum(d.to_le()))
     }
 
+    /// Both changes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn plus(self, other: Self) -> Self {
+        Self(self.0 + other.0)
+    }
+
     /// The checksum after the change, given the checksum before.
     #[inline(always)]
     #[must_use]

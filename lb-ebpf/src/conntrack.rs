@@ -7,7 +7,7 @@
 use lb_common::{
     Counter, FLOW_FORWARD, FLOW_REPLY, FORWARD_DNAT, FORWARD_NAT, FlowEntry, FlowKey,
     INSTANCE_ABSENT, InstanceEntry, STATE_CLOSED, STATE_FIN_CLIENT, STATE_FIN_INSTANCE,
-    STATE_REMOVED, same_address, translates,
+    STATE_REMOVED, forward_of, same_address, translates,
 };
 
 use crate::{
@@ -142,11 +142,11 @@ pub fn forget<T: Tables>(tables: &T, flow: &T::Flow, key: &FlowKey) {
     }
     // Whoever begins a `dnat` connection anew takes the reply entry over that he finds, and finds
     // out that it has gone before he is done only if it goes first.
-    if entry.forward == FORWARD_DNAT {
+    if forward_of(entry.forward) == FORWARD_DNAT {
         forget_partner(tables, key, &entry);
     }
     tables.remove_flow(key);
-    if entry.forward == FORWARD_NAT {
+    if forward_of(entry.forward) == FORWARD_NAT {
         forget_partner(tables, key, &entry);
     }
 }

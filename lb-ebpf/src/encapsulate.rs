@@ -30,7 +30,12 @@ use crate::{
     checksum::Sum,
     conntrack, hash, hop, opening,
     parse::{TCP_FIN, TCP_RST},
-    rewrite::{l2, link::Link, outer::Outer, tag},
+    rewrite::{
+        l2,
+        link::Link,
+        outer::{Outer, TTL},
+        tag,
+    },
     step::Handover,
     way::Way,
 };
@@ -197,6 +202,7 @@ impl Tunnel {
             destination: self.destination,
             protocol,
             class: inner.class,
+            ttl: TTL,
             label: self.hash as u32,
             payload,
         };

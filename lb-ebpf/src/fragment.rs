@@ -131,7 +131,9 @@ fn first<P: Packet, T: Tables>(
     };
     match step {
         Step::Done(Verdict::Transmit | Verdict::Redirect(_))
-        | Step::Next(Stage::Encapsulate | Stage::Finish | Stage::Admit) => note(tables, scratch),
+        | Step::Next(Stage::Encapsulate | Stage::Finish | Stage::Admit | Stage::Splice) => {
+            note(tables, scratch);
+        }
         // Refused, or the host's.
         _ => {}
     }

@@ -13,9 +13,9 @@
 //! so nobody can check it.
 
 use lb_common::{
-    Address, Counter, FLOW_FORWARD, FLOW_REPLY, FlowEntry, FlowKey, INSTANCE_ABSENT, PROTOCOL_TCP,
-    PROTOCOL_UDP, SELECT_HASH, encapsulates, from_halves, from_v4, halves, same_address,
-    translates,
+    Address, Counter, FLOW_FORWARD, FLOW_REPLY, FORWARD_SPLICED, FlowEntry, FlowKey,
+    INSTANCE_ABSENT, PROTOCOL_TCP, PROTOCOL_UDP, SELECT_HASH, encapsulates, from_halves, from_v4,
+    halves, same_address, translates,
 };
 use network_types::{
     eth::EtherType,
@@ -27,7 +27,7 @@ use crate::{
     checksum::Difference,
     echo, hash, hop, owner, parse,
     rewrite::{l2, tag},
-    select,
+    select, splice,
     step::Handover,
     vips,
     way::Way,
@@ -78,8 +78,15 @@ pub fn forward<P: Packet, T: Tables>(
         return Step::Next(Stage::Encapsulate);
     }
     let way = Way::new(packet, entry.vip, entry.instance, entry.direction);
+    // What a client has got from a spliced connection has other numbers than the instance has sent.
+    let by = if entry.forward & FORWARD_SPLICED != 0 && entry.direction == FLOW_FORWARD {
+        splice::to_instance(tables, scratch)
+    } else {
+        0
+    };
+    let about = (&message, by);
     Step::Done(
-        match send(packet, tables, interface, scratch, &message, flow.as_ref()) {
+        match send(packet, tables, interface, scratch, about, flow.as_ref()) {
             Ok(out) => way.forwarded(tables, out, interface),
             Err(reason) => way.refused(tables, reason),
         },
@@ -154,7 +161,7 @@ fn send<P: Packet, T: Tables>(
     tables: &T,
     interface: u32,
     scratch: &Scratch,
-    message: &Message,
+    (message, by): (&Message, u32),
     flow: Option<&T::Flow>,
 ) -> Result<u32, Counter> {
     let now = tables.now();
@@ -173,7 +180,7 @@ fn send<P: Packet, T: Tables>(
         )?,
     };
     if translates(entry.forward) {
-        translate(packet, scratch, message)?;
+        translate(packet, scratch, message, by)?;
     }
     l2::rewrite(packet, &hop).ok_or(Counter::DropRewrite)?;
     if tag::changes(message.l3, hop.flags, hop.interface != interface) {
@@ -304,12 +311,16 @@ impl Message {
 /// A packet (a → b) that leaves as (c → d) is answered by (d → c): that is what is quoted on the
 /// other side, and its sender d is told.
 ///
+/// The number of the quoted segment grows by `by`: an instance that finds none of its own there takes the
+/// message for a forgery (RFC 5927, 4.1).
+///
 /// Out of line, as asking for a way takes as much stack. On an error the packet is as it was.
 #[inline(never)]
 fn translate<P: Packet>(
     packet: &mut P,
     scratch: &Scratch,
     message: &Message,
+    by: u32,
 ) -> Result<(), Counter> {
     let (key, entry) = (&scratch.key, &scratch.entry);
     let addresses = Difference::none()
@@ -326,6 +337,18 @@ fn translate<P: Packet>(
         translate_v6(packet, scratch, message, ports)?
     };
     let (s, d) = (entry.destination_port, entry.source_port);
+    // Messages that quote less than eight bytes of it have none.
+    let number: Option<[u8; 4]> = packet.read(message.quoted_l4 + 4);
+    let change = match number {
+        Some(old) if by != 0 => {
+            let new = splice::added(old, by);
+            packet
+                .write(message.quoted_l4 + 4, new)
+                .ok_or(Counter::DropRewrite)?;
+            change.plus(splice::changed(old, new))
+        }
+        _ => change,
+    };
     packet
         .write(message.quoted_l4, [s[0], s[1], d[0], d[1]])
         .and_then(|()| packet.write(check_at, change.apply(check)))

@@ -16,15 +16,15 @@ use std::{
     collections::{HashMap, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
 
 use lb_common::{
     Acl, Address, AddressFilter, Affinity, Arrivals, CLIENT_HOPS, ClientHop, ClientKey, ClientPin,
-    Counter, Counters, FlowEntry, FlowKey, InstanceEntry, MAX_INSTANCES, MAX_VIPS, NextHop,
-    PREFIX_DENIED, PortRanges, PrefixKey, SLOTS, SOURCE_SETS, Settings, Slot, SourceSet, Table,
-    Traffic, Vip, VipKey, most_opening,
+    CookieKeys, Counter, Counters, FlowEntry, FlowKey, InstanceEntry, MAX_INSTANCES, MAX_VIPS,
+    NextHop, PREFIX_DENIED, PortRanges, PrefixKey, SLOTS, SOURCE_SETS, Settings, Slot, SourceSet,
+    Splice, Table, Traffic, Vip, VipKey, most_opening,
 };
 
 use crate::{
@@ -47,10 +47,11 @@ pub const CLIENTS: usize = 16;
 /// An entry of the connection table.
 #[derive(Debug)]
 pub struct MemoryFlow {
-    /// As inserted; the two fields that change are beside it.
+    /// As inserted; what changes is beside it.
     entry: FlowEntry,
     last_seen: AtomicU64,
-    state: AtomicU32,
+    /// From the state on, whose lower half it is: see [`Splice`].
+    rest: AtomicU64,
 }
 
 impl MemoryFlow {
@@ -58,18 +59,19 @@ impl MemoryFlow {
         Arc::new(Self {
             entry: *entry,
             last_seen: AtomicU64::new(entry.last_seen),
-            state: AtomicU32::new(entry.state),
+            rest: AtomicU64::new(Splice::of(entry).0),
         })
     }
 }
 
 impl Flow for Arc<MemoryFlow> {
     fn entry(&self) -> FlowEntry {
-        FlowEntry {
+        let mut entry = FlowEntry {
             last_seen: self.last_seen.load(Relaxed),
-            state: self.state.load(Relaxed),
             ..self.entry
-        }
+        };
+        self.splice().write(&mut entry);
+        entry
     }
 
     fn touch(&self, now: u64) {
@@ -77,11 +79,20 @@ impl Flow for Arc<MemoryFlow> {
     }
 
     fn set_state(&self, bits: u32) -> u32 {
-        self.state.fetch_or(bits, Relaxed)
+        self.rest.fetch_or(bits.into(), Relaxed) as u32
     }
 
     fn clear_state(&self, bits: u32) {
-        self.state.fetch_and(!bits, Relaxed);
+        self.rest.fetch_and(!u64::from(bits), Relaxed);
+    }
+
+    fn splice(&self) -> Splice {
+        Splice(self.rest.load(Relaxed))
+    }
+
+    fn change_splice(&self, old: Splice, new: Splice) -> bool {
+        let changed = self.rest.compare_exchange(old.0, new.0, Relaxed, Relaxed);
+        changed.is_ok()
     }
 }
 
@@ -103,6 +114,7 @@ pub struct MemoryTables {
     clients: Mutex<HashMap<ClientKey, ClientPin>>,
     arrivals: Mutex<HashMap<u32, Arrivals>>,
     buckets: Mutex<HashMap<u32, u64>>,
+    cookie_keys: Mutex<CookieKeys>,
     sources: Mutex<HashMap<u32, SourceSet>>,
     tables: Mutex<HashMap<u32, Arc<Table>>>,
     instances: Mutex<Vec<InstanceEntry>>,
@@ -155,6 +167,7 @@ impl MemoryTables {
             clients: Mutex::default(),
             arrivals: Mutex::default(),
             buckets: Mutex::default(),
+            cookie_keys: Mutex::default(),
             sources: Mutex::default(),
             tables: Mutex::default(),
             instances: Mutex::new(vec![InstanceEntry::default(); MAX_INSTANCES as usize]),
@@ -271,6 +284,17 @@ impl MemoryTables {
     /// Forgets the instance of a client; whether it was remembered.
     pub fn remove_client(&self, key: &ClientKey) -> bool {
         lock(&self.clients).remove(key).is_some()
+    }
+
+    /// Sets the keys of SYN cookies.
+    pub fn set_cookie_keys(&self, keys: CookieKeys) {
+        *lock(&self.cookie_keys) = keys;
+    }
+
+    /// The keys of SYN cookies.
+    #[must_use]
+    pub fn cookie_keys(&self) -> CookieKeys {
+        *lock(&self.cookie_keys)
     }
 
     /// The rules of the ACL.
@@ -528,6 +552,18 @@ impl Tables for MemoryTables {
             *bucket = new;
         }
         is_old
+    }
+
+    fn cookie_key_in_use(&self) -> u32 {
+        lock(&self.cookie_keys).current as u32 & 1
+    }
+
+    fn cookie_time(&self) -> u64 {
+        self.now().wrapping_sub(lock(&self.cookie_keys).origin)
+    }
+
+    fn cookie_key(&self, which: u32) -> [u64; 2] {
+        lock(&self.cookie_keys).keys[which as usize & 1]
     }
 
     fn source_set(&self, set: u32) -> SourceSet {

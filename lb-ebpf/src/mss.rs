@@ -82,6 +82,13 @@ impl Clamp {
     }
 }
 
+/// The MSS that a segment says which begins a connection and whose header is at `at`, network byte order.
+#[inline(always)]
+pub(crate) fn of_syn<P: Packet>(packet: &P, at: usize, v4: bool) -> Option<[u8; 2]> {
+    let (_, mss) = Segment::at(packet, at, v4)?.mss(packet)?;
+    Some(mss)
+}
+
 /// A TCP segment that begins a connection.
 pub(crate) struct Segment {
     at: usize,

@@ -6,12 +6,15 @@
 //! no VIP, is found by the same look-up. Removing a VIP therefore means removing its connections
 //! too, which the daemon does.
 
-use lb_common::{Counter, FLOW_REPLY, FlowEntry, FlowKey, NextHop, encapsulates, translates};
+use lb_common::{
+    Counter, FLOW_REPLY, FlowEntry, FlowKey, NextHop, encapsulates, leaves_by_stage, translates,
+};
 
 use crate::{
     Flow, Packet, Scratch, Stage, Step, Tables, Verdict, affinity,
     begin::{self, Begun},
     conntrack::{self, Known},
+    handshake::Shown,
     hop,
     parse::{self, Layout},
     rewrite::{self, tag},
@@ -65,6 +68,9 @@ pub(crate) fn steer<P: Packet, T: Tables, const ADMITS: bool>(
         Known::No => match begin::begin::<T, ADMITS>(tables, scratch, layout.tcp_flags) {
             Begun::Decided(reason) => return Step::Done(begin::verdict(reason)),
             Begun::Limited => return to_admit(scratch, layout),
+            Begun::Asked => {
+                return hand_over(scratch, layout, &FlowEntry::default(), 0, Stage::Cookie);
+            }
             Begun::Refused => {
                 return hand_over(scratch, layout, &FlowEntry::default(), 0, Stage::Refuse);
             }
@@ -86,8 +92,13 @@ pub(crate) fn steer<P: Packet, T: Tables, const ADMITS: bool>(
         },
     };
     let entry = flow.entry();
-    if encapsulates(entry.forward) {
-        return hand_over(scratch, layout, &entry, 0, Stage::Encapsulate);
+    if leaves_by_stage(entry.forward) {
+        let stage = if encapsulates(entry.forward) {
+            Stage::Encapsulate
+        } else {
+            Stage::Splice
+        };
+        return hand_over(scratch, layout, &entry, 0, stage);
     }
     let way = Way::new(packet, entry.vip, entry.instance, entry.direction);
     match forward(packet, tables, interface, now, &scratch.key, layout, &flow) {
@@ -118,6 +129,10 @@ pub(crate) fn steer<P: Packet, T: Tables, const ADMITS: bool>(
 #[inline(always)]
 pub(crate) const fn to_admit(scratch: &mut Scratch, layout: &Layout) -> Step {
     scratch.layout = *layout;
+    scratch.shown = Shown {
+        cookie: 0,
+        found: 0,
+    };
     Step::Next(Stage::Admit)
 }
 

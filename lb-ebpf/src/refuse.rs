@@ -11,17 +11,18 @@
 //! extension headers is dropped: nobody begins a connection with them.
 
 use lb_common::{Counter, FlowKey, PROTOCOL_TCP};
-use network_types::{
-    ip::{IpProto, Ipv4Hdr, Ipv6Hdr},
-    tcp::TcpHdr,
-};
+use network_types::ip::{IpProto, Ipv4Hdr, Ipv6Hdr};
 
 use crate::{
     Packet, Scratch, Tables, Verdict,
     checksum::Sum,
     echo::is_one_host,
     parse::{TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN},
-    rewrite::{link::Link, outer::Outer},
+    rewrite::{
+        link::Link,
+        outer::{Outer, TTL},
+        segment::{Bound, Segment, Tail, pseudo},
+    },
     step::Handover,
 };
 
@@ -29,8 +30,6 @@ use crate::{
 const ICMP: usize = 8;
 /// What a message quotes behind the IP header, and what it has to quote at least (RFC 792).
 const QUOTED: usize = 8;
-/// Bytes of a TCP header without options.
-const TCP: usize = TcpHdr::LEN;
 
 /// Turns a packet into the answer that nobody is there, unless it is one that nobody may answer or
 /// too much was said in this second.
@@ -64,7 +63,7 @@ pub fn refuse<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &Scratc
     }
 }
 
-/// Writes the headers of a packet that goes back.
+/// Writes the headers of a message that goes back.
 #[inline(always)]
 fn turn<P: Packet>(
     packet: &mut P,
@@ -80,8 +79,9 @@ fn turn<P: Packet>(
         source: key.destination,
         destination: key.source,
         protocol,
-        // DSCP of network control for messages (RFC 1812, 4.3.2.5), none for a segment.
-        class: if protocol == PROTOCOL_TCP { 0 } else { 0xc0 },
+        // DSCP of network control (RFC 1812, 4.3.2.5).
+        class: 0xc0,
+        ttl: TTL,
         label: 0,
         payload: payload as u16,
     };
@@ -92,24 +92,12 @@ fn turn<P: Packet>(
     }
 }
 
-/// The sum of a pseudo-header of what goes back.
-#[inline(always)]
-const fn pseudo(key: &FlowKey, protocol: u8, length: usize) -> Sum {
-    Sum::none()
-        .address(&key.source)
-        .address(&key.destination)
-        .word([0, protocol])
-        .word((length as u16).to_be_bytes())
-}
-
 /// Makes a reset of a segment. It is acceptable to its receiver if it has the number that is expected
 /// next, or, where the segment does not say which that is, acknowledges all of it.
 #[inline(always)]
 fn reset<P: Packet>(packet: &mut P, key: &FlowKey, handover: &Handover, l3: usize) -> Option<()> {
     let v4 = handover.v4 != 0;
     let header = Outer::length(v4);
-    let link = Link::read(packet, l3)?;
-    let macs: [u8; 12] = packet.read(0)?;
     let [s0, s1, s2, s3, n0, n1, n2, n3, offset, _]: [u8; 10] = packet.read(l3 + header + 4)?;
     let flags = handover.tcp_flags;
     let ends = u32::from(flags & TCP_SYN != 0) + u32::from(flags & TCP_FIN != 0);
@@ -120,29 +108,18 @@ fn reset<P: Packet>(packet: &mut P, key: &FlowKey, handover: &Handover, l3: usiz
         .wrapping_add(data)
         .wrapping_add(ends);
     let (number, acknowledged, flags) = if flags & TCP_ACK != 0 {
-        ([n0, n1, n2, n3], [0; 4], TCP_RST)
+        (u32::from_be_bytes([n0, n1, n2, n3]), 0, TCP_RST)
     } else {
-        ([0; 4], next.to_be_bytes(), TCP_RST | TCP_ACK)
+        (0, next, TCP_RST | TCP_ACK)
     };
-    // A frame without padding or data is as long as it is to be.
-    let end = l3 + header + TCP;
-    if packet.length() > end {
-        packet.cut(end)?;
-    }
-    turn(packet, key, v4, l3, (&link, macs), (PROTOCOL_TCP, TCP))?;
-    let (from, to) = (key.destination_port, key.source_port);
-    let [c0, c1] = pseudo(key, PROTOCOL_TCP, TCP)
-        .word(from)
-        .word(to)
-        .words(number)
-        .words(acknowledged)
-        .word([0x50, flags])
-        .checksum();
-    let at = l3 + header;
-    packet.write(at, [from[0], from[1], to[0], to[1]])?;
-    packet.write(at + 4, number)?;
-    packet.write(at + 8, acknowledged)?;
-    packet.write(at + 12, [0x50, flags, 0, 0, c0, c1, 0, 0])
+    let reset = Segment {
+        number,
+        acknowledged,
+        flags,
+        window: 0,
+        tail: Tail::Nothing,
+    };
+    reset.replace(packet, key, (l3, v4), Bound::Back)
 }
 
 /// Makes the message that a port is unreachable.

@@ -1,9 +1,10 @@
 //! Memory for a packet's large values.
 
-use lb_common::{ClientKey, FlowEntry, FlowKey, PrefixKey, VipKey};
+use lb_common::{ClientKey, FlowEntry, FlowKey, PrefixKey, Vip, VipKey};
 
 use crate::{
     fragment::{FragmentKey, Note},
+    handshake::Shown,
     parse::Layout,
     record::Fate,
     step::Handover,
@@ -33,6 +34,10 @@ pub struct Scratch {
     pub client: ClientKey,
     /// Not 0 when the packet is a SYN for which an entry was inserted.
     pub opened: u32,
+    /// What is known of the packet's SYN cookie, from [`crate::admit`] on.
+    pub shown: Shown,
+    /// The VIP of a packet that SYN cookies are a question for.
+    pub asked: Vip,
     /// What the headers of a packet say that is handed on before anything was done with it.
     pub layout: Layout,
     /// What the next stage is told.

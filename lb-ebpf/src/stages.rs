@@ -3,8 +3,8 @@
 use lb_common::Counter;
 
 use crate::{
-    Packet, Scratch, Stage, Step, Tables, Verdict, admit, encapsulate, finish, fragment, icmp,
-    process::decide, refuse, too_big,
+    Packet, Scratch, Stage, Step, Tables, Verdict, admit, encapsulate, finish, fragment, handshake,
+    icmp, process::decide, refuse, splice, too_big,
 };
 
 /// The first stage: what every packet goes through, and most go no further. Counts the packet under
@@ -36,6 +36,8 @@ pub fn resume<P: Packet, T: Tables>(
         Stage::Encapsulate => encapsulate::encapsulate(packet, tables, scratch, interface),
         Stage::Fragment => fragment::forward(packet, tables, scratch, interface),
         Stage::Admit => admit::admit(packet, tables, scratch, interface),
+        Stage::Cookie => handshake::answer_or_check(packet, tables, scratch),
+        Stage::Splice => splice::forward(packet, tables, scratch, interface),
         Stage::Icmp => icmp::forward(packet, tables, scratch, interface),
         Stage::Finish => Step::Done(finish::finish(packet, tables, scratch, interface)),
         Stage::Refuse => Step::Done(refuse::refuse(packet, tables, scratch)),
@@ -57,7 +59,8 @@ pub fn process<P: Packet, T: Tables>(
         match step {
             Step::Done(verdict) => return verdict,
             // `Admit`, `Fragment` and `Icmp` hand on to `Encapsulate`, that to `TooBig`, and that to
-            // nobody, nor do `Finish` and `Refuse`: this ends.
+            // nobody, nor do `Finish` and `Refuse`. `Cookie` gives back to `Admit` or `Splice` what it
+            // never gets a second time: a packet that was found to show nothing, or a SYN. This ends.
             Step::Next(stage) => step = resume(stage, packet, tables, scratch, interface),
         }
     }

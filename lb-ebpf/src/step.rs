@@ -29,6 +29,10 @@ pub enum Stage {
     Refuse = 5,
     /// [`crate::admit`].
     Admit = 6,
+    /// [`crate::handshake`].
+    Cookie = 7,
+    /// [`crate::splice`].
+    Splice = 8,
 }
 
 /// How far a packet has come.
@@ -62,7 +66,7 @@ pub struct Handover {
     pub index: u16,
     /// Its generation when the connection began.
     pub generation: u16,
-    /// One of the `FORWARD_*` numbers.
+    /// [`lb_common::FlowEntry::forward`].
     pub forward: u8,
     /// 1 for IPv4, 0 for IPv6.
     pub v4: u8,

@@ -5,7 +5,7 @@
 
 use lb_common::{
     Address, Affinity, Arrivals, ClientHop, ClientKey, ClientPin, Counter, FlowEntry, FlowKey,
-    InstanceEntry, NextHop, PrefixKey, Settings, Slot, SourceSet, Traffic, Vip, VipKey,
+    InstanceEntry, NextHop, PrefixKey, Settings, Slot, SourceSet, Splice, Traffic, Vip, VipKey,
 };
 
 use crate::{
@@ -28,6 +28,12 @@ pub trait Flow {
 
     /// Clears bits of [`FlowEntry::state`] in one atomic step.
     fn clear_state(&self, bits: u32);
+
+    /// What a reply entry says of a spliced connection, read at once.
+    fn splice(&self) -> Splice;
+
+    /// Makes `new` of that, in one atomic step, if it is `old`; whether it was.
+    fn change_splice(&self, old: Splice, new: Splice) -> bool;
 }
 
 /// What became of an insertion.
@@ -100,10 +106,17 @@ pub trait Tables {
 
     /// How fast new connections of a VIP may begin, by [`Vip::id`]; no limits where there are none.
     fn arrivals(&self, vip: u32) -> Arrivals;
-    /// The bucket of a service: nanoseconds at which it is full again.
+    /// A word of a service, below [`lb_common::BUCKETS`]: nanoseconds at which a bucket is full again, or
+    /// something was done last.
     fn bucket(&self, place: u32) -> u64;
-    /// Makes `new` of a bucket, atomically, if it is `old`; whether it was.
+    /// Makes `new` of such a word, atomically, if it is `old`; whether it was.
     fn change_bucket(&self, place: u32, old: u64, new: u64) -> bool;
+    /// Which key SYN cookies are made with: 0 or 1.
+    fn cookie_key_in_use(&self) -> u32;
+    /// Nanoseconds since the time from which the age of SYN cookies is counted.
+    fn cookie_time(&self) -> u64;
+    /// The key with this number, which counts in its lowest bit; all zero when there is none.
+    fn cookie_key(&self, which: u32) -> [u64; 2];
     /// A set of buckets of sources, below [`lb_common::SOURCE_SETS`].
     fn source_set(&self, set: u32) -> SourceSet;
     /// Makes `new` of a word of a set, atomically, if it is `old`; whether it was.

@@ -15,7 +15,10 @@ use crate::{
     Packet, Scratch, Tables, Verdict,
     checksum::Sum,
     echo::is_one_host,
-    rewrite::{link::Link, outer::Outer},
+    rewrite::{
+        link::Link,
+        outer::{Outer, TTL},
+    },
     way::Way,
 };
 
@@ -106,6 +109,7 @@ impl Message {
                 IpProto::Ipv6Icmp as u8
             },
             class: CLASS,
+            ttl: TTL,
             label: 0,
             payload,
         };

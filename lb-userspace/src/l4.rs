@@ -18,6 +18,7 @@ mod addresses;
 mod affinity;
 mod arrivals;
 mod ceilings;
+mod cookies;
 mod datapath;
 mod decap;
 mod error;

@@ -6,6 +6,7 @@ pub mod build;
 pub mod check;
 pub mod far_end;
 pub mod fuzz;
+pub mod handshake;
 pub mod kernel;
 pub mod lab;
 pub mod network;

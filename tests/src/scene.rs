@@ -123,6 +123,21 @@ impl Scene {
         self.topology.balancer.namespace.ip(&routes)
     }
 
+    /// Makes lb the instances' way to their clients, as `dnat` asks for.
+    ///
+    /// # Errors
+    /// When it is already.
+    pub fn answer_through_lb(&self) -> Result<()> {
+        for host in &self.topology.instances {
+            host.namespace.ip(&FAMILIES.map(|family| {
+                let [client, lb] = [2, 1].map(|number| address(number, family));
+                let length = if client.is_ipv4() { 32 } else { 128 };
+                format!("route add {client}/{length} via {lb}")
+            }))?;
+        }
+        Ok(())
+    }
+
     /// The host with this name.
     ///
     /// # Errors

@@ -71,21 +71,9 @@ fn scene(forwarding: Forwarding) -> Result<Scene> {
         .vips(number, instance::UDP, "udp", "datagram");
     let scene = Scene::new(3, configuration.text())?;
     if forwarding == Forwarding::Dnat {
-        answer_through_lb(&scene)?;
+        scene.answer_through_lb()?;
     }
     Ok(scene)
-}
-
-/// Makes lb the instances' way to their clients.
-fn answer_through_lb(scene: &Scene) -> Result<()> {
-    for host in &scene.topology.instances {
-        host.namespace.ip(&FAMILIES.map(|family| {
-            let [client, lb] = [2, 1].map(|number| address(number, family));
-            let length = if client.is_ipv4() { 32 } else { 128 };
-            format!("route add {client}/{length} via {lb}")
-        }))?;
-    }
-    Ok(())
 }
 
 /// Nothing failed, and each instance has its share.
@@ -244,7 +232,7 @@ fn an_instance_that_refuses_is_heard_by_the_client() -> Result<()> {
         .vips(NAT, 1, "udp", "nat")
         .vips(NAT, 2, "udp", "dnat");
     let scene = Scene::new(1, configuration.text())?;
-    answer_through_lb(&scene)?;
+    scene.answer_through_lb()?;
     for (family, port) in FAMILIES.iter().flat_map(|f| [(*f, 1), (*f, 2)]) {
         let target = SocketAddr::new(address(NAT, family), port);
         let client = &scene.topology.client.namespace;

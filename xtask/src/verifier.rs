@@ -50,6 +50,8 @@ const BOUNDS: &[Bound] = &[
     bound("lb_refuse", 60_000, 288),
     bound("lb_fragment", 150_000, 288),
     bound("lb_admit", 150_000, 288),
+    bound("lb_cookie", 60_000, 288),
+    bound("lb_splice", 60_000, 288),
     bound("lb_record", 60_000, 288),
     bound(names::PROGRAM_PASS, 100, 0),
     bound(names::PROGRAM_DECAP, 50_000, 384),

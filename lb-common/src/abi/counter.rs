@@ -146,6 +146,12 @@ counters! {
     /// reset, or an ICMP message.
     AnsweredRefused = 12, "answered_refused", Forwarded;
 
+    /// A SYN that was answered by a cookie: nothing is remembered of it.
+    AnsweredCookie = 13, "answered_cookie", Forwarded;
+    /// From an instance that is asked to begin a connection and takes it for one that is over, of the same
+    /// addresses and ports: answered by a reset, which makes it forget that one.
+    AnsweredStale = 14, "answered_stale", Forwarded;
+
     /// For a VIP whose service has no instance to take it.
     DropNoInstance = 16, "no_instance", Dropped;
     /// All tried source ports for `nat` towards the instance are in use.
@@ -199,6 +205,12 @@ counters! {
     DropArrivals = 40, "new_connection_limit", Dropped;
     /// It would have begun a connection, and its source has begun as many as one may.
     DropSourceArrivals = 41, "source_connection_limit", Dropped;
+    /// It would have begun a connection while SYNs are answered by cookies, and cannot be answered: it has
+    /// options of IP, extension headers or no single sender.
+    DropUnanswerable = 42, "syn_unanswerable", Dropped;
+    /// Of a connection that was begun by a SYN cookie and whose instance has not answered yet, and it
+    /// shows that cookie too late or not at all; or from that instance, and no answer.
+    DropUnspliced = 43, "connection_unspliced", Dropped;
 
     /// Connections begun.
     ConnectionsOpened = 48, "connections_opened", Event;
@@ -226,6 +238,12 @@ counters! {
     /// Packets that would have been recorded, but the ring was full, or there were too many in this
     /// second.
     FlowsLost = 59, "flows_lost", Event;
+    /// Packets that have shown the SYN cookie that was made for their client, and have begun a connection
+    /// if there was room for one.
+    CookiesAccepted = 60, "cookies_accepted", Event;
+    /// Packets of no known connection that have shown none, or one that was too old, while cookies were
+    /// about.
+    CookiesRefused = 61, "cookies_refused", Event;
     /// New connections that went to the instance of their client.
     AffinityFollowed = 62, "affinity_followed", Event;
     /// Connections of clients whose instance is not remembered because there is no room.

@@ -7,8 +7,12 @@
 //!
 //! The packet path never evicts: the daemon sweeps idle entries, both of a pair at once. A pair is
 //! as young as the younger of its two entries, since traffic may flow in one direction only.
+//!
+//! A connection that was begun by a SYN cookie has two handshakes, one with whom lb made the cookie for
+//! and one with the instance, which has numbers of its own. Its entries say that it is *spliced*
+//! ([`FORWARD_SPLICED`]), and the reply one has in the place of a state what [`Splice`] reads there.
 
-use super::{Address, VipKey};
+use super::{Address, FORWARD_SPLICED, FORWARD_WAITING, VipKey};
 
 /// [`FlowEntry::direction`]: from the client.
 pub const FLOW_FORWARD: u8 = 1;
@@ -86,16 +90,84 @@ pub struct FlowEntry {
     pub instance: u16,
     /// Generation of the instance when the flow began.
     pub generation: u16,
-    /// Bits `STATE_*`; kept in the forward entry only. 32 bits wide because that is the least that
+    /// Bits `STATE_*`; kept in the forward entry only, in whose partner there may be what [`Splice`]
+    /// reads. 32 bits wide because that is the least that
     /// the kernel can change atomically.
     pub state: u32,
     /// [`super::Vip::id`] of the VIP.
     pub vip: u16,
     /// [`FLOW_FORWARD`] or [`FLOW_REPLY`].
     pub direction: u8,
-    /// One of the `FORWARD_*` numbers.
+    /// One of the `FORWARD_*` numbers, with [`FORWARD_SPLICED`] and [`FORWARD_WAITING`] added.
     pub forward: u8,
 }
+
+/// What the reply entry of a spliced connection has to say: the eight bytes from [`FlowEntry::state`] to
+/// its end, which are read and replaced at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Splice(pub u64);
+
+impl Splice {
+    /// What an entry says.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of(entry: &FlowEntry) -> Self {
+        Self(
+            entry.state as u64
+                | (entry.vip as u64) << 32
+                | (entry.direction as u64) << 48
+                | (entry.forward as u64) << 56,
+        )
+    }
+
+    /// Puts it into an entry.
+    #[inline(always)]
+    pub const fn write(self, entry: &mut FlowEntry) {
+        entry.state = self.0 as u32;
+        entry.vip = (self.0 >> 32) as u16;
+        entry.direction = (self.0 >> 48) as u8;
+        entry.forward = (self.0 >> 56) as u8;
+    }
+
+    /// While it [waits](Self::is_waiting) the number of the SYN-ACK that the client has got, which is the
+    /// cookie; afterwards what has to be added to the instance's numbers to make them the client's.
+    #[inline(always)]
+    #[must_use]
+    pub const fn number(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// Whether it is of a spliced connection.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_spliced(self) -> bool {
+        self.0 >> 56 & FORWARD_SPLICED as u64 != 0
+    }
+
+    /// Whether the instance has not answered yet.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_waiting(self) -> bool {
+        self.0 >> 56 & FORWARD_WAITING as u64 != 0
+    }
+
+    /// What it becomes when the instance has answered with this number.
+    #[inline(always)]
+    #[must_use]
+    pub const fn answered(self, number: u32) -> Self {
+        let difference = self.number().wrapping_sub(number);
+        let rest = self.0 & !(0xffff_ffff | (FORWARD_WAITING as u64) << 56);
+        Self(rest | difference as u64)
+    }
+}
+
+// What is read at once.
+const _: () = assert!(
+    core::mem::offset_of!(FlowEntry, state) == 48
+        && core::mem::offset_of!(FlowEntry, vip) == 52
+        && core::mem::offset_of!(FlowEntry, direction) == 54
+        && core::mem::offset_of!(FlowEntry, forward) == 55
+);
 
 const _: () = assert!(size_of::<FlowKey>() == 40 && align_of::<FlowKey>() == 8);
 const _: () = assert!(size_of::<FlowEntry>() == 56 && align_of::<FlowEntry>() == 8);
@@ -123,5 +195,32 @@ impl FlowKey {
             pad: 0,
             pad_end: [0; 2],
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_splice_waits_for_the_instance_and_then_knows_the_difference() {
+        let mut entry = FlowEntry {
+            state: 0x1000_0005,
+            vip: 300,
+            direction: FLOW_REPLY,
+            forward: 1 | FORWARD_SPLICED | FORWARD_WAITING,
+            ..FlowEntry::default()
+        };
+        let waiting = Splice::of(&entry);
+        assert!(waiting.is_spliced() && waiting.is_waiting());
+        assert_eq!(waiting.number(), 0x1000_0005);
+        let answered = waiting.answered(0xf000_0000);
+        assert!(answered.is_spliced() && !answered.is_waiting());
+        assert_eq!(answered.number().wrapping_add(0xf000_0000), 0x1000_0005);
+        answered.write(&mut entry);
+        assert_eq!(entry.forward, 1 | FORWARD_SPLICED);
+        assert_eq!((entry.vip, entry.direction), (300, FLOW_REPLY));
+        assert_eq!(Splice::of(&entry), answered);
+        assert!(!Splice::of(&FlowEntry::default()).is_spliced());
     }
 }

@@ -36,6 +36,26 @@ pub const fn encapsulates(forward: u8) -> bool {
     forward & 4 != 0
 }
 
+/// Added to [`super::FlowEntry::forward`] of a connection that was begun by a SYN cookie.
+pub const FORWARD_SPLICED: u8 = 8;
+/// Added to it in the reply entry of such a connection as long as the instance has not answered.
+pub const FORWARD_WAITING: u8 = 0x10;
+
+/// The `FORWARD_*` number without what may be added to it in an entry.
+#[inline(always)]
+#[must_use]
+pub const fn forward_of(forward: u8) -> u8 {
+    forward & 7
+}
+
+/// Whether packets with such an entry leave by another stage than the first one: those that get an outer
+/// header, and those of spliced connections. One question, because it is asked for every packet.
+#[inline(always)]
+#[must_use]
+pub const fn leaves_by_stage(forward: u8) -> bool {
+    forward & (4 | FORWARD_SPLICED) != 0
+}
+
 /// [`Vip::select`]: the slot is the hash of the flow (the table is a Maglev table).
 pub const SELECT_HASH: u8 = 1;
 /// [`Vip::select`]: slots are taken in turn, per CPU (the table is in smooth weighted order).
@@ -53,6 +73,10 @@ pub const VIP_REFUSES: u8 = 8;
 
 /// [`Vip::flags`]: [`super::Arrivals`] say how fast new connections may begin.
 pub const VIP_LIMITED: u8 = 0x10;
+
+/// [`Vip::flags`]: SYNs may be answered by cookies, as the [`super::Arrivals`] say. Only with TCP,
+/// [`FORWARD_NAT`] or [`FORWARD_DNAT`], and together with [`VIP_LIMITED`].
+pub const VIP_COOKIES: u8 = 0x20;
 
 /// [`Vip::flags`]: packets keep their destination port, whatever port the instance listens on. So it is
 /// where a VIP has more than one port.

@@ -7,10 +7,11 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray},
 };
 use lb_common::{
-    Acl, Address, AddressFilter, Affinity, Arrivals, CLIENT_HOPS as CLIENT_HOP_COUNT, ClientHop,
-    ClientKey, ClientPin, Counters, FlowEntry, FlowKey, InstanceEntry, MAX_INSTANCES, MAX_PREFIXES,
-    MAX_SUBINTERFACES, MAX_VIPS, NextHop, PortRanges, SOURCE_SETS as SET_COUNT, Settings,
-    SourceSet, Subinterface, Table, Traffic, Vip, VipKey, names,
+    Acl, Address, AddressFilter, Affinity, Arrivals, BUCKETS as BUCKET_COUNT,
+    CLIENT_HOPS as CLIENT_HOP_COUNT, ClientHop, ClientKey, ClientPin, CookieKeys, Counters,
+    FlowEntry, FlowKey, InstanceEntry, MAX_INSTANCES, MAX_PREFIXES, MAX_SUBINTERFACES, MAX_VIPS,
+    NextHop, PortRanges, SOURCE_SETS as SET_COUNT, Settings, SourceSet, Subinterface, Table,
+    Traffic, Vip, VipKey, names,
 };
 use lb_ebpf::{
     Scratch,
@@ -176,9 +177,13 @@ pub(crate) static SERVICES: Array<u64> = Array::with_max_entries(MAX_INSTANCES, 
 pub(crate) static CLIENTS: HashMap<ClientKey, ClientPin> =
     HashMap::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
 
-/// By [`Arrivals::bucket`]; changed atomically. Every program begins with full ones.
+/// By [`Arrivals::bucket`], in three parts; changed atomically. Every program begins with full ones.
 #[map]
-pub(crate) static BUCKETS: Array<u64> = Array::with_max_entries(MAX_VIPS, 0);
+pub(crate) static BUCKETS: Array<u64> = Array::with_max_entries(BUCKET_COUNT, 0);
+
+/// Pinned apart from the maps that outlive the daemon.
+#[map]
+pub(crate) static COOKIE_KEYS: Array<CookieKeys> = Array::with_max_entries(1, 0);
 
 /// Buckets of sources; each word is changed atomically. Every program begins with full ones.
 #[map]

@@ -67,6 +67,22 @@ pub fn lb_admit(context: XdpContext) -> u32 {
     })
 }
 
+/// [`Stage::Cookie`].
+#[xdp]
+pub fn lb_cookie(context: XdpContext) -> u32 {
+    run(&context, |packet, maps, scratch, interface| {
+        resume(Stage::Cookie, packet, maps, scratch, interface)
+    })
+}
+
+/// [`Stage::Splice`].
+#[xdp]
+pub fn lb_splice(context: XdpContext) -> u32 {
+    run(&context, |packet, maps, scratch, interface| {
+        resume(Stage::Splice, packet, maps, scratch, interface)
+    })
+}
+
 /// [`Stage::Fragment`].
 #[xdp]
 pub fn lb_fragment(context: XdpContext) -> u32 {

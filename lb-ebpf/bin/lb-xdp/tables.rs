@@ -15,8 +15,8 @@ use lb_common::{
     ACL_ON, ACL_WIDE_V6, Acl, Address, AddressFilter, Affinity, Arrivals, COUNTER_COUNT, ClientHop,
     ClientKey, ClientPin, Counter, Counters, FAR_WORDS, FILTER_WORDS, FlowEntry, FlowKey,
     InstanceEntry, MAX_RANGES, NEAR_WORDS, NextHop, PREFIX_DENIED, PrefixKey, REPLY_WORDS, SLOTS,
-    SOURCE_WAYS, Settings, Slot, SourceSet, Table, Traffic, VIP_OF_PORTS, Vip, VipKey, filter_bit,
-    is_v4, marks,
+    SOURCE_WAYS, Settings, Slot, SourceSet, Splice, Table, Traffic, VIP_OF_PORTS, Vip, VipKey,
+    filter_bit, is_v4, marks,
 };
 use lb_ebpf::{
     Flow, Insert, Route, Scratch, Tables,
@@ -31,9 +31,10 @@ use crate::{
     atomic, fib, former,
     maps::{
         ACL, ADDRESS_FILTER, AFFINITIES, ARRIVALS, BUCKETS, CEILINGS, CLIENT_HOPS, CLIENTS,
-        CONNECTIONS, COUNTERS, EPOCHS, EXPIRED, FRAGMENTS, INSTANCE_TRAFFIC, INSTANCES, JUDGED,
-        LIVE, NEXT_HOPS, OPENINGS, PREFIXES, RECENT, SERVICES, SETTINGS, SOURCES, TABLES, TURNS,
-        VIP_ADDRESSES, VIP_DROPS, VIP_EPOCH, VIP_TRAFFIC, VIPS, WORKPLACE, Workplace,
+        CONNECTIONS, COOKIE_KEYS, COUNTERS, EPOCHS, EXPIRED, FRAGMENTS, INSTANCE_TRAFFIC,
+        INSTANCES, JUDGED, LIVE, NEXT_HOPS, OPENINGS, PREFIXES, RECENT, SERVICES, SETTINGS,
+        SOURCES, TABLES, TURNS, VIP_ADDRESSES, VIP_DROPS, VIP_EPOCH, VIP_TRAFFIC, VIPS, WORKPLACE,
+        Workplace,
     },
 };
 
@@ -70,6 +71,20 @@ impl Flow for MapFlow {
     fn clear_state(&self, bits: u32) {
         // SAFETY: as above.
         unsafe { atomic::clear(&raw mut (*self.0).state, bits) }
+    }
+
+    #[inline(always)]
+    fn splice(&self) -> Splice {
+        // SAFETY: as above: the eight aligned bytes that begin there are read at once.
+        Splice(unsafe { ptr::read_volatile((&raw const (*self.0).state).cast()) })
+    }
+
+    #[inline(always)]
+    fn change_splice(&self, old: Splice, new: Splice) -> bool {
+        // SAFETY: as above.
+        let place = unsafe { &raw mut (*self.0).state }.cast();
+        // SAFETY: as above.
+        unsafe { atomic::compare_exchange(place, old.0, new.0) == old.0 }
     }
 }
 
@@ -293,6 +308,33 @@ impl Tables for Maps<'_> {
         BUCKETS
             .get_ptr_mut(place)
             .is_some_and(|bucket| unsafe { atomic::compare_exchange(bucket, old, new) } == old)
+    }
+
+    #[inline(always)]
+    fn cookie_key_in_use(&self) -> u32 {
+        // SAFETY: eight aligned bytes of a map value, which the daemon writes after the keys.
+        COOKIE_KEYS.get_ptr(0).map_or(0, |keys| unsafe {
+            ptr::read_volatile(&raw const (*keys).current) as u32 & 1
+        })
+    }
+
+    #[inline(always)]
+    fn cookie_time(&self) -> u64 {
+        // SAFETY: as above.
+        let origin = COOKIE_KEYS.get_ptr(0).map_or(0, |keys| unsafe {
+            ptr::read_volatile(&raw const (*keys).origin)
+        });
+        self.now().wrapping_sub(origin)
+    }
+
+    #[inline(always)]
+    fn cookie_key(&self, which: u32) -> [u64; 2] {
+        let Some(keys) = COOKIE_KEYS.get_ptr(0) else {
+            return [0; 2];
+        };
+        let which = opaque(u64::from(which)) as usize & 1;
+        // SAFETY: one of two keys in a map value.
+        unsafe { ptr::read((&raw const (*keys).keys).cast::<[u64; 2]>().add(which)) }
     }
 
     #[inline(always)]

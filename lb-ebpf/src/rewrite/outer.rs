@@ -22,6 +22,8 @@ pub struct Outer {
     pub protocol: u8,
     /// Type of service or traffic class: DSCP and ECN.
     pub class: u8,
+    /// TTL or hop limit.
+    pub ttl: u8,
     /// Label of the flow, 20 bits; of no use in IPv4.
     pub label: u32,
     /// Bytes that follow the header.
@@ -49,7 +51,7 @@ impl Outer {
             .word([0x45, self.class])
             .word(length)
             .word(DONT_FRAGMENT)
-            .word([TTL, self.protocol])
+            .word([self.ttl, self.protocol])
             .address(s)
             .address(d)
             .checksum();
@@ -64,7 +66,7 @@ impl Outer {
                 0,
                 DONT_FRAGMENT[0],
                 DONT_FRAGMENT[1],
-                TTL,
+                self.ttl,
                 self.protocol,
                 check[0],
                 check[1],
@@ -90,7 +92,7 @@ impl Outer {
                 length[0],
                 length[1],
                 self.protocol,
-                TTL,
+                self.ttl,
             ],
         )?;
         packet.write(at + 8, self.source)?;

@@ -59,6 +59,7 @@ pub(super) fn of(service: &Service) -> types::Admission {
         new_connections_burst: limits.arrivals.service.map(|rate| rate.burst.get()),
         source_new_connections: limits.arrivals.source.map(|rate| rate.per_second.get()),
         source_new_connections_burst: limits.arrivals.source.map(|rate| rate.burst.get()),
+        syn_cookies_above: limits.arrivals.cookies_above,
         connections: members().map(|one| u64::from(one.connections.open())).sum(),
         kernel_connections: members().map(live).sum(),
         concurrency: service.spec.concurrency.as_ref().map(|spec| {

@@ -19,6 +19,15 @@ const OF_SOURCE: Number<u32> = Number {
     example: 20,
 };
 
+const COOKIES_ABOVE: &str = "syn_cookies_above";
+
+/// SYNs each second; 0 is always.
+const COOKIES: Number<u32> = Number {
+    min: 0,
+    max: 1_000_000,
+    example: 5000,
+};
+
 /// Bits of an address that tell sources apart.
 const fn prefix(min: u8, max: u8) -> Number<u8> {
     Number {
@@ -39,6 +48,9 @@ pub(super) struct LimitSettings {
     arrivals_burst: Sourced<u32>,
     source_arrivals: Sourced<u32>,
     source_arrivals_burst: Sourced<u32>,
+    cookies: Sourced<Option<u32>>,
+    /// Whether the table itself says it, not what holds for all.
+    has_cookies: bool,
     prefix_v4: Sourced<u8>,
     prefix_v6: Sourced<u8>,
 }
@@ -55,6 +67,8 @@ impl LimitSettings {
             arrivals_burst: Sourced::unset(0),
             source_arrivals: Sourced::unset(0),
             source_arrivals_burst: Sourced::unset(0),
+            cookies: Sourced::unset(None),
+            has_cookies: false,
             prefix_v4: Sourced::unset(ArrivalsSpec::default().prefix_v4),
             prefix_v6: Sourced::unset(ArrivalsSpec::default().prefix_v6),
         }
@@ -79,9 +93,18 @@ impl LimitSettings {
                 &OF_SOURCE,
                 &self.source_arrivals_burst,
             ),
+            has_cookies: t.has(COOKIES_ABOVE),
+            cookies: t.optional(COOKIES_ABOVE, &COOKIES, &self.cookies, "never"),
             prefix_v4: t.value("source_prefix_v4", &prefix(8, 32), &self.prefix_v4),
             prefix_v6: t.value("source_prefix_v6", &prefix(16, 128), &self.prefix_v6),
         }
+    }
+
+    /// The setting by which SYNs are answered by cookies, where it was made in this very table: as a default
+    /// it is for those services that can.
+    pub(super) fn own_cookies(&self) -> Option<Sourced<u32>> {
+        let above = self.cookies.value.filter(|_| self.has_cookies)?;
+        Some(self.cookies.with(above))
     }
 
     pub(super) fn build(&self) -> LimitSpec {
@@ -93,6 +116,7 @@ impl LimitSettings {
             arrivals: ArrivalsSpec {
                 service: rate(self.arrivals.value, self.arrivals_burst.value),
                 source: rate(self.source_arrivals.value, self.source_arrivals_burst.value),
+                cookies_above: self.cookies.value,
                 prefix_v4: self.prefix_v4.value,
                 prefix_v6: self.prefix_v6.value,
             },

@@ -58,6 +58,7 @@ impl Whole<'_> {
         self.listeners(reader);
         self.gateway_vips(reader);
         self.datapath(reader);
+        self.cookies(reader);
         self.limits(reader);
         self.notice(notices);
     }
@@ -307,6 +308,37 @@ impl Whole<'_> {
             let found = datapath.spec.max_tables.to_string();
             let expected = format!("at least {needed} for the services that VIPs lead to");
             reader.contradiction(&datapath.max_tables, found, expected);
+        }
+    }
+
+    /// SYNs are answered by cookies where the rest of the connection comes through lb in both directions.
+    fn cookies(&self, reader: &mut Reader) {
+        for service in self.services {
+            let Some(cookies) = &service.cookies else {
+                continue;
+            };
+            let forwarding = service.spec.forwarding;
+            let vips = || {
+                let vips = self.vips.iter().map(|vip| &vip.spec);
+                vips.filter(|vip| vip.service == service.spec.name)
+            };
+            let why = if !forwarding.translates() {
+                format!(
+                    "forwarding = \"nat\" or \"dnat\": with {:?} the answers of instances do not come \
+                     back through lb, and SYNs are answered by the instance's own kernel, which makes \
+                     cookies when it has to (net.ipv4.tcp_syncookies)",
+                    forwarding.as_str()
+                )
+            } else if vips().next().is_none() {
+                "a VIP that leads to the service: connections to the gateway are accepted by this \
+                 host's kernel, which makes cookies when it has to (net.ipv4.tcp_syncookies)"
+                    .to_owned()
+            } else if vips().all(|vip| vip.protocol == Protocol::Udp) {
+                "a TCP VIP that leads to the service: UDP has no SYNs".to_owned()
+            } else {
+                continue;
+            };
+            reader.contradiction(cookies, cookies.value.to_string(), why);
         }
     }
 

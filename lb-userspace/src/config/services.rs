@@ -106,6 +106,8 @@ pub(super) struct ReadService {
     pub(super) spec: ServiceSpec,
     pub(super) name: Sourced<String>,
     pub(super) fallback: Sourced<Option<ServiceName>>,
+    /// Where it says itself that SYNs are answered by cookies.
+    pub(super) cookies: Option<Sourced<u32>>,
     /// The places of the endpoints, in the order of the instances.
     pub(super) endpoints: Vec<Sourced<Endpoint>>,
 }
@@ -251,6 +253,7 @@ pub(super) fn read(
             },
             name: name.clone(),
             fallback,
+            cookies: settings.limits.own_cookies(),
             endpoints: endpoints
                 .into_iter()
                 .map(|instance| instance.endpoint)

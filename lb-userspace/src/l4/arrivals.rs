@@ -18,6 +18,9 @@ use crate::{
     registry::Snapshot,
 };
 
+/// Nanoseconds.
+const SECOND: u64 = 1_000_000_000;
+
 /// The limits that are in the kernel, by id of their VIP.
 #[derive(Debug, Default)]
 pub(crate) struct Limits {
@@ -64,7 +67,7 @@ impl Limits {
         let mut wanted = BTreeMap::new();
         for service in &snapshot.services {
             let spec = &service.spec.limits.arrivals;
-            if !spec.is_limited() {
+            if !spec.is_limited() && spec.cookies_above.is_none() {
                 continue;
             }
             let vips = snapshot.vips.iter();
@@ -84,18 +87,26 @@ impl Limits {
 fn arrivals(spec: &ArrivalsSpec, bucket: u32, seed: u64) -> Arrivals {
     let of = |rate: Option<ArrivalRate>, unit: u64| {
         rate.map_or((0, 0), |rate| {
-            let second = 1_000_000_000 / unit;
+            let second = SECOND / unit;
             let interval = second.div_ceil(u64::from(rate.per_second.get()));
             (interval, interval * u64::from(rate.burst.get()))
         })
     };
     let (interval, window) = of(spec.service, 1);
     let (source_interval, source_window) = of(spec.source, SOURCE_UNIT_NS);
+    let (cookie_interval, cookie_window) = match spec.cookies_above {
+        None => (0, 0),
+        // Any bucket is full.
+        Some(0) => (1, 0),
+        Some(rate) => (SECOND.div_ceil(rate.into()), SECOND),
+    };
     Arrivals {
         interval,
         window,
         source_interval,
         source_window,
+        cookie_interval,
+        cookie_window,
         seed,
         mask_v4: mask(from_v4([0xff; 4]), u32::from(spec.prefix_v4) + 96),
         mask_v6: mask([0xff; 16], u32::from(spec.prefix_v6)),

@@ -10,9 +10,9 @@
 use std::{fmt, os::fd::AsFd};
 
 use lb_common::{
-    Acl, Address, AddressFilter, Affinity, Arrivals, ClientKey, ClientPin, Counters, FlowEntry,
-    FlowEvent, FlowKey, Follower, InstanceEntry, PortRanges, PrefixKey, Settings, Subinterface,
-    Table, Traffic, Vip, VipKey,
+    Acl, Address, AddressFilter, Affinity, Arrivals, ClientKey, ClientPin, CookieKeys, Counters,
+    FlowEntry, FlowEvent, FlowKey, Follower, InstanceEntry, PortRanges, PrefixKey, Settings,
+    Subinterface, Table, Traffic, Vip, VipKey,
 };
 
 pub(crate) mod kernel;
@@ -307,6 +307,18 @@ pub(crate) trait Datapath: fmt::Debug + Send {
     /// # Errors
     /// When the map cannot be written.
     fn forget_client(&mut self, key: &ClientKey) -> Result<(), DatapathError>;
+
+    /// The keys of SYN cookies; those of an earlier daemon, where there was one.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    fn cookie_keys(&self) -> Result<CookieKeys, DatapathError>;
+
+    /// Writes the keys of SYN cookies.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    fn put_cookie_keys(&mut self, keys: &CookieKeys) -> Result<(), DatapathError>;
 
     /// Appends the next entries of the connection table to `into`, a few hundred at a time, and
     /// says where to go on; `None` when the walk is over. Entries that come or go meanwhile may or

@@ -10,6 +10,7 @@ use super::{
     affinity::Affinities,
     arrivals,
     ceilings::Ceilings,
+    cookies,
     datapath::{Datapath as _, memory::Memory},
     filter::Filter,
     fixture::{A, B, C, World, service, vip},

@@ -15,8 +15,8 @@ use lb_common::{
     Address, FORWARD_DNAT, FORWARD_GUE, FORWARD_IPIP, FORWARD_L2DSR, FORWARD_NAT, HASH_FLOW,
     HASH_SOURCE, INSTANCE_ACTIVE, INSTANCE_DOWN, INSTANCE_DRAINING, INSTANCE_FAILED, InstanceEntry,
     MAX_VIPS, PROTOCOL_TCP, PROTOCOL_UDP, PortRange, SELECT_HASH, SELECT_LEAST_CONNECTIONS,
-    SELECT_TURN, Settings, Subinterface, VIP_KEEPS_PORT, VIP_LIMITED, VIP_REFUSES, VIP_STAYS,
-    VipKey, from_v4,
+    SELECT_TURN, Settings, Subinterface, VIP_COOKIES, VIP_KEEPS_PORT, VIP_LIMITED, VIP_REFUSES,
+    VIP_STAYS, VipKey, from_v4,
 };
 
 use super::recipe::{Order, Recipe, Share};
@@ -75,6 +75,8 @@ pub(crate) struct VipPlan {
     pub(crate) refuses: bool,
     /// Whether it matters how fast new connections begin.
     pub(crate) limited: bool,
+    /// Whether SYNs may be answered by cookies.
+    pub(crate) cookies: bool,
     /// Whether flows stay with instances whose checks fail.
     pub(crate) stays: bool,
     /// How long a client's instance is remembered, and the fingerprint of the service, where clients
@@ -106,7 +108,12 @@ impl VipPlan {
         };
         let refuses = if self.refuses { VIP_REFUSES } else { 0 };
         let limited = if self.limited { VIP_LIMITED } else { 0 };
-        keeps | refuses | limited | if self.stays { VIP_STAYS } else { 0 }
+        let cookies = if self.cookies {
+            VIP_COOKIES | VIP_LIMITED
+        } else {
+            0
+        };
+        keeps | refuses | limited | cookies | if self.stays { VIP_STAYS } else { 0 }
     }
 
     /// Whether its packets leave from an address of lb's own, of this family.
@@ -201,6 +208,9 @@ fn vip_plan(service: &Service, own: &Service, spec: &VipSpec) -> VipPlan {
         settles: settles(service, spec),
         refuses: own.spec.without_instances == WithoutInstances::Refuse,
         limited: own.spec.limits.arrivals.is_limited() || affinity.is_some(),
+        cookies: own.spec.limits.arrivals.cookies_above.is_some()
+            && service.spec.forwarding.translates()
+            && spec.protocol == Protocol::Tcp,
         stays: spec.protocol == Protocol::Udp && service.spec.udp_flows == UdpFlows::Stay,
         affinity,
         idle: service.spec.idle_timeout,

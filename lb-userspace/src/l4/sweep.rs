@@ -15,7 +15,7 @@ use std::{
 use lb_common::{
     Address, FLOW_FORWARD, FORWARD_DNAT, FlowEntry, FlowKey, INSTANCE_ABSENT, InstanceEntry,
     PROTOCOL_TCP, STATE_CLOSED, STATE_FIN_CLIENT, STATE_FIN_INSTANCE, STATE_OPENING, VIP_SETTLES,
-    Vip, VipKey, translates,
+    Vip, VipKey, forward_of, translates,
 };
 use lb_ebpf::settled::slot_of;
 
@@ -424,13 +424,14 @@ impl Sweep {
                 let has_partner = entry.direction == FLOW_FORWARD && translates(entry.forward);
                 // With `dnat` the reply's goes first, or a connection that begins anew in between
                 // would share it and lose it.
-                if has_partner && entry.forward == FORWARD_DNAT {
+                let is_dnat = forward_of(entry.forward) == FORWARD_DNAT;
+                if has_partner && is_dnat {
                     let partner = datapath.remove_connection(&key.partner(entry))?;
                     self.pass.forgotten += u64::from(partner);
                 }
                 let was_there = datapath.remove_connection(key)?;
                 self.pass.forgotten += u64::from(was_there);
-                if has_partner && entry.forward != FORWARD_DNAT {
+                if has_partner && !is_dnat {
                     let partner = datapath.remove_connection(&key.partner(entry))?;
                     self.pass.forgotten += u64::from(partner);
                 }

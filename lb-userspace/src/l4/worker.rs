@@ -22,6 +22,7 @@ use super::{
     affinity::Affinities,
     arrivals,
     ceilings::{self, Ceilings},
+    cookies,
     datapath::{AttachMode, Datapath},
     filter::Filter,
     host,
@@ -72,6 +73,7 @@ pub(crate) struct Worker {
     ceilings: Ceilings,
     rules: Rules,
     arrivals: arrivals::Limits,
+    cookies: cookies::Keys,
     greeter: Greeter,
     /// Warnings that have been logged and still hold.
     warned: BTreeSet<String>,
@@ -111,6 +113,7 @@ impl Worker {
             ceilings: Ceilings::default(),
             rules: Rules::default(),
             arrivals: arrivals::Limits::new(seed),
+            cookies: cookies::Keys::default(),
             greeter: Greeter::default(),
             warned: BTreeSet::new(),
             retry: RETRY.0,
@@ -275,9 +278,14 @@ impl Worker {
         }
     }
 
-    /// Brings into the kernel how fast new connections may begin.
+    /// Brings into the kernel how fast new connections may begin, and what SYNs that come too fast are
+    /// answered with.
     fn pace(&mut self, snapshot: &Snapshot) -> Result<(), ReconcileError> {
         let (state, datapath) = (&self.state, self.datapath.as_mut());
+        let mut specs = snapshot.services.iter().map(|service| &service.spec);
+        if specs.any(|spec| spec.limits.arrivals.cookies_above.is_some()) {
+            self.cookies.renew(datapath)?;
+        }
         Ok(self.arrivals.apply(snapshot, state, datapath)?)
     }
 

@@ -18,6 +18,9 @@ pub struct ArrivalsSpec {
     pub service: Option<ArrivalRate>,
     /// Of each source; `None` when there is no limit.
     pub source: Option<ArrivalRate>,
+    /// SYNs in a second above which TCP VIPs answer them by SYN cookies, 0: always; `None`: never. It has
+    /// no effect where answers do not come back through lb.
+    pub cookies_above: Option<u32>,
     /// Bits of an IPv4 address that tell sources apart.
     pub prefix_v4: u8,
     /// The same of an IPv6 address.
@@ -30,6 +33,7 @@ impl Default for ArrivalsSpec {
         Self {
             service: None,
             source: None,
+            cookies_above: None,
             prefix_v4: 32,
             prefix_v6: 64,
         }

@@ -52,6 +52,10 @@ pub struct Build {
     pub protocol: u8,
     /// TTL or hop limit.
     pub ttl: u8,
+    /// IPv4 identification.
+    pub id: u16,
+    /// Lowest bits of the IPv6 flow label.
+    pub label: u8,
     /// IPv4 options, a multiple of four bytes.
     pub options: Vec<u8>,
     /// IPv4 flags and fragment offset.
@@ -61,6 +65,12 @@ pub struct Build {
     pub extensions: Vec<(u8, Vec<u8>)>,
     /// TCP flags.
     pub flags: u8,
+    /// TCP sequence number.
+    pub number: u32,
+    /// TCP acknowledgement number.
+    pub acknowledged: u32,
+    /// TCP window.
+    pub window: u16,
     /// TCP options, a multiple of four bytes.
     pub tcp_options: Vec<u8>,
     /// What follows the transport header.
@@ -82,10 +92,15 @@ impl Build {
             destination,
             protocol: PROTOCOL_TCP,
             ttl: 64,
+            id: 0x1234,
+            label: 7,
             options: Vec::new(),
             fragments: 0x4000,
             extensions: Vec::new(),
             flags,
+            number: 1,
+            acknowledged: 2,
+            window: 0xffff,
             tcp_options: Vec::new(),
             payload: Vec::new(),
             checksum: true,
@@ -142,7 +157,7 @@ impl Build {
         let length = 20 + self.options.len();
         let mut header = vec![0x40 | (length / 4) as u8, 0];
         header.extend_from_slice(&((length + segment) as u16).to_be_bytes());
-        header.extend_from_slice(&[0x12, 0x34]);
+        header.extend_from_slice(&self.id.to_be_bytes());
         header.extend_from_slice(&self.fragments.to_be_bytes());
         header.extend_from_slice(&[self.ttl, self.protocol, 0, 0]);
         header.extend_from_slice(&source);
@@ -162,7 +177,7 @@ impl Build {
             chain.push(*next);
             chain.extend_from_slice(body);
         }
-        let mut header = vec![0x60, 0, 0, 7];
+        let mut header = vec![0x60, 0, 0, self.label];
         header.extend_from_slice(&((chain.len() + segment) as u16).to_be_bytes());
         header.extend_from_slice(&[numbers[0], self.ttl]);
         header.extend_from_slice(&source);
@@ -178,7 +193,10 @@ impl Build {
         segment.extend_from_slice(&self.destination.port().to_be_bytes());
         let place = if self.protocol == PROTOCOL_TCP {
             let offset = 0x50 + (self.tcp_options.len() as u8) * 4;
-            segment.extend_from_slice(&[0, 0, 0, 1, 0, 0, 0, 2, offset, self.flags, 0xff, 0xff]);
+            segment.extend_from_slice(&self.number.to_be_bytes());
+            segment.extend_from_slice(&self.acknowledged.to_be_bytes());
+            segment.extend_from_slice(&[offset, self.flags]);
+            segment.extend_from_slice(&self.window.to_be_bytes());
             segment.extend_from_slice(&[0, 0, 0, 0]);
             segment.extend_from_slice(&self.tcp_options);
             16

@@ -12,7 +12,7 @@ mod mutate;
 mod world;
 
 use anyhow::{Context, Result, ensure};
-use lb_common::Counters;
+use lb_common::{CookieKeys, Counters};
 
 pub use self::far_end::far_end_round;
 use self::frames::Frames;
@@ -22,6 +22,14 @@ use super::random::Random;
 
 /// Packets between two looks at the counters.
 const STRIDE: u32 = 64;
+
+/// Of SYN cookies.
+const KEYS: CookieKeys = CookieKeys {
+    keys: [[3, 1], [4, 1]],
+    current: 1,
+    since: 0,
+    origin: 0,
+};
 
 /// Runs the round of a seed: so many packets, or a few more where the last of them came in fragments.
 ///
@@ -46,8 +54,14 @@ pub fn round(seed: u64, packets: u32) -> Result<Counters> {
 fn attempt(seed: u64, packets: u32, stride: u32) -> Result<Counters> {
     let mut random = Random::new(seed);
     let mut lab = Lab::new(World::sizes(&mut random))?;
+    lab.set_cookie_keys(KEYS, 0)?;
     let mut world = World::make(&mut random, &mut lab)?;
+    // Apart, as the rules below: who gets cookies, and what comes between other packets.
+    let mut cookies = Random::new(seed.rotate_left(32));
     let mut frames = Frames::default();
+    if cookies.one_in(3) {
+        world.bake(&mut lab)?;
+    }
     // Apart, so that rounds that were kept for something else stay what they are.
     let mut rules = Random::new(!seed);
     // Every other world is followed, which must make no difference.
@@ -64,13 +78,19 @@ fn attempt(seed: u64, packets: u32, stride: u32) -> Result<Counters> {
         if rules.one_in(400) {
             World::rule(&mut rules, &mut lab)?;
         }
-        for (frame, interface) in frames.next(&mut random) {
+        let between = frames.between(&mut cookies);
+        for (frame, interface) in between.map_or_else(|| frames.next(&mut random), |one| vec![one])
+        {
             number += 1;
             let place = || format!("packet {number} by interface {interface}: {frame:02x?}");
             if let Some(sender) = mutate::sender(&frame) {
                 lab.know_way_back(sender);
             }
             let seen = lab.forward(&frame, interface).with_context(place)?;
+            if number % STRIDE == 0 {
+                // It is the same slot of time in both halves, however long the round takes.
+                lab.set_cookie_keys(KEYS, 0)?;
+            }
             if number % stride == 0 {
                 lab.compare_counters().with_context(place)?;
             }

@@ -10,9 +10,9 @@ use aya::maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray, RingBuf};
 use aya::programs::{TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use lb_common::{
-    Acl, Address, AddressFilter, Affinity, Arrivals, ClientKey, ClientPin, Counters, FlowEntry,
-    FlowEvent, FlowKey, Follower, Followers, InstanceEntry, MAX_INSTANCES, PortRanges, PrefixKey,
-    Settings, Subinterface, Table, Traffic, Vip, VipKey, names,
+    Acl, Address, AddressFilter, Affinity, Arrivals, ClientKey, ClientPin, CookieKeys, Counters,
+    FlowEntry, FlowEvent, FlowKey, Follower, Followers, InstanceEntry, MAX_INSTANCES, PortRanges,
+    PrefixKey, Settings, Subinterface, Table, Traffic, Vip, VipKey, names,
 };
 use lb_ebpf::memory::CLIENTS;
 use nix::sched::{CpuSet, sched_setaffinity};
@@ -316,6 +316,16 @@ impl Kernel {
     pub fn clients(&mut self) -> Result<Vec<(ClientKey, ClientPin)>> {
         let clients = self.hash::<ClientKey, ClientPin>(names::MAP_CLIENTS)?;
         clients.iter().map(|client| Ok(client?)).collect()
+    }
+
+    /// Sets the keys of SYN cookies.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub fn set_cookie_keys(&mut self, keys: &CookieKeys) -> Result<()> {
+        Ok(self
+            .array::<CookieKeys>(names::MAP_COOKIE_KEYS)?
+            .set(0, keys, 0)?)
     }
 
     /// Sets how many live connections an instance may have.

@@ -10,13 +10,14 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use aya::programs::xdp::XdpMode;
 use lb_common::{
-    Acl, Address, AddressFilter, Affinity, Arrivals, ClientKey, ClientPin, Counter, Counters,
-    EVENT_BYTES, FAR_WORDS, FOLLOW_ALL_VIPS, FORWARD_NAT, Follower, INSTANCE_ACTIVE, InstanceEntry,
-    NEAR_WORDS, PROTOCOL_TCP, PROTOCOL_UDP, PortRanges, PrefixKey, SELECT_HASH, SLOTS, Settings,
-    Slot, Subinterface, Table, Vip, VipKey, from_v4, names,
+    Acl, Address, AddressFilter, Affinity, Arrivals, ClientKey, ClientPin, CookieKeys, Counter,
+    Counters, EVENT_BYTES, FAR_WORDS, FOLLOW_ALL_VIPS, FORWARD_NAT, Follower, INSTANCE_ACTIVE,
+    InstanceEntry, NEAR_WORDS, PROTOCOL_TCP, PROTOCOL_UDP, PortRanges, PrefixKey, SELECT_HASH,
+    SLOTS, Settings, Slot, Subinterface, Table, Vip, VipKey, from_v4, names,
 };
 use lb_ebpf::memory::{Frame, MemoryTables};
-use lb_ebpf::{Scratch, Tables, Verdict, process};
+use lb_ebpf::{Scratch, Tables, Verdict, cookie::SLOT_BITS, process};
+use rustix::time::{ClockId, clock_gettime};
 
 use super::kernel::{Kernel, Sizes, pin};
 use super::network::{self, BACK, FRONT, NAT_V4, NAT_V6};
@@ -313,6 +314,24 @@ impl Lab {
             "expected the clients {library:?}, found {kernel:?}"
         );
         Ok(kernel.len())
+    }
+
+    /// Sets the keys of SYN cookies, and makes it the middle of the slot of time with this number, in either
+    /// half by its own clock. So neither that nor which tick of its clock the program has seen makes a
+    /// difference.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn set_cookie_keys(&mut self, keys: CookieKeys, slot: u64) -> Result<()> {
+        let age = (2 * slot + 1) << (SLOT_BITS - 1);
+        let begun = |now: u64| CookieKeys {
+            origin: now.wrapping_sub(age),
+            ..keys
+        };
+        self.memory.set_cookie_keys(begun(self.memory.now()));
+        let now = clock_gettime(ClockId::MonotonicCoarse);
+        let now = now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64;
+        self.kernel.set_cookie_keys(&begun(now))
     }
 
     /// Sets how many live connections an instance may have.

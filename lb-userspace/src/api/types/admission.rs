@@ -52,6 +52,9 @@ pub struct Admission {
     /// The same as `new_connections_burst` of each source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_new_connections_burst: Option<u32>,
+    /// SYNs in a second above which TCP VIPs answer them by SYN cookies; 0: always; absent: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub syn_cookies_above: Option<u32>,
     /// The proxy's connections to all instances together.
     #[serde(default)]
     pub connections: u64,

@@ -105,6 +105,7 @@ fn configuration_and_metrics_can_be_read() {
             "-",
             "-",
             "-",
+            "-",
             "10",
             "0",
             "50"

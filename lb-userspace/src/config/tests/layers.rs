@@ -407,3 +407,57 @@ fn a_service_recovers_as_the_defaults_say_setting_by_setting() {
     assert_eq!(recovery(by_name("web")), Some(web));
     assert_eq!(recovery(by_name("old")), None);
 }
+
+#[test]
+fn syn_cookies_are_for_services_whose_answers_come_back() {
+    const TCP: &str = "[[vips]]\naddress = \"10.0.0.9\"\nport = 53\nservice = \"shop\"";
+    let udp = format!("{TCP}\nprotocol = \"udp\"");
+    let text = |settings: &str, rest: &str| {
+        format!(
+            "datapath.interfaces = [\"eth0\"]\n[services.shop]\ninstances = [\"10.0.0.1:53\"]\n\
+             {settings}\n{rest}\n"
+        )
+    };
+    let above = |text: &str| {
+        let config = load_text(text).unwrap();
+        config.desired.services[0].limits.arrivals.cookies_above
+    };
+    let asks = "limits.syn_cookies_above = 5000";
+    assert_eq!(above(&text("", TCP)), None);
+    assert_eq!(above(&text(asks, TCP)), Some(5000));
+    assert_eq!(above(&text("limits.syn_cookies_above = 0", TCP)), Some(0));
+    let dnat = format!("{asks}\nforwarding = \"dnat\"");
+    assert_eq!(above(&text(&dnat, &format!("{TCP}\n{udp}"))), Some(5000));
+    // As a default it is for whom it has an effect.
+    for (settings, rest) in [("forwarding = \"l2dsr\"", TCP), ("", &udp), ("", "")] {
+        let rest = format!("{rest}\n[defaults]\n{asks}");
+        assert_eq!(above(&text(settings, &rest)), Some(5000));
+    }
+    for (settings, rest, expected) in [
+        (
+            "forwarding = \"gue\"",
+            TCP,
+            "forwarding = \"nat\" or \"dnat\": with \"gue\" the answers of instances do not come back \
+             through lb, and SYNs are answered by the instance's own kernel, which makes cookies when \
+             it has to (net.ipv4.tcp_syncookies)",
+        ),
+        (
+            "",
+            udp.as_str(),
+            "a TCP VIP that leads to the service: UDP has no SYNs",
+        ),
+        (
+            "",
+            "",
+            "a VIP that leads to the service: connections to the gateway are accepted by this host's \
+             kernel, which makes cookies when it has to (net.ipv4.tcp_syncookies)",
+        ),
+    ] {
+        let settings = format!("{asks}\n{settings}");
+        let found = faults(load_text(&text(&settings, rest)));
+        let expected = format!(
+            "lb.toml:4:28: services.shop.limits.syn_cookies_above: expected {expected}; found 5000"
+        );
+        assert_eq!(found, [expected]);
+    }
+}

@@ -21,9 +21,9 @@ use aya::{
     programs::Xdp,
 };
 use lb_common::{
-    Acl, Address, AddressFilter, Affinity, Arrivals, ClientKey, ClientPin, Counters, FlowEntry,
-    FlowKey, InstanceEntry, PortRanges, PrefixKey, Settings, Subinterface, Table, Traffic, Vip,
-    VipKey, names,
+    Acl, Address, AddressFilter, Affinity, Arrivals, ClientKey, ClientPin, CookieKeys, Counters,
+    FlowEntry, FlowKey, InstanceEntry, PortRanges, PrefixKey, Settings, Subinterface, Table,
+    Traffic, Vip, VipKey, names,
 };
 
 use self::{
@@ -31,7 +31,7 @@ use self::{
     affinity::AffinityMaps,
     events::Events,
     links::Links,
-    maps::{AddressMap, ArrivalMap, CeilingMap, FilterMap, Maps, VlanMap},
+    maps::{AddressMap, ArrivalMap, CeilingMap, CookieMap, FilterMap, Maps, VlanMap},
     pins::MapSet,
 };
 use super::{Adopted, Attachment, Cursor, Datapath, DatapathError, Limits};
@@ -68,6 +68,7 @@ pub(crate) struct Kernel {
     arrivals: ArrivalMap,
     filter: FilterMap,
     affinity: AffinityMaps,
+    cookies: CookieMap,
     addresses: AddressMap,
     vlans: VlanMap,
     links: Links,
@@ -335,6 +336,16 @@ impl Datapath for Kernel {
             Err(error) if !is_absent(&error) => Err(written(|| "a client".to_owned())(error)),
             _ => Ok(()),
         }
+    }
+
+    fn cookie_keys(&self) -> Result<CookieKeys, DatapathError> {
+        let result = self.cookies.get();
+        result.map_err(read(|| "the keys of SYN cookies".to_owned()))
+    }
+
+    fn put_cookie_keys(&mut self, keys: &CookieKeys) -> Result<(), DatapathError> {
+        let result = self.cookies.set(keys);
+        result.map_err(written(|| "the keys of SYN cookies".to_owned()))
     }
 
     fn connections(

@@ -9,9 +9,9 @@ use std::{
 };
 
 use lb_common::{
-    Acl, Address, AddressFilter, Affinity, Arrivals, ClientKey, ClientPin, Counters, FlowEntry,
-    FlowKey, InstanceEntry, MAX_INSTANCES, PortRanges, PrefixKey, SLOTS, Settings, Subinterface,
-    Table, Traffic, Vip, VipKey,
+    Acl, Address, AddressFilter, Affinity, Arrivals, ClientKey, ClientPin, CookieKeys, Counters,
+    FlowEntry, FlowKey, InstanceEntry, MAX_INSTANCES, PortRanges, PrefixKey, SLOTS, Settings,
+    Subinterface, Table, Traffic, Vip, VipKey,
 };
 use lb_ebpf::{
     Route, Scratch, Tables as _, Verdict,
@@ -296,6 +296,16 @@ impl Datapath for Memory {
     fn put_acl(&mut self, acl: &Acl) -> Result<(), DatapathError> {
         self.write("acl".to_owned())?;
         self.kernel.set_acl(Box::new(*acl));
+        Ok(())
+    }
+
+    fn cookie_keys(&self) -> Result<CookieKeys, DatapathError> {
+        Ok(self.kernel.cookie_keys())
+    }
+
+    fn put_cookie_keys(&mut self, keys: &CookieKeys) -> Result<(), DatapathError> {
+        self.write("cookie keys".to_owned())?;
+        self.kernel.set_cookie_keys(*keys);
         Ok(())
     }
 

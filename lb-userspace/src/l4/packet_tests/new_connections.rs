@@ -145,3 +145,47 @@ fn vips_of_a_service_share_a_bucket_and_services_do_not() {
         .unwrap();
     assert_eq!(memory.take_log().len(), 3);
 }
+
+#[test]
+fn syns_are_answered_by_cookies_where_that_can_be() {
+    let cookies = |forwarding, above| {
+        let spec = ArrivalsSpec {
+            cookies_above: Some(above),
+            ..ArrivalsSpec::default()
+        };
+        let mut balancer =
+            Balancer::new(vec![limited(web(Algorithm::RoundRobin, forwarding), spec)]);
+        let mut datapath = balancer.memory.clone();
+        cookies::Keys::default().renew(&mut datapath).unwrap();
+        balancer.pace();
+        balancer.memory.kernel().set_now(100 * SECOND);
+        balancer
+    };
+    let fates = |balancer: &Balancer, ports: std::ops::Range<u16>| {
+        let send = |port: u16| {
+            let mut packet = tcp([10, 1, 0, 1], port, [192, 0, 2, 1], 80, SYN);
+            balancer.memory.send(&mut packet)
+        };
+        let fates: Vec<Verdict> = ports.map(send).collect();
+        let of = |fate| fates.iter().filter(|found| **found == fate).count();
+        (
+            of(Verdict::Transmit),
+            of(Verdict::Answer(Counter::AnsweredCookie)),
+        )
+    };
+    for forwarding in [Forwarding::Nat, Forwarding::Dnat] {
+        let always = cookies(forwarding, 0);
+        assert_eq!(fates(&always, 1000..1100), (0, 100));
+        assert_eq!(always.memory.kernel().flows().len(), 0);
+        let above = cookies(forwarding, 40);
+        assert_eq!(fates(&above, 1000..1100), (40, 60));
+        // While SYNs come as fast there are none but cookies.
+        above.memory.kernel().set_now(100 * SECOND + SECOND / 2);
+        assert_eq!(fates(&above, 2000..2100), (0, 100));
+        above.memory.kernel().set_now(110 * SECOND);
+        assert_eq!(fates(&above, 3000..3040), (40, 0));
+    }
+    // As a default it has no effect where answers go elsewhere.
+    let direct = cookies(Forwarding::L2Dsr, 0);
+    assert_eq!(fates(&direct, 1000..1100), (100, 0));
+}

@@ -183,7 +183,7 @@ fn limit(lab: &mut Lab) -> Result<()> {
                 mask_v4: [0xff; 16],
                 mask_v6: [0xff; 16],
                 bucket: id,
-                pad: 0,
+                ..Arrivals::default()
             };
             lab.set_arrivals(id, limit)?;
         }

@@ -1,8 +1,10 @@
 //! Frames: of clients to VIPs and elsewhere, answers to what was forwarded, ICMP messages about it, and
 //! all of that damaged.
 
+use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use lb_common::Counter;
 use lb_ebpf::Verdict;
 
 use super::mutate::{self, L3};
@@ -19,12 +21,22 @@ pub(super) const MOST: usize = 3000;
 /// Frames that left the balancer and are remembered to be answered.
 const ANSWERABLE: usize = 64;
 
+/// SYNs of a flood: more than any table keeps of those of which nothing else is heard.
+const FLOOD: u32 = 1500;
+
 /// Where frames come from, with what has become of the last ones.
 #[derive(Debug, Default)]
 pub(super) struct Frames {
     out: Vec<Vec<u8>>,
     place: usize,
     last: Vec<u8>,
+    /// What follows in handshakes that begin with a cookie, and where it comes in.
+    next: VecDeque<(Vec<u8>, u32)>,
+    /// SYNs that instances have got in such handshakes.
+    seconds: u32,
+    /// Whom SYNs are poured over, and how many more.
+    flooded: Option<SocketAddr>,
+    flood: u32,
 }
 
 impl Frames {
@@ -53,10 +65,64 @@ impl Frames {
         frames.into_iter().map(|frame| (frame, interface)).collect()
     }
 
+    /// What comes between other packets: now and then the next one of a handshake that began with a
+    /// cookie, rarely a flood of SYNs.
+    pub(super) fn between(&mut self, random: &mut Random) -> Option<(Vec<u8>, u32)> {
+        if let Some(target) = self.flooded {
+            self.flood -= 1;
+            self.flooded = self.flooded.filter(|_| self.flood > 0);
+            let from = client(random, target.is_ipv4());
+            let from = SocketAddr::new(from.ip(), random.any() as u16 | 1);
+            return Some((Build::tcp(from, target, tcp::SYN).bytes(), FRONT));
+        }
+        if random.one_in(10_000) {
+            self.flooded = Some(at_vip(random));
+            self.flood = FLOOD;
+        }
+        if self.next.is_empty() || !random.one_in(3) {
+            return None;
+        }
+        let (mut frame, interface) = self.next.pop_front()?;
+        if random.one_in(8) {
+            mutate::damage(random, &mut frame);
+            frame.resize(frame.len().clamp(L3, MOST), 0);
+        }
+        Some((frame, interface))
+    }
+
+    /// Notes what comes next where two handshakes are made one: a client shows its cookie, an instance
+    /// answers, a client goes on.
+    fn expect(&mut self, frame: &[u8], seen: &Seen) {
+        let is_cookie = seen.verdict == Verdict::Answer(Counter::AnsweredCookie);
+        let syn = mutate::tcp_flags(&seen.frame) == Some(tcp::SYN);
+        let was_ack = mutate::tcp_flags(frame).is_some_and(|flags| flags & tcp::ACK != 0);
+        let is_second = goes(seen) && was_ack && (syn || mutate::is_probe(&seen.frame));
+        if !is_cookie && !is_second || self.next.len() >= ANSWERABLE {
+            return;
+        }
+        let mut answer = seen.frame.clone();
+        mutate::turn_round(&mut answer);
+        mutate::acknowledge(&mut answer);
+        // One instance in five knows an older connection.
+        self.seconds += u32::from(syn);
+        let flags = if syn && !self.seconds.is_multiple_of(5) {
+            tcp::SYN | tcp::ACK
+        } else {
+            tcp::ACK
+        };
+        mutate::set_tcp_flags(&mut answer, flags);
+        let interface = match seen.verdict {
+            Verdict::Redirect(interface) => interface,
+            _ => FRONT,
+        };
+        self.next.push_back((answer, interface));
+    }
+
     /// Takes note of what has become of a frame.
     pub(super) fn saw(&mut self, frame: &[u8], seen: &Seen) {
         self.last = frame.to_vec();
-        if !matches!(seen.verdict, Verdict::Transmit | Verdict::Redirect(_)) {
+        self.expect(frame, seen);
+        if !goes(seen) {
             return;
         }
         if self.out.len() < ANSWERABLE {
@@ -95,6 +161,10 @@ impl Frames {
         }
         frame
     }
+}
+
+const fn goes(seen: &Seen) -> bool {
+    matches!(seen.verdict, Verdict::Transmit | Verdict::Redirect(_))
 }
 
 pub(super) const FLAGS: &[u8] = &[

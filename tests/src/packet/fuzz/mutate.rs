@@ -68,6 +68,34 @@ pub(super) fn set_tcp_flags(frame: &mut [u8], flags: u8) {
     }
 }
 
+/// The flags of a TCP segment.
+pub(super) fn tcp_flags(frame: &[u8]) -> Option<u8> {
+    let (l4, protocol) = transport(frame)?;
+    (protocol == 6)
+        .then(|| frame.get(l4 + 13).copied())
+        .flatten()
+}
+
+/// Whether a frame is what opens a client's window: a segment with one byte of nothing.
+pub(super) fn is_probe(frame: &[u8]) -> bool {
+    transport(frame)
+        .is_some_and(|(l4, protocol)| protocol == 6 && frame.get(l4 + 20..) == Some(&[0]))
+}
+
+/// Makes a TCP segment, turned round, acknowledge the one that it was; as above.
+pub(super) fn acknowledge(frame: &mut [u8]) {
+    if let Some((l4, 6)) = transport(frame)
+        && let Some(numbers) = frame.get_mut(l4 + 4..l4 + 12)
+    {
+        let (own, other) = numbers.split_at_mut(4);
+        own.swap_with_slice(other);
+        if let Ok(number) = <[u8; 4]>::try_from(&*other) {
+            let next = u32::from_be_bytes(number).wrapping_add(1);
+            other.copy_from_slice(&next.to_be_bytes());
+        }
+    }
+}
+
 /// An ICMP error about a frame, from a router on its way to the sender of the packet or to somebody
 /// else; nothing when the frame has no IP packet.
 pub(super) fn report(random: &mut Random, about: &[u8], to: Option<IpAddr>) -> Option<Vec<u8>> {

@@ -7,11 +7,12 @@
 
 use anyhow::Result;
 use lb_common::{
-    Affinity, FORWARD_DNAT, FORWARD_GUE, FORWARD_IPIP, FORWARD_L2DSR, FORWARD_NAT, HASH_FLOW,
-    HASH_SOURCE, INSTANCE_ABSENT, INSTANCE_ACTIVE, INSTANCE_DOWN, INSTANCE_DRAINING, InstanceEntry,
-    PREFIX_ALLOWED, PREFIX_DENIED, PROTOCOL_TCP, PROTOCOL_UDP, PortRange, SELECT_HASH,
-    SELECT_LEAST_CONNECTIONS, SELECT_TURN, SLOTS, Settings, Slot, Table, VIP_KEEPS_PORT,
-    VIP_LIMITED, VIP_OWNED, VIP_OWNED_BY_SOURCE, VIP_REFUSES, VIP_SETTLES, Vip, VipKey, translates,
+    Affinity, Arrivals, FORWARD_DNAT, FORWARD_GUE, FORWARD_IPIP, FORWARD_L2DSR, FORWARD_NAT,
+    HASH_FLOW, HASH_SOURCE, INSTANCE_ABSENT, INSTANCE_ACTIVE, INSTANCE_DOWN, INSTANCE_DRAINING,
+    InstanceEntry, PREFIX_ALLOWED, PREFIX_DENIED, PROTOCOL_TCP, PROTOCOL_UDP, PortRange,
+    SELECT_HASH, SELECT_LEAST_CONNECTIONS, SELECT_TURN, SLOTS, Settings, Slot, Table, VIP_COOKIES,
+    VIP_KEEPS_PORT, VIP_LIMITED, VIP_OWNED, VIP_OWNED_BY_SOURCE, VIP_REFUSES, VIP_SETTLES, Vip,
+    VipKey, translates,
 };
 
 use crate::packet::kernel::Sizes;
@@ -57,6 +58,7 @@ pub(super) struct World {
     vips: Vec<(VipKey, Vip)>,
     tables: Vec<Plan>,
     generations: [u16; 16],
+    has_cookies: bool,
 }
 
 impl World {
@@ -73,6 +75,7 @@ impl World {
             vips: Vec::new(),
             tables: (0..TABLES).map(|_| plan(random)).collect(),
             generations: [1; 16],
+            has_cookies: false,
         };
         let settings = settings(random, lab.settings());
         lab.set_settings(settings)?;
@@ -138,6 +141,22 @@ impl World {
         }
         for index in self.instances() {
             lab.check_traffic(0, index)?;
+        }
+        Ok(())
+    }
+
+    /// Makes VIPs answer all SYNs by cookies, those that there are and those that they become.
+    pub(super) fn bake(&mut self, lab: &mut Lab) -> Result<()> {
+        self.has_cookies = true;
+        for (key, vip) in &mut self.vips {
+            vip.flags |= cookies(vip.id, key.protocol, vip.forward);
+            lab.change_vip(*key, *vip)?;
+            let limit = Arrivals {
+                cookie_interval: 1,
+                bucket: vip.id,
+                ..Arrivals::default()
+            };
+            lab.set_arrivals(vip.id, limit)?;
         }
         Ok(())
     }
@@ -263,6 +282,9 @@ impl World {
         if several || random.one_in(4) {
             flags |= VIP_KEEPS_PORT;
         }
+        if self.has_cookies {
+            flags |= cookies(id, protocol, forward);
+        }
         Vip {
             table: table as u32,
             forward,
@@ -271,6 +293,15 @@ impl World {
             hash_of: random.pick(&[HASH_FLOW, HASH_FLOW, HASH_SOURCE]),
             ..vip(id)
         }
+    }
+}
+
+/// Flags of the VIP with this number, of which two in three answer SYNs by cookies if they can.
+const fn cookies(id: u32, protocol: u8, forward: u8) -> u8 {
+    if id.is_multiple_of(3) || protocol != PROTOCOL_TCP || !translates(forward) {
+        0
+    } else {
+        VIP_COOKIES | VIP_LIMITED
     }
 }
 

@@ -10,7 +10,7 @@ use super::{
     chain,
     events::{self, Events},
     links::{self, Links},
-    maps::{self, AddressMap, ArrivalMap, CeilingMap, FilterMap, Maps, VlanMap},
+    maps::{self, AddressMap, ArrivalMap, CeilingMap, CookieMap, FilterMap, Maps, VlanMap},
     pins::{MapSet, Pins},
     stages, takeover, xdp,
 };
@@ -84,6 +84,8 @@ pub(crate) fn open(spec: &DatapathSpec) -> Result<Loaded, L4Error> {
     let arrivals = ArrivalMap::take(&mut program)?;
     let filter = FilterMap::take(&mut program)?;
     let affinity = AffinityMaps::take(&mut program, spec, clients)?;
+    let keys_of = former.as_ref().map(|set| set.path.as_path());
+    let cookies = CookieMap::take(&mut program, keys_of)?;
     let addresses = AddressMap::take(&mut program)?;
     let vlans = VlanMap::take(&mut program)?;
     let recorder = RecorderMaps::take(&mut program)?;
@@ -98,6 +100,7 @@ pub(crate) fn open(spec: &DatapathSpec) -> Result<Loaded, L4Error> {
         arrivals,
         filter,
         affinity,
+        cookies,
         addresses,
         vlans,
         links,
@@ -128,6 +131,8 @@ fn build(
     for name in names::PINNED_MAPS {
         loader.map_pin_path(name, ours.path.join(name));
     }
+    let keys = names::MAP_COOKIE_KEYS;
+    loader.map_pin_path(keys, ours.path.join(keys));
     events::set_level(&mut loader, spec.log);
     loader.map_max_entries(names::MAP_CONNECTIONS, spec.max_connections);
     loader.map_max_entries(names::MAP_TABLES, maps::tables(spec));

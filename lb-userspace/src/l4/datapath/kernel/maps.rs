@@ -7,9 +7,9 @@ use aya::{
     maps::{Array, HashMap, IterableMap as _, Map, MapData, MapError, MapInfo, PerCpuArray},
 };
 use lb_common::{
-    Address, AddressFilter, Arrivals, CLIENT_HOPS, ClientHop, Counters, FlowEntry, FlowKey,
-    InstanceEntry, MAX_INSTANCES, MAX_SUBINTERFACES, MAX_VIPS, NextHop, PortRanges, Settings,
-    Subinterface, Table, Traffic, Vip, VipKey, names,
+    Address, AddressFilter, Arrivals, CLIENT_HOPS, ClientHop, CookieKeys, Counters, FlowEntry,
+    FlowKey, InstanceEntry, MAX_INSTANCES, MAX_SUBINTERFACES, MAX_VIPS, NextHop, PortRanges,
+    Settings, Subinterface, Table, Traffic, Vip, VipKey, names,
 };
 
 use crate::{
@@ -210,6 +210,51 @@ impl FilterMap {
     /// Replaces the filter.
     pub(super) fn set(&mut self, filter: &AddressFilter) -> Result<(), MapError> {
         self.0.set(0, filter, 0)
+    }
+}
+
+/// The keys of SYN cookies. Pinned beside the maps that outlive the daemon, but none of those: a set of
+/// maps without it is as good as any, for a program that makes no cookies.
+pub(super) struct CookieMap(Array<MapData, CookieKeys>);
+
+impl std::fmt::Debug for CookieMap {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CookieMap").finish_non_exhaustive()
+    }
+}
+
+impl CookieMap {
+    /// Takes the map out of a loaded program. Where it has no keys those of `former` are taken over, if
+    /// there are any: cookies that are under way are to be good.
+    pub(super) fn take(program: &mut Ebpf, former: Option<&Path>) -> Result<Self, L4Error> {
+        let shape = shape::<u32, CookieKeys>(1);
+        let mut map: Array<MapData, CookieKeys> = take_own(program, names::MAP_COOKIE_KEYS, shape)?;
+        let is_set = |map: &Array<MapData, CookieKeys>| {
+            let keys = map.get(&0, 0);
+            keys.is_ok_and(|keys| keys.is_set())
+        };
+        let former = former
+            .and_then(|folder| MapData::from_pin(folder.join(names::MAP_COOKIE_KEYS)).ok())
+            .and_then(|data| Array::try_from(Map::from_map_data(data).ok()?).ok())
+            .filter(is_set);
+        if let Some(former) = former
+            && !is_set(&map)
+            && let Ok(keys) = former.get(&0, 0)
+            && let Err(error) = map.set(0, keys, 0)
+        {
+            tracing::warn!(%error, "SYN cookies that are under way will not be accepted");
+        }
+        Ok(Self(map))
+    }
+
+    /// The keys.
+    pub(super) fn get(&self) -> Result<CookieKeys, MapError> {
+        self.0.get(&0, 0)
+    }
+
+    /// Sets the keys.
+    pub(super) fn set(&mut self, keys: &CookieKeys) -> Result<(), MapError> {
+        self.0.set(0, keys, 0)
     }
 }
 
