@@ -20,11 +20,7 @@ use lb_ebpf::{
     record::{Whose, is_sample, wants},
 };
 
-use crate::{
-    atomic,
-    packet::XdpPacket,
-    tables::{Maps, opaque},
-};
+use crate::{atomic, packet::XdpPacket, parts::opaque, tables::Maps};
 
 /// Bytes of [`FLOW_EVENTS`]: some two thousand events, which is what comes in while the daemon does
 /// something else for a tenth of a second. It is there whether anybody follows or not.

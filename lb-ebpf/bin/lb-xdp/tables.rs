@@ -12,14 +12,12 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use lb_common::{
-    ACL_ON, ACL_WIDE_V6, Acl, Address, AddressFilter, Affinity, Arrivals, COUNTER_COUNT, ClientHop,
-    ClientKey, ClientPin, Counter, Counters, FAR_WORDS, FILTER_WORDS, FlowEntry, FlowKey,
-    InstanceEntry, MAX_RANGES, NEAR_WORDS, NextHop, PREFIX_DENIED, PrefixKey, REPLY_WORDS, SLOTS,
-    SOURCE_WAYS, Settings, Slot, SourceSet, Splice, Table, Traffic, VIP_OF_PORTS, Vip, VipKey,
-    filter_bit, is_v4, marks,
+    ACL_ON, Address, Affinity, Arrivals, COUNTER_COUNT, ClientHop, ClientKey, ClientPin, Counter,
+    Counters, FlowEntry, FlowKey, InstanceEntry, MAX_RANGES, NextHop, PREFIX_DENIED, PrefixKey,
+    SOURCE_WAYS, Settings, Slot, SourceSet, Traffic, VIP_OF_PORTS, Vip, VipKey,
 };
 use lb_ebpf::{
-    Flow, Insert, Route, Scratch, Tables,
+    Flow as _, Insert, Route, Scratch, Tables,
     acl::Judged,
     fragment::{FragmentKey, Note},
     recent::{self, Moment},
@@ -28,68 +26,19 @@ use lb_ebpf::{
 };
 
 use crate::{
-    atomic, fib, former,
+    atomic, fib,
+    flow::MapFlow,
+    former,
     maps::{
-        ACL, ADDRESS_FILTER, AFFINITIES, ARRIVALS, BUCKETS, CEILINGS, CLIENT_HOPS, CLIENTS,
-        CONNECTIONS, COOKIE_KEYS, COUNTERS, EPOCHS, EXPIRED, FRAGMENTS, INSTANCE_TRAFFIC,
-        INSTANCES, JUDGED, LIVE, NEXT_HOPS, OPENINGS, PREFIXES, RECENT, SERVICES, SETTINGS,
-        SOURCES, TABLES, TURNS, VIP_ADDRESSES, VIP_DROPS, VIP_EPOCH, VIP_TRAFFIC, VIPS, WORKPLACE,
-        Workplace,
+        ACL, ADDRESS_FILTER, AFFINITIES, ARRIVALS, BUCKETS, CLIENT_HOPS, CLIENTS, CONNECTIONS,
+        COOKIE_KEYS, COUNTERS, EPOCHS, EXPIRED, FRAGMENTS, INSTANCE_TRAFFIC, INSTANCES, JUDGED,
+        LIVE, NEXT_HOPS, OPENINGS, PREFIXES, RECENT, SERVICES, SETTINGS, SOURCES, TURNS,
+        VIP_ADDRESSES, VIP_DROPS, VIP_EPOCH, VIP_TRAFFIC, VIPS, WORKPLACE, Workplace,
     },
+    parts::{add_live, ceiling, column, is_expected, is_marked, opaque},
 };
 
 const EEXIST: i32 = -17;
-
-/// An element of the connection table.
-///
-/// It may be removed while the program holds it. The kernel keeps its memory until the program has
-/// ended, though it may give it to another connection of the same table by then, as with every
-/// BPF hash map; a packet in flight at that moment meets the new owner's entry.
-pub(crate) struct MapFlow(*mut FlowEntry);
-
-impl Flow for MapFlow {
-    #[inline(always)]
-    fn entry(&self) -> FlowEntry {
-        // SAFETY: a pointer to a whole map value, valid while the program runs.
-        unsafe { ptr::read(self.0) }
-    }
-
-    #[inline(always)]
-    fn touch(&self, now: u64) {
-        // SAFETY: as above; eight aligned bytes are written at once.
-        unsafe { ptr::write_volatile(&raw mut (*self.0).last_seen, now) }
-    }
-
-    #[inline(always)]
-    fn set_state(&self, bits: u32) -> u32 {
-        // SAFETY: as above; all writers of the field are atomic, and the assertion below this block
-        // says that it begins eight aligned bytes.
-        unsafe { atomic::fetch_or(&raw mut (*self.0).state, bits) }
-    }
-
-    #[inline(always)]
-    fn clear_state(&self, bits: u32) {
-        // SAFETY: as above.
-        unsafe { atomic::clear(&raw mut (*self.0).state, bits) }
-    }
-
-    #[inline(always)]
-    fn splice(&self) -> Splice {
-        // SAFETY: as above: the eight aligned bytes that begin there are read at once.
-        Splice(unsafe { ptr::read_volatile((&raw const (*self.0).state).cast()) })
-    }
-
-    #[inline(always)]
-    fn change_splice(&self, old: Splice, new: Splice) -> bool {
-        // SAFETY: as above.
-        let place = unsafe { &raw mut (*self.0).state }.cast();
-        // SAFETY: as above.
-        unsafe { atomic::compare_exchange(place, old.0, new.0) == old.0 }
-    }
-}
-
-// What `atomic::fetch_or` asks of the field.
-const _: () = assert!(core::mem::offset_of!(FlowEntry, state) % 8 == 0);
 
 /// All maps, with what is looked up once for a packet.
 pub(crate) struct Maps<'a> {
@@ -653,97 +602,5 @@ impl Tables for Maps<'_> {
             // SAFETY: this processor's element, which nothing else writes.
             change(unsafe { &mut *traffic });
         }
-    }
-}
-
-/// Hides a value's origin from the compiler, which otherwise proves a comparison superfluous that
-/// the verifier, who knows less arithmetic, insists on.
-#[inline(always)]
-pub(crate) fn opaque(mut value: u64) -> u64 {
-    // SAFETY: copies a register to itself. Without any instruction at all, the debug information
-    // would name the same place twice, which the kernel refuses.
-    unsafe { core::arch::asm!("{0} = {0}", inout(reg) value, options(nomem, nostack)) };
-    value
-}
-
-/// Whether the filter is off, or has a bit of one of the ends.
-#[inline(always)]
-fn is_expected(filter: *const AddressFilter, key: &FlowKey) -> bool {
-    let read = |words: *const u64, bit: u32, length: usize| {
-        let word = opaque(u64::from(bit / 64)) as usize & (length - 1);
-        // SAFETY: a word of a part of a map value; its place is below their number.
-        unsafe { ptr::read(words.add(word)) >> (bit % 64) & 1 }
-    };
-    // SAFETY: fields of a map value, which the daemon writes word by word.
-    let (is_on, first, last, replies, destinations, sources) = unsafe {
-        (
-            ptr::read_volatile(&raw const (*filter).is_on),
-            ptr::read_volatile(&raw const (*filter).nat_port_first),
-            ptr::read_volatile(&raw const (*filter).nat_port_last),
-            (&raw const (*filter).replies).cast(),
-            (&raw const (*filter).destinations).cast(),
-            (&raw const (*filter).sources).cast(),
-        )
-    };
-    let (to, from) = (filter_bit(&key.destination), filter_bit(&key.source));
-    let port = u64::from(u16::from_be_bytes(key.destination_port));
-    // Joined without branches, which the verifier would go all ways of: a difference below zero has its
-    // uppermost bit set.
-    let below = port.wrapping_sub(u64::from(first));
-    let above = u64::from(last).wrapping_sub(port);
-    let is_port = !opaque(below | above) >> 63;
-    let is_off = u64::from(is_on) ^ 1;
-    let met = is_off
-        | read(destinations, to, FILTER_WORDS)
-        | read(sources, from, FILTER_WORDS)
-        | read(replies, to, REPLY_WORDS) & is_port;
-    opaque(met) != 0
-}
-
-/// Whether one of the marks of a source is set. The parts are joined without branches, which the
-/// verifier would go all ways of.
-#[inline(always)]
-fn is_marked(acl: *const Acl, flags: u64, source: &Address) -> bool {
-    let read = |marks: *const u64, words: usize, mark: u32| {
-        let word = opaque(u64::from(mark / 64)) as usize & (words - 1);
-        // SAFETY: a word of a part of a map value; its place is below their number.
-        unsafe { ptr::read(marks.add(word)) >> (mark % 64) }
-    };
-    // SAFETY: fields of a map value that the pointer is of.
-    let (nears, fars) = unsafe {
-        (
-            (&raw const (*acl).near).cast(),
-            (&raw const (*acl).far).cast(),
-        )
-    };
-    let [near, far] = marks(source);
-    let wide = u64::from(flags & ACL_WIDE_V6 != 0) & u64::from(!is_v4(source));
-    (read(nears, NEAR_WORDS, near) | read(fars, FAR_WORDS, far) | wide) & 1 != 0
-}
-
-/// A value of one column of a table; 0 where there is none.
-#[inline(always)]
-fn column(table: u32, slot: u32, of: impl FnOnce(*const Table) -> *const u16) -> u16 {
-    let Some(table) = TABLES.get_ptr(table) else {
-        return 0;
-    };
-    let slot = opaque(u64::from(slot)) as usize;
-    if slot >= SLOTS {
-        return 0;
-    }
-    // SAFETY: the slot is in the table. The daemon writes spare tables only.
-    unsafe { ptr::read(of(table).add(slot)) }
-}
-
-#[inline(always)]
-fn ceiling(index: u16) -> u64 {
-    CEILINGS.get(index as u32).copied().unwrap_or(0)
-}
-
-#[inline(always)]
-fn add_live(index: u16, change: u64) {
-    if let Some(live) = LIVE.get_ptr_mut(index as u32) {
-        // SAFETY: a map value of eight aligned bytes; all writers are atomic.
-        unsafe { atomic::add(live, change) }
     }
 }
