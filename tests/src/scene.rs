@@ -81,6 +81,14 @@ impl Scene {
         std::thread::sleep(Duration::from_millis(150));
     }
 
+    /// What the packet path has counted under a name so far.
+    ///
+    /// # Errors
+    /// When there is no such counter.
+    pub fn counted(&self, name: &str) -> Result<u64> {
+        counted(&self.daemon, name)
+    }
+
     /// Waits until the kernel holds what the control plane has decided so far.
     ///
     /// # Errors
@@ -175,6 +183,20 @@ impl Scene {
     pub fn gateway(&self, port: u16) -> SocketAddr {
         SocketAddr::new(self.topology.balancer.v4.into(), port)
     }
+}
+
+/// What the packet path of a daemon has counted under a name so far.
+///
+/// # Errors
+/// When there is no such counter.
+pub fn counted(daemon: &Daemon, name: &str) -> Result<u64> {
+    Scene::age_figures();
+    let datapath = daemon.get("/datapath")?;
+    let counters = datapath["counters"].as_array().context("no counters")?;
+    let found = counters.iter().find(|one| one["counter"] == name);
+    found
+        .and_then(|one| one["count"].as_u64())
+        .with_context(|| format!("no counter {name} in {datapath}"))
 }
 
 /// An address of the network.

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use lb_tests::client::held::Held;
 use lb_tests::client::tcp;
 use lb_tests::instance;
@@ -10,16 +10,6 @@ use lb_tests::scene::{Configuration, DSR, FAMILIES, NAT, Scene, address};
 
 /// Connections that a source may begin at once; another one comes each second.
 const BURST: u32 = 40;
-
-fn counter(scene: &Scene, name: &str) -> Result<u64> {
-    Scene::age_figures();
-    let datapath = scene.daemon.get("/datapath")?;
-    let counters = datapath["counters"].as_array().context("no counters")?;
-    let found = counters.iter().find(|one| one["counter"] == name);
-    found
-        .and_then(|one| one["count"].as_u64())
-        .context("no such counter")
-}
 
 #[test]
 #[ignore = "needs root"]
@@ -45,10 +35,10 @@ fn a_source_begins_as_many_as_it_may_and_keeps_what_it_has() -> Result<()> {
             let target = SocketAddr::new(address(number, family), instance::TCP);
             let held = Held::open(space, target, BURST / 2)?;
             // Who is dropped sends his SYN again, and there is a token a second.
-            let before = counter(&scene, "source_connection_limit")?;
+            let before = scene.counted("source_connection_limit")?;
             let more = tcp::connections(space, target, BURST / 2 + 6)?;
             ensure!(more.failures().is_empty(), "{target}: {more}");
-            let refused = counter(&scene, "source_connection_limit")? - before;
+            let refused = scene.counted("source_connection_limit")? - before;
             ensure!(refused > 0, "{target}: nothing was refused: {more}");
             let kept = held.close()?;
             ensure!(
@@ -57,7 +47,7 @@ fn a_source_begins_as_many_as_it_may_and_keeps_what_it_has() -> Result<()> {
             );
         }
     }
-    ensure!(counter(&scene, "new_connection_limit")? == 0);
+    ensure!(scene.counted("new_connection_limit")? == 0);
     // Another limit holds at once, without a restart.
     scene.daemon.cli(&[
         "services",

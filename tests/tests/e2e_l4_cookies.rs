@@ -47,17 +47,6 @@ fn target(family: Family, port: u16) -> SocketAddr {
     SocketAddr::new(address(NAT, family), port)
 }
 
-/// What the packet path has counted under a name so far.
-fn count(scene: &Scene, name: &str) -> Result<u64> {
-    Scene::age_figures();
-    let datapath = scene.daemon.get("/datapath")?;
-    let counters = datapath["counters"].as_array().context("no counters")?;
-    let found = counters.iter().find(|one| one["counter"] == name);
-    found
-        .and_then(|one| one["count"].as_u64())
-        .with_context(|| format!("no counter {name}"))
-}
-
 /// Connections, small and large bodies, uploads, and one connection for several requests; how many
 /// connections that were.
 fn use_all(scene: &Scene, family: Family) -> Result<u64> {
@@ -115,13 +104,13 @@ fn transfers(forwarding: &str) -> Result<()> {
         ("answered_stale", 0),
         ("connection_unspliced", 0),
     ] {
-        let found = count(&scene, name)?;
+        let found = scene.counted(name)?;
         ensure!(
             found == expected,
             "expected {expected} {name}, found {found}"
         );
     }
-    ensure!(count(&scene, "answered_cookie")? >= connections);
+    ensure!(scene.counted("answered_cookie")? >= connections);
     let text = scene.daemon.cli(&["datapath", "counters"])?;
     ensure!(text.contains("cookies_accepted"), "{text}");
     let text = scene.daemon.cli(&["limits"])?;
@@ -198,12 +187,12 @@ fn a_flood_is_remembered_nowhere_and_keeps_nobody_out() -> Result<()> {
         failed * 100 <= tally.total() && tally.total() >= u64::from(COUNT) * 5 - failed,
         "{tally}"
     );
-    let cookies = count(&scene, "answered_cookie")?;
+    let cookies = scene.counted("answered_cookie")?;
     // Queues of the network lose some of them.
     ensure!(cookies > sent / 2, "{cookies} of {sent}");
-    let opened = count(&scene, "connections_opened")?;
+    let opened = scene.counted("connections_opened")?;
     ensure!(opened <= u64::from(COUNT) * 5, "{opened} connections");
-    ensure!(count(&scene, "openings_forgotten")? == 0);
+    ensure!(scene.counted("openings_forgotten")? == 0);
     Ok(())
 }
 
@@ -215,26 +204,28 @@ fn cookies_begin_with_a_flood_and_end_with_it() -> Result<()> {
     let to = target(Family::V4, instance::TCP);
     let calm = tcp::connections(client, to, COUNT)?;
     ensure!(calm.failures().is_empty(), "{calm}");
-    ensure!(count(&scene, "answered_cookie")? == 0);
+    ensure!(scene.counted("answered_cookie")? == 0);
     let flood = Flood::start(&scene, to);
     let under_way = cleanup::within(Duration::from_secs(10), || {
-        count(&scene, "answered_cookie").is_ok_and(|cookies| cookies > 0)
+        scene
+            .counted("answered_cookie")
+            .is_ok_and(|cookies| cookies > 0)
     });
     ensure!(under_way, "no cookies");
     let tally = tcp::connections(client, to, COUNT)?;
     flood.finish()?;
     ensure!(tally.failures().len() * 100 <= COUNT as usize, "{tally}");
-    let accepted = count(&scene, "cookies_accepted")?;
+    let accepted = scene.counted("cookies_accepted")?;
     ensure!(accepted > 0, "nobody has shown one");
     // What the flood began before it was noticed, and what may be in its first second.
-    let opened = count(&scene, "connections_opened")?;
+    let opened = scene.counted("connections_opened")?;
     ensure!(opened < 5_000, "{opened} connections");
     // Two seconds of silence empty the bucket.
     thread::sleep(Duration::from_secs(3));
-    let before = count(&scene, "answered_cookie")?;
+    let before = scene.counted("answered_cookie")?;
     let calm = tcp::connections(client, to, COUNT)?;
     ensure!(calm.failures().is_empty(), "{calm}");
-    ensure!(count(&scene, "answered_cookie")? == before);
+    ensure!(scene.counted("answered_cookie")? == before);
     Ok(())
 }
 
@@ -285,7 +276,7 @@ fn what_began_by_a_cookie_outlives_the_daemon() -> Result<()> {
         let bytes = transfer.finish()?;
         ensure!(bytes == 400 * 16 * 1024, "{bytes}");
     }
-    ensure!(count(&scene, "cookies_refused")? == 0);
+    ensure!(scene.counted("cookies_refused")? == 0);
     Ok(())
 }
 
@@ -297,6 +288,6 @@ fn explain_says_what_becomes_of_a_syn() -> Result<()> {
     let path = format!("/explain/flow?source=10.77.0.2:40000&destination={to}");
     let told = scene.daemon.get(&path)?;
     ensure!(told.to_string().contains("answered_cookie"), "{told}");
-    ensure!(count(&scene, "answered_cookie")? == 0);
+    ensure!(scene.counted("answered_cookie")? == 0);
     Ok(())
 }

@@ -6,14 +6,14 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use lb_tests::client::held::Held;
 use lb_tests::client::tcp;
 use lb_tests::daemon::Daemon;
 use lb_tests::instance;
 use lb_tests::parameter::parameter;
 use lb_tests::process::allow_many_files;
-use lb_tests::scene::{Configuration, DSR, Scene, address};
+use lb_tests::scene::{Configuration, DSR, Scene, address, counted};
 use lb_tests::tally::Tally;
 use lb_tests::topology::{Family, SECOND};
 
@@ -50,15 +50,6 @@ fn configuration(instances: &[(u8, u16)], settings: &str) -> Configuration {
 /// Where `i1` and so on listen.
 fn endpoint(number: u8) -> SocketAddr {
     SocketAddr::new(address(10 + number, Family::V4), instance::TCP)
-}
-
-fn counter(daemon: &Daemon, name: &str) -> Result<u64> {
-    Scene::age_figures();
-    let datapath = daemon.get("/datapath")?;
-    let counters = datapath["counters"].as_array().context("no counters")?;
-    let found = counters.iter().find(|one| one["counter"] == name);
-    let count = found.and_then(|one| one["count"].as_u64());
-    count.with_context(|| format!("no counter {name} in {datapath}"))
 }
 
 fn hold(scene: &Scene, count: u32) -> Result<Vec<Held>> {
@@ -108,19 +99,19 @@ fn another_balancer_goes_on_where_the_first_one_was() -> Result<()> {
     let held = hold(&scene, 400)?;
     let before = opened(&held);
     ensure!(before.instances() == 3, "{before}");
-    let settled = counter(&scene.daemon, "packets_settled")?;
+    let settled = counted(&scene.daemon, "packets_settled")?;
     ensure!(
         settled > 800,
         "expected packets of settled slots, found {settled}"
     );
     for (to, there) in [(&host, &other), (&scene.topology.balancer, &scene.daemon)] {
-        let seen = counter(there, "packets_settled")?;
+        let seen = counted(there, "packets_settled")?;
         scene.topology.move_route(vip(), to)?;
         let client = &scene.topology.client.namespace;
         let new = tcp::connections(client, target(), 60)?;
         ensure!(new.total() == 60 && new.instances() == 3, "{new}");
         std::thread::sleep(Duration::from_millis(300));
-        let now = counter(there, "packets_settled")?;
+        let now = counted(there, "packets_settled")?;
         ensure!(
             now > seen + 400,
             "expected packets at {}, found {seen}, {now}",
@@ -128,7 +119,7 @@ fn another_balancer_goes_on_where_the_first_one_was() -> Result<()> {
         );
     }
     for daemon in [&scene.daemon, &other] {
-        ensure!(counter(daemon, "connections_found")? == 0);
+        ensure!(counted(daemon, "connections_found")? == 0);
         let entries = daemon.get("/datapath")?["connections"]["entries"].clone();
         ensure!(
             entries == 0,

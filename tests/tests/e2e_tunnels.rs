@@ -39,16 +39,6 @@ fn counter(figures: &Value, label: &str) -> u64 {
     figures[label].as_u64().unwrap_or_default()
 }
 
-/// What lb has counted under a label.
-fn counted(scene: &Scene, label: &str) -> Result<u64> {
-    Scene::age_figures();
-    let datapath = scene.daemon.get("/datapath")?;
-    let counters = datapath["counters"].as_array().context("no counters")?;
-    let found = counters.iter().find(|counter| counter["counter"] == label);
-    let found = found.with_context(|| format!("no {label} in {}", datapath["counters"]))?;
-    found["count"].as_u64().context("no figure")
-}
-
 /// TCP and UDP in both families reach both instances, and what lb has sent is what they have
 /// unpacked.
 fn connections(forwarding: &str, families: &[Family]) -> Result<()> {
@@ -80,7 +70,7 @@ fn connections(forwarding: &str, families: &[Family]) -> Result<()> {
             ensure!(counter(&figures, label) == 0, "{figures}");
         }
     }
-    let sent = counted(&scene, "transmitted")?;
+    let sent = scene.counted("transmitted")?;
     ensure!(
         sent == unpacked,
         "lb has sent {sent}, {unpacked} were unpacked"
@@ -98,7 +88,7 @@ fn large_transfers(forwarding: &str, families: &[Family], clamp: bool) -> Result
         bulk::echo(&scene.topology.client.namespace, target, LARGE)
             .with_context(|| format!("{family}"))?;
     }
-    let told = counted(&scene, "answered_too_big")?;
+    let told = scene.counted("answered_too_big")?;
     ensure!((told == 0) == clamp, "{told} were told");
     Ok(())
 }
