@@ -294,6 +294,7 @@ impl fmt::Display for Event {
             Self::VipsChanged => f.write_str("VIPs changed"),
             Self::ListenersChanged => f.write_str("listeners or their limits changed"),
             Self::IntegrationChanged => f.write_str("integrations changed"),
+            Self::AclChanged(1) => f.write_str("source ACL changed, it has 1 rule"),
             Self::AclChanged(rules) => write!(f, "source ACL changed, it has {rules} rules"),
             Self::AclListFaulty(file, fault) => {
                 write!(
