@@ -31,6 +31,10 @@ const PROXY_CORE: &str = "0";
 const OTHER_CORE: &str = "1";
 const CONNECTIONS: u32 = 64;
 
+/// A measurement is made in so many parts, between which the proxies take turns: how fast the machine
+/// is changes from second to second, and so it changes for all of them alike.
+const PARTS: u32 = 10;
+
 /// What is asked for: name, path, and requests a measurement.
 const CASES: [(&str, &str, u32); 2] = [("128 B", "/128", 60_000), ("16 KiB", "/16k", 40_000)];
 
@@ -99,16 +103,13 @@ pub fn run(lb: &Path, rounds: u32, progress: &mut dyn FnMut(&str)) -> Result<Vec
         for proxy in &proxies {
             measure(proxy, path, requests / 4)?;
         }
-        for round in 0..rounds {
-            for step in 0..proxies.len() {
-                // Each round begins with another proxy, so that none always runs first.
-                let position = (step + round as usize) % proxies.len();
-                let cost = measure(&proxies[position], path, requests)?;
-                series[position].values.push(cost);
+        for round in 1..=rounds {
+            let costs = take_turns(&proxies, path, requests)?;
+            for ((proxy, cost), series) in proxies.iter().zip(costs).zip(&mut series) {
+                series.values.push(cost);
+                let name = proxy.name;
                 progress(&format!(
-                    "{case}, round {}/{rounds}: {} {cost:.2} µs/request",
-                    round + 1,
-                    proxies[position].name
+                    "{case}, round {round}/{rounds}: {name} {cost:.2} µs/request"
                 ));
             }
         }
@@ -129,6 +130,19 @@ pub fn run(lb: &Path, rounds: u32, progress: &mut dyn FnMut(&str)) -> Result<Vec
         });
     }
     Ok(comparisons)
+}
+
+/// CPU microseconds per request of each proxy, over [`PARTS`] parts.
+fn take_turns(proxies: &[Proxy], path: &str, requests: u32) -> Result<Vec<f64>> {
+    let mut costs = vec![0.0; proxies.len()];
+    for part in 0..PARTS {
+        for step in 0..proxies.len() {
+            // Each part begins with another proxy, so that none always runs first.
+            let position = (step + part as usize) % proxies.len();
+            costs[position] += measure(&proxies[position], path, requests / PARTS)?;
+        }
+    }
+    Ok(costs.iter().map(|sum| sum / f64::from(PARTS)).collect())
 }
 
 /// CPU microseconds per request.
