@@ -17,4 +17,4 @@ pub use abi::*;
 
 /// Version of the contract: grows with every change of a map's layout or meaning. Maps that were
 /// pinned under another version are not adopted.
-pub const ABI: u32 = 3;
+pub const ABI: u32 = 4;

@@ -3,7 +3,8 @@
 
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
-    macros::map,
+    btf_maps,
+    macros::{btf_map, map},
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray},
 };
 use lb_common::{
@@ -42,8 +43,10 @@ pub(crate) static VIP_ADDRESSES: HashMap<Address, PortRanges> =
 #[map]
 pub(crate) static VIP_EPOCH: Array<u64> = Array::with_max_entries(1, 0);
 
-#[map]
-pub(crate) static TABLES: Array<Table> = Array::with_max_entries(64, 0);
+/// One table each, so that memory follows how many there are; the loader says how many there may be.
+#[btf_map]
+pub(crate) static TABLES: btf_maps::ArrayOfMaps<btf_maps::Array<Table, 1>, 64> =
+    btf_maps::ArrayOfMaps::new();
 
 #[map]
 pub(crate) static INSTANCES: Array<InstanceEntry> = Array::with_max_entries(MAX_INSTANCES, 0);

@@ -80,7 +80,7 @@ pub(crate) fn is_marked(acl: *const Acl, flags: u64, source: &Address) -> bool {
 /// A value of one column of a table; 0 where there is none.
 #[inline(always)]
 pub(crate) fn column(table: u32, slot: u32, of: impl FnOnce(*const Table) -> *const u16) -> u16 {
-    let Some(table) = TABLES.get_ptr(table) else {
+    let Some(table) = TABLES.get_value_ptr_mut(table, &0) else {
         return 0;
     };
     let slot = opaque(u64::from(slot)) as usize;

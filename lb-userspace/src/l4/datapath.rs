@@ -7,7 +7,7 @@
 //! Nothing here decides anything. What should be in the maps is worked out by [`super::plan`], and
 //! in which order it gets there by [`super::reconcile`].
 
-use std::{fmt, os::fd::AsFd};
+use std::{collections::BTreeSet, fmt, os::fd::AsFd};
 
 use lb_common::{
     Acl, Address, AddressFilter, Affinity, Arrivals, ClientKey, ClientPin, CookieKeys, Counters,
@@ -161,6 +161,19 @@ pub(crate) trait Datapath: fmt::Debug + Send {
     /// # Errors
     /// When the map cannot be written.
     fn write_table(&mut self, index: u32, table: &Table) -> Result<(), DatapathError>;
+
+    /// Sees to it that there is memory for tables at these indices, so that writing one is quick.
+    ///
+    /// # Errors
+    /// When there is none; some of them may have it.
+    fn make_room(&mut self, tables: &BTreeSet<u32>) -> Result<(), DatapathError>;
+
+    /// Gives the memory of one table back, which is at none of these indices and which no packet
+    /// reads; whether there may be another one.
+    ///
+    /// # Errors
+    /// When it cannot be done.
+    fn give_room_back(&mut self, tables: &BTreeSet<u32>) -> Result<bool, DatapathError>;
 
     /// Writes the entry of a VIP.
     ///

@@ -32,6 +32,10 @@ mod slots;
 /// it are those being worked on: microseconds, and a preempted interrupt thread some milliseconds.
 pub(crate) const GRACE: Duration = Duration::from_secs(1);
 
+/// How many tables' memory is given back at a time. Each makes the kernel wait until all packets are
+/// done that may read it.
+const MOST_GIVEN_BACK: usize = 4;
+
 /// Why a plan did not get into the maps.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReconcileError {
@@ -186,6 +190,7 @@ impl Reconciler {
         pass.vlans(&plan.vlans)?;
         pass.remove_vips(plan)?;
         pass.put_instances(plan)?;
+        pass.make_room(plan)?;
         pass.put_vips(plan)?;
         pass.addresses()?;
         pass.activate()?;
@@ -195,6 +200,22 @@ impl Reconciler {
             outcome, shortage, ..
         } = pass;
         shortage.map_or(Ok(outcome), Err)
+    }
+
+    /// Makes room for the tables of the next changes, and gives back some of what the last ones have
+    /// left, when there is time for it.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub(crate) fn tidy(&mut self, datapath: &mut dyn Datapath) -> Result<(), DatapathError> {
+        let room = self.tables.room_at_rest();
+        datapath.make_room(&room)?;
+        for _ in 0..MOST_GIVEN_BACK {
+            if !datapath.give_room_back(&room)? {
+                break;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -272,6 +293,20 @@ impl Pass<'_> {
         } else {
             Arc::new(recipe.only(is_placed))
         }
+    }
+
+    /// Makes room for all tables that are to be written, at once: for each alone the kernel would have
+    /// to be waited for.
+    fn make_room(&mut self, plan: &Plan) -> Result<(), DatapathError> {
+        let mut missing: Vec<&Recipe> = Vec::new();
+        for vip in plan.vips.values() {
+            let recipe = vip.recipe.as_ref();
+            if !self.state.tables.has(recipe) && !missing.contains(&recipe) {
+                missing.push(recipe);
+            }
+        }
+        let room = self.state.tables.room(missing.len());
+        self.datapath.make_room(&room)
     }
 
     /// Tables whose slots have owners come first: VIPs that need none can share them.

@@ -18,6 +18,10 @@ use crate::model::Timestamp;
 /// The table whose slots all name none.
 pub(crate) const EMPTY: u32 = 0;
 
+/// How many tables there is memory for beyond those that VIPs point to, resting ones included: enough
+/// for changes that come one by one, so that none has to wait for memory.
+const SPARE: usize = 2;
+
 /// What is known of the contents of a table.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Contents {
@@ -189,6 +193,12 @@ impl Tables {
         found.map_or_else(|| self.spare(now), Place::Ready)
     }
 
+    /// Whether there is a table of `recipe`, whoever its slots belong to.
+    pub(crate) fn has(&self, recipe: &Recipe) -> bool {
+        let all = 0..self.slots.len() as u32;
+        recipe.is_empty() || all.into_iter().any(|at| self.made(at).is_some_and(|made| made.recipe == *recipe))
+    }
+
     /// Finds a place for `recipe`, for a VIP that has no use for owners.
     pub(crate) fn place_recipe(&self, recipe: &Recipe, now: Timestamp) -> Place {
         if recipe.is_empty() {
@@ -210,6 +220,29 @@ impl Tables {
             || Place::None(self.next_free()),
             |index| Place::Write(index as u32 + 1),
         )
+    }
+
+    /// The indices that are to have memory when `more` tables are to be written: of everything that
+    /// packets may read, and of the tables that [`Tables::spare`] will find.
+    pub(crate) fn room(&self, more: usize) -> BTreeSet<u32> {
+        let indices = |is_wanted: fn(&Slot) -> bool| {
+            let all = (0..).zip(&self.slots).skip(1);
+            all.filter(move |(_, slot)| is_wanted(slot))
+                .map(|(index, _)| index)
+        };
+        let free = indices(|slot| *slot == Slot::Free).take(more);
+        indices(|slot| *slot != Slot::Free).chain(free).collect()
+    }
+
+    /// The indices that are to have memory while nothing changes.
+    pub(crate) fn room_at_rest(&self) -> BTreeSet<u32> {
+        let held = self.slots.iter().filter(|slot| **slot != Slot::Free);
+        let (held, used) = (held.count(), self.in_use());
+        if held == 0 {
+            return BTreeSet::new();
+        }
+        // What rests may not be written yet.
+        self.room(SPARE.saturating_sub(held - used).max(1))
     }
 
     /// When the next table can be written; `None` when none rests.

@@ -262,6 +262,7 @@ impl Worker {
             }
         };
         self.read();
+        self.tidy();
         Next {
             wait,
             walk: news.withdrew,
@@ -459,6 +460,14 @@ impl Worker {
         match self.state.advance(silence, datapath, now) {
             Ok(writes) => report.writes += writes,
             Err(error) => tracing::warn!(%error, "cannot bring slots to their new owners"),
+        }
+        self.tidy();
+    }
+
+    /// Sees to the memory of tables, when nothing waits for it.
+    fn tidy(&mut self) {
+        if let Err(error) = self.state.tidy(self.datapath.as_mut()) {
+            tracing::warn!(%error, "cannot see to the memory of tables");
         }
     }
 

@@ -1,12 +1,13 @@
 //! The real program: loaded, with its maps at hand, run by `BPF_PROG_TEST_RUN`.
 
+use std::collections::{BTreeMap, btree_map::Entry};
 use std::fmt;
 use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray, RingBuf};
+use aya::maps::{Array, ArrayOfMaps, HashMap, MapData, PerCpuArray, ProgramArray, RingBuf};
 use aya::programs::{TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use lb_common::{
@@ -50,6 +51,7 @@ impl Default for Sizes {
 /// The loaded program.
 pub struct Kernel {
     object: Ebpf,
+    tables: BTreeMap<u32, Array<MapData, Table>>,
     events: RingBuf<MapData>,
     /// Empty as soon as nobody holds it.
     _stages: ProgramArray<MapData>,
@@ -113,6 +115,7 @@ impl Kernel {
         let events = RingBuf::try_from(events.context("no ring of flow events")?)?;
         Ok(Self {
             object,
+            tables: BTreeMap::new(),
             events,
             _stages: stages,
         })
@@ -274,9 +277,18 @@ impl Kernel {
     /// # Errors
     /// When there is no place for it.
     pub fn set_table(&mut self, index: u32, table: &Table) -> Result<()> {
-        Ok(self
-            .array::<Table>(names::MAP_TABLES)?
-            .set(index, table, 0)?)
+        let element = match self.tables.entry(index) {
+            Entry::Occupied(element) => element.into_mut(),
+            Entry::Vacant(place) => {
+                let element = Array::create(1, 0)?;
+                let array = self.object.map_mut(names::MAP_TABLES);
+                let mut array: ArrayOfMaps<_, Array<MapData, Table>> =
+                    array.context("no map of tables")?.try_into()?;
+                array.set(index, &element, 0)?;
+                place.insert(element)
+            }
+        };
+        Ok(element.set(0, table, 0)?)
     }
 
     /// Sets how fast new connections of a VIP may begin.

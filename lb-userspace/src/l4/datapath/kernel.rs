@@ -11,6 +11,7 @@
 //! the reconciler calls once the maps hold what they should.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     os::fd::AsFd as _,
 };
@@ -51,6 +52,7 @@ mod stages;
 mod status;
 pub(crate) mod steer;
 mod syscall;
+mod tables;
 mod takeover;
 
 pub(crate) use load::{Loaded, open};
@@ -155,13 +157,23 @@ impl Datapath for Kernel {
     }
 
     fn read_table(&self, index: u32) -> Result<Box<Table>, DatapathError> {
-        let table = self.maps.tables.get(&index, 0).map(Box::new);
+        let table = self.maps.tables.get(index);
         table.map_err(read(|| format!("table {index}")))
     }
 
     fn write_table(&mut self, index: u32, table: &Table) -> Result<(), DatapathError> {
-        let result = self.maps.tables.set(index, table, 0);
+        let result = self.maps.tables.set(index, table);
         result.map_err(written(|| format!("table {index}")))
+    }
+
+    fn make_room(&mut self, tables: &BTreeSet<u32>) -> Result<(), DatapathError> {
+        let result = self.maps.tables.make(tables);
+        result.map_err(written(|| "room for tables".to_owned()))
+    }
+
+    fn give_room_back(&mut self, tables: &BTreeSet<u32>) -> Result<bool, DatapathError> {
+        let result = self.maps.tables.release_one(tables);
+        result.map_err(written(|| "room for tables".to_owned()))
     }
 
     fn put_vip(&mut self, key: &VipKey, vip: &Vip) -> Result<(), DatapathError> {
@@ -465,6 +477,15 @@ fn written(what: impl Fn() -> String) -> impl Fn(MapError) -> DatapathError {
     move |error| DatapathError::Write {
         what: what(),
         why: chain(&error),
+    }
+}
+
+/// Lets go of the maps of `object` that nobody has taken. Programs hold those that they use; the others,
+/// of programs that were not loaded, are gone.
+fn forget_maps(object: &mut Ebpf) {
+    let names: Vec<String> = object.maps().map(|(name, _)| name.to_owned()).collect();
+    for name in names {
+        drop(object.take_map(&name));
     }
 }
 

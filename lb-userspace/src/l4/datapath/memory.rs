@@ -4,7 +4,7 @@
 //! outlive the daemon. [`Memory::send`] is what a network card is to the kernel.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -32,6 +32,8 @@ const INTERFACE: u32 = 1;
 pub(crate) struct Memory {
     kernel: Arc<MemoryTables>,
     tables: Arc<Mutex<Vec<Arc<Table>>>>,
+    /// Indices of tables that there is memory for.
+    room: Arc<Mutex<BTreeSet<u32>>>,
     calls: Arc<Mutex<Calls>>,
 }
 
@@ -61,6 +63,7 @@ impl Memory {
         Self {
             kernel: Arc::new(kernel),
             tables: Arc::new(Mutex::new(vec![empty; tables as usize])),
+            room: Arc::default(),
             calls: Arc::default(),
         }
     }
@@ -93,6 +96,11 @@ impl Memory {
     /// The table at `index`.
     pub(crate) fn table(&self, index: u32) -> Arc<Table> {
         Arc::clone(&lock(&self.tables)[index as usize])
+    }
+
+    /// How many tables there is memory for.
+    pub(crate) fn room(&self) -> usize {
+        lock(&self.room).len()
     }
 
     /// The VIPs.
@@ -184,10 +192,30 @@ impl Datapath for Memory {
             "table {index} was written while a VIP pointed to it"
         );
         assert_ne!(index, 0, "the empty table was written");
+        lock(&self.room).insert(index);
         let table = Arc::new(*table);
         lock(&self.tables)[index as usize] = Arc::clone(&table);
         self.kernel.set_table(index, table);
         Ok(())
+    }
+
+    fn make_room(&mut self, tables: &BTreeSet<u32>) -> Result<(), DatapathError> {
+        lock(&self.room).extend(tables);
+        Ok(())
+    }
+
+    fn give_room_back(&mut self, tables: &BTreeSet<u32>) -> Result<bool, DatapathError> {
+        let mut room = lock(&self.room);
+        let unused = room.iter().rev().find(|at| !tables.contains(at)).copied();
+        let Some(index) = unused else {
+            return Ok(false);
+        };
+        let vips = self.kernel.vips();
+        assert!(
+            vips.iter().all(|(_, vip)| vip.table != index),
+            "table {index} was given back while a VIP pointed to it"
+        );
+        Ok(room.remove(&index))
     }
 
     fn put_vip(&mut self, key: &VipKey, vip: &Vip) -> Result<(), DatapathError> {

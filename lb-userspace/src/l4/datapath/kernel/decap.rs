@@ -10,7 +10,7 @@ use aya::{
 use lb_common::{Address, Counters, DecapSettings, names};
 
 use super::{
-    chain,
+    chain, forget_maps,
     load::{OBJECT, refusal},
     read, recorder, take, written,
 };
@@ -77,6 +77,7 @@ impl Programs {
             programs.learn(*local)?;
         }
         programs.attach(wanted, index)?;
+        forget_maps(&mut programs.object);
         Ok(programs)
     }
 

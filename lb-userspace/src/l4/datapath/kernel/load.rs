@@ -90,6 +90,7 @@ pub(crate) fn open(spec: &DatapathSpec) -> Result<Loaded, L4Error> {
     let vlans = VlanMap::take(&mut program)?;
     let recorder = RecorderMaps::take(&mut program)?;
     let events = Events::of(&mut program, spec.log);
+    super::forget_maps(&mut program);
     let reason = links.reasons.join("; ");
     let leftover = sets.into_iter().filter(|set| *set != ours).collect();
     let kernel = Kernel {
@@ -142,7 +143,7 @@ fn build(
     }
     let clients = affinity::prepare(&mut loader, spec, ours, former)?;
     let mut program = loader.load(object).map_err(|error| refused(&error))?;
-    let mut maps = Maps::take(&mut program, spec)?;
+    let mut maps = Maps::take(&mut program, spec, &ours.path)?;
     if is_new && let Some(former) = former {
         takeover::state(former, &mut maps)?;
     }

@@ -9,9 +9,10 @@ use aya::{
 use lb_common::{
     Address, AddressFilter, Arrivals, CLIENT_HOPS, ClientHop, CookieKeys, Counters, FlowEntry,
     FlowKey, InstanceEntry, MAX_INSTANCES, MAX_SUBINTERFACES, MAX_VIPS, NextHop, PortRanges,
-    Settings, Subinterface, Table, Traffic, Vip, VipKey, names,
+    Settings, Subinterface, Traffic, Vip, VipKey, names,
 };
 
+use super::tables::TableMaps;
 use crate::{
     l4::{L4Error, datapath::Limits},
     model::DatapathSpec,
@@ -50,7 +51,7 @@ fn expected(name: &str, spec: &DatapathSpec) -> Shape {
         names::MAP_SETTINGS => shape::<u32, Settings>(1),
         names::MAP_INSTANCES => shape::<u32, InstanceEntry>(MAX_INSTANCES),
         // One more than asked for: the first stays empty.
-        names::MAP_TABLES => shape::<u32, Table>(tables(spec)),
+        names::MAP_TABLES => shape::<u32, u32>(tables(spec)),
         names::MAP_VIP_EPOCH => shape::<u32, u64>(1),
         names::MAP_VIPS => shape::<VipKey, Vip>(MAX_VIPS),
         names::MAP_CONNECTIONS => shape::<FlowKey, FlowEntry>(spec.max_connections),
@@ -284,7 +285,7 @@ impl CeilingMap {
 pub(super) struct Maps {
     pub(super) settings: Array<MapData, Settings>,
     pub(super) instances: Array<MapData, InstanceEntry>,
-    pub(super) tables: Array<MapData, Table>,
+    pub(super) tables: TableMaps,
     pub(super) vips: HashMap<MapData, VipKey, Vip>,
     pub(super) vip_epoch: Array<MapData, u64>,
     pub(super) connections: HashMap<MapData, FlowKey, FlowEntry>,
@@ -306,7 +307,11 @@ impl std::fmt::Debug for Maps {
 
 impl Maps {
     /// Takes the maps out of a loaded program, after a look at their shapes.
-    pub(super) fn take(program: &mut Ebpf, spec: &DatapathSpec) -> Result<Self, L4Error> {
+    pub(super) fn take(
+        program: &mut Ebpf,
+        spec: &DatapathSpec,
+        folder: &Path,
+    ) -> Result<Self, L4Error> {
         for name in names::PINNED_MAPS {
             let expected = expected(name, spec);
             let mismatch = |found: String| L4Error::Mismatch {
@@ -324,7 +329,7 @@ impl Maps {
                 None => return Err(mismatch("a map of another type".to_owned())),
             }
         }
-        Self::make(|name| {
+        Self::make(folder, |name| {
             program.take_map(name).ok_or(MapError::InvalidName {
                 name: name.to_owned(),
             })
@@ -333,27 +338,32 @@ impl Maps {
 
     /// Opens the pinned maps in `folder`.
     pub(super) fn open(folder: &Path) -> Result<Self, L4Error> {
-        Self::make(|name| Map::from_map_data(MapData::from_pin(folder.join(name))?))
+        Self::make(folder, |name| Map::from_map_data(MapData::from_pin(folder.join(name))?))
     }
 
-    fn make(mut get: impl FnMut(&'static str) -> Result<Map, MapError>) -> Result<Self, L4Error> {
+    fn make(
+        folder: &Path,
+        mut get: impl FnMut(&'static str) -> Result<Map, MapError>,
+    ) -> Result<Self, L4Error> {
+        fn mismatch(map: &'static str) -> impl Fn(MapError) -> L4Error {
+            move |error| L4Error::Mismatch {
+                map,
+                expected: "a map of this daemon's type".to_owned(),
+                found: error.to_string(),
+            }
+        }
         fn typed<T: TryFrom<Map, Error = MapError>>(
             name: &'static str,
             get: &mut impl FnMut(&'static str) -> Result<Map, MapError>,
         ) -> Result<T, L4Error> {
-            get(name)
-                .and_then(T::try_from)
-                .map_err(|error| L4Error::Mismatch {
-                    map: name,
-                    expected: "a map of this daemon's type".to_owned(),
-                    found: error.to_string(),
-                })
+            get(name).and_then(T::try_from).map_err(mismatch(name))
         }
         let get = &mut get;
+        let tables = get(names::MAP_TABLES).map_err(mismatch(names::MAP_TABLES))?;
         Ok(Self {
             settings: typed(names::MAP_SETTINGS, get)?,
             instances: typed(names::MAP_INSTANCES, get)?,
-            tables: typed(names::MAP_TABLES, get)?,
+            tables: TableMaps::open(tables, folder)?,
             vips: typed(names::MAP_VIPS, get)?,
             vip_epoch: typed(names::MAP_VIP_EPOCH, get)?,
             connections: typed(names::MAP_CONNECTIONS, get)?,
@@ -390,7 +400,8 @@ pub(super) const fn data(map: &Map) -> Option<&MapData> {
         | Map::PerCpuArray(data)
         | Map::HashMap(data)
         | Map::LruHashMap(data)
-        | Map::LpmTrie(data) => Some(data),
+        | Map::LpmTrie(data)
+        | Map::ArrayOfMaps(data) => Some(data),
         _ => None,
     }
 }

@@ -3,6 +3,7 @@
 //! ```text
 //! <pin path>/links/native-3-eth0    the link of eth0, the interface with index 3
 //! <pin path>/maps-3-1/VIPS …        the first set of maps of ABI 3
+//! <pin path>/maps-3-1/TABLES-5      the table at index 5 of TABLES, see `tables.rs`
 //! <pin path>/maps-3-1/STAGES-77     the stages of the program with the id 77
 //! <pin path>/maps-3-1/COOKIE_KEYS   the keys of SYN cookies, see `maps.rs`
 //! <pin path>/rehearsal/…            for moments only, see `rehearsal.rs`
@@ -197,6 +198,18 @@ impl MapSet {
         Ok(names.iter().filter_map(|name| parse_stages(name)).collect())
     }
 
+    /// What the table at `index` is pinned as.
+    pub(crate) fn table_pin(index: u32) -> String {
+        format!("{}-{index}", names::MAP_TABLES)
+    }
+
+    /// The indices of the tables that are pinned in `folder`.
+    pub(crate) fn tables_in(folder: &Path) -> Result<Vec<u32>, L4Error> {
+        let names = names_in(folder)?;
+        let index = |name: &String| number_of(name, names::MAP_TABLES);
+        Ok(names.iter().filter_map(index).collect())
+    }
+
     /// Removes the pinned stages of all programs but the one whose pin is named so.
     pub(crate) fn remove_stages_but(&self, keep: &str) -> Result<(), L4Error> {
         for name in names_in(&self.path)? {
@@ -230,10 +243,12 @@ fn parse_link(name: &str) -> Option<(AttachMode, u32, String)> {
 
 /// The id of the program whose stages are pinned by this name.
 fn parse_stages(name: &str) -> Option<u32> {
-    let (map, program) = name.split_once('-')?;
-    (map == names::MAP_STAGES)
-        .then(|| program.parse().ok())
-        .flatten()
+    number_of(name, names::MAP_STAGES)
+}
+
+/// The number after the name of a map.
+fn number_of(pin: &str, map: &str) -> Option<u32> {
+    pin.strip_prefix(map)?.strip_prefix('-')?.parse().ok()
 }
 
 fn parse_set(name: &str) -> Option<(u32, u32)> {
@@ -315,17 +330,19 @@ mod tests {
         );
         fs::write(&link.path, "").unwrap();
         fs::write(pins.links_folder().join("stranger"), "").unwrap();
-        for name in ["VIPS", "STAGES-7", "STAGES-8"] {
+        for name in ["VIPS", "STAGES-7", "TABLES-3", "TABLES", "STAGES-8"] {
             fs::write(first.path.join(name), "").unwrap();
         }
         assert!(second.programs().unwrap().is_empty());
         let mut programs = first.programs().unwrap();
         programs.sort_unstable();
         assert_eq!(programs, [7, 8]);
+        assert_eq!(MapSet::tables_in(&first.path).unwrap(), [3]);
+
         first.remove_stages_but("STAGES-8").unwrap();
         let mut left = names_in(&first.path).unwrap();
         left.sort_unstable();
-        assert_eq!(left, ["STAGES-8", "VIPS"]);
+        assert_eq!(left, ["STAGES-8", "TABLES", "TABLES-3", "VIPS"]);
         assert_eq!(pins.links().unwrap(), [link]);
         let sets = pins.map_sets().unwrap();
         assert_eq!(

@@ -23,7 +23,7 @@ use aya::{
 };
 use lb_common::{
     Affinity, ClientHop, ClientKey, ClientPin, Counter, CounterKind, Counters, FLOW_REPLY,
-    FlowEntry, FlowKey, HASH_SOURCE, MAX_INSTANCES, MAX_VIPS, NextHop, SELECT_HASH, Table, Traffic,
+    FlowEntry, FlowKey, HASH_SOURCE, MAX_INSTANCES, MAX_VIPS, NextHop, SELECT_HASH, Traffic,
     Vip, VipKey, names,
 };
 use lb_ebpf::hash;
@@ -33,7 +33,9 @@ use super::{
     load::{OBJECT, refusal},
     maps::{self, data},
     pins::{MapSet, Pins},
-    recorder, stages, xdp,
+    recorder, stages,
+    tables::TableMaps,
+    xdp,
 };
 use crate::{
     l4::{
@@ -163,7 +165,7 @@ impl Rehearsal {
 struct Live {
     connections: HashMap<MapData, FlowKey, FlowEntry>,
     vips: HashMap<MapData, VipKey, Vip>,
-    tables: Array<MapData, Table>,
+    tables: TableMaps,
     live: Array<MapData, u64>,
     turns: PerCpuArray<MapData, u32>,
     /// An earlier daemon may have made none.
@@ -181,10 +183,12 @@ impl Live {
                 .and_then(T::try_from)
                 .map_err(|error| failed(&error))
         }
+        let tables = MapData::from_pin(set.join(names::MAP_TABLES)).and_then(Map::from_map_data);
+        let tables = tables.map_err(|error| failed(&error))?;
         Ok(Self {
             connections: typed(set, names::MAP_CONNECTIONS)?,
             vips: typed(set, names::MAP_VIPS)?,
-            tables: typed(set, names::MAP_TABLES)?,
+            tables: TableMaps::open(tables, set)?,
             live: typed(set, names::MAP_LIVE)?,
             turns: typed(set, names::MAP_TURNS)?,
             clients: typed(set, names::MAP_CLIENTS).ok(),
@@ -336,7 +340,7 @@ fn tell(
 
 /// Where a flow is in the table of its VIP, and how many slots of that lead to each instance.
 fn tell_slots(told: &mut Rehearsed, live: &Live, vip: &Vip, key: &FlowKey) -> Result<(), L4Error> {
-    let table = live.tables.get(&vip.table, 0).map(Box::new);
+    let table = live.tables.get(vip.table);
     let table = table.map_err(|error| failed(&error))?;
     let mut shares = std::collections::BTreeMap::new();
     for slot in &table.slots {

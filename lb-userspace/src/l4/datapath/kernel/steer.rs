@@ -10,7 +10,7 @@ use aya::{
 use lb_common::{Address, SteerCounts, SteerPorts, names};
 
 use super::{
-    chain,
+    chain, forget_maps,
     load::{OBJECT, refusal},
     read, recorder, take, written,
 };
@@ -64,6 +64,8 @@ impl Steering {
         program.load().map_err(|error| L4Error::Load {
             why: refusal(&error),
         })?;
+        forget_maps(&mut object);
+        let program = object.program_mut(names::PROGRAM_STEER);
         let attach = |why: String| L4Error::Steer { why };
         let namespace = File::open(NAMESPACE).map_err(|error| attach(error.to_string()))?;
         program

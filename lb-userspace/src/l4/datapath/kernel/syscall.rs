@@ -15,6 +15,7 @@ use aya::Pod;
 
 /// Values of `enum bpf_cmd`, `linux/bpf.h`.
 const OBJ_GET: libc::c_long = 7;
+const MAP_DELETE: libc::c_long = 3;
 const MAP_LOOKUP_BATCH: libc::c_long = 24;
 const MAP_UPDATE_BATCH: libc::c_long = 26;
 const LINK_DETACH: libc::c_long = 34;
@@ -72,6 +73,17 @@ pub(super) fn detach_link(pin: &Path) -> io::Result<()> {
     };
     // SAFETY: the attributes of BPF_LINK_DETACH; the descriptor is open.
     unsafe { bpf(LINK_DETACH, &mut attributes) }.map(drop)
+}
+
+/// `BPF_MAP_*_ELEM`.
+#[repr(C)]
+#[derive(Default)]
+struct ElementAttributes {
+    map_fd: u32,
+    pad: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
 }
 
 /// The `batch` member of `union bpf_attr`.
@@ -145,6 +157,20 @@ fn lookup_at_most<K: Pod + Default, V: Pod + Default>(
     let count = (attributes.count as usize).min(room);
     into.extend(keys.into_iter().zip(values).take(count));
     Ok((!is_end).then_some(next_bucket))
+}
+
+/// Takes an element out of `map`, which is made of `K`.
+///
+/// # Errors
+/// What the system says.
+pub(super) fn delete<K: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<()> {
+    let mut attributes = ElementAttributes {
+        map_fd: map.as_raw_fd() as u32,
+        key: (&raw const *key) as u64,
+        ..ElementAttributes::default()
+    };
+    // SAFETY: the attributes of BPF_MAP_DELETE_ELEM, with a key of the size that the map was made with.
+    unsafe { bpf(MAP_DELETE, &mut attributes) }.map(drop)
 }
 
 /// Inserts or replaces elements of `map`, which is made of `K` and `V`; on an error some of them.

@@ -8,7 +8,7 @@
 //! itself what it needs (`lb-ebpf/bin/lb-xdp/former.rs`). What was copied is taken out of the old
 //! table, which the new program keeps, empty, until it is replaced itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aya::{EbpfLoader, maps::MapError};
 use lb_common::{Counters, FlowEntry, FlowKey, names};
@@ -65,13 +65,16 @@ pub(super) fn state(former: &MapSet, new: &mut Maps) -> Result<(), L4Error> {
             let traffic = old.instance_traffic.get(&index, 0)?;
             new.instance_traffic.set(index, traffic, 0)?;
         }
+        let used: BTreeSet<u32> = found.vips.iter().map(|(_, vip)| vip.table).collect();
+        let most = (new.tables.len() as usize).min(used.len() + 1) as u32;
+        new.tables.make(&(1..most).collect())?;
         let mut tables = BTreeMap::new();
         for (key, vip) in &found.vips {
             let next = tables.len() as u32 + 1;
             let table = match tables.get(&vip.table) {
                 Some(table) => *table,
                 None if vip.table != 0 && next < new.tables.len() => {
-                    new.tables.set(next, old.tables.get(&vip.table, 0)?, 0)?;
+                    new.tables.set(next, &*old.tables.get(vip.table)?)?;
                     tables.insert(vip.table, next);
                     next
                 }
