@@ -100,6 +100,8 @@ pub const MAP_ARRIVALS: &str = "ARRIVALS";
 /// but pinned beside them: cookies that are under way while a program is replaced are to be accepted by
 /// the next one.
 pub const MAP_COOKIE_KEYS: &str = "COOKIE_KEYS";
+/// LRU hash of datagrams in fragments. Each load of the program has its own, and nobody else looks at it.
+pub const MAP_FRAGMENTS: &str = "FRAGMENTS";
 /// Per-CPU array of [`crate::FlowKey`]: connections of which nothing but a SYN was heard, the latest
 /// ones of each processor. Each load of the program has its own, and nobody else looks at it.
 pub const MAP_OPENINGS: &str = "OPENINGS";

@@ -206,6 +206,11 @@ fn pins(path: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
+/// What a set of maps of this layout is pinned as.
+fn ours(number: u32) -> String {
+    format!("maps-{}-{number}", lb_common::ABI)
+}
+
 /// The id of the program on the balancer's interface, as the system's own tool sees it.
 fn xdp_program() -> Result<Option<String>> {
     let output = Command::new("ip")
@@ -283,7 +288,7 @@ fn outlives_the_daemon_is_adopted_and_comes_off() -> Result<()> {
         assert_eq!(report.reconcile.writes, 0);
         assert_eq!(report.counters.get(Counter::ConnectionsOpened), 160);
         assert_ne!(xdp_program()?, program);
-        assert_eq!(pins(&spec.pin_path)?, ["links", "maps-3-1"]);
+        assert_eq!(pins(&spec.pin_path)?, ["links".to_owned(), ours(1)]);
 
         // Draining takes effect at once, and breaks nothing.
         daemon.admin(AdminState::Draining)?;
@@ -339,7 +344,7 @@ fn other_sizes_move_to_other_maps_and_break_no_connection() -> Result<()> {
         assert_eq!((report.connections.max, report.tables_max), (8192, 16));
         assert_eq!(daemon.indices(), indices);
         assert_eq!(report.vips[0].traffic.connections, 20);
-        assert_eq!(pins(&spec.pin_path)?, ["links", "maps-3-2"]);
+        assert_eq!(pins(&spec.pin_path)?, ["links".to_owned(), ours(2)]);
         place.connect(20)?;
         let flows = udp::flows(client, vip(instance::UDP), 10, 3)?;
         assert_eq!((flows.total(), flows.failures().len()), (10, 0), "{flows}");

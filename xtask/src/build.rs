@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 
 use crate::bpf::{self, Toolchain};
-use crate::{step, verifier, workspace};
+use crate::{btf, step, verifier, workspace};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -74,9 +74,12 @@ pub(crate) fn object() -> Result<PathBuf> {
     )?;
 
     let built = folder.join(bpf::TARGET).join("bpf").join("lb-xdp");
+    let mut new = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
+    btf::mend_names(&mut new).with_context(|| format!("cannot use {}", built.display()))?;
+    let mended = folder.join("lb-xdp");
+    fs::write(&mended, &new).with_context(|| format!("cannot write {}", mended.display()))?;
+    verifier::check(&mended)?;
     let place = workspace::bpf_object();
-    verifier::check(&built)?;
-    let new = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
     if fs::read(&place).is_ok_and(|old| old == new) {
         return Ok(place);
     }

@@ -10,6 +10,7 @@
 
 mod bench;
 mod bpf;
+mod btf;
 mod build;
 mod ci;
 mod demo;

@@ -245,7 +245,7 @@ pub(super) fn read_datapath(root: &mut Section<'_, '_>) -> ReadDatapath {
             number(1024, 1 << 26, 1 << 20),
             unset.max_connections,
         );
-        let max_tables = count("max_tables", number(2, 1024, 64), unset.max_tables);
+        let max_tables = count("max_tables", number(2, 1024, 1024), unset.max_tables);
         let max_affinity_clients = count(
             "max_affinity_clients",
             number(1024, 1 << 24, 1 << 20),

@@ -1,6 +1,6 @@
 //! What a table is made of.
 //!
-//! A table is 131 KB, but it follows from an order and a handful of shares. Recipes are what the
+//! A table is 262 KB, but it follows from an order and a handful of shares. Recipes are what the
 //! reconciler compares and remembers; slots are worked out only when a table has to be written.
 
 use lb_common::{SLOTS, Table};

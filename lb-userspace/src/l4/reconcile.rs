@@ -36,6 +36,10 @@ pub(crate) const GRACE: Duration = Duration::from_secs(1);
 /// done that may read it.
 const MOST_GIVEN_BACK: usize = 4;
 
+/// How long no table must have changed before memory of tables is given back: what one change has
+/// needed the next one needs again.
+const QUIET: Duration = Duration::from_secs(60);
+
 /// Why a plan did not get into the maps.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReconcileError {
@@ -88,6 +92,8 @@ pub(crate) struct Reconciler {
     /// Interfaces that are VLANs of others. Every program begins with none.
     vlans: BTreeMap<u32, Subinterface>,
     tables: Tables,
+    /// When a table was laid to rest at last.
+    changed: Timestamp,
     /// Whether the program works on these maps.
     active: bool,
 }
@@ -121,6 +127,7 @@ impl Reconciler {
             addresses: BTreeMap::new(),
             vlans: BTreeMap::new(),
             tables,
+            changed: Timestamp::default(),
             active: false,
         })
     }
@@ -207,9 +214,19 @@ impl Reconciler {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub(crate) fn tidy(&mut self, datapath: &mut dyn Datapath) -> Result<(), DatapathError> {
+    pub(crate) fn tidy(
+        &mut self,
+        datapath: &mut dyn Datapath,
+        now: Timestamp,
+    ) -> Result<(), DatapathError> {
         let room = self.tables.room_at_rest();
         datapath.make_room(&room)?;
+        if self.tables.rests() {
+            self.changed = now;
+        }
+        if now - self.changed < QUIET {
+            return Ok(());
+        }
         for _ in 0..MOST_GIVEN_BACK {
             if !datapath.give_room_back(&room)? {
                 break;

@@ -234,6 +234,11 @@ impl Tables {
         indices(|slot| *slot != Slot::Free).chain(free).collect()
     }
 
+    /// Whether a table rests.
+    pub(crate) fn rests(&self) -> bool {
+        self.next_free().is_some()
+    }
+
     /// The indices that are to have memory while nothing changes.
     pub(crate) fn room_at_rest(&self) -> BTreeSet<u32> {
         let held = self.slots.iter().filter(|slot| **slot != Slot::Free);

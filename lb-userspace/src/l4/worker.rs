@@ -466,7 +466,7 @@ impl Worker {
 
     /// Sees to the memory of tables, when nothing waits for it.
     fn tidy(&mut self) {
-        if let Err(error) = self.state.tidy(self.datapath.as_mut()) {
+        if let Err(error) = self.state.tidy(self.datapath.as_mut(), self.clock.now()) {
             tracing::warn!(%error, "cannot see to the memory of tables");
         }
     }

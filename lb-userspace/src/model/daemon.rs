@@ -150,7 +150,7 @@ pub struct DatapathSpec {
     pub echo_rate: u16,
     /// Entries of the connection table; a `nat` connection takes two.
     pub max_connections: u32,
-    /// Tables in the kernel, 131 KB each; every VIP's service needs one, and a change a spare one.
+    /// Tables in the kernel at most, 262 KB each while it is there; every VIP's service needs one, and a change a spare one.
     pub max_tables: u32,
     /// Clients whose instance is remembered at most, of all services with affinity by address.
     pub max_affinity_clients: u32,
@@ -177,7 +177,7 @@ impl Default for DatapathSpec {
             icmp_rate: 100,
             echo_rate: 1000,
             max_connections: 262_144,
-            max_tables: 64,
+            max_tables: 1024,
             max_affinity_clients: 65_536,
             tcp_idle_timeout: Duration::from_secs(3600),
             udp_idle_timeout: Duration::from_secs(60),

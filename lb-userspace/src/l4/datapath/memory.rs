@@ -43,6 +43,8 @@ struct Calls {
     /// How many writes succeed before the next one fails, once.
     fail_after: Option<u32>,
     log: Vec<String>,
+    /// How many tables were written that no room had been made for.
+    unprepared: u32,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -101,6 +103,11 @@ impl Memory {
     /// How many tables there is memory for.
     pub(crate) fn room(&self) -> usize {
         lock(&self.room).len()
+    }
+
+    /// How many tables were written that no room had been made for.
+    pub(crate) fn unprepared(&self) -> u32 {
+        lock(&self.calls).unprepared
     }
 
     /// The VIPs.
@@ -192,7 +199,9 @@ impl Datapath for Memory {
             "table {index} was written while a VIP pointed to it"
         );
         assert_ne!(index, 0, "the empty table was written");
-        lock(&self.room).insert(index);
+        if lock(&self.room).insert(index) {
+            lock(&self.calls).unprepared += 1;
+        }
         let table = Arc::new(*table);
         lock(&self.tables)[index as usize] = Arc::clone(&table);
         self.kernel.set_table(index, table);

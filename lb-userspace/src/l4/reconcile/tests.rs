@@ -17,6 +17,8 @@ use crate::{
 
 const VIP: &str = "192.0.2.1:80";
 
+mod room;
+
 /// A reconciler, its maps, and a clock.
 #[derive(Debug)]
 struct Kernel {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use aya::maps::loaded_maps;
 use lb_userspace::l4::{self, Handle};
 use lb_userspace::model::{
     AdminState, Clock, DatapathMode, DatapathSpec, Endpoint, InstanceSpec, Ports, Protocol,
@@ -47,6 +48,8 @@ pub(super) struct Live {
     handle: Handle,
     runtime: Runtime,
     desired: Desired,
+    /// The latest map that was there before.
+    pub(super) since: u32,
     _end: oneshot::Sender<()>,
 }
 
@@ -70,6 +73,8 @@ impl Live {
             pin_path: pins.to_owned(),
             ..DatapathSpec::default()
         };
+        let ids = loaded_maps().map(|map| map.map(|map| map.id()));
+        let since = ids.collect::<Result<Vec<_>, _>>()?.into_iter().max();
         let opened = l4::open(&spec, true)?;
         ensure!(
             opened.reason().is_none(),
@@ -88,6 +93,7 @@ impl Live {
             handle,
             runtime,
             desired: Desired::default(),
+            since: since.unwrap_or(0),
             _end: end,
         };
         live.apply(RegistryChange::Configure(Box::default()))?;

@@ -1,11 +1,12 @@
 //! What the control plane costs: building tables, bringing a change into the kernel, memory.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::hint::black_box;
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use aya::maps::loaded_maps;
 use lb_userspace::balance::maglev;
 
 use super::change::{Change, Live};
@@ -116,7 +117,7 @@ fn changes(
 }
 
 fn memory(live: &mut Live, progress: &mut (dyn FnMut(&str) + Send)) -> Result<Comparison> {
-    let start = maps()?;
+    let start = maps(live.since)?;
     for (name, bytes) in &start {
         progress(&format!(
             "memory at start: {name} {:.3} MB",
@@ -125,7 +126,7 @@ fn memory(live: &mut Live, progress: &mut (dyn FnMut(&str) + Send)) -> Result<Co
     }
     let start: u64 = start.iter().map(|(_, bytes)| bytes).sum();
     live.serve(VIPS, 3)?;
-    let then: u64 = maps()?.iter().map(|(_, bytes)| bytes).sum();
+    let then: u64 = maps(live.since)?.iter().map(|(_, bytes)| bytes).sum();
     let each = megabytes(then.saturating_sub(start)) / f64::from(VIPS);
     Ok(Comparison {
         title: "memory of all maps, by the kernel's account".to_owned(),
@@ -141,25 +142,21 @@ fn megabytes(bytes: u64) -> f64 {
     bytes as f64 / 1e6
 }
 
-/// The memory of each map that this process has open, by kind and id.
-fn maps() -> Result<Vec<(String, u64)>> {
-    let mut found = BTreeMap::new();
-    for entry in fs::read_dir("/proc/self/fdinfo")? {
-        let Ok(text) = fs::read_to_string(entry?.path()) else {
+/// The memory of each map that is newer than the map with the id `since`, by its name.
+fn maps(since: u32) -> Result<Vec<(String, u64)>> {
+    let mut found = Vec::new();
+    for map in loaded_maps() {
+        let map = map?;
+        if map.id() <= since {
             continue;
-        };
-        let field = |name: &str| {
-            let line = text.lines().find_map(|line| line.strip_prefix(name));
-            line.and_then(|value| value.trim().parse::<u64>().ok())
-        };
-        let (Some(id), Some(kind)) = (field("map_id:"), field("map_type:")) else {
-            continue;
-        };
-        let bytes = field("memlock:").context("a map without an account")?;
-        found.insert(id, (kind, field("max_entries:").unwrap_or(0), bytes));
+        }
+        let descriptor = map.fd()?;
+        let number = descriptor.as_fd().as_raw_fd();
+        let text = fs::read_to_string(format!("/proc/self/fdinfo/{number}"))?;
+        let bytes = text.lines().find_map(|line| line.strip_prefix("memlock:"));
+        let bytes = bytes.and_then(|bytes| bytes.trim().parse().ok());
+        let name = map.name_as_str().unwrap_or_default().to_owned();
+        found.push((name, bytes.context("a map without an account")?));
     }
-    let named = found.into_values().map(|(kind, entries, bytes)| {
-        (format!("map of type {kind} with {entries} entries"), bytes)
-    });
-    Ok(named.collect())
+    Ok(found)
 }

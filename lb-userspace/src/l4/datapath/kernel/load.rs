@@ -138,6 +138,7 @@ fn build(
     loader.map_max_entries(names::MAP_CONNECTIONS, spec.max_connections);
     loader.map_max_entries(names::MAP_TABLES, maps::tables(spec));
     loader.map_max_entries(names::MAP_OPENINGS, openings(spec));
+    loader.map_max_entries(names::MAP_FRAGMENTS, fragments());
     if let Some(former) = former {
         takeover::announce(&mut loader, former);
     }
@@ -158,11 +159,20 @@ fn build(
 
 /// Places of each processor for connections that have hardly begun.
 fn openings(spec: &DatapathSpec) -> u32 {
-    // As many as there may ever be: each has its own.
-    let processors = aya::util::nr_cpus().map_or(1, |count| count.max(1) as u32);
     let (first, last) = spec.nat_ports;
     let ports = u32::from(last - first) + 1;
-    (lb_common::most_opening(spec.max_connections, ports) / processors).max(1)
+    (lb_common::most_opening(spec.max_connections, ports) / processors()).max(1)
+}
+
+/// Datagrams in fragments that are remembered.
+fn fragments() -> u32 {
+    // The kernel hands free entries to processors by the hundred.
+    (processors() * 256).max(4096)
+}
+
+/// Processors that there may ever be: each has its own part of some maps.
+fn processors() -> u32 {
+    aya::util::nr_cpus().map_or(1, |count| count.max(1) as u32)
 }
 
 /// Why the kernel refused the program. The verifier's log can have thousands of lines, of which the

@@ -64,13 +64,12 @@ impl Steering {
         program.load().map_err(|error| L4Error::Load {
             why: refusal(&error),
         })?;
-        forget_maps(&mut object);
-        let program = object.program_mut(names::PROGRAM_STEER);
         let attach = |why: String| L4Error::Steer { why };
         let namespace = File::open(NAMESPACE).map_err(|error| attach(error.to_string()))?;
         program
             .attach(namespace)
             .map_err(|error| attach(chain(&error)))?;
+        forget_maps(&mut object);
         Ok(Self {
             ports,
             sockets,

@@ -26,7 +26,6 @@ use crate::l4::L4Error;
 type Element = Array<MapData, Table>;
 
 /// The tables that the program finds.
-#[derive(Debug)]
 pub(super) struct TableMaps {
     array: MapData,
     /// How many there may be.
@@ -34,6 +33,14 @@ pub(super) struct TableMaps {
     elements: BTreeMap<u32, Element>,
     /// Where the elements are pinned.
     folder: PathBuf,
+}
+
+impl std::fmt::Debug for TableMaps {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TableMaps")
+            .field("indices", &self.elements.keys())
+            .finish_non_exhaustive()
+    }
 }
 
 impl TableMaps {
