@@ -71,7 +71,12 @@ fn steered(scene: &Scene, result: &str) -> Result<u64> {
 #[test]
 #[ignore = "needs root"]
 fn connections_to_any_address_and_port_are_served_and_others_are_not() -> Result<()> {
-    let scene = Scene::new(2, configuration(&vips()).text())?;
+    let folder = tempfile::tempdir()?;
+    let log = folder.path().join("access.log");
+    let access = format!(
+        "[access_log]\nenabled = true\npath = {log:?}\nfields = [\"destination\"]\n"
+    );
+    let scene = Scene::new(2, configuration(&vips()).with(&access).text())?;
     deliver(&scene)?;
     for (number, family) in HELD.iter().flat_map(|n| FAMILIES.map(|f| (*n, f))) {
         for port in [8000, 8003] {
@@ -91,6 +96,14 @@ fn connections_to_any_address_and_port_are_served_and_others_are_not() -> Result
     });
     ensure!(counted, "expected {expected}, found {}", read()?);
     ensure!(steered(&scene, "no_socket")? == 0, "no socket");
+    // The log knows which of them a client has meant.
+    let target = SocketAddr::new(address(HELD[2], Family::V6), 8003);
+    let line = format!("{{\"destination\":\"{target}\"}}");
+    let read = || std::fs::read_to_string(&log).unwrap_or_default();
+    let logged = lb_tests::cleanup::within(Duration::from_secs(5), || {
+        read().lines().any(|found| found == line)
+    });
+    ensure!(logged, "expected {line}, found\n{}", read());
     Ok(())
 }
 

@@ -198,7 +198,7 @@ pub(super) fn read_access_log(root: &mut Section<'_, '_>) -> AccessLogSpec {
                 .value("sample", &Share, &Sourced::unset(unset.sample))
                 .value,
             fields: t
-                .list("fields", &LOG_FIELD, &LogField::ALL)
+                .list("fields", &LOG_FIELD, LogField::USUAL)
                 .into_iter()
                 .map(|field| field.value)
                 .collect(),

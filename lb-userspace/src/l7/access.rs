@@ -11,7 +11,7 @@
 //! Where only a sample is logged, requests that went wrong are logged all the same.
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     rc::Rc,
     sync::{
         Arc,
@@ -59,6 +59,8 @@ pub struct Record {
     pub path: Box<str>,
     /// The client: the peer, or what a trusted proxy says.
     pub client: IpAddr,
+    /// Where its connection has arrived.
+    pub destination: Option<SocketAddr>,
     /// What joins the record with those of others.
     pub trace: Trace,
     /// The service that its route leads to.
@@ -206,6 +208,7 @@ struct Open {
     method: Method,
     path: Box<str>,
     client: IpAddr,
+    destination: Option<SocketAddr>,
     trace: Trace,
     /// Whether it is in the sample of the log.
     sampled: bool,
@@ -375,6 +378,7 @@ impl Open {
             method: request.method().clone(),
             path: cut(request.uri().path()).into(),
             client: client.peer.client(headers, proxies),
+            destination: client.destination,
             trace,
             sampled: worker
                 .access
@@ -427,6 +431,7 @@ impl Open {
             method: self.method,
             path: self.path,
             client: self.client,
+            destination: self.destination,
             trace: self.trace,
             service: self.service,
             instance: self.instance.map(|instance| Asked {

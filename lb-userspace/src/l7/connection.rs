@@ -53,6 +53,9 @@ pub(super) struct Client {
     pub(super) worker: Rc<Worker>,
     pub(super) pulse: Arc<Pulse>,
     pub(super) address: SocketAddr,
+    /// Where the connection has arrived, if anybody wants to know: a listener's address, or one of many
+    /// that connections are handed over for.
+    pub(super) destination: Option<SocketAddr>,
     pub(super) peer: Peer,
 }
 
@@ -77,6 +80,7 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, address: Socket
     let view = worker.view();
     let gateway = &view.snapshot.gateway;
     let pulse = Arc::new(Pulse::new(worker.clock.now(), gateway));
+    let arrived = worker.access.as_ref().map(|_| stream.local_addr());
     let io = Watched {
         io: Socket::new(stream),
         pulse: Arc::clone(&pulse),
@@ -86,6 +90,7 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, address: Socket
         worker: Rc::clone(&worker),
         pulse: Arc::clone(&pulse),
         address,
+        destination: arrived.and_then(Result::ok),
     });
     let service = service_fn(move |request| proxy::serve(Rc::clone(&client), request));
     let mut connection = view.protocol.serve_connection(io, service).with_upgrades();

@@ -38,11 +38,13 @@ pub enum LogField {
     TraceId,
     /// What other than the instance ended the request.
     Reason,
+    /// The address and port that the client has connected to.
+    Destination,
 }
 
 impl LogField {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Level,
         Self::Timestamp,
         Self::Message,
@@ -60,7 +62,12 @@ impl LogField {
         Self::Attempts,
         Self::TraceId,
         Self::Reason,
+        Self::Destination,
     ];
+
+    /// Those of a line where nothing is said. Where a client has connected to is the same for all of
+    /// them, as a rule.
+    pub const USUAL: &[Self] = Self::ALL.split_at(Self::ALL.len() - 1).0;
 
     /// The name in log and configuration.
     #[must_use]
@@ -83,6 +90,7 @@ impl LogField {
             Self::Attempts => "attempts",
             Self::TraceId => "trace_id",
             Self::Reason => "reason",
+            Self::Destination => "destination",
         }
     }
 }
@@ -94,6 +102,9 @@ pub struct LogFields(u32);
 impl LogFields {
     /// All fields.
     pub const ALL: Self = Self((1 << LogField::ALL.len()) - 1);
+
+    /// The usual ones.
+    pub const USUAL: Self = Self((1 << LogField::USUAL.len()) - 1);
 
     /// Whether a field is among them.
     #[must_use]

@@ -100,7 +100,7 @@ impl Default for AccessLogSpec {
             enabled: false,
             path: None,
             sample: 1_000_000,
-            fields: LogFields::ALL,
+            fields: LogFields::USUAL,
         }
     }
 }

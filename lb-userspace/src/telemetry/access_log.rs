@@ -4,7 +4,10 @@
 //! it (see [`super::lines`]). What does not fit, because the disk or whoever reads
 //! the pipe is slow, is lost and counted: a log must not slow down what it tells about.
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use serde::Serialize;
 
@@ -79,6 +82,8 @@ struct Line<'a> {
     trace_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    destination: Option<SocketAddr>,
 }
 
 impl<'a> Line<'a> {
@@ -124,6 +129,7 @@ impl<'a> Line<'a> {
                 .filter(|attempts| *attempts > 1 && has(LogField::Attempts)),
             trace_id: has(LogField::TraceId).then(|| record.trace.to_string()),
             reason: reason.filter(|_| has(LogField::Reason)),
+            destination: record.destination.filter(|_| has(LogField::Destination)),
         }
     }
 }

@@ -89,15 +89,8 @@ impl Followed {
         let stop = self.state.stopped();
         let mut chunk = format!("retry: {}\n: events of lb\n\n", RETRY.as_millis());
         loop {
-            if !chunk.is_empty() {
-                let chunk = Bytes::from(std::mem::take(&mut chunk));
-                let sent = tokio::select! {
-                    sent = sender.send(chunk) => sent.is_ok(),
-                    () = stopping(stop.clone()) => false,
-                };
-                if !sent {
-                    return;
-                }
+            if !hand_over(&mut chunk, &sender, stopping(stop.clone())).await {
+                return;
             }
             newest.borrow_and_update();
             let batch = self.state.registry().feed().after(self.last, CHUNK);
@@ -142,6 +135,21 @@ impl Followed {
         if wanted {
             append(text, event.sequence, &event.kind, &event);
         }
+    }
+}
+
+/// Hands over what is in `chunk`, if anything is; whether somebody took it before the `end`.
+pub(in crate::api) async fn hand_over(
+    chunk: &mut String,
+    sender: &mpsc::Sender<Bytes>,
+    end: impl Future<Output = ()>,
+) -> bool {
+    if chunk.is_empty() {
+        return true;
+    }
+    tokio::select! {
+        sent = sender.send(Bytes::from(std::mem::take(chunk))) => sent.is_ok(),
+        () = end => false,
     }
 }
 

@@ -8,7 +8,7 @@ use tokio::{sync::mpsc, time::Instant};
 use super::{Asked, document::Writer};
 use crate::{
     api::{
-        events::{Stream, append, stopping},
+        events::{Stream, append, hand_over, stopping},
         state::ApiState,
         types::Lost,
     },
@@ -53,16 +53,14 @@ impl Run {
         let stop = self.state.stopped();
         let mut chunk = ": flow events of lb\n\n".to_owned();
         loop {
-            if !chunk.is_empty() {
-                let chunk = Bytes::from(std::mem::take(&mut chunk));
-                let sent = tokio::select! {
-                    sent = sender.send(chunk) => sent.is_ok(),
-                    () = stopping(stop.clone()) => false,
-                    () = at(self.end) => false,
-                };
-                if !sent {
-                    return;
+            let end = async {
+                tokio::select! {
+                    () = stopping(stop.clone()) => {}
+                    () = at(self.end) => {}
                 }
+            };
+            if !hand_over(&mut chunk, &sender, end).await {
+                return;
             }
             if self.left == Some(0) {
                 return;

@@ -29,6 +29,7 @@ fn a_served_request_is_told_with_instance_and_trace() {
     assert_eq!(record.ending, Ending::Answered(200));
     assert_eq!((record.method.as_str(), &*record.path), ("GET", "/a/b"));
     assert_eq!(record.client, Ipv4Addr::LOCALHOST);
+    assert_eq!(record.destination, Some(gateway.address));
     assert_eq!(record.service.unwrap().as_str(), "web");
     let asked = record.instance.unwrap();
     assert!(Arc::ptr_eq(&asked.instance, &gateway.instance(0)));

@@ -25,6 +25,7 @@ fn record(ending: Ending) -> Record {
         method: Method::POST,
         path: "/api/v1/letters".into(),
         client: [192, 168, 1, 100].into(),
+        destination: Some(([192, 0, 2, 1], 443).into()),
         trace: Trace::Made(1_705_315_800, 0xab_c123),
         service: Some(service),
         instance: Some(Asked {
@@ -40,7 +41,7 @@ fn record(ending: Ending) -> Record {
 }
 
 fn text(record: &Record) -> String {
-    serde_json::to_string(&Line::of(record, LogFields::ALL)).unwrap()
+    serde_json::to_string(&Line::of(record, LogFields::USUAL)).unwrap()
 }
 
 #[test]
@@ -62,6 +63,9 @@ fn a_line_has_the_fields_that_were_chosen() {
     let line = serde_json::to_string(&Line::of(&record(Ending::Answered(200)), chosen));
     let expected = r#"{"status":200,"trace_id":"gw-1705315800-abc123"}"#;
     assert_eq!(line.unwrap(), expected);
+    let whole = serde_json::to_string(&Line::of(&record(Ending::Answered(200)), LogFields::ALL));
+    let end = r#","destination":"192.0.2.1:443"}"#;
+    assert!(whole.as_ref().unwrap().ends_with(end), "{whole:?}");
     // Every field alone is the field of its name, as long as the request has one.
     let mut failed = record(Ending::Refused(Reason::ConnectFailed));
     failed.attempts = 2;
