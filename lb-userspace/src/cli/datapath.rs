@@ -161,6 +161,10 @@ fn status(datapath: &Datapath) -> String {
             "connection table",
             usage(connections.entries, connections.max),
         ),
+        (
+            "clients",
+            usage(datapath.clients.used, datapath.clients.max),
+        ),
         ("tables", usage(datapath.tables.used, datapath.tables.max)),
         (
             "in the kernel",

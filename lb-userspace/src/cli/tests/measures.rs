@@ -86,6 +86,7 @@ fn the_packet_path_is_shown() {
         "interfaces        eth0 (generic)",
         "packets           100 received = 60 forwarded + 37 passed + 3 dropped",
         "connection table  7 of 1000 (0.7 %)",
+        "clients           5 of 200 (2.5 %)",
     ] {
         assert!(
             text.lines().any(|found| found == line),
