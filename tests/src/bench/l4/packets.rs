@@ -11,6 +11,8 @@
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::thread::sleep;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use lb_common::{
@@ -18,6 +20,7 @@ use lb_common::{
     PREFIX_DENIED, PROTOCOL_TCP, PROTOCOL_UDP, SELECT_TURN, Settings, VIP_LIMITED, VIP_OWNED,
     VIP_SETTLES, Vip, VipKey, from_v4, names,
 };
+use lb_ebpf::conntrack::TOUCH_AFTER;
 
 use crate::bench::report::{Comparison, Series};
 use crate::packet::{Build, Kernel, Lab, kernel::Sizes, lab, network::FRONT, random::Random};
@@ -65,6 +68,8 @@ const SETTLED: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 1, 1
 const LIMITED: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 1, 105)), 80);
 const LIMITED_SETTLED: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 1, 106)), 80);
 const STAYS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 1, 107)), 80);
+/// How long the program's copies of connections hold at most.
+const COPIES_HOLD: Duration = Duration::from_nanos(TOUCH_AFTER);
 /// VIPs of tunnels.
 const IPIP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 1, 103)), 80);
 const GUE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 1, 104)), 80);
@@ -372,8 +377,9 @@ fn one_at_a_time(
     }
     let mut series = series(rows.iter().map(|row| row.0));
     for round in 0..rounds {
-        for step in 0..rows.len() {
-            let at = (step + round as usize) % rows.len();
+        // Of the round before.
+        sleep(COPIES_HOLD);
+        for at in turns(rows, round as usize) {
             let Row(name, load) = &rows[at];
             let program = if *name == FLOOR {
                 names::PROGRAM_PASS
@@ -393,6 +399,20 @@ fn one_at_a_time(
         unit: "ns per packet",
         series,
     })
+}
+
+/// In which order rows are measured. Each round begins with another one, but those of many connections
+/// are the last ones, and few of them come before more: the program's copies of connections stay where
+/// they are for as long as they hold, so whoever came after them would be measured without a copy.
+fn turns(rows: &[Row], round: usize) -> Vec<usize> {
+    let leaves_copies = |at: &usize| match rows[*at].1 {
+        Load::Of(count, vip, _) => count > 1 && vip != SETTLED,
+        Load::One(_) | Load::New(..) => false,
+    };
+    let (last, mut first): (Vec<usize>, Vec<usize>) = (0..rows.len()).partition(leaves_copies);
+    let start = round % first.len().max(1);
+    first.rotate_left(start);
+    first.into_iter().chain(last).collect()
 }
 
 /// The rows that are measured with an ACL as well.
