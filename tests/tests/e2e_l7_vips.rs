@@ -73,9 +73,8 @@ fn steered(scene: &Scene, result: &str) -> Result<u64> {
 fn connections_to_any_address_and_port_are_served_and_others_are_not() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let log = folder.path().join("access.log");
-    let access = format!(
-        "[access_log]\nenabled = true\npath = {log:?}\nfields = [\"destination\"]\n"
-    );
+    let access =
+        format!("[access_log]\nenabled = true\npath = {log:?}\nfields = [\"destination\"]\n");
     let scene = Scene::new(2, configuration(&vips()).with(&access).text())?;
     deliver(&scene)?;
     for (number, family) in HELD.iter().flat_map(|n| FAMILIES.map(|f| (*n, f))) {

@@ -44,7 +44,10 @@ fn mend(information: &mut [u8]) -> Result<()> {
     );
     let at = |place: usize| word(information, place).map(|value| value as usize);
     let header = at(4)?;
-    ensure!(header >= HEADER, "expected a header of {HEADER} bytes or more, found {header}");
+    ensure!(
+        header >= HEADER,
+        "expected a header of {HEADER} bytes or more, found {header}"
+    );
     let (types, strings) = (header + at(8)?, header + at(16)?);
     let end = types + at(12)?;
     let mut place = types;
@@ -58,7 +61,9 @@ fn mend(information: &mut [u8]) -> Result<()> {
         place += 12 + trailing(kind, members)?;
     }
     for name in names {
-        let bytes = information.get_mut(name..).context("a name lies outside the strings")?;
+        let bytes = information
+            .get_mut(name..)
+            .context("a name lies outside the strings")?;
         let is_named = |byte: u8| byte == b'_' || byte.is_ascii_alphanumeric();
         for byte in bytes.iter_mut().take_while(|byte| **byte != 0) {
             if !is_named(*byte) {
@@ -100,7 +105,10 @@ mod tests {
     fn information(types: &[u32], strings: &[u8]) -> Vec<u8> {
         let length = 4 * types.len() as u32;
         let header = [24, 0, length, length, strings.len() as u32];
-        let words = header.iter().chain(types).flat_map(|word| word.to_le_bytes());
+        let words = header
+            .iter()
+            .chain(types)
+            .flat_map(|word| word.to_le_bytes());
         let start = [0x9f, 0xeb, 1, 0].into_iter();
         start.chain(words).chain(strings.iter().copied()).collect()
     }

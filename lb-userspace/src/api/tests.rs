@@ -450,10 +450,7 @@ fn report(registry: &Registry) -> Report {
             max: 1000,
             ..l4::ConnectionReport::default()
         },
-        clients: l4::ClientReport {
-            used: 5,
-            max: 200,
-        },
+        clients: l4::ClientReport { used: 5, max: 200 },
         tables_used: 1,
         tables_max: 63,
         ..Report::default()

@@ -196,7 +196,10 @@ impl Tables {
     /// Whether there is a table of `recipe`, whoever its slots belong to.
     pub(crate) fn has(&self, recipe: &Recipe) -> bool {
         let all = 0..self.slots.len() as u32;
-        recipe.is_empty() || all.into_iter().any(|at| self.made(at).is_some_and(|made| made.recipe == *recipe))
+        recipe.is_empty()
+            || all
+                .into_iter()
+                .any(|at| self.made(at).is_some_and(|made| made.recipe == *recipe))
     }
 
     /// Finds a place for `recipe`, for a VIP that has no use for owners.

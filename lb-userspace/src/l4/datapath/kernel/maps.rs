@@ -338,7 +338,9 @@ impl Maps {
 
     /// Opens the pinned maps in `folder`.
     pub(super) fn open(folder: &Path) -> Result<Self, L4Error> {
-        Self::make(folder, |name| Map::from_map_data(MapData::from_pin(folder.join(name))?))
+        Self::make(folder, |name| {
+            Map::from_map_data(MapData::from_pin(folder.join(name))?)
+        })
     }
 
     fn make(

@@ -23,8 +23,8 @@ use aya::{
 };
 use lb_common::{
     Affinity, ClientHop, ClientKey, ClientPin, Counter, CounterKind, Counters, FLOW_REPLY,
-    FlowEntry, FlowKey, HASH_SOURCE, MAX_INSTANCES, MAX_VIPS, NextHop, SELECT_HASH, Traffic,
-    Vip, VipKey, names,
+    FlowEntry, FlowKey, HASH_SOURCE, MAX_INSTANCES, MAX_VIPS, NextHop, SELECT_HASH, Traffic, Vip,
+    VipKey, names,
 };
 use lb_ebpf::hash;
 

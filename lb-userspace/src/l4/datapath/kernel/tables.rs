@@ -109,7 +109,9 @@ impl TableMaps {
         let array = self.array.fd().as_fd();
         syscall::update_batch(array, &keys, &values).map_err(failed("BPF_MAP_UPDATE_BATCH"))?;
         for (index, element) in new {
-            let pinned = element.map().pin(self.folder.join(MapSet::table_pin(index)));
+            let pinned = element
+                .map()
+                .pin(self.folder.join(MapSet::table_pin(index)));
             pinned.map_err(|error| MapError::PinError { name: None, error })?;
             self.elements.insert(index, element);
         }
