@@ -22,7 +22,7 @@ use lb_userspace::{
     l4::{self, AttachMode, Handle, L4Error, PathMode, Report},
     model::{
         AdminState, Clock, DatapathMode, DatapathSpec, Endpoint, InstanceSpec, Ports, Protocol,
-        ServiceName, ServiceSpec, VipSpec,
+        ServiceName, ServiceSpec, Timestamp, VipSpec,
     },
     registry::{Change, Desired, Registry},
 };
@@ -100,11 +100,16 @@ struct Daemon {
     registry: Arc<Registry>,
     handle: Handle,
     runtime: tokio::runtime::Runtime,
+    clock: Clock,
     _end: oneshot::Sender<()>,
 }
 
 impl Daemon {
     fn start(spec: &DatapathSpec, weights: [u16; 2]) -> Result<Self> {
+        Self::start_by(Clock::real(), spec, weights)
+    }
+
+    fn start_by(clock: Clock, spec: &DatapathSpec, weights: [u16; 2]) -> Result<Self> {
         // One thread: a worker thread would be in another network namespace.
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -121,12 +126,13 @@ impl Daemon {
         let shutdown = async {
             let _ = ended.await;
         };
-        let run = async { l4::run(opened, Arc::clone(&registry), Clock::real(), 1, shutdown) };
+        let run = async { l4::run(opened, Arc::clone(&registry), clock.clone(), 1, shutdown) };
         let handle = runtime.block_on(run)?.handle;
         Ok(Self {
             registry,
             handle,
             runtime,
+            clock,
             _end: end,
         })
     }
@@ -136,7 +142,7 @@ impl Daemon {
         self.runtime.block_on(async {
             for _ in 0..200 {
                 tokio::time::sleep(Duration::from_millis(20)).await;
-                let report = self.handle.fresh(Clock::real().now()).await;
+                let report = self.handle.fresh(self.clock.now()).await;
                 if expected(&report) {
                     return Ok(report);
                 }
@@ -526,5 +532,54 @@ fn what_is_missing_is_said() -> Result<()> {
         );
         l4::detach(&elsewhere.pin_path)?;
         Ok(())
+    })
+}
+
+#[test]
+#[ignore = "needs root"]
+fn memory_of_tables_follows_their_number() -> Result<()> {
+    let place = Place::make()?;
+    place.balancer(|| {
+        let spec = DatapathSpec {
+            max_tables: 16,
+            ..place.spec()
+        };
+        let clock = Clock::manual(Timestamp(1));
+        let daemon = Daemon::start_by(clock.clone(), &spec, [1, 1])?;
+        let tables = || -> Result<usize> {
+            let pins = pins(&spec.pin_path.join(ours(1)))?;
+            Ok(pins.iter().filter(|p| p.starts_with("TABLES-")).count())
+        };
+        let wait = |daemon: &Daemon, count: usize, step: Duration| -> Result<()> {
+            for _ in 0..300 {
+                if tables()? == count {
+                    return Ok(());
+                }
+                clock.advance(step);
+                let pause = async { tokio::time::sleep(Duration::from_millis(200)).await };
+                daemon.runtime.block_on(pause);
+            }
+            anyhow::bail!("expected {count} tables, found {}", tables()?);
+        };
+        daemon.settled()?;
+        // Those of both services, and two for changes.
+        wait(&daemon, 4, Duration::ZERO)?;
+        place.connect(10)?;
+        // As the clock stands still, nothing that was written may be written again.
+        for weights in [[1, 3], [1, 5]] {
+            daemon.registry.apply(configuration(weights)?)?;
+            daemon.settled()?;
+        }
+        wait(&daemon, 7, Duration::ZERO)?;
+        place.connect(10)?;
+        // The next daemon finds them; what it has no use for it gives back.
+        drop(daemon);
+        let daemon = Daemon::start_by(clock.clone(), &spec, [1, 5])?;
+        let report = daemon.settled()?;
+        assert_eq!((report.reconcile.writes, report.tables_used), (0, 2));
+        place.connect(10)?;
+        daemon.registry.apply(Change::Configure(Box::default()))?;
+        daemon.settled()?;
+        wait(&daemon, 0, Duration::from_secs(10))
     })
 }
