@@ -34,7 +34,7 @@ pub(super) struct Cost {
     pub(super) writes: u64,
 }
 
-/// What changes: of the first instance of the first service.
+/// What changes: of an instance of the first service.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Change {
     Drain,
@@ -124,19 +124,21 @@ impl Live {
         self.apply(all).map(drop)
     }
 
-    /// Changes something.
-    pub(super) fn change(&mut self, change: Change) -> Result<Cost> {
+    /// Changes something of the instance with this number: of another one each time, or the kernel would
+    /// have the table still from the last time.
+    pub(super) fn change(&mut self, change: Change, number: u16) -> Result<Cost> {
         let first = self.desired.services.first_mut().context("no service")?;
         let admin = |state| RegistryChange::Admin {
             service: first.name.clone(),
-            instance: at(0),
+            instance: at(number),
             state,
         };
         let change = match change {
             Change::Drain => admin(AdminState::Draining),
             Change::Enable => admin(AdminState::Enabled),
             Change::Weight => {
-                let instance = first.instances.first_mut().context("no instance")?;
+                let instance = first.instances.get_mut(usize::from(number));
+                let instance = instance.context("no such instance")?;
                 instance.weight = if instance.weight == 100 { 50 } else { 100 };
                 RegistryChange::Configure(Box::new(self.desired.clone()))
             }

@@ -101,7 +101,7 @@ fn changes(
     });
     for round in 0..rounds {
         for (at, (kind, name)) in kinds.into_iter().zip(names).enumerate() {
-            let cost = live.change(kind)?;
+            let cost = live.change(kind, (round % u32::from(INSTANCES)) as u16)?;
             let ms = |time: Duration| time.as_nanos() as f64 / 1e6;
             let values = [ms(cost.whole), ms(cost.kernel), cost.writes as f64];
             for (comparison, value) in comparisons.iter_mut().zip(values) {
