@@ -32,7 +32,10 @@ pub fn order(members: &[(u64, u32)], turns: usize) -> Vec<u16> {
     let weights: Vec<u32> = ranked.iter().map(|p| members[usize::from(*p)].1).collect();
     let n = turns as u32;
     let quotas = quotas(&weights, n);
-    let mut windows: Vec<Window> = quotas.iter().map(|quota| Window::first(*quota, n)).collect();
+    let mut windows: Vec<Window> = quotas
+        .iter()
+        .map(|quota| Window::first(*quota, n))
+        .collect();
     let mut order = Vec::with_capacity(turns);
     let mut next = vec![0; windows.len()];
     // Windows that are open, by when they close; those yet to open, by when they open.

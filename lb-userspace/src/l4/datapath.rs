@@ -251,6 +251,15 @@ pub(crate) trait Datapath: fmt::Debug + Send {
     /// When the map cannot be read.
     fn live(&self, index: u16) -> Result<u64, DatapathError>;
 
+    /// Traffic and live connections of the instance indices from 0 to `last`, in their order.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    fn all_instances(&self, last: u16) -> Result<Vec<(Traffic, u64)>, DatapathError> {
+        let of = |index| Ok((self.instance_traffic(index)?, self.live(index)?));
+        (0..=last).map(of).collect()
+    }
+
     /// Adds `by` to the live connections of an instance index; the sum does not go below zero.
     ///
     /// # Errors

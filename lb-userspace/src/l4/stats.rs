@@ -51,6 +51,10 @@ pub(crate) fn instances(
     state: &Reconciler,
     datapath: &dyn Datapath,
 ) -> Result<(), DatapathError> {
+    let Some((last, _)) = state.instances().last_key_value() else {
+        return Ok(());
+    };
+    let figures = datapath.all_instances(*last)?;
     let members = snapshot.services.iter().flat_map(|s| s.members.iter());
     for instance in members.map(|member| &member.instance) {
         let id = instance.id;
@@ -58,7 +62,9 @@ pub(crate) fn instances(
         if !state.instances().get(&id.index).is_some_and(is_ours) {
             continue;
         }
-        let traffic = datapath.instance_traffic(id.index)?;
+        let Some((traffic, live)) = figures.get(usize::from(id.index)) else {
+            continue;
+        };
         let kernel = &instance.kernel;
         for (to, from) in [
             (&kernel.packets_in, traffic.packets_in),
@@ -66,7 +72,7 @@ pub(crate) fn instances(
             (&kernel.packets_out, traffic.packets_out),
             (&kernel.bytes_out, traffic.bytes_out),
             (&kernel.connections, traffic.connections),
-            (&kernel.live, datapath.live(id.index)?),
+            (&kernel.live, *live),
         ] {
             to.store(from, Ordering::Relaxed);
         }

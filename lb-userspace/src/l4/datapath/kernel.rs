@@ -262,7 +262,16 @@ impl Datapath for Kernel {
             .expired
             .get(&index.into(), 0)
             .map_err(read(what))?;
-        Ok(u64::try_from(begun.wrapping_sub(expired).cast_signed()).unwrap_or(0))
+        Ok(still(begun, expired))
+    }
+
+    fn all_instances(&self, last: u16) -> Result<Vec<(Traffic, u64)>, DatapathError> {
+        self.maps
+            .all_instances(last)
+            .map_err(|error| DatapathError::Read {
+                what: format!("figures of the instances up to {last}"),
+                why: error.to_string(),
+            })
     }
 
     fn adjust_live(&mut self, index: u16, by: i64) -> Result<(), DatapathError> {
@@ -447,7 +456,7 @@ fn zero<T: aya::Pod + Default>(
     map.set(index, zeros, 0)
 }
 
-fn sum(values: &PerCpuValues<Traffic>) -> Traffic {
+fn sum(values: &[Traffic]) -> Traffic {
     values.iter().fold(Traffic::default(), |sum, cpu| Traffic {
         packets_in: sum.packets_in + cpu.packets_in,
         bytes_in: sum.bytes_in + cpu.bytes_in,
@@ -456,6 +465,11 @@ fn sum(values: &PerCpuValues<Traffic>) -> Traffic {
         connections: sum.connections + cpu.connections,
         dropped: sum.dropped + cpu.dropped,
     })
+}
+
+/// Connections that are left of those that have begun.
+fn still(begun: u64, expired: u64) -> u64 {
+    u64::try_from(begun.wrapping_sub(expired).cast_signed()).unwrap_or(0)
 }
 
 fn is_absent(error: &MapError) -> bool {

@@ -1,10 +1,11 @@
 //! The maps of the program, typed, and what shape each must have.
 
-use std::path::Path;
+use std::{io, os::fd::AsFd as _, path::Path};
 
 use aya::{
     Ebpf,
     maps::{Array, HashMap, IterableMap as _, Map, MapData, MapError, MapInfo, PerCpuArray},
+    util::nr_cpus,
 };
 use lb_common::{
     Address, AddressFilter, Arrivals, CLIENT_HOPS, ClientHop, CookieKeys, Counters, FlowEntry,
@@ -12,7 +13,7 @@ use lb_common::{
     Settings, Subinterface, Traffic, Vip, VipKey, names,
 };
 
-use super::tables::TableMaps;
+use super::{still, sum, syscall, tables::TableMaps};
 use crate::{
     l4::{L4Error, datapath::Limits},
     model::DatapathSpec,
@@ -382,6 +383,24 @@ impl Maps {
     pub(super) fn move_vip_epoch(&mut self) -> Result<(), MapError> {
         let epoch = self.vip_epoch.get(&0, 0)?;
         self.vip_epoch.set(0, epoch.wrapping_add(1), 0)
+    }
+
+    /// Traffic and live connections of the instance indices up to `last`: three calls, where one by one
+    /// they would be three for each.
+    pub(super) fn all_instances(&self, last: u16) -> io::Result<Vec<(Traffic, u64)>> {
+        let count = usize::from(last) + 1;
+        let processors = nr_cpus().map_err(|(_, error)| error)?.max(1);
+        let array = |map: &Array<MapData, u64>| {
+            let map = map.map().fd().as_fd();
+            syscall::lookup_array::<u64>(map, count, 1)
+        };
+        let traffic = self.instance_traffic.map().fd().as_fd();
+        let traffic = syscall::lookup_array::<Traffic>(traffic, count, processors)?;
+        let live = array(&self.live)?.into_iter().zip(array(&self.expired)?);
+        let traffic = traffic.chunks_exact(processors).map(sum);
+        Ok(traffic
+            .zip(live.map(|(begun, expired)| still(begun, expired)))
+            .collect())
     }
 
     /// How large the maps are.

@@ -159,6 +159,47 @@ fn lookup_at_most<K: Pod + Default, V: Pod + Default>(
     Ok((!is_end).then_some(next_bucket))
 }
 
+/// The values of the first `count` elements of the array `map`, each of which has `per` of them: one, or
+/// one of each processor that there may be.
+///
+/// # Errors
+/// What the system says; also when there are fewer.
+pub(super) fn lookup_array<V: Pod + Default>(
+    map: BorrowedFd<'_>,
+    count: usize,
+    per: usize,
+) -> io::Result<Vec<V>> {
+    let mut keys = vec![0_u32; count];
+    let mut values = vec![V::default(); count * per];
+    let mut last = 0_u32;
+    let mut attributes = BatchAttributes {
+        out_batch: (&raw mut last) as u64,
+        keys: keys.as_mut_ptr() as u64,
+        values: values.as_mut_ptr() as u64,
+        count: count as u32,
+        map_fd: map.as_raw_fd() as u32,
+        ..BatchAttributes::default()
+    };
+    // SAFETY: the attributes of BPF_MAP_LOOKUP_BATCH. `keys` and `values` have room for `count` elements
+    // of `per` values, which are what the caller made the map of; of each processor they are padded to
+    // eight bytes, which is asserted to change nothing. Any bytes make a valid `Pod`. Where an array goes
+    // on is told by the last key.
+    match unsafe { bpf(MAP_LOOKUP_BATCH, &mut attributes) } {
+        Ok(_) => {}
+        // The last elements come with this error.
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+        Err(error) => return Err(error),
+    }
+    const { assert!(size_of::<V>().is_multiple_of(8)) };
+    if attributes.count as usize != count {
+        return Err(io::Error::other(format!(
+            "expected {count} elements, found {}",
+            attributes.count
+        )));
+    }
+    Ok(values)
+}
+
 /// Takes an element out of `map`, which is made of `K`.
 ///
 /// # Errors
