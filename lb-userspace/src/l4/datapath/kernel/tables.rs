@@ -60,11 +60,17 @@ impl TableMaps {
             });
         };
         let len = array.info().map_err(refused)?.max_entries();
-        let element = |index| -> Result<(u32, Element), MapError> {
-            let data = MapData::from_pin(folder.join(MapSet::table_pin(index)))?;
-            Ok((index, Map::from_map_data(data)?.try_into()?))
+        let element = |index| {
+            let data = MapData::from_pin(folder.join(MapSet::table_pin(index)));
+            // Its owner may just have given it back.
+            if data.as_ref().is_err_and(super::is_absent) {
+                return None;
+            }
+            let element = data.and_then(Map::from_map_data);
+            let element = element.and_then(Element::try_from);
+            Some(element.map(|element| (index, element)))
         };
-        let elements = MapSet::tables_in(folder)?.into_iter().map(element);
+        let elements = MapSet::tables_in(folder)?.into_iter().filter_map(element);
         let elements = elements.collect::<Result<_, MapError>>();
         Ok(Self {
             array,
