@@ -12,9 +12,9 @@
 //! deadline first is optimal for unit jobs on one machine).
 //!
 //! Both queues, of windows that will open and of windows that will close, are by turn, and turns are small
-//! numbers. So they are lists by turn and a bitmap ([`Queue`]), not heaps: a table of 65,537 turns of a
-//! thousand members takes one millisecond instead of six, and this is most of what it takes to bring a
-//! change into the kernel.
+//! numbers. So they are lists by turn and a bitmap ([`Queue`]), not heaps: 65,537 turns of a thousand
+//! members take less than a third of the time, and that was most of what it took to bring a change into
+//! the kernel.
 
 use super::quota::quotas;
 
