@@ -9,9 +9,8 @@
 //! Whether there is a former table is a constant that the loader writes. Where there is none, as nearly
 //! always, the verifier finds nothing of this reachable and removes it.
 
-use core::ptr;
-
 use aya_ebpf::{
+    Global,
     bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST},
     macros::map,
     maps::HashMap,
@@ -21,11 +20,8 @@ use lb_common::{FlowEntry, FlowKey};
 use crate::maps::CONNECTIONS;
 
 /// 1 when [`FORMER`] is the table of a former program; its name is [`lb_common::names::HAS_FORMER`].
-///
-/// Not aya's `Global`: the type information of that has a name which the kernel does not take, and then
-/// it takes none of it, nor maps whose types are described there.
 #[unsafe(no_mangle)]
-static LB_HAS_FORMER: u8 = 0;
+static LB_HAS_FORMER: Global<u8> = Global::new(0);
 
 /// The former table, in whose place the loader puts it; else an empty one.
 #[map]
@@ -33,8 +29,7 @@ static FORMER: HashMap<FlowKey, FlowEntry> = HashMap::with_max_entries(1, BPF_F_
 
 #[inline(always)]
 pub(crate) fn exists() -> bool {
-    // SAFETY: a valid place. Volatile, because the compiler must not know what the loader will write.
-    unsafe { ptr::read_volatile(&raw const LB_HAS_FORMER) != 0 }
+    LB_HAS_FORMER.load() != 0
 }
 
 /// Takes a connection over, if the former table has it; whether it had.
