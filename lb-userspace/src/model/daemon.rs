@@ -150,7 +150,8 @@ pub struct DatapathSpec {
     pub echo_rate: u16,
     /// Entries of the connection table; a `nat` connection takes two.
     pub max_connections: u32,
-    /// Tables in the kernel at most, 262 KB each while it is there; every VIP's service needs one, and a change a spare one.
+    /// Tables in the kernel at most, 262 KB each while it is there; every VIP's service needs one, and a
+    /// change a spare one.
     pub max_tables: u32,
     /// Clients whose instance is remembered at most, of all services with affinity by address.
     pub max_affinity_clients: u32,

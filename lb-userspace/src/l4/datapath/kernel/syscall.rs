@@ -14,8 +14,8 @@ use std::{
 use aya::Pod;
 
 /// Values of `enum bpf_cmd`, `linux/bpf.h`.
-const OBJ_GET: libc::c_long = 7;
 const MAP_DELETE: libc::c_long = 3;
+const OBJ_GET: libc::c_long = 7;
 const MAP_LOOKUP_BATCH: libc::c_long = 24;
 const MAP_UPDATE_BATCH: libc::c_long = 26;
 const LINK_DETACH: libc::c_long = 34;
@@ -134,29 +134,45 @@ fn lookup_at_most<K: Pod + Default, V: Pod + Default>(
 ) -> io::Result<Option<u32>> {
     let mut keys = vec![K::default(); room];
     let mut values = vec![V::default(); room];
-    let from_bucket = from.unwrap_or_default();
-    let mut next_bucket = 0u32;
+    // SAFETY: both have room for as many entries, and K and V are what the caller made the map of.
+    let (count, next) = unsafe { read(map, from, &mut keys, &mut values) }?;
+    into.extend(keys.into_iter().zip(values).take(count));
+    Ok(next)
+}
+
+/// Reads the next elements of `map`, as many as there are `keys`; says how many there were and where to
+/// go on, `None` after the last one: at a bucket of a hash map, after a key of an array.
+///
+/// # Safety
+/// `values` must have room for the values of so many elements, and K and V must be what the map was made
+/// of, as it was checked when it was opened.
+unsafe fn read<K: Pod, V: Pod>(
+    map: BorrowedFd<'_>,
+    from: Option<u32>,
+    keys: &mut [K],
+    values: &mut [V],
+) -> io::Result<(usize, Option<u32>)> {
+    let here = from.unwrap_or_default();
+    let mut next = 0_u32;
     let mut attributes = BatchAttributes {
-        in_batch: from.map_or(0, |_| (&raw const from_bucket) as u64),
-        out_batch: (&raw mut next_bucket) as u64,
+        in_batch: from.map_or(0, |_| (&raw const here) as u64),
+        out_batch: (&raw mut next) as u64,
         keys: keys.as_mut_ptr() as u64,
         values: values.as_mut_ptr() as u64,
-        count: room as u32,
+        count: keys.len() as u32,
         map_fd: map.as_raw_fd() as u32,
         ..BatchAttributes::default()
     };
-    // SAFETY: the attributes of BPF_MAP_LOOKUP_BATCH. `keys` and `values` have room for `count`
-    // elements, and K and V are what the caller made the map of, whose sizes were checked when it
-    // was opened; any bytes make a valid `Pod`. Both buckets are `u32`s, as hash maps have them.
+    // SAFETY: the attributes of BPF_MAP_LOOKUP_BATCH, and the caller's promise; any bytes make a valid
+    // `Pod`. Where to go on is a `u32` for hash maps and for arrays.
     let is_end = match unsafe { bpf(MAP_LOOKUP_BATCH, &mut attributes) } {
         Ok(_) => false,
-        // The last entries come with this error.
+        // The last elements come with this error.
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
         Err(error) => return Err(error),
     };
-    let count = (attributes.count as usize).min(room);
-    into.extend(keys.into_iter().zip(values).take(count));
-    Ok((!is_end).then_some(next_bucket))
+    let count = (attributes.count as usize).min(keys.len());
+    Ok((count, (!is_end).then_some(next)))
 }
 
 /// The values of the first `count` elements of the array `map`, each of which has `per` of them: one, or
@@ -171,30 +187,13 @@ pub(super) fn lookup_array<V: Pod + Default>(
 ) -> io::Result<Vec<V>> {
     let mut keys = vec![0_u32; count];
     let mut values = vec![V::default(); count * per];
-    let mut last = 0_u32;
-    let mut attributes = BatchAttributes {
-        out_batch: (&raw mut last) as u64,
-        keys: keys.as_mut_ptr() as u64,
-        values: values.as_mut_ptr() as u64,
-        count: count as u32,
-        map_fd: map.as_raw_fd() as u32,
-        ..BatchAttributes::default()
-    };
-    // SAFETY: the attributes of BPF_MAP_LOOKUP_BATCH. `keys` and `values` have room for `count` elements
-    // of `per` values, which are what the caller made the map of; of each processor they are padded to
-    // eight bytes, which is asserted to change nothing. Any bytes make a valid `Pod`. Where an array goes
-    // on is told by the last key.
-    match unsafe { bpf(MAP_LOOKUP_BATCH, &mut attributes) } {
-        Ok(_) => {}
-        // The last elements come with this error.
-        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
-        Err(error) => return Err(error),
-    }
     const { assert!(size_of::<V>().is_multiple_of(8)) };
-    if attributes.count as usize != count {
+    // SAFETY: there is room for `per` values of each key, which are what the caller made the map of; of
+    // each processor they are padded to eight bytes, which is asserted to change nothing.
+    let (found, _) = unsafe { read(map, None, &mut keys, &mut values) }?;
+    if found != count {
         return Err(io::Error::other(format!(
-            "expected {count} elements, found {}",
-            attributes.count
+            "expected {count} elements, found {found}"
         )));
     }
     Ok(values)
