@@ -25,7 +25,7 @@ use crate::{
         AdminState, Algorithm, DatapathSpec, Forwarding, HashKey, Health, Ports, Protocol,
         UdpFlows, VipSpec, WithoutInstances,
     },
-    registry::{InstanceStatus, Service, Snapshot, fingerprint, identity},
+    registry::{InstanceStatus, Service, Snapshot, fingerprint},
 };
 
 /// What a plan depends on beside the snapshot.
@@ -234,7 +234,7 @@ fn add_instances(service: &Service, into: &mut BTreeMap<u16, InstanceEntry>) {
         let id = member.instance.id;
         let entry = InstanceEntry {
             address: address(endpoint.address().ip()),
-            identity: identity(service.name(), endpoint),
+            identity: member.instance.identity,
             port: endpoint.address().port().to_be_bytes(),
             generation: id.generation,
             weight: status.weight,
@@ -331,7 +331,7 @@ fn recipe(service: &Service, vip: &VipSpec) -> Recipe {
     let shares = members
         .filter(|(member, _)| can_take(service, member.instance.endpoint.address(), vip))
         .map(|(member, weight)| Share {
-            identity: identity(service.name(), &member.instance.endpoint),
+            identity: member.instance.identity,
             generation: member.instance.id.generation,
             index: member.instance.id.index,
             weight,
