@@ -84,10 +84,6 @@ fn find_in_table<T: Tables>(
     layout: &Layout,
     moment: Moment,
 ) -> Known<T::Flow> {
-    // After the copies, so that packets of a train do not pay for those that are not for lb.
-    if !tables.expects(key) {
-        return Known::Decided(Verdict::Pass(Counter::PassedNotVip));
-    }
     let Some(flow) = tables.flow(key) else {
         return Known::No;
     };

@@ -28,7 +28,7 @@ use network_types::{
 use crate::{
     Flow, Packet, Scratch, Stage, Step, Tables, Verdict, acl, hop, icmp,
     parse::{self, Layout, MAX_EXTENSION_BYTES, MAX_EXTENSION_HEADERS},
-    process::{steer, to_admit},
+    process::dispatch,
     rewrite::{l2, nat, tag},
     step::Handover,
     way::Way,
@@ -124,11 +124,7 @@ fn first<P: Packet, T: Tables>(
         Ok(flags) => flags,
         Err(reason) => return Step::Done(Verdict::Pass(reason)),
     };
-    let step = if tables.is_suspect(&scratch.key.source) {
-        to_admit(scratch, &layout)
-    } else {
-        steer::<P, T, false>(packet, tables, scratch, interface, &layout)
-    };
+    let step = dispatch(packet, tables, scratch, interface, &layout);
     match step {
         Step::Done(Verdict::Transmit | Verdict::Redirect(_))
         | Step::Next(Stage::Encapsulate | Stage::Finish | Stage::Admit | Stage::Splice) => {

@@ -12,6 +12,7 @@
 //! since a panic path is a call that the verifier cannot prove away. Nothing is returned by value
 //! that is much larger than a key, since the stack has 512 bytes; large values lie in a [`Scratch`].
 #![cfg_attr(not(any(test, feature = "memory")), no_std)]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 pub mod acl;
 pub mod admit;
@@ -35,11 +36,13 @@ pub mod icmp;
 #[cfg(any(test, feature = "memory"))]
 pub mod memory;
 pub mod mss;
+mod opaque;
 mod opening;
 pub mod owner;
 pub mod pace;
 pub mod packet;
 pub mod parse;
+pub mod plain;
 mod process;
 pub mod recent;
 pub mod record;
@@ -59,6 +62,7 @@ mod verdict;
 pub mod vips;
 mod way;
 
+pub use opaque::opaque;
 pub use packet::{Header, Packet};
 pub use scratch::Scratch;
 pub use stages::{enter, process, resume};

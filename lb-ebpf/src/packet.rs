@@ -8,6 +8,8 @@ use network_types::{
     vlan::VlanHdr,
 };
 
+use crate::plain::{OverV4, OverV6};
+
 /// A value that any bytes of a packet form.
 ///
 /// # Safety
@@ -22,7 +24,7 @@ macro_rules! headers {
         unsafe impl Header for $t {}
     )+ };
 }
-headers!(EthHdr, VlanHdr, Ipv4Hdr, Ipv6Hdr, TcpHdr, UdpHdr);
+headers!(EthHdr, VlanHdr, Ipv4Hdr, Ipv6Hdr, TcpHdr, UdpHdr, OverV4, OverV6);
 
 // SAFETY: any bytes are a valid array of bytes.
 unsafe impl<const N: usize> Header for [u8; N] {}
@@ -37,10 +39,17 @@ pub trait Packet {
     /// Length in bytes.
     fn length(&self) -> usize;
 
-    /// Gives `offset` back. The kernel's verifier walks each path to its end, and two paths that
-    /// differ in nothing but a known offset are two to it; an implementation for the kernel makes
-    /// it forget what it knows of the offset and of the packet's length, so they become one. `offset` is at most [`MAX_OFFSET`].
-    fn blur(&mut self, offset: usize) -> usize;
+    /// Gives `value` back. The kernel's verifier walks each path to its end, and two paths that
+    /// differ in nothing but a known value are two to it; an implementation for the kernel makes
+    /// it forget what it knows of the value and of the packet's length, so they become one.
+    fn forget(&mut self, value: u64) -> u64;
+
+    /// [Forgets](Self::forget) an offset, which is at most [`MAX_OFFSET`].
+    #[inline(always)]
+    fn blur(&mut self, offset: usize) -> usize {
+        debug_assert!(offset <= MAX_OFFSET);
+        self.forget(offset as u64) as usize & MAX_OFFSET
+    }
 
     /// Copies a header of two bytes at least from `offset`, or `None` when it does not lie in the packet as a whole.
     fn read<H: Header>(&self, offset: usize) -> Option<H>;

@@ -16,7 +16,7 @@ use network_types::{
     vlan::VlanHdr,
 };
 
-use crate::{Packet, packet::MAX_OFFSET};
+use crate::{Packet, packet::MAX_OFFSET, plain};
 
 /// VLAN tags that are walked: one, or two for a provider bridge (IEEE 802.1ad).
 pub const MAX_VLAN_TAGS: usize = 2;
@@ -26,6 +26,7 @@ pub const MAX_EXTENSION_HEADERS: usize = 4;
 /// the header behind them.
 pub const MAX_EXTENSION_BYTES: usize = 512;
 
+const _: () = assert!(MAX_OFFSET == (1 << 11) - 1);
 const _: () = assert!(
     EthHdr::LEN
         + MAX_VLAN_TAGS * size_of::<VlanHdr>()
@@ -65,6 +66,32 @@ pub struct Layout {
 }
 
 impl Layout {
+    /// All of it in one number, which fits a register.
+    #[inline(always)]
+    #[must_use]
+    pub const fn packed(&self) -> u64 {
+        self.l3 as u64
+            | (self.l4 as u64) << 11
+            | (self.ip_length as u64) << 22
+            | (self.tcp_flags as u64) << 40
+            | (self.v4 as u64) << 48
+            | (self.fragment as u64) << 49
+    }
+
+    /// What was packed.
+    #[inline(always)]
+    #[must_use]
+    pub const fn unpacked(packed: u64) -> Self {
+        Self {
+            l3: packed as usize & MAX_OFFSET,
+            l4: (packed >> 11) as usize & MAX_OFFSET,
+            ip_length: (packed >> 22) as u32 & 0x3_ffff,
+            tcp_flags: (packed >> 40) as u8,
+            v4: packed >> 48 & 1 != 0,
+            fragment: packed >> 49 & 1 != 0,
+        }
+    }
+
     /// Whether the packet asks for a new TCP connection.
     #[inline(always)]
     #[must_use]
@@ -102,6 +129,17 @@ pub const fn is_opening(tcp_flags: u8) -> bool {
 /// [`Counter::PassedFragment`].
 #[inline(always)]
 pub fn parse<P: Packet>(packet: &mut P, key: &mut FlowKey) -> Result<Layout, Counter> {
+    let layout = match plain::parse(packet, key) {
+        Some(layout) => layout,
+        None => any(packet, key)?,
+    };
+    // From here on both are one to the verifier.
+    Ok(Layout::unpacked(packet.forget(layout.packed())))
+}
+
+/// Reads a packet of any shape.
+#[inline(always)]
+fn any<P: Packet>(packet: &mut P, key: &mut FlowKey) -> Result<Layout, Counter> {
     let (l3, ether_type) = link(packet).ok_or(Counter::PassedMalformed)?;
     let mut layout = if ether_type == EtherType::Ipv4 as u16 {
         parse_v4(packet, key, l3)?

@@ -39,10 +39,26 @@ pub(crate) fn decide<P: Packet, T: Tables>(
         Err(Counter::PassedFragment) => return Step::Next(Stage::Fragment),
         Err(reason) => return Step::Done(Verdict::Pass(reason)),
     };
-    if tables.is_suspect(&scratch.key.source) {
-        return to_admit(scratch, &layout);
+    dispatch(packet, tables, scratch, interface, &layout)
+}
+
+/// Decides over a packet whose tuple is [`Scratch::key`], if it may be for lb at all and nobody objects,
+/// or says who else is to.
+#[inline(always)]
+pub(crate) fn dispatch<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    scratch: &mut Scratch,
+    interface: u32,
+    layout: &Layout,
+) -> Step {
+    if !tables.expects(&scratch.key) {
+        return Step::Done(Verdict::Pass(Counter::PassedNotVip));
     }
-    steer::<P, T, false>(packet, tables, scratch, interface, &layout)
+    if tables.is_suspect(&scratch.key.source) {
+        return to_admit(scratch, layout);
+    }
+    steer::<P, T, false>(packet, tables, scratch, interface, layout)
 }
 
 /// Decides over a packet whose tuple is [`Scratch::key`], or says who else is to. `ADMITS`: whether
@@ -212,7 +228,7 @@ fn forward<P: Packet, T: Tables>(
     };
     check(&hop, layout)?;
     if translated {
-        rewrite::nat::rewrite(packet, key, layout, flow)?;
+        rewrite::nat::rewrite_packed(packet, key, layout.packed(), flow)?;
     }
     rewrite::l2::rewrite(packet, &hop).ok_or(Counter::DropRewrite)?;
     Ok((hop.interface, hop.flags))

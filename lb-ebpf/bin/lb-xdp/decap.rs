@@ -146,8 +146,8 @@ impl Packet for SocketBuffer<'_> {
     }
 
     #[inline(always)]
-    fn blur(&mut self, offset: usize) -> usize {
-        offset
+    fn forget(&mut self, value: u64) -> u64 {
+        value
     }
 
     #[inline(always)]

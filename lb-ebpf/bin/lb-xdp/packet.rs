@@ -85,24 +85,23 @@ impl Packet for XdpPacket {
     }
 
     #[inline(always)]
-    fn blur(&mut self, offset: usize) -> usize {
-        let mut offset = offset;
+    fn forget(&mut self, mut value: u64) -> u64 {
         // SAFETY: adds and subtracts the same value. The verifier knows that value as a range only,
         // and the difference of two ranges is another.
         unsafe {
             asm!(
                 "{copy} = {length}",
-                "{offset} += {length}",
-                "{offset} -= {copy}",
+                "{value} += {length}",
+                "{value} -= {copy}",
                 copy = out(reg) _,
                 length = in(reg) self.length(),
-                offset = inout(reg) offset,
+                value = inout(reg) value,
                 options(nomem, nostack),
             );
         }
         // What has been compared with the old end is forgotten with the old pointers.
         (self.start, self.end) = bounds(self.context);
-        offset & MAX_OFFSET
+        value
     }
 
     #[inline(always)]

@@ -7,20 +7,12 @@ use lb_common::{
     REPLY_WORDS, SLOTS, Table, filter_bit, is_v4, marks,
 };
 
+use lb_ebpf::opaque;
+
 use crate::{
     atomic,
     maps::{CEILINGS, LIVE, TABLES},
 };
-
-/// Hides a value's origin from the compiler, which otherwise proves a comparison superfluous that
-/// the verifier, who knows less arithmetic, insists on.
-#[inline(always)]
-pub(crate) fn opaque(mut value: u64) -> u64 {
-    // SAFETY: copies a register to itself. Without any instruction at all, the debug information
-    // would name the same place twice, which the kernel refuses.
-    unsafe { core::arch::asm!("{0} = {0}", inout(reg) value, options(nomem, nostack)) };
-    value
-}
 
 /// Whether the filter is off, or has a bit of one of the ends.
 #[inline(always)]
@@ -41,7 +33,12 @@ pub(crate) fn is_expected(filter: *const AddressFilter, key: &FlowKey) -> bool {
             (&raw const (*filter).sources).cast(),
         )
     };
-    let (to, from) = (filter_bit(&key.destination), filter_bit(&key.source));
+    let to = filter_bit(&key.destination);
+    // What is for a VIP is not to pay for the rest.
+    if read(destinations, to, FILTER_WORDS) != 0 {
+        return true;
+    }
+    let from = filter_bit(&key.source);
     let port = u64::from(u16::from_be_bytes(key.destination_port));
     // Joined without branches, which the verifier would go all ways of: a difference below zero has its
     // uppermost bit set.
@@ -50,7 +47,6 @@ pub(crate) fn is_expected(filter: *const AddressFilter, key: &FlowKey) -> bool {
     let is_port = !opaque(below | above) >> 63;
     let is_off = u64::from(is_on) ^ 1;
     let met = is_off
-        | read(destinations, to, FILTER_WORDS)
         | read(sources, from, FILTER_WORDS)
         | read(replies, to, REPLY_WORDS) & is_port;
     opaque(met) != 0

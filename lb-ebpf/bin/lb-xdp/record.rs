@@ -16,11 +16,11 @@ use lb_common::{
     Counter, EVENT_BYTES, EVENT_NEW, EVENTS_PER_SECOND, FlowEvent, Followers, MAX_FOLLOWERS,
 };
 use lb_ebpf::{
-    Packet as _, Scratch, Tables as _,
+    Packet as _, Scratch, Tables as _, opaque,
     record::{Whose, is_sample, wants},
 };
 
-use crate::{atomic, packet::XdpPacket, parts::opaque, tables::Maps};
+use crate::{atomic, packet::XdpPacket, tables::Maps};
 
 /// Bytes of [`FLOW_EVENTS`]: some two thousand events, which is what comes in while the daemon does
 /// something else for a tenth of a second. It is there whether anybody follows or not.

@@ -20,6 +20,7 @@ use lb_ebpf::{
     Flow as _, Insert, Route, Scratch, Tables,
     acl::Judged,
     fragment::{FragmentKey, Note},
+    opaque,
     recent::{self, Moment},
     record::Whose,
     settled::{self, RECENT_VIPS, RecentVip},
@@ -35,7 +36,7 @@ use crate::{
         LIVE, NEXT_HOPS, OPENINGS, PREFIXES, RECENT, SERVICES, SETTINGS, SOURCES, TURNS,
         VIP_ADDRESSES, VIP_DROPS, VIP_EPOCH, VIP_TRAFFIC, VIPS, WORKPLACE, Workplace,
     },
-    parts::{add_live, ceiling, column, is_expected, is_marked, opaque},
+    parts::{add_live, ceiling, column, is_expected, is_marked},
 };
 
 const EEXIST: i32 = -17;

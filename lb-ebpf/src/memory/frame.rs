@@ -1,6 +1,6 @@
 //! Packet memory.
 
-use crate::{Header, Packet, packet::MAX_OFFSET};
+use crate::{Header, Packet};
 
 /// A packet in a byte vector.
 #[derive(Debug)]
@@ -15,9 +15,8 @@ impl Packet for Frame<'_> {
         self.0.len()
     }
 
-    fn blur(&mut self, offset: usize) -> usize {
-        debug_assert!(offset <= MAX_OFFSET);
-        offset
+    fn forget(&mut self, value: u64) -> u64 {
+        value
     }
 
     fn read<H: Header>(&self, offset: usize) -> Option<H> {

@@ -42,6 +42,31 @@ pub fn rewrite<P: Packet, F: Flow>(
     layout: &Layout,
     flow: &F,
 ) -> Result<(), Counter> {
+    rewrite_as(packet, key, layout, flow)
+}
+
+/// As [`rewrite`], with a [packed](Layout::packed) layout, for which its caller has to keep no memory.
+///
+/// # Errors
+///
+/// As [`rewrite`].
+#[inline(never)]
+pub fn rewrite_packed<P: Packet, F: Flow>(
+    packet: &mut P,
+    key: &FlowKey,
+    layout: u64,
+    flow: &F,
+) -> Result<(), Counter> {
+    rewrite_as(packet, key, &Layout::unpacked(layout), flow)
+}
+
+#[inline(always)]
+fn rewrite_as<P: Packet, F: Flow>(
+    packet: &mut P,
+    key: &FlowKey,
+    layout: &Layout,
+    flow: &F,
+) -> Result<(), Counter> {
     // A packet must not be forwarded with a TTL of zero (RFC 1812, 5.3.1).
     if ttl(packet, layout).is_none_or(|ttl| ttl <= 1) {
         return Err(Counter::DropTtl);

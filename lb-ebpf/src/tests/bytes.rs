@@ -17,8 +17,8 @@ impl Packet for Watched<'_> {
         self.0.length()
     }
 
-    fn blur(&mut self, offset: usize) -> usize {
-        self.0.blur(offset)
+    fn forget(&mut self, value: u64) -> u64 {
+        self.0.forget(value)
     }
 
     fn read<H: Header>(&self, offset: usize) -> Option<H> {
