@@ -10,10 +10,10 @@
 //! the same instance has the same reply entry, and shares it.
 
 use lb_common::{
-    Counter, FLOW_FORWARD, FLOW_REPLY, FORWARD_NAT, FORWARD_SPLICED, FORWARD_WAITING, FlowEntry,
-    FlowKey, InstanceEntry, SELECT_HASH, STATE_OPEN, STATE_OPENING, STATE_STAYS, Settings,
-    VIP_COOKIES, VIP_KEEPS_PORT, VIP_LIMITED, VIP_REFUSES, VIP_SETTLES, VIP_STAYS, Vip, forward_of,
-    is_v4, same_address, translates,
+    Counter, FLOW_FORWARD, FLOW_REPLY, FORWARD_DNAT, FORWARD_NAT, FORWARD_SPLICED, FORWARD_WAITING,
+    FlowEntry, FlowKey, InstanceEntry, SELECT_HASH, STATE_OPEN, STATE_OPENING, STATE_STAYS,
+    Settings, VIP_COOKIES, VIP_KEEPS_PORT, VIP_LIMITED, VIP_REFUSES, VIP_SETTLES, VIP_STAYS, Vip,
+    forward_of, is_v4, same_address, translates,
 };
 
 use crate::{
@@ -36,6 +36,8 @@ pub const MAX_PORT_TRIES: u32 = 16;
 pub enum Begun {
     /// It is in the table, by this processor or by another.
     Remembered,
+    /// It is in the table, and its entry is [`Scratch::entry`]: nobody has to look it up.
+    Entered,
     /// It has no entry, and works without. What the entry would have been is in [`Scratch::entry`].
     Unremembered,
     /// Nobody can take it, and its sender is to be told.
@@ -200,7 +202,7 @@ fn begin_at<T: Tables, const ADMITS: bool>(
         // More was heard of its client.
         STATE_OPEN
     } else {
-        opening::state(&scratch.key, tcp_flags)
+        opening::state(tables, &scratch.key, tcp_flags)
     };
     scratch.entry.last_seen = tables.now();
     let inserted = if translates(vip.forward) {
@@ -216,7 +218,12 @@ fn begin_at<T: Tables, const ADMITS: bool>(
     if inserted == Ok(Insert::Done) {
         settled::note_begin(tables, vip.id, index);
         scratch.opened = scratch.entry.state & STATE_OPENING;
-        return Ok(Begun::Remembered);
+        // Of `dnat`, the entry may have been another one for a moment ([`keep_reply`]).
+        return Ok(if ADMITS || forward_of(vip.forward) == FORWARD_DNAT {
+            Begun::Remembered
+        } else {
+            Begun::Entered
+        });
     }
     // It was counted for the place that it has not got.
     tables.live_end(index);

@@ -16,7 +16,7 @@ pub use frame::Frame;
 pub use host::MemoryHost;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -26,7 +26,7 @@ use std::{
 use lb_common::{
     Acl, Address, AddressFilter, Affinity, Arrivals, ClientHop, ClientKey, ClientPin, CookieKeys,
     Counters, FlowEntry, FlowKey, InstanceEntry, MAX_INSTANCES, NextHop, PortRanges, PrefixKey,
-    Settings, SourceSet, Table, Traffic, Vip, VipKey,
+    Settings, SourceSet, Table, Traffic, Vip, VipKey, most_opening,
 };
 
 use crate::{
@@ -44,6 +44,14 @@ const NAT_PORTS: u32 = 22_528;
 
 /// Clients whose instance may be remembered: few, so that tests can find the room filled.
 pub const CLIENTS: usize = 16;
+
+/// Keys in the order of their SYNs, as a ring.
+#[derive(Debug, Default)]
+struct Openings {
+    keys: Vec<FlowKey>,
+    /// The place that is written next.
+    next: usize,
+}
 
 /// The maps, the clock, the random source and the route table of one imagined machine with one
 /// processor.
@@ -71,7 +79,7 @@ pub struct MemoryTables {
     notes: Mutex<HashMap<FragmentKey, Note>>,
     recent: Mutex<HashMap<u32, Recent>>,
     epochs: Mutex<HashMap<u32, u64>>,
-    openings: Mutex<VecDeque<FlowKey>>,
+    openings: Mutex<Openings>,
     capacity: usize,
     turns: Mutex<HashMap<u32, u32>>,
     random: Mutex<u64>,
@@ -143,6 +151,12 @@ impl MemoryTables {
             vip_drops: Mutex::default(),
             instance_traffic: Mutex::default(),
         }
+    }
+
+    /// The place in the ring of connections that are opening that is `next`, once round.
+    const fn opening_at(&self, next: usize) -> usize {
+        let most = most_opening(self.capacity as u32, NAT_PORTS) as usize;
+        if next < most { next } else { 0 }
     }
 
     /// Writes the settings.

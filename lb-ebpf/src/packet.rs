@@ -24,7 +24,9 @@ macro_rules! headers {
         unsafe impl Header for $t {}
     )+ };
 }
-headers!(EthHdr, VlanHdr, Ipv4Hdr, Ipv6Hdr, TcpHdr, UdpHdr, OverV4, OverV6);
+headers!(
+    EthHdr, VlanHdr, Ipv4Hdr, Ipv6Hdr, TcpHdr, UdpHdr, OverV4, OverV6
+);
 
 // SAFETY: any bytes are a valid array of bytes.
 unsafe impl<const N: usize> Header for [u8; N] {}

@@ -139,7 +139,7 @@ pub fn parse<P: Packet>(packet: &mut P, key: &mut FlowKey) -> Result<Layout, Cou
 
 /// Reads a packet of any shape.
 #[inline(always)]
-fn any<P: Packet>(packet: &mut P, key: &mut FlowKey) -> Result<Layout, Counter> {
+pub(crate) fn any<P: Packet>(packet: &mut P, key: &mut FlowKey) -> Result<Layout, Counter> {
     let (l3, ether_type) = link(packet).ok_or(Counter::PassedMalformed)?;
     let mut layout = if ether_type == EtherType::Ipv4 as u16 {
         parse_v4(packet, key, l3)?

@@ -95,7 +95,11 @@ pub(crate) fn steer<P: Packet, T: Tables, const ADMITS: bool>(
                 let entry = scratch.entry;
                 return hand_over(scratch, layout, &entry, 0, Stage::Encapsulate);
             }
-            Begun::Remembered => match tables.flow(&scratch.key) {
+            // What is noted of an end has to be noted in the table.
+            Begun::Entered if !layout.has(parse::TCP_FIN | parse::TCP_RST) => {
+                (tables.without_entry(&scratch.entry), tables.now())
+            }
+            Begun::Entered | Begun::Remembered => match tables.flow(&scratch.key) {
                 Some(flow) => {
                     if ADMITS && scratch.opened == 0 {
                         affinity::remember(tables, &scratch.key, &flow);

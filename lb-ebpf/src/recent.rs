@@ -21,7 +21,7 @@
 //! A place is taken over only when what is there has run out. With many more connections than
 //! places the first ones stay, and the others pay for one comparison, not for a copy each.
 
-use lb_common::{FlowEntry, FlowKey, halves, same_address};
+use lb_common::{FlowEntry, FlowKey, halves, same_flow};
 
 /// Places for copies; a power of two. With 112 bytes each they fill a quarter of a megabyte, which
 /// is what the second-level cache of a processor may spare.
@@ -67,13 +67,7 @@ impl Recent {
     #[inline(always)]
     #[must_use]
     pub const fn holds(&self, key: &FlowKey, moment: Moment) -> bool {
-        !self.is_over(moment)
-            && same_address(&self.key.source, &key.source)
-            && same_address(&self.key.destination, &key.destination)
-            && u16::from_ne_bytes(self.key.source_port) == u16::from_ne_bytes(key.source_port)
-            && u16::from_ne_bytes(self.key.destination_port)
-                == u16::from_ne_bytes(key.destination_port)
-            && self.key.protocol == key.protocol
+        !self.is_over(moment) && same_flow(&self.key, key)
     }
 }
 

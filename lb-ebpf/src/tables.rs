@@ -138,6 +138,10 @@ pub trait Tables {
     /// Puts a key into this processor's ring of connections that have hardly begun, and the one that
     /// falls out of it in its place; all zero while the ring has room.
     fn swap_opening(&self, key: &mut FlowKey);
+    /// Where the next [swap](Self::swap_opening) of this processor will be.
+    fn opening(&self) -> u32;
+    /// Takes a key out of its place, if it is there.
+    fn remove_opening(&self, place: u32, key: &FlowKey);
     /// The epoch of a place for copies, below [`crate::recent::RECENT`].
     fn epoch(&self, place: u32) -> u64;
     /// This processor's copy of the connection with this key, if there is one and it

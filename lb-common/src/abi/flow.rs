@@ -12,7 +12,7 @@
 //! and one with the instance, which has numbers of its own. Its entries say that it is *spliced*
 //! ([`FORWARD_SPLICED`]), and the reply one has in the place of a state what [`Splice`] reads there.
 
-use super::{Address, FORWARD_SPLICED, FORWARD_WAITING, VipKey};
+use super::{Address, FORWARD_SPLICED, FORWARD_WAITING, VipKey, same_address};
 
 /// [`FlowEntry::direction`]: from the client.
 pub const FLOW_FORWARD: u8 = 1;
@@ -36,6 +36,9 @@ pub const STATE_STAYS: u32 = 32;
 /// [`FlowEntry::state`] bit: begun by a SYN, and nothing else was heard of its client. Whoever sends
 /// SYNs with addresses of others never sends more.
 pub const STATE_OPENING: u32 = 16;
+/// [`FlowEntry::state`]: with [`STATE_OPENING`], the bits from this one on say where the connection is among
+/// the latest ones of the processor that has inserted it.
+pub const STATE_OPENING_AT: u32 = 16;
 
 /// Connections of which nothing but a SYN was heard that all processors together keep in a table of so
 /// many entries, while `nat` has so many source ports for each instance: of an eighth of the entries,
@@ -51,6 +54,9 @@ pub const fn most_opening(entries: u32, nat_ports: u32) -> u32 {
         nat_ports / 2
     }
 }
+
+// What [`STATE_OPENING_AT`] has room for.
+const _: () = assert!(most_opening(u32::MAX, u16::MAX as u32 + 1) < 1 << (32 - STATE_OPENING_AT));
 
 /// The tuple of a packet as it arrives.
 #[repr(C, align(8))]
@@ -171,6 +177,17 @@ const _: () = assert!(
 
 const _: () = assert!(size_of::<FlowKey>() == 40 && align_of::<FlowKey>() == 8);
 const _: () = assert!(size_of::<FlowEntry>() == 56 && align_of::<FlowEntry>() == 8);
+
+/// Whether two keys are of the same flow, as a comparison of words: that of slices calls a function.
+#[inline(always)]
+#[must_use]
+pub const fn same_flow(one: &FlowKey, other: &FlowKey) -> bool {
+    same_address(&one.source, &other.source)
+        && same_address(&one.destination, &other.destination)
+        && u16::from_ne_bytes(one.source_port) == u16::from_ne_bytes(other.source_port)
+        && u16::from_ne_bytes(one.destination_port) == u16::from_ne_bytes(other.destination_port)
+        && one.protocol == other.protocol
+}
 
 impl FlowKey {
     /// What the VIP of a packet with this key is looked up by.

@@ -46,9 +46,7 @@ pub(crate) fn is_expected(filter: *const AddressFilter, key: &FlowKey) -> bool {
     let above = u64::from(last).wrapping_sub(port);
     let is_port = !opaque(below | above) >> 63;
     let is_off = u64::from(is_on) ^ 1;
-    let met = is_off
-        | read(sources, from, FILTER_WORDS)
-        | read(replies, to, REPLY_WORDS) & is_port;
+    let met = is_off | read(sources, from, FILTER_WORDS) | read(replies, to, REPLY_WORDS) & is_port;
     opaque(met) != 0
 }
 

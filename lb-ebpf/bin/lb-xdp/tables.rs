@@ -14,7 +14,7 @@ use aya_ebpf::{
 use lb_common::{
     ACL_ON, Address, Affinity, Arrivals, COUNTER_COUNT, ClientHop, ClientKey, ClientPin, Counter,
     Counters, FlowEntry, FlowKey, InstanceEntry, MAX_RANGES, NextHop, PREFIX_DENIED, PrefixKey,
-    SOURCE_WAYS, Settings, Slot, SourceSet, Traffic, VIP_OF_PORTS, Vip, VipKey,
+    SOURCE_WAYS, Settings, Slot, SourceSet, Traffic, VIP_OF_PORTS, Vip, VipKey, same_flow,
 };
 use lb_ebpf::{
     Flow as _, Insert, Route, Scratch, Tables,
@@ -355,18 +355,35 @@ impl Tables for Maps<'_> {
     fn swap_opening(&self, key: &mut FlowKey) {
         // SAFETY: this processor's elements, which nothing else writes.
         unsafe {
-            let next = &raw mut (*self.workplace).opening;
-            let mut place = OPENINGS.get_ptr_mut(*next);
-            if place.is_none() {
-                // Once round.
-                *next = 0;
-                place = OPENINGS.get_ptr_mut(0);
-            }
-            *next += 1;
-            if let Some(place) = place {
+            let next = self.opening();
+            (*self.workplace).opening = next + 1;
+            if let Some(place) = OPENINGS.get_ptr_mut(next) {
                 let oldest = ptr::read(place);
                 ptr::write(place, *key);
                 *key = oldest;
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn opening(&self) -> u32 {
+        // SAFETY: this processor's element, which nothing else writes.
+        let next = unsafe { (*self.workplace).opening };
+        if OPENINGS.get_ptr(next).is_some() {
+            next
+        } else {
+            // Once round.
+            0
+        }
+    }
+
+    #[inline(always)]
+    fn remove_opening(&self, place: u32, key: &FlowKey) {
+        if let Some(place) = OPENINGS.get_ptr_mut(place) {
+            // SAFETY: this processor's element, which nothing else writes.
+            let found = unsafe { &mut *place };
+            if same_flow(found, key) {
+                found.protocol = 0;
             }
         }
     }

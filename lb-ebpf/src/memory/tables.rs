@@ -204,10 +204,25 @@ impl Tables for MemoryTables {
 
     fn swap_opening(&self, key: &mut FlowKey) {
         let mut openings = lock(&self.openings);
-        openings.push_back(*key);
-        let is_full = openings.len() > most_opening(self.capacity as u32, NAT_PORTS) as usize;
-        let oldest = is_full.then(|| openings.pop_front()).flatten();
-        *key = oldest.unwrap_or_default();
+        let place = self.opening_at(openings.next);
+        openings.next = place + 1;
+        let most = most_opening(self.capacity as u32, NAT_PORTS);
+        openings.keys.resize(most as usize, FlowKey::default());
+        if let Some(found) = openings.keys.get_mut(place) {
+            std::mem::swap(found, key);
+        }
+    }
+
+    fn opening(&self) -> u32 {
+        self.opening_at(lock(&self.openings).next) as u32
+    }
+
+    fn remove_opening(&self, place: u32, key: &FlowKey) {
+        let mut openings = lock(&self.openings);
+        let found = openings.keys.get_mut(place as usize);
+        if let Some(found) = found.filter(|found| **found == *key) {
+            *found = FlowKey::default();
+        }
     }
 
     fn epoch(&self, place: u32) -> u64 {

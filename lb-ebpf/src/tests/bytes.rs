@@ -1,12 +1,13 @@
 //! Any bytes at all.
 
-use lb_common::{FORWARD_L2DSR, PROTOCOL_TCP, Vip, VipKey, from_v4};
+use lb_common::{FORWARD_L2DSR, FlowKey, PROTOCOL_TCP, PROTOCOL_UDP, Vip, VipKey, from_v4};
 use proptest::prelude::*;
 
 use super::{instance, packet, send, table, tables, v6, vip};
 use crate::memory::Frame;
 use crate::packet::MAX_OFFSET;
-use crate::parse::{self, TCP_SYN};
+use crate::parse::{self, Layout, TCP_SYN};
+use crate::plain;
 use crate::{Header, Packet, Verdict};
 
 /// A packet that checks what is asked of it.
@@ -67,6 +68,26 @@ proptest! {
         if let Ok(layout) = parse::parse(&mut Watched(Frame(&mut bytes)), &mut Default::default()) {
             prop_assert!(layout.l3 < layout.l4 && layout.l4 + 8 <= length);
             prop_assert!(layout.l3 + layout.ip_length as usize <= length);
+        }
+    }
+
+    #[test]
+    fn frequent_shapes_are_read_as_by_who_reads_all(
+        mut frame in valid(),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
+        padding in 0..20_usize,
+    ) {
+        for (at, value) in changes {
+            let at = at.index(frame.len());
+            frame[at] = value;
+        }
+        frame.resize(frame.len() + padding, 0);
+        let (mut one, mut other) = (FlowKey::default(), FlowKey::default());
+        if let Some(layout) = plain::parse(&Watched(Frame(&mut frame)), &mut one) {
+            let any = parse::any(&mut Watched(Frame(&mut frame)), &mut other);
+            prop_assert_eq!(any, Ok(layout));
+            prop_assert_eq!(one, other);
+            prop_assert_eq!(Layout::unpacked(layout.packed()), layout);
         }
     }
 
@@ -144,6 +165,34 @@ fn the_packets_of_these_tests_are_forwarded() {
         for protocol in [PROTOCOL_TCP, 17] {
             let mut frame = packet((client, 5000), (vip, 80), protocol, TCP_SYN);
             assert_eq!(send(&tables, &mut frame), Verdict::Transmit);
+        }
+    }
+}
+
+#[test]
+fn frequent_shapes_are_the_plain_ones() {
+    let addresses = |v6_of: bool| {
+        if v6_of {
+            [v6(1), v6(2)]
+        } else {
+            [from_v4([10, 0, 0, 2]), from_v4([10, 1, 1, 1])]
+        }
+    };
+    for is_v6 in [false, true] {
+        for protocol in [PROTOCOL_TCP, PROTOCOL_UDP] {
+            let [client, vip] = addresses(is_v6);
+            let mut frame = packet((client, 5000), (vip, 80), protocol, TCP_SYN);
+            // As short as Ethernet lets them be, and a little longer.
+            frame.resize(frame.len().max(68), 0);
+            let mut key = FlowKey::default();
+            let layout = plain::parse(&Frame(&mut frame), &mut key).expect("it is plain");
+            let flags = if protocol == PROTOCOL_TCP { TCP_SYN } else { 0 };
+            assert_eq!((layout.tcp_flags, layout.v4), (flags, !is_v6));
+            assert_eq!((key.source, key.destination), (client, vip));
+            // A fragment, or an extension header.
+            let at = if is_v6 { 20 } else { 21 };
+            frame[at] = if is_v6 { 0 } else { 1 };
+            assert_eq!(plain::parse(&Frame(&mut frame), &mut key), None);
         }
     }
 }

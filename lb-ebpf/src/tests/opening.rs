@@ -1,8 +1,8 @@
 //! Connections of which nothing but a SYN was heard.
 
 use lb_common::{
-    Counter, FLOW_FORWARD, FORWARD_L2DSR, PROTOCOL_TCP, STATE_OPENING, Settings, Vip, VipKey,
-    from_v4, most_opening,
+    Counter, FLOW_FORWARD, FORWARD_L2DSR, FlowKey, PROTOCOL_TCP, STATE_OPENING, Settings, Vip,
+    VipKey, from_v4, most_opening,
 };
 
 use super::{instance, packet, send, table, tables, vip};
@@ -93,5 +93,25 @@ fn a_connection_that_begins_again_and_again_is_not_forgotten_for_itself() {
     for _ in 0..3 * ENTRIES {
         assert_eq!(to(&tables, 1, 80, SYN), Verdict::Transmit);
         assert_eq!(to(&tables, 1, 80, 4 | ACK), Verdict::Transmit);
+    }
+}
+
+/// What falls out of the ring has to be looked up, if it is there.
+#[test]
+fn who_has_sent_more_leaves_no_key_behind() {
+    for port in [80, 81] {
+        let tables = balancer(20_000);
+        let at = tables.opening();
+        to(&tables, 1, port, SYN);
+        to(&tables, 2, port, SYN);
+        to(&tables, 1, port, ACK);
+        assert_eq!(known(&tables), (1, 1));
+        let most = most_opening(ENTRIES, 22_528);
+        let left = (0..most).filter(|_| {
+            let mut key = FlowKey::default();
+            tables.swap_opening(&mut key);
+            key.protocol != 0
+        });
+        assert_eq!((at, left.count()), (0, 1), "port {port}");
     }
 }
