@@ -33,6 +33,8 @@ const SINGLE: usize = 20_000;
 const MOST: u32 = 1_000_000;
 /// New `nat` connections of a measurement: source ports are finite, and none is given back.
 const NEW_NAT: u32 = 1_000;
+/// Where the numbers of the connections of a flood begin, beyond those of all others.
+const FLOOD: u32 = 4 * MOST;
 
 /// The yardstick.
 const FLOOR: &str = "lb_pass (yardstick)";
@@ -288,15 +290,17 @@ enum Load {
     One(Vec<u8>),
     /// Packets of so many connections of a VIP, at random, with these flags.
     Of(u32, SocketAddr, u8),
-    /// First packets of connections that are new in each round.
+    /// First packets of connections that are new in each round, and go on afterwards.
     New(SocketAddr, u32),
+    /// First packets of which nothing follows: what the program remembers of each pushes out another one.
+    Flood(SocketAddr, u32),
 }
 
 /// A row: its name, and what is sent.
 struct Row(&'static str, Load);
 
 fn rows(kernel: &mut Kernel) -> Result<Vec<Row>> {
-    use Load::{New, Of, One};
+    use Load::{Flood, New, Of, One};
     let client = SocketAddr::from((CLIENT, 40_000));
     let stranger = SocketAddr::from(([10, 0, 1, 1], 22));
     let request = packet(9, NAT, SYN);
@@ -313,6 +317,7 @@ fn rows(kernel: &mut Kernel) -> Result<Vec<Row>> {
         Row("by table, 100,000", Of(100_000, DSR, ACK)),
         Row("by table, 1,000,000", Of(MOST, DSR, ACK)),
         Row("by table, new", New(DSR, SINGLE as u32)),
+        Row("by table, flood of SYNs", Flood(DSR, SINGLE as u32)),
         Row("by table, UDP", One(udp)),
         Row("settled, 1 connection", Of(1, SETTLED, ACK)),
         Row("settled, 1,000", Of(1_000, SETTLED, ACK)),
@@ -336,6 +341,12 @@ fn rows(kernel: &mut Kernel) -> Result<Vec<Row>> {
     ])
 }
 
+/// Packets of connections that only this round has.
+fn first(from: u32, vip: SocketAddr, count: u32, round: u32, flags: u8) -> Vec<Vec<u8>> {
+    let numbers = from + round * count..from + (round + 1) * count;
+    numbers.map(|number| packet(number, vip, flags)).collect()
+}
+
 impl Load {
     /// The frames of a measurement.
     fn frames(&self, round: u32) -> Vec<Vec<u8>> {
@@ -351,9 +362,16 @@ impl Load {
                     )
                 })
                 .collect(),
-            Self::New(vip, count) => (0..count)
-                .map(|n| packet(MOST + round * count + n, vip, SYN))
-                .collect(),
+            Self::New(vip, count) => first(MOST, vip, count, round, SYN),
+            Self::Flood(vip, count) => first(FLOOD, vip, count, round, SYN),
+        }
+    }
+
+    /// What follows each frame, unmeasured; nothing, or a frame for each.
+    fn answers(&self, round: u32) -> Vec<Vec<u8>> {
+        match *self {
+            Self::New(vip, count) => first(MOST, vip, count, round, ACK),
+            Self::One(_) | Self::Of(..) | Self::Flood(..) => Vec::new(),
         }
     }
 }
@@ -386,7 +404,7 @@ fn one_at_a_time(
             } else {
                 names::PROGRAM
             };
-            let time = mean(kernel, program, &load.frames(round))?;
+            let time = mean(kernel, program, &load.frames(round), &load.answers(round))?;
             series[at].values.push(time);
             progress(&format!(
                 "one at a time, round {}/{rounds}: {name} {time:.0} ns",
@@ -407,7 +425,7 @@ fn one_at_a_time(
 fn turns(rows: &[Row], round: usize) -> Vec<usize> {
     let leaves_copies = |at: &usize| match rows[*at].1 {
         Load::Of(count, vip, _) => count > 1 && vip != SETTLED,
-        Load::One(_) | Load::New(..) => false,
+        Load::One(_) | Load::New(..) | Load::Flood(..) => false,
     };
     let (last, mut first): (Vec<usize>, Vec<usize>) = (0..rows.len()).partition(leaves_copies);
     let start = round % first.len().max(1);
@@ -450,11 +468,20 @@ pub(super) fn goals(comparisons: &[Comparison]) -> String {
     out
 }
 
-/// Mean nanoseconds over frames, each of them sent once.
-fn mean(kernel: &mut Kernel, program: &str, frames: &[Vec<u8>]) -> Result<f64> {
+/// Mean nanoseconds over frames, each of them sent once. What is to follow them does so at once.
+fn mean(
+    kernel: &mut Kernel,
+    program: &str,
+    frames: &[Vec<u8>],
+    answers: &[Vec<u8>],
+) -> Result<f64> {
     let mut sum = 0;
+    let mut answers = answers.iter();
     for frame in frames {
         sum += kernel.time(program, frame, FRONT, 1)?.as_nanos();
+        if let Some(answer) = answers.next() {
+            kernel.time(program, answer, FRONT, 1)?;
+        }
     }
     Ok(sum as f64 / frames.len() as f64)
 }
