@@ -28,7 +28,7 @@ const BATCH: u32 = 250;
 const SIZES: [&str; 3] = [
     "max_connections = 200000\nmax_tables = 16",
     "max_connections = 300000\nmax_tables = 16",
-    "max_connections = 200000\nmax_tables = 24",
+    "max_connections = 200000\nmax_tables = 24\npreallocate = true",
 ];
 
 /// How the daemon ends before it is started again.

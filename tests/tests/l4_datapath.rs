@@ -343,6 +343,7 @@ fn other_sizes_move_to_other_maps_and_break_no_connection() -> Result<()> {
         let larger = DatapathSpec {
             max_connections: 8192,
             max_tables: 16,
+            preallocate: true,
             ..spec.clone()
         };
         let daemon = Daemon::start(&larger, [1, 1])?;

@@ -258,6 +258,7 @@ pub(super) fn read_datapath(root: &mut Section<'_, '_>) -> ReadDatapath {
         let next_hop_ttl = time("next_hop_ttl", period(10, 3600, "1s"), unset.next_hop_ttl);
         let pin_path = t.value("pin_path", &PIN_PATH, &Sourced::unset(unset.pin_path));
         let log = t.value("log", &Switch, &Sourced::unset(unset.log));
+        let preallocate = t.value("preallocate", &Switch, &Sourced::unset(unset.preallocate));
         let acl = t.table("acl", acl::read);
         let values = |list: &[Sourced<String>]| list.iter().map(|i| i.value.clone()).collect();
         ReadDatapath {
@@ -271,6 +272,7 @@ pub(super) fn read_datapath(root: &mut Section<'_, '_>) -> ReadDatapath {
                 echo_rate: echo_rate.value,
                 max_connections: max_connections.value,
                 max_tables: max_tables.value,
+                preallocate: preallocate.value,
                 max_affinity_clients: max_affinity_clients.value,
                 tcp_idle_timeout,
                 udp_idle_timeout,

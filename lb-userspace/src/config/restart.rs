@@ -72,6 +72,7 @@ pub fn needs_restart(running: &DaemonSpec, wanted: &DaemonSpec) -> Vec<&'static 
         nat_ports,
         max_connections,
         max_tables,
+        preallocate,
         max_affinity_clients,
         tcp_idle_timeout,
         udp_idle_timeout,
@@ -92,6 +93,7 @@ pub fn needs_restart(running: &DaemonSpec, wanted: &DaemonSpec) -> Vec<&'static 
         "datapath.max_connections",
     );
     compare(*max_tables != other.max_tables, "datapath.max_tables");
+    compare(*preallocate != other.preallocate, "datapath.preallocate");
     compare(
         *max_affinity_clients != other.max_affinity_clients,
         "datapath.max_affinity_clients",

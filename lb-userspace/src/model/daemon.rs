@@ -153,6 +153,8 @@ pub struct DatapathSpec {
     /// Tables in the kernel at most, 262 KB each while it is there; every VIP's service needs one, and a
     /// change a spare one.
     pub max_tables: u32,
+    /// Whether the memory of all connections that there may be is taken at start.
+    pub preallocate: bool,
     /// Clients whose instance is remembered at most, of all services with affinity by address.
     pub max_affinity_clients: u32,
     /// Idle time after which a TCP connection is forgotten.
@@ -179,6 +181,7 @@ impl Default for DatapathSpec {
             echo_rate: 1000,
             max_connections: 262_144,
             max_tables: 1024,
+            preallocate: false,
             max_affinity_clients: 65_536,
             tcp_idle_timeout: Duration::from_secs(3600),
             udp_idle_timeout: Duration::from_secs(60),

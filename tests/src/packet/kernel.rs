@@ -3,11 +3,15 @@
 use std::collections::{BTreeMap, btree_map::Entry};
 use std::fmt;
 use std::fs;
+use std::path::{Path, PathBuf};
+use std::process;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, ArrayOfMaps, HashMap, MapData, PerCpuArray, ProgramArray, RingBuf};
+use aya::maps::{
+    Array, ArrayOfMaps, HashMap, IterableMap as _, MapData, PerCpuArray, ProgramArray, RingBuf,
+};
 use aya::programs::{TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use lb_common::{
@@ -80,10 +84,32 @@ impl Kernel {
     /// # Errors
     /// When there is no object, or the kernel refuses it.
     pub fn load(sizes: Sizes) -> Result<Self> {
+        Self::load_over(sizes, None)
+    }
+
+    /// As [`Self::load`], with a connection table that has memory for all of its elements.
+    ///
+    /// # Errors
+    /// As [`Self::load`], and when there is no such memory.
+    pub fn load_preallocated(sizes: Sizes) -> Result<Self> {
+        let pin = PathBuf::from(format!("/sys/fs/bpf/lb-test-connections-{}", process::id()));
+        let table = HashMap::<MapData, FlowKey, FlowEntry>::create(sizes.connections, 0)?;
+        table.map().pin(&pin)?;
+        let loaded = Self::load_over(sizes, Some(&pin));
+        fs::remove_file(&pin)?;
+        loaded
+    }
+
+    /// `connections`: where the connection table is pinned that is to be used.
+    fn load_over(sizes: Sizes, connections: Option<&Path>) -> Result<Self> {
         let path = artifact::object_path()?;
         let bytes = fs::read(&path)
             .with_context(|| format!("expected the XDP object at {}", path.display()))?;
-        let mut object = EbpfLoader::new()
+        let mut loader = EbpfLoader::new();
+        if let Some(pin) = connections {
+            loader.map_pin_path(names::MAP_CONNECTIONS, pin);
+        }
+        let mut object = loader
             .map_max_entries(names::MAP_CONNECTIONS, sizes.connections)
             .map_max_entries(names::MAP_TABLES, sizes.tables)
             .map_max_entries(names::MAP_CLIENTS, CLIENTS as u32)

@@ -113,7 +113,18 @@ impl Lab {
     /// # Errors
     /// When the kernel refuses.
     pub fn new(sizes: Sizes) -> Result<Self> {
-        let mut kernel = Kernel::load(sizes)?;
+        Self::of(Kernel::load(sizes)?, sizes)
+    }
+
+    /// As [`Self::new`], with a connection table that has memory for all of its elements.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn preallocated(sizes: Sizes) -> Result<Self> {
+        Self::of(Kernel::load_preallocated(sizes)?, sizes)
+    }
+
+    fn of(mut kernel: Kernel, sizes: Sizes) -> Result<Self> {
         // A receive queue exists for XDP only where a program is attached.
         for interface in [FRONT, BACK] {
             kernel

@@ -39,6 +39,8 @@ const FLOOD: u32 = 4 * MOST;
 /// The yardstick.
 const FLOOR: &str = "lb_pass (yardstick)";
 const ONE_AT_A_TIME: &str = "one packet at a time";
+const PREALLOCATED: &str =
+    "one packet at a time, with memory for 1,048,576 connections taken at start";
 const WITH_ACL: &str = "one packet at a time, with 100,000 rules of the source ACL";
 /// Prefixes of the ACL.
 const RULES: u32 = 100_000;
@@ -90,8 +92,9 @@ pub(super) fn run(rounds: u32, progress: &mut (dyn FnMut(&str) + Send)) -> Resul
         connections: 1 << 22,
         tables: 4,
     };
-    lab::run(sizes, |lab| {
-        prepare(lab)?;
+    lab::in_network(|| {
+        let mut lab = Lab::new(sizes)?;
+        prepare(&mut lab)?;
         comparisons.push(repeated(lab.kernel(), rounds, progress)?);
         let rows = rows(lab.kernel())?;
         comparisons.push(one_at_a_time(
@@ -118,9 +121,25 @@ pub(super) fn run(rounds: u32, progress: &mut (dyn FnMut(&str) + Send)) -> Resul
             counters.total(CounterKind::Dropped) == 0,
             "what was measured was dropped: {counters:?}"
         );
+        // Only one at a time can be attached.
+        drop(lab);
+        comparisons.push(with_memory(rounds, progress)?);
         Ok(())
     })?;
     Ok(comparisons)
+}
+
+/// Connections in a table that has taken its memory at start.
+fn with_memory(rounds: u32, progress: &mut (dyn FnMut(&str) + Send)) -> Result<Comparison> {
+    let sizes = Sizes {
+        connections: 1 << 20,
+        tables: 4,
+    };
+    let mut lab = Lab::preallocated(sizes)?;
+    prepare(&mut lab)?;
+    let mut rows = rows(lab.kernel())?;
+    rows.retain(|row| BY_MEMORY.contains(&row.0));
+    one_at_a_time(lab.kernel(), PREALLOCATED, &rows, rounds, progress)
 }
 
 /// Two `l2dsr` VIPs (hash over TCP and UDP, IPv4 and IPv6), one that remembers nothing, and one of each
@@ -432,6 +451,16 @@ fn turns(rows: &[Row], round: usize) -> Vec<usize> {
     first.rotate_left(start);
     first.into_iter().chain(last).collect()
 }
+
+/// The rows that are measured with memory that is there as well.
+const BY_MEMORY: [&str; 6] = [
+    FLOOR,
+    "by table, 1,000",
+    "by table, 100,000",
+    "by table, new",
+    "by table, flood of SYNs",
+    "nat, new",
+];
 
 /// The rows that are measured with an ACL as well.
 const BY_ACL: [&str; 5] = [

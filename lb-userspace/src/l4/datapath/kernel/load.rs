@@ -142,6 +142,9 @@ fn build(
     if let Some(former) = former {
         takeover::announce(&mut loader, former);
     }
+    if is_new && spec.preallocate {
+        maps::preallocate(&ours.path, spec)?;
+    }
     let clients = affinity::prepare(&mut loader, spec, ours, former)?;
     let mut program = loader.load(object).map_err(|error| refused(&error))?;
     let mut maps = Maps::take(&mut program, spec, &ours.path)?;

@@ -19,6 +19,9 @@ use crate::{
     model::DatapathSpec,
 };
 
+/// `BPF_F_NO_PREALLOC` of `linux/bpf.h`.
+const NO_PREALLOC: u32 = 1;
+
 /// Key size, value size and number of entries of a map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Shape {
@@ -81,10 +84,39 @@ fn found(info: &MapInfo) -> Shape {
     }
 }
 
-/// Whether the pinned maps in `folder` are all there and have the shapes that `spec` asks for.
+/// Whether the pinned maps in `folder` are all there, have the shapes that `spec` asks for and take their
+/// memory when it says.
 pub(super) fn fits(folder: &Path, spec: &DatapathSpec) -> bool {
     names::PINNED_MAPS.iter().all(|name| {
-        MapInfo::from_pin(folder.join(name)).is_ok_and(|i| found(&i) == expected(name, spec))
+        MapInfo::from_pin(folder.join(name)).is_ok_and(|info| {
+            let is_as_asked = is_preallocated(&info) == spec.preallocate;
+            found(&info) == expected(name, spec) && (is_as_asked || *name != names::MAP_CONNECTIONS)
+        })
+    })
+}
+
+const fn is_preallocated(info: &MapInfo) -> bool {
+    info.map_flags() & NO_PREALLOC == 0
+}
+
+/// Makes a connection table that has memory for all of its entries, where the loader will find it: what the
+/// object describes is one that takes memory as they come.
+pub(super) fn preallocate(folder: &Path, spec: &DatapathSpec) -> Result<(), L4Error> {
+    let name = names::MAP_CONNECTIONS;
+    let make = || -> Result<(), MapError> {
+        let table = HashMap::<MapData, FlowKey, FlowEntry>::create(spec.max_connections, 0)?;
+        let pinned = table.map().pin(folder.join(name));
+        pinned.map_err(|error| MapError::PinError {
+            name: Some(name.to_owned()),
+            error,
+        })
+    };
+    make().map_err(|error| L4Error::Load {
+        why: format!(
+            "no memory for {} connections could be taken: {}",
+            spec.max_connections,
+            super::chain(&error)
+        ),
     })
 }
 
