@@ -11,7 +11,8 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use lb_common::{Counter, CounterKind};
+use aya::maps::MapInfo;
+use lb_common::{Counter, CounterKind, names};
 use lb_tests::{
     cleanup,
     client::{held::Held, tcp, udp},
@@ -352,6 +353,9 @@ fn other_sizes_move_to_other_maps_and_break_no_connection() -> Result<()> {
         assert_eq!(daemon.indices(), indices);
         assert_eq!(report.vips[0].traffic.connections, 20);
         assert_eq!(pins(&spec.pin_path)?, ["links".to_owned(), ours(2)]);
+        let table = spec.pin_path.join(ours(2)).join(names::MAP_CONNECTIONS);
+        // BPF_F_NO_PREALLOC.
+        assert_eq!(MapInfo::from_pin(table)?.map_flags() & 1, 0);
         place.connect(20)?;
         let flows = udp::flows(client, vip(instance::UDP), 10, 3)?;
         assert_eq!((flows.total(), flows.failures().len()), (10, 0), "{flows}");

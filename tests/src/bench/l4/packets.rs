@@ -438,13 +438,14 @@ fn one_at_a_time(
     })
 }
 
-/// In which order rows are measured. Each round begins with another one, but those of many connections
-/// are the last ones, and few of them come before more: the program's copies of connections stay where
+/// In which order rows are measured. Each round begins with another one, but those of many connections,
+/// or of new ones that go on, are the last ones, and few of them come before more: the program's copies of connections stay where
 /// they are for as long as they hold, so whoever came after them would be measured without a copy.
 fn turns(rows: &[Row], round: usize) -> Vec<usize> {
     let leaves_copies = |at: &usize| match rows[*at].1 {
         Load::Of(count, vip, _) => count > 1 && vip != SETTLED,
-        Load::One(_) | Load::New(..) | Load::Flood(..) => false,
+        Load::New(vip, _) => vip != SETTLED,
+        Load::One(_) | Load::Flood(..) => false,
     };
     let (last, mut first): (Vec<usize>, Vec<usize>) = (0..rows.len()).partition(leaves_copies);
     let start = round % first.len().max(1);
