@@ -40,7 +40,7 @@ const FLOOD: u32 = 4 * MOST;
 const FLOOR: &str = "lb_pass (yardstick)";
 const ONE_AT_A_TIME: &str = "one packet at a time";
 const PREALLOCATED: &str =
-    "one packet at a time, with memory for 1,048,576 connections taken at start";
+    "one packet at a time, with memory for 2,097,152 connections taken at start";
 const WITH_ACL: &str = "one packet at a time, with 100,000 rules of the source ACL";
 /// Prefixes of the ACL.
 const RULES: u32 = 100_000;
@@ -132,7 +132,7 @@ pub(super) fn run(rounds: u32, progress: &mut (dyn FnMut(&str) + Send)) -> Resul
 /// Connections in a table that has taken its memory at start.
 fn with_memory(rounds: u32, progress: &mut (dyn FnMut(&str) + Send)) -> Result<Comparison> {
     let sizes = Sizes {
-        connections: 1 << 20,
+        connections: 1 << 21,
         tables: 4,
     };
     let mut lab = Lab::preallocated(sizes)?;
@@ -454,10 +454,11 @@ fn turns(rows: &[Row], round: usize) -> Vec<usize> {
 }
 
 /// The rows that are measured with memory that is there as well.
-const BY_MEMORY: [&str; 6] = [
+const BY_MEMORY: [&str; 7] = [
     FLOOR,
     "by table, 1,000",
     "by table, 100,000",
+    "by table, 1,000,000",
     "by table, new",
     "by table, flood of SYNs",
     "nat, new",
