@@ -103,8 +103,11 @@ const fn is_preallocated(info: &MapInfo) -> bool {
 /// object describes is one that takes memory as they come.
 pub(super) fn preallocate(folder: &Path, spec: &DatapathSpec) -> Result<(), L4Error> {
     let name = names::MAP_CONNECTIONS;
+    let connections = spec.max_connections;
+    // A hundred million bytes take the kernel a quarter of a second.
+    tracing::info!(connections, "taking memory for all connections");
     let make = || -> Result<(), MapError> {
-        let table = HashMap::<MapData, FlowKey, FlowEntry>::create(spec.max_connections, 0)?;
+        let table = HashMap::<MapData, FlowKey, FlowEntry>::create(connections, 0)?;
         let pinned = table.map().pin(folder.join(name));
         pinned.map_err(|error| MapError::PinError {
             name: Some(name.to_owned()),
@@ -113,8 +116,7 @@ pub(super) fn preallocate(folder: &Path, spec: &DatapathSpec) -> Result<(), L4Er
     };
     make().map_err(|error| L4Error::Load {
         why: format!(
-            "no memory for {} connections could be taken: {}",
-            spec.max_connections,
+            "no memory for {connections} connections could be taken: {}",
             super::chain(&error)
         ),
     })
