@@ -31,6 +31,13 @@ pub const PROGRAM_CLAMP: &str = "lb_clamp";
 pub const PROGRAM_STEER: &str = "lb_steer";
 /// A program that passes every packet: the floor of benchmarks, and the peer that a veth needs.
 pub const PROGRAM_PASS: &str = "lb_pass";
+/// A program that sends packets for one address to one host, without deciding anything: the floor of
+/// benchmarks on the wire. [`REFLECTED`] and [`REFLECTED_TO`] say which.
+pub const PROGRAM_REFLECT: &str = "lb_reflect";
+/// A constant of the program, four bytes that the loader writes: an IPv4 address.
+pub const REFLECTED: &str = "LB_REFLECTED";
+/// A constant of the program, eight bytes that the loader writes: a MAC address and two zeros.
+pub const REFLECTED_TO: &str = "LB_REFLECTED_TO";
 
 /// [`crate::Settings`], one element.
 pub const MAP_SETTINGS: &str = "SETTINGS";
@@ -102,7 +109,7 @@ pub const MAP_ARRIVALS: &str = "ARRIVALS";
 pub const MAP_COOKIE_KEYS: &str = "COOKIE_KEYS";
 /// LRU hash of datagrams in fragments. Each load of the program has its own, and nobody else looks at it.
 pub const MAP_FRAGMENTS: &str = "FRAGMENTS";
-/// Per-CPU array of [`crate::FlowKey`]: connections of which nothing but a SYN was heard, the latest
+/// Per-CPU array of [`crate::FlowKey`]: connections of which nothing but one packet was heard, the latest
 /// ones of each processor. Each load of the program has its own, and nobody else looks at it.
 pub const MAP_OPENINGS: &str = "OPENINGS";
 /// One [`crate::Followers`]. Each load of the program has its own, as with [`MAP_CEILINGS`].

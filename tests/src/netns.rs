@@ -65,6 +65,24 @@ impl Namespace {
         command::with_input(&mut ip, &text).map(drop)
     }
 
+    /// The MAC address of an interface.
+    ///
+    /// # Errors
+    /// When there is no such interface, or it has none.
+    pub fn mac(&self, interface: &str) -> Result<[u8; 6]> {
+        let mut ip = Command::new("ip");
+        ip.args(["-n", &self.name, "-json", "link", "show", "dev", interface]);
+        let links: serde_json::Value = serde_json::from_str(&command::output(&mut ip)?)?;
+        let text = links[0]["address"].as_str().unwrap_or_default();
+        let bytes: Option<Vec<u8>> = text
+            .split(':')
+            .map(|byte| u8::from_str_radix(byte, 16).ok())
+            .collect();
+        bytes
+            .and_then(|bytes| bytes.try_into().ok())
+            .with_context(|| format!("expected the MAC address of {interface}, found {text:?}"))
+    }
+
     /// Sets a value below `/proc/sys/net`.
     ///
     /// # Errors

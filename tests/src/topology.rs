@@ -149,7 +149,15 @@ impl Topology {
     /// # Errors
     /// As [`Topology::new`].
     pub fn second_balancer(&self) -> Result<Host> {
-        balancer(&self.switch, &self.pass, "second", SECOND)
+        self.another_balancer("second", SECOND)
+    }
+
+    /// Adds another host whose packets XDP may send back, with the addresses that end in `number`.
+    ///
+    /// # Errors
+    /// As [`Topology::new`].
+    pub fn another_balancer(&self, name: &str, number: u8) -> Result<Host> {
+        balancer(&self.switch, &self.pass, name, number)
     }
 
     /// Adds another host that passes packets on for others, by its kernel alone.
