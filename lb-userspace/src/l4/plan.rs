@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// What a plan depends on beside the snapshot.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Host {
     /// The settings of the packet path.
     pub(crate) spec: DatapathSpec,

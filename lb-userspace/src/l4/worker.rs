@@ -27,7 +27,7 @@ use super::{
     filter::Filter,
     host,
     neighbour::Greeter,
-    plan::{Host, Plan, ip, plan},
+    plan::{self, Host, Plan, ip, plan},
     reconcile::{Outcome, ReconcileError, Reconciler},
     report::{PathMode, Report, Reporter},
     stats,
@@ -61,6 +61,9 @@ const GREET: Duration = Duration::from_secs(10);
 pub(crate) struct Worker {
     datapath: Box<dyn Datapath>,
     spec: DatapathSpec,
+    /// What the host had when it was last asked, which is after each pass: asking takes dozens of
+    /// system calls, which no change has to wait for.
+    host: Host,
     /// Why the program is attached as it is, when that is not what was asked for.
     reason: String,
     state: Reconciler,
@@ -101,6 +104,7 @@ impl Worker {
         let seed = RandomState::new().build_hasher().finish();
         let mut worker = Self {
             datapath,
+            host: ask(&spec),
             spec,
             reason,
             state,
@@ -199,7 +203,11 @@ impl Worker {
     fn reconcile(&mut self) -> Next {
         let snapshot = self.registry.snapshot();
         let now = self.clock.now();
-        let plan = plan(&snapshot, &self.host());
+        let mut plan = plan(&snapshot, &self.host);
+        // Nobody is warned of what is mended already.
+        if !plan.warnings.is_empty() && self.host_has_changed() {
+            plan = plan::plan(&snapshot, &self.host);
+        }
         self.warn(&plan);
         if self.has_strangers(&plan) {
             // Before the kernel sends them packets, so that the first one finds its way.
@@ -263,10 +271,21 @@ impl Worker {
         };
         self.read();
         self.tidy();
+        let wait = if self.host_has_changed() {
+            Some(Duration::ZERO)
+        } else {
+            wait
+        };
         Next {
             wait,
             walk: news.withdrew,
         }
+    }
+
+    /// Asks the host what it has, and says whether that is something else than before.
+    fn host_has_changed(&mut self) -> bool {
+        let before = std::mem::replace(&mut self.host, ask(&self.spec));
+        before != self.host
     }
 
     /// Brings the limits of connections into the kernel. What fails is tried again with the next pass,
@@ -294,21 +313,6 @@ impl Worker {
     fn stay(&mut self, plan: &Plan) -> Result<(), ReconcileError> {
         let (state, datapath) = (&self.state, self.datapath.as_mut());
         Ok(self.affinities.apply(plan, state, datapath)?)
-    }
-
-    fn host(&self) -> Host {
-        let interfaces = &self.spec.interfaces;
-        let families = interfaces
-            .iter()
-            .flat_map(|name| [true, false].map(|v4| (name.clone(), v4)));
-        Host {
-            addresses: addresses::of(interfaces.first().map(String::as_str)),
-            not_forwarding: families
-                .filter(|(name, v4)| host::forwards(name, *v4) == Some(false))
-                .collect(),
-            vlans: vlans::all(),
-            spec: self.spec.clone(),
-        }
     }
 
     /// Logs each warning once, until it is gone and comes back.
@@ -489,6 +493,22 @@ impl Worker {
             .map(|member| member.instance.endpoint.address().ip())
             .collect();
         self.greeter.greet(addresses);
+    }
+}
+
+/// What the host has of what a plan depends on.
+fn ask(spec: &DatapathSpec) -> Host {
+    let interfaces = &spec.interfaces;
+    let families = interfaces
+        .iter()
+        .flat_map(|name| [true, false].map(|v4| (name.clone(), v4)));
+    Host {
+        addresses: addresses::of(interfaces.first().map(String::as_str)),
+        not_forwarding: families
+            .filter(|(name, v4)| host::forwards(name, *v4) == Some(false))
+            .collect(),
+        vlans: vlans::all(),
+        spec: spec.clone(),
     }
 }
 
