@@ -33,7 +33,7 @@ pub use filter::{AddressFilter, FILTER_WORDS, REPLY_WORDS, filter_bit};
 pub use flow::{
     FLOW_FORWARD, FLOW_REPLY, FlowEntry, FlowKey, STATE_CLOSED, STATE_FIN_CLIENT,
     STATE_FIN_INSTANCE, STATE_OPEN, STATE_OPENING, STATE_OPENING_AT, STATE_REMOVED, STATE_STAYS,
-    Splice, most_opening, same_flow,
+    STATE_STRAY, Splice, most_opening, same_flow,
 };
 pub use instance::{
     CLIENT_HOPS, ClientHop, HOP_GATEWAY, HOP_TAGGED, HOP_VLAN, INSTANCE_ABSENT, INSTANCE_ACTIVE,

@@ -5,9 +5,9 @@
 //! themselves do not depend on it, so it is looked at where they begin and nowhere else, by the stage
 //! that looks at other things of new connections too: packets of others pay nothing.
 //!
-//! Anyone can send SYNs with the addresses of others, which must not fill the memory or push a client
-//! out of it. So a TCP client is remembered when it has sent more than a SYN, in the moment that its
-//! connection ceases to be an opening one ([`crate::opening`]). Two connections that a new client opens
+//! Anyone can send packets with the addresses of others, which must not fill the memory or push a client
+//! out of it. So a TCP client is remembered when it has sent more than one, in the moment that its
+//! connection ceases to be an opening one ([`crate::opening`]). Over UDP there is no such moment. Two connections that a new client opens
 //! at once may therefore go to two instances.
 //!
 //! By then the VIP may be that of another service. So which service an instance is of is looked at when a

@@ -20,7 +20,7 @@
 
 use lb_common::{
     Arrivals, Counter, FlowKey, PROTOCOL_TCP, SOURCE_SETS, SOURCE_UNIT_NS, SOURCE_WAYS, SourceSet,
-    halves, is_v4,
+    halves, is_v4, translates,
 };
 
 use crate::{Tables, hash, parse::is_opening};
@@ -38,12 +38,13 @@ const TIME: u64 = (1 << TIME_BITS) - 1;
 /// alone for so long that time has come round. Nearly five hours.
 const FURTHEST: u64 = 1 << 40;
 
-/// Whether a packet of no known flow begins a connection that is to be counted. A TCP packet that is
-/// none that opens one belongs to a connection that was forgotten, and that is nobody's arrival.
+/// Whether a packet of no known flow begins a connection that is to be counted. A TCP packet that opens
+/// none belongs to a connection that was forgotten, or that another balancer knows; where packets are
+/// translated nothing can come of that, and it costs as much as one that begins.
 #[inline(always)]
 #[must_use]
-pub const fn counts(key: &FlowKey, tcp_flags: u8) -> bool {
-    key.protocol != PROTOCOL_TCP || is_opening(tcp_flags)
+pub const fn counts(key: &FlowKey, tcp_flags: u8, forward: u8) -> bool {
+    key.protocol != PROTOCOL_TCP || is_opening(tcp_flags) || translates(forward)
 }
 
 /// Takes what a new connection takes: of its source's bucket, then of its service's. A source that is

@@ -106,7 +106,7 @@ pub fn begin<T: Tables, const ADMITS: bool>(
             }
             let is_limited = ADMITS && vip.flags & VIP_LIMITED != 0;
             // One place that begins, for the same reason.
-            let admitted = if is_limited && arrivals::counts(&scratch.key, flags) {
+            let admitted = if is_limited && arrivals::counts(&scratch.key, flags, vip.forward) {
                 arrivals::take(tables, vip.id, &scratch.key)
             } else {
                 Ok(())

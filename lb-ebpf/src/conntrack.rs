@@ -5,9 +5,9 @@
 //! whoever sets [`STATE_CLOSED`] first.
 
 use lb_common::{
-    Counter, FLOW_FORWARD, FLOW_REPLY, FORWARD_DNAT, FORWARD_NAT, FlowEntry, FlowKey,
-    INSTANCE_ABSENT, InstanceEntry, STATE_CLOSED, STATE_FIN_CLIENT, STATE_FIN_INSTANCE,
-    STATE_REMOVED, forward_of, same_address, translates,
+    Counter, FLOW_FORWARD, FLOW_REPLY, FORWARD_DNAT, FORWARD_NAT, FORWARD_SPLICED, FlowEntry,
+    FlowKey, INSTANCE_ABSENT, InstanceEntry, STATE_CLOSED, STATE_FIN_CLIENT, STATE_FIN_INSTANCE,
+    STATE_REMOVED, STATE_STRAY, forward_of, same_address, translates,
 };
 
 use crate::{
@@ -36,7 +36,7 @@ pub enum Known<F> {
 pub enum Judgement {
     /// The connection goes on.
     Keep,
-    /// The connection is over and the client begins another from the same port.
+    /// The connection is over, or a stray packet's, and the client begins another from the same port.
     Renew,
     /// The instance is gone, or no longer the one that the connection began with.
     Move,
@@ -48,7 +48,7 @@ pub enum Judgement {
 pub fn judge(layout: &Layout, entry: &FlowEntry, instance: &InstanceEntry) -> Judgement {
     if !instance.keeps_flow(entry) {
         Judgement::Move
-    } else if layout.is_opening() && entry.state & STATE_CLOSED != 0 {
+    } else if layout.is_opening() && entry.state & (STATE_CLOSED | STATE_STRAY) != 0 {
         Judgement::Renew
     } else {
         Judgement::Keep
@@ -107,6 +107,10 @@ fn find_in_table<T: Tables>(
             }
             return Known::No;
         }
+    }
+    if layout.is_opening() && entry.forward & FORWARD_SPLICED != 0 {
+        // See `crate::splice`.
+        flow.set_state(STATE_STRAY);
     }
     opening::heard(tables, key, &flow, &entry, layout.tcp_flags);
     let now = moment.now;

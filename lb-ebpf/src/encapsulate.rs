@@ -28,7 +28,7 @@ use network_types::{ip::IpProto, udp::UdpHdr};
 use crate::{
     Packet, Scratch, Stage, Step, Tables,
     checksum::Sum,
-    conntrack, hash, hop, opening,
+    conntrack, hash, hop,
     parse::{TCP_FIN, TCP_RST},
     rewrite::{
         l2,
@@ -63,9 +63,6 @@ pub fn encapsulate<P: Packet, T: Tables>(
                 && let Some(flow) = tables.flow(&scratch.key)
             {
                 conntrack::note_end(tables, &scratch.key, flags, &flow);
-            }
-            if scratch.opened != 0 {
-                opening::note(tables, scratch);
             }
             Step::Done(way.forwarded(tables, out, interface))
         }

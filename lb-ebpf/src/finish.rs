@@ -1,9 +1,9 @@
-//! What is left to do with a packet that is rewritten and counted, and rarely has to be done: noting a
-//! connection that begins and is remembered, the MSS of its packet, the tag of one that leaves for another VLAN than it came from.
+//! What is left to do with a packet that is rewritten and counted, and rarely has to be done: the MSS of one
+//! that begins a connection, the tag of one that leaves for another VLAN than it came from.
 
 use lb_common::{Counter, translates};
 
-use crate::{Packet, Scratch, Tables, Verdict, clamp, opening, parse::TCP_SYN, rewrite::tag};
+use crate::{Packet, Scratch, Tables, Verdict, clamp, parse::TCP_SYN, rewrite::tag};
 
 /// Finishes a packet that leaves by [`crate::step::Handover::out`].
 #[inline(always)]
@@ -13,9 +13,6 @@ pub fn finish<P: Packet, T: Tables>(
     scratch: &mut Scratch,
     interface: u32,
 ) -> Verdict {
-    if scratch.opened != 0 {
-        opening::note(tables, scratch);
-    }
     if scratch.handover.tcp_flags & TCP_SYN != 0 && translates(scratch.handover.forward) {
         clamp::clamp(packet, tables, scratch, interface);
     }

@@ -47,6 +47,11 @@ pub struct Shown {
 }
 
 impl Shown {
+    /// Nothing was looked for.
+    pub(crate) const NONE: Self = Self {
+        cookie: 0,
+        found: 0,
+    };
     /// It is good, and the packet has become a SYN.
     pub const ACCEPTED: u32 = 1;
     /// It is none.
@@ -77,8 +82,9 @@ pub(crate) fn asks<T: Tables>(tables: &T, vip: u32, tcp_flags: u8) -> bool {
         } = limit;
         return pace::is_above(tables, bucket, cookie_interval, cookie_window);
     }
+    // Where the program has sent none so far, the one before it may have.
     let is_sent =
-        |at: u64| at != 0 && tables.now().wrapping_sub(at) < cookie::LIFETIME + NOTE_AFTER;
+        |at: u64| at == 0 || tables.now().wrapping_sub(at) < cookie::LIFETIME + NOTE_AFTER;
     tcp_flags & (TCP_SYN | TCP_RST | TCP_ACK) == TCP_ACK
         && is_sent(tables.bucket(limit.bucket.wrapping_add(COOKIE_TIMES)))
 }

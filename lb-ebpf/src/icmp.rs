@@ -35,6 +35,8 @@ use crate::{
 
 /// Bytes of an ICMP error before the quote.
 const HEADER: usize = 8;
+/// Bytes of the header of a fragment of IPv6.
+const FRAGMENT: usize = 8;
 
 /// Sends an ICMP error on to who should know, if it is about a connection of a VIP, and answers
 /// echo requests for VIPs. Everything else that is neither TCP nor UDP goes to the stack.
@@ -454,7 +456,9 @@ fn quoted_v4<P: Packet>(packet: &P, at: usize, key: &mut FlowKey) -> Option<usiz
     Some(header)
 }
 
-/// Reads a quoted IPv6 header and returns its length. Extension headers are not walked.
+/// Reads a quoted IPv6 header and returns its length, with that of the header of a first fragment: answers
+/// that were too big in one piece are too big in several where a link on the way is narrow. Other
+/// extension headers are not walked.
 #[inline(always)]
 fn quoted_v6<P: Packet>(packet: &P, at: usize, key: &mut FlowKey) -> Option<usize> {
     let ip: Ipv6Hdr = packet.read(at)?;
@@ -464,5 +468,11 @@ fn quoted_v6<P: Packet>(packet: &P, at: usize, key: &mut FlowKey) -> Option<usiz
     key.source = ip.dst_addr;
     key.destination = ip.src_addr;
     key.protocol = ip.next_hdr;
-    Some(Ipv6Hdr::LEN)
+    if ip.next_hdr != IpProto::Ipv6Frag as u8 {
+        return Some(Ipv6Hdr::LEN);
+    }
+    let [next, _, high, low, ..]: [u8; FRAGMENT] = packet.read(at + Ipv6Hdr::LEN)?;
+    key.protocol = next;
+    // Only the first one has ports.
+    (u16::from_be_bytes([high, low]) >> 3 == 0).then_some(Ipv6Hdr::LEN + FRAGMENT)
 }

@@ -15,7 +15,7 @@ use crate::{
     begin::{self, Begun},
     conntrack::{self, Known},
     handshake::Shown,
-    hop,
+    hop, opening,
     parse::{self, Layout},
     rewrite::{self, tag},
     settled,
@@ -81,13 +81,17 @@ pub(crate) fn steer<P: Packet, T: Tables, const ADMITS: bool>(
     let (flow, now) = match known {
         Known::Flow(flow, now) => (flow, now),
         Known::Decided(verdict) => return Step::Done(verdict),
-        Known::No => match begin::begin::<T, ADMITS>(tables, scratch, layout.tcp_flags) {
+        Known::No => match begin::<T, ADMITS>(tables, scratch, layout) {
             Begun::Decided(reason) => return Step::Done(begin::verdict(reason)),
             Begun::Limited => return to_admit(scratch, layout),
             Begun::Asked => {
                 return hand_over(scratch, layout, &FlowEntry::default(), 0, Stage::Cookie);
             }
             Begun::Refused => {
+                if !ADMITS {
+                    // What is there is of another packet.
+                    scratch.shown = Shown::NONE;
+                }
                 return hand_over(scratch, layout, &FlowEntry::default(), 0, Stage::Refuse);
             }
             // Rare, and what follows is another copy of what follows for all others: not here.
@@ -129,9 +133,7 @@ pub(crate) fn steer<P: Packet, T: Tables, const ADMITS: bool>(
                 if layout.has(parse::TCP_FIN | parse::TCP_RST) {
                     conntrack::note_end(tables, &scratch.key, layout.tcp_flags, &flow);
                 }
-                // What begins is noted there, if it is remembered.
-                let begins = translates(entry.forward) || scratch.opened != 0;
-                if retag || layout.has(parse::TCP_SYN) && begins {
+                if retag || layout.has(parse::TCP_SYN) && translates(entry.forward) {
                     let step = hand_over(scratch, layout, &entry, 0, Stage::Finish);
                     scratch.handover.out = out;
                     scratch.handover.hop_flags = flags;
@@ -145,14 +147,26 @@ pub(crate) fn steer<P: Packet, T: Tables, const ADMITS: bool>(
     }
 }
 
+/// Begins a connection. Noted at once where it has to be noted: whatever becomes of its packet, nobody may
+/// fill the table with it.
+#[inline(always)]
+fn begin<T: Tables, const ADMITS: bool>(
+    tables: &T,
+    scratch: &mut Scratch,
+    layout: &Layout,
+) -> Begun {
+    let begun = begin::begin::<T, ADMITS>(tables, scratch, layout.tcp_flags);
+    if scratch.opened != 0 {
+        opening::note(tables, scratch);
+    }
+    begun
+}
+
 /// Hands a packet on before anything was done with it.
 #[inline(always)]
 pub(crate) const fn to_admit(scratch: &mut Scratch, layout: &Layout) -> Step {
     scratch.layout = *layout;
-    scratch.shown = Shown {
-        cookie: 0,
-        found: 0,
-    };
+    scratch.shown = Shown::NONE;
     Step::Next(Stage::Admit)
 }
 

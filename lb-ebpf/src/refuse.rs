@@ -17,6 +17,7 @@ use crate::{
     Packet, Scratch, Tables, Verdict,
     checksum::Sum,
     echo::is_one_host,
+    handshake::Shown,
     parse::{TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN},
     rewrite::{
         link::Link,
@@ -53,7 +54,7 @@ pub fn refuse<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &Scratc
     // What comes from memory has no limit that the verifier would know.
     let l3 = packet.blur(handover.l3 as usize);
     let written = if key.protocol == PROTOCOL_TCP {
-        reset(packet, key, handover, l3)
+        reset(packet, key, (handover, scratch.shown), l3)
     } else {
         unreachable(packet, key, handover, l3)
     };
@@ -93,9 +94,15 @@ fn turn<P: Packet>(
 }
 
 /// Makes a reset of a segment. It is acceptable to its receiver if it has the number that is expected
-/// next, or, where the segment does not say which that is, acknowledges all of it.
+/// next, or, where the segment does not say which that is, acknowledges all of it. Whoever has shown a cookie
+/// expects the number behind it, whatever has become of the segment.
 #[inline(always)]
-fn reset<P: Packet>(packet: &mut P, key: &FlowKey, handover: &Handover, l3: usize) -> Option<()> {
+fn reset<P: Packet>(
+    packet: &mut P,
+    key: &FlowKey,
+    (handover, shown): (&Handover, Shown),
+    l3: usize,
+) -> Option<()> {
     let v4 = handover.v4 != 0;
     let header = Outer::length(v4);
     let [s0, s1, s2, s3, n0, n1, n2, n3, offset, _]: [u8; 10] = packet.read(l3 + header + 4)?;
@@ -107,7 +114,9 @@ fn reset<P: Packet>(packet: &mut P, key: &FlowKey, handover: &Handover, l3: usiz
     let next = u32::from_be_bytes([s0, s1, s2, s3])
         .wrapping_add(data)
         .wrapping_add(ends);
-    let (number, acknowledged, flags) = if flags & TCP_ACK != 0 {
+    let (number, acknowledged, flags) = if shown.is_accepted() {
+        (shown.cookie.wrapping_add(1), 0, TCP_RST)
+    } else if flags & TCP_ACK != 0 {
         (u32::from_be_bytes([n0, n1, n2, n3]), 0, TCP_RST)
     } else {
         (0, next, TCP_RST | TCP_ACK)

@@ -32,7 +32,7 @@ pub struct Scratch {
     pub prefix: PrefixKey,
     /// What its client is remembered by.
     pub client: ClientKey,
-    /// Not 0 when the packet is a SYN for which an entry was inserted.
+    /// Not 0 when an entry was inserted for the packet that is [marked](crate::opening).
     pub opened: u32,
     /// What is known of the packet's SYN cookie, from [`crate::admit`] on.
     pub shown: Shown,

@@ -22,8 +22,12 @@
 //! ([`crate::handshake`]), but for a reset. What the instance sends and is no answer belongs to an older
 //! connection of the same addresses and ports that it has not forgotten. A client that gets that resets it
 //! and begins again; here lb does, and the client's next packet is a SYN again.
+//!
+//! **A client's SYN** has no place in such a connection: it is late, or of another connection whose client
+//! knows nothing of this one. So it makes the connection a stray, and a second one begins anew, unless the
+//! client has sent something else in between.
 
-use lb_common::{Counter, FLOW_FORWARD, FLOW_REPLY, FORWARD_SPLICED, FlowKey, Splice};
+use lb_common::{Counter, FLOW_FORWARD, FLOW_REPLY, FORWARD_SPLICED, FlowKey, STATE_STRAY, Splice};
 
 use crate::{
     Flow, Packet, Scratch, Stage, Step, Tables, Verdict,
@@ -198,6 +202,9 @@ fn turn<P: Packet, T: Tables>(
         return Turn::None;
     }
     if scratch.entry.direction == FLOW_FORWARD {
+        if scratch.entry.state & STATE_STRAY != 0 && !is_opening(layout.tcp_flags) {
+            flow.clear_state(STATE_STRAY);
+        }
         return match splice_of_client(tables, scratch) {
             Some(splice) => from_client(splice, layout.tcp_flags),
             None => Turn::None,

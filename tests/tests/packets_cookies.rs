@@ -4,13 +4,16 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
-use lb_common::{Arrivals, CookieKeys, Counter, FORWARD_SPLICED, names};
+use lb_common::{
+    Arrivals, CookieKeys, Counter, FORWARD_SPLICED, PROTOCOL_TCP, VIP_COOKIES, VIP_LIMITED,
+    VIP_REFUSES, Vip, names,
+};
 use lb_ebpf::Verdict;
 use lb_tests::packet::build::{extension, tcp};
 use lb_tests::packet::handshake::{
     ALWAYS, CLIENTS, FIRST_KEY, Handshake, NETS, SIZES, V4, goes, in_each, l4, mss, number, serve,
 };
-use lb_tests::packet::lab::{at, run};
+use lb_tests::packet::lab::{at, run, vip, vip_key};
 use lb_tests::packet::network::FRONT;
 use lb_tests::packet::{Build, check};
 
@@ -97,10 +100,10 @@ fn cookies_are_good_for_their_time_and_their_keys() -> Result<()> {
 #[test]
 fn forged_ones_are_what_they_were_without_cookies() -> Result<()> {
     in_each(|lab, net| {
-        // Before any cookie was sent nobody looks for one.
+        // The program before may have sent some.
         let side = Handshake::new(net, 4999);
         ensure!(goes(&lab.send(&side.request(tcp::ACK).bytes())?));
-        ensure!(lab.counters().get(Counter::CookiesRefused) == 0);
+        ensure!(lab.counters().get(Counter::CookiesRefused) == 1);
         let mut real = Handshake::new(net, 5000);
         real.ask(lab)?;
         let forgeries: [fn(&mut Build); 4] = [
@@ -116,18 +119,64 @@ fn forged_ones_are_what_they_were_without_cookies() -> Result<()> {
             // The numbers are what they were.
             ensure!(number(&seen.frame, 4)? == forged.number);
             ensure!(number(&seen.frame, 8)? == forged.acknowledged);
-            ensure!(lab.counters().get(Counter::CookiesRefused) == count as u64 + 1);
+            ensure!(lab.counters().get(Counter::CookiesRefused) == count as u64 + 2);
             let plain = lab.kernel().flows()?;
             ensure!(
                 plain
                     .iter()
                     .all(|(_, entry)| entry.forward & FORWARD_SPLICED == 0)
             );
-            // It is a connection of its own until it is reset.
-            lab.send(&forged.with(|packet| packet.flags = tcp::RST).bytes())?;
-            lab.send(&forged.with(|packet| packet.flags = tcp::SYN).bytes())?;
+            // It opens no way for a SYN, whether it is reset or not.
+            if count % 2 == 0 {
+                lab.send(&forged.with(|packet| packet.flags = tcp::RST).bytes())?;
+            }
+            let seen = lab.send(&forged.with(|packet| packet.flags = tcp::SYN).bytes())?;
+            ensure!(
+                seen.verdict == Verdict::Answer(Counter::AnsweredCookie),
+                "{count}: {:?}",
+                seen.verdict
+            );
         }
         lab.flows()?;
+        Ok(())
+    })
+}
+
+#[test]
+fn what_one_program_has_asked_the_next_one_accepts() -> Result<()> {
+    for net in NETS {
+        let mut side = Handshake::new(net, 5000);
+        run(SIZES, |lab| {
+            serve(lab, ALWAYS)?;
+            side.ask(lab).map(drop)
+        })?;
+        run(SIZES, |lab| {
+            serve(lab, ALWAYS)?;
+            side.show(lab)?;
+            ensure!(lab.counters().get(Counter::CookiesAccepted) == 1);
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn who_has_shown_a_cookie_is_refused_with_the_number_that_it_expects() -> Result<()> {
+    in_each(|lab, net| {
+        let value = Vip {
+            forward: net.forward,
+            flags: VIP_COOKIES | VIP_LIMITED | VIP_REFUSES,
+            table: net.index.into(),
+            ..vip(net.id)
+        };
+        lab.serve(vip_key(net.vip, net.port, PROTOCOL_TCP), value, &[])?;
+        let mut side = Handshake::new(net, 5000);
+        side.ask(lab)?;
+        let seen = lab.send(&side.request(tcp::ACK).bytes())?;
+        ensure!(seen.verdict == Verdict::Answer(Counter::AnsweredRefused));
+        check::checksums(&seen.frame)?;
+        ensure!(number(&seen.frame, 4)? == side.cookie.wrapping_add(1));
+        ensure!(seen.frame[l4(&seen.frame)? + 13] == tcp::RST);
         Ok(())
     })
 }

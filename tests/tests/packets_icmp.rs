@@ -9,7 +9,7 @@ use lb_common::{
 };
 use lb_ebpf::Verdict;
 use lb_tests::packet::Build;
-use lb_tests::packet::build::tcp;
+use lb_tests::packet::build::{extension, tcp};
 use lb_tests::packet::kernel::Sizes;
 use lb_tests::packet::lab::{Lab, at, instance, run, vip, vip_key};
 use lb_tests::packet::network::FRONT_MAC;
@@ -142,6 +142,59 @@ fn expect(lab: &mut Lab, sent: &IcmpError, expected: &[u8]) -> Result<()> {
         seen.frame
     );
     Ok(())
+}
+
+/// An answer that was too big in one piece may be in several.
+#[test]
+fn what_is_said_of_the_first_fragment_of_an_answer_reaches_its_instance() -> Result<()> {
+    run(SIZES, |lab| {
+        serve(lab)?;
+        let net = &NETS[1];
+        for (port, first) in [(80, true), (82, true), (80, false), (82, false)] {
+            let vip = open(lab, net, port, true)?;
+            let offset: u8 = if first { 1 } else { 9 };
+            let fragment = |from, to| {
+                let packet = Build::udp(from, to, b"some data").with(|packet| {
+                    let body = vec![0, 0, offset, 0, 0, 0, 7];
+                    packet.extensions.push((extension::FRAGMENT, body));
+                });
+                packet.bytes()[14..].to_vec()
+            };
+            let quoted = fragment(vip, at(net.client));
+            let sent = error(net, 0, ip(net.router)?, vip.ip(), quoted.clone());
+            let seen = lab.send(&sent.bytes())?;
+            if !first {
+                ensure!(
+                    matches!(seen.verdict, Verdict::Pass(_)),
+                    "{:?}",
+                    seen.verdict
+                );
+                continue;
+            }
+            ensure!(seen.verdict == Verdict::Transmit, "{:?}", seen.verdict);
+            let mut moved = sent.clone();
+            moved.macs = (INSTANCE_MAC, FRONT_MAC);
+            if port == 80 {
+                // From the instance, to whom it has sent it.
+                let lb = SocketAddr::new(at(net.lb).ip(), source_port(lab, net)?);
+                moved.ends.1 = at(net.instance).ip();
+                moved.ttl -= 1;
+                let mut of_instance = fragment(at(net.instance), lb);
+                // Nobody can know what the checksum would be.
+                of_instance[54..56].copy_from_slice(&quoted[54..56]);
+                moved.quoted = of_instance;
+            }
+            ensure!(seen.frame == moved.bytes(), "{port}: {:02x?}", seen.frame);
+        }
+        Ok(())
+    })
+}
+
+/// The port that the instance sees the client's datagrams from.
+fn source_port(lab: &mut Lab, net: &Net) -> Result<u16> {
+    let sent = Build::udp(at(net.client), with_port(net.vip, 80)?, b"hello");
+    let seen = lab.send(&sent.bytes())?.frame;
+    Ok(u16::from_be_bytes([seen[54], seen[55]]))
 }
 
 #[test]

@@ -174,6 +174,39 @@ fn an_instance_that_knows_an_older_connection_is_made_to_forget_it() -> Result<(
     })
 }
 
+/// The client has gone and another one, or the same, comes from its port.
+#[test]
+fn a_new_connection_is_held_up_by_an_old_one_for_one_syn_at_most() -> Result<()> {
+    in_each(|lab, net| {
+        for (port, is_answered) in [(5000, false), (5001, true)] {
+            let mut old = Handshake::new(net, port);
+            if is_answered {
+                old.connect(lab)?;
+            } else {
+                old.ask(lab)?;
+                old.show(lab)?;
+            }
+            let syn = old.syn().with(|packet| packet.number = 99);
+            for _ in 0..2 {
+                // The instance says what it knows.
+                ensure!(goes(&lab.send(&syn.bytes())?));
+                // A client that goes on has sent it late.
+                ensure!(goes(&lab.send(&old.request(tcp::ACK).bytes())?));
+            }
+            ensure!(goes(&lab.send(&syn.bytes())?));
+            ensure!(lab.live(net.index)? == 1);
+            let seen = lab.send(&syn.bytes())?;
+            ensure!(
+                seen.verdict == Verdict::Answer(Counter::AnsweredCookie),
+                "{:?}",
+                seen.verdict
+            );
+            ensure!(lab.live(net.index)? == 0);
+        }
+        Ok(())
+    })
+}
+
 #[test]
 fn an_instance_that_goes_down_before_it_answers_is_replaced() -> Result<()> {
     run(SIZES, |lab| {

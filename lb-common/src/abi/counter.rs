@@ -231,7 +231,7 @@ counters! {
     PacketsSettled = 55, "packets_settled", Event;
     /// Connections that were remembered after they had begun, because their slot changed hands.
     ConnectionsFound = 56, "connections_found", Event;
-    /// Connections of which nothing but a SYN was heard that made room for newer ones.
+    /// Connections of which nothing but one packet was heard that made room for newer ones.
     OpeningsForgotten = 57, "openings_forgotten", Event;
     /// Packets that were recorded, because somebody follows packets like these.
     FlowsRecorded = 58, "flows_recorded", Event;

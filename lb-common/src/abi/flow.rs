@@ -33,14 +33,17 @@ pub const STATE_REMOVED: u32 = 8;
 /// [`FlowEntry::state`] bit: it stays with its instance while that is [`super::INSTANCE_FAILED`].
 pub const STATE_STAYS: u32 = 32;
 
-/// [`FlowEntry::state`] bit: begun by a SYN, and nothing else was heard of its client. Whoever sends
-/// SYNs with addresses of others never sends more.
+/// [`FlowEntry::state`] bit: nothing was heard of its client but the packet that it was begun for, or SYNs.
+/// Whoever sends with addresses of others never sends more.
 pub const STATE_OPENING: u32 = 16;
+/// [`FlowEntry::state`] bit: begun by a packet of TCP that opens nothing, so no limit was asked. A SYN begins
+/// it anew.
+pub const STATE_STRAY: u32 = 64;
 /// [`FlowEntry::state`]: with [`STATE_OPENING`], the bits from this one on say where the connection is among
 /// the latest ones of the processor that has inserted it.
 pub const STATE_OPENING_AT: u32 = 16;
 
-/// Connections of which nothing but a SYN was heard that all processors together keep in a table of so
+/// Connections of which one packet was heard that all processors together keep in a table of so
 /// many entries, while `nat` has so many source ports for each instance: of an eighth of the entries,
 /// which with `nat` is a quarter of the table, and half of the ports, the lesser. A table that is smaller than any that
 /// can be configured may be full of them.

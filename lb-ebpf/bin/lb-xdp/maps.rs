@@ -192,7 +192,7 @@ pub(crate) static COOKIE_KEYS: Array<CookieKeys> = Array::with_max_entries(1, 0)
 #[map]
 pub(crate) static SOURCES: Array<SourceSet> = Array::with_max_entries(SET_COUNT, 0);
 
-/// Keys of connections of which nothing but a SYN was heard, in the order of their SYNs, each processor's
+/// Keys of connections of which nothing but one packet was heard, in the order of these, each processor's
 /// apart. The loader gives all of them together as many places as [`lb_common::most_opening`] says.
 #[map]
 pub(crate) static OPENINGS: PerCpuArray<FlowKey> = PerCpuArray::with_max_entries(1 << 14, 0);

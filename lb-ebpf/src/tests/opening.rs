@@ -1,13 +1,14 @@
-//! Connections of which nothing but a SYN was heard.
+//! Connections of which nothing but one packet was heard.
 
 use lb_common::{
-    Counter, FLOW_FORWARD, FORWARD_L2DSR, FlowKey, PROTOCOL_TCP, STATE_OPENING, Settings, Vip,
-    VipKey, from_v4, most_opening,
+    Counter, FLOW_FORWARD, FORWARD_L2DSR, FlowKey, PROTOCOL_TCP, STATE_OPENING, STATE_STRAY,
+    Settings, Vip, VipKey, from_v4, most_opening,
 };
 
 use super::{instance, packet, send, table, tables, vip};
 use crate::{Tables as _, Verdict, memory::MemoryTables};
 
+const FIN: u8 = 1;
 const SYN: u8 = 2;
 const ACK: u8 = 16;
 
@@ -36,9 +37,14 @@ fn balancer(ports: u16) -> MemoryTables {
 }
 
 fn to(tables: &MemoryTables, client: u32, port: u16, flags: u8) -> Verdict {
+    with_ttl(tables, client, port, flags, 64)
+}
+
+fn with_ttl(tables: &MemoryTables, client: u32, port: u16, flags: u8, ttl: u8) -> Verdict {
     let [_, _, a, b] = client.to_be_bytes();
     let source = (from_v4([10, 9, a, b]), 5000);
     let mut frame = packet(source, (from_v4([10, 1, 1, 1]), port), PROTOCOL_TCP, flags);
+    frame[22] = ttl;
     let verdict = send(tables, &mut frame);
     assert!(tables.counters().adds_up());
     verdict
@@ -84,6 +90,51 @@ fn a_flood_pushes_out_its_own_and_nobody_who_has_gone_on() {
             assert_eq!(to(&tables, client, port, ACK), Verdict::Transmit);
         }
         assert_eq!(known(&tables), (200, most as usize - 100), "{port}");
+    }
+}
+
+/// Whatever their first packet was, and whether that has left or not.
+#[test]
+fn nobody_fills_the_table_with_first_packets() {
+    let most = most_opening(ENTRIES, 22_528) as usize;
+    for (port, flags, ttl) in [
+        (80, ACK, 64),
+        (81, ACK, 64),
+        (80, ACK | FIN, 64),
+        (80, SYN, 1),
+        (80, ACK, 1),
+    ] {
+        let tables = balancer(10_000);
+        to(&tables, 1, port, SYN);
+        to(&tables, 1, port, ACK);
+        for client in 1000..9000 {
+            let verdict = with_ttl(&tables, client, port, flags, ttl);
+            assert_eq!(verdict == Verdict::Transmit, ttl > 1, "{verdict:?}");
+        }
+        assert_eq!(known(&tables), (1, most), "port {port}, {flags:#x}, {ttl}");
+    }
+}
+
+/// The packet before it was not asked what a SYN is asked.
+#[test]
+fn a_syn_that_follows_a_stray_packet_begins_anew() {
+    let strays = |tables: &MemoryTables| {
+        let flows = tables.flows().into_iter();
+        flows
+            .filter(|(_, entry)| entry.direction == FLOW_FORWARD)
+            .map(|(_, entry)| entry.state & STATE_STRAY != 0)
+            .collect::<Vec<_>>()
+    };
+    for port in [80, 81] {
+        let tables = balancer(10_000);
+        to(&tables, 1, port, ACK);
+        assert_eq!((strays(&tables), tables.live(1)), (vec![true], 1));
+        to(&tables, 1, port, SYN);
+        assert_eq!((strays(&tables), tables.live(1)), (vec![false], 1));
+        to(&tables, 1, port, ACK);
+        // One that goes on after a SYN is not begun anew by another one.
+        to(&tables, 1, port, SYN);
+        assert_eq!((known(&tables), tables.live(1)), ((1, 0), 1));
     }
 }
 

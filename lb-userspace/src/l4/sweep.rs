@@ -34,7 +34,7 @@ const LINGER: Duration = Duration::from_secs(10);
 /// connection that finds no room.
 const CROWDED_LINGER: Duration = Duration::from_secs(1);
 
-/// How long a connection is remembered of which nothing but a SYN was heard. Linux offers a client its
+/// How long a connection is remembered of which nothing but one packet was heard. Linux offers a client its
 /// answer for 63 seconds (`tcp_synack_retries` is 5); who takes it up after that is refused anyway.
 const OPENING: Duration = Duration::from_secs(75);
 
