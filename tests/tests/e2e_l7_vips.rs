@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use hyper::Method;
-use lb_tests::client::{http, load};
+use lb_tests::client::{curl::curl, http, load};
 use lb_tests::daemon::{API, Rights};
 use lb_tests::instance;
 use lb_tests::scene::{Configuration, FAMILIES, Scene, address};
@@ -155,6 +155,80 @@ fn a_reload_changes_what_is_served_and_a_stop_ends_it() -> Result<()> {
         ask(&scene, number, Family::V4, 8000).is_err(),
         "served by nobody"
     );
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root"]
+fn addresses_and_ports_of_one_range_lead_to_services_of_their_own() -> Result<()> {
+    let [plain, own, _] = HELD;
+    let to = |destination: &str, path: &str| {
+        format!(
+            "[[routes]]\ndestination = \"{destination}\"\npath = \"{path}\"\nservice = \"two\"\n"
+        )
+    };
+    let destinations = [
+        to(&format!("{}:any", v4(own)), "/shop/*"),
+        to(&format!("[{}]", v6(own)), "/shop/*"),
+        to(&format!("{}/29:8003", v4(200)), "/*"),
+        to(&format!("[{}/125]:8003", v6(200)), "/*"),
+        to(&format!("{}:9000", v4(1)), "/*"),
+    ]
+    .concat();
+    // Listeners have destinations as well as VIPs.
+    let listen = format!("[\"0.0.0.0:9000\", \"[::]:9000\"]\nvips = {}", vips());
+    let with = |destinations: &str| {
+        let services = Configuration::new(&listen)
+            .service("one", instance::HTTP, &[1, 0], "")
+            .service("two", instance::HTTP, &[0, 1], "");
+        services.route("", "one").with(destinations)
+    };
+    let scene = Scene::new(2, with(&destinations).text())?;
+    deliver(&scene)?;
+    let client = &scene.topology.client.namespace;
+    let asked = |number: u8, family: Family, port: u16, path: &str| {
+        let url = format!(
+            "http://{}{path}",
+            SocketAddr::new(address(number, family), port)
+        );
+        let answer = curl(client, &[&url])?;
+        ensure!(answer.status == 200, "{url}: {}", answer.status);
+        Ok((url, answer.body))
+    };
+    for family in FAMILIES {
+        for (number, port, path, expected) in [
+            (plain, 8000, "/shop/hat", "i1"),
+            (own, 8000, "/shop/hat", "i2"),
+            (own, 8002, "/shop", "i2"),
+            // What its routes do not serve is left to the others.
+            (own, 8000, "/other", "i1"),
+            (own, 8003, "/other", "i2"),
+            (plain, 8003, "/shop/hat", "i2"),
+        ] {
+            let (url, found) = asked(number, family, port, path)?;
+            ensure!(
+                found == expected,
+                "{url}: {expected} expected, found {found}"
+            );
+        }
+    }
+    for (family, expected) in [(Family::V4, "i2"), (Family::V6, "i1")] {
+        let (url, found) = asked(1, family, 9000, "/")?;
+        ensure!(
+            found == expected,
+            "{url}: {expected} expected, found {found}"
+        );
+    }
+    let to = SocketAddr::new(address(own, Family::V6), 8001);
+    let told = scene
+        .daemon
+        .get(&format!("/explain?url=/shop/hat&destination={to}"))?;
+    ensure!(told["service"] == "two", "{told}");
+    // Without them everything goes where it went before.
+    scene.daemon.configure(with("").text())?;
+    scene.daemon.post_admin("reload")?;
+    let (url, found) = asked(own, Family::V4, 8003, "/shop/hat")?;
+    ensure!(found == "i1", "{url}: {found}");
     Ok(())
 }
 

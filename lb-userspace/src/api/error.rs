@@ -189,7 +189,7 @@ pub enum ApiError {
     },
     /// No such route.
     #[error(
-        "expected the host and path of a route, found {found:?}; routes are: {}",
+        "expected host and path of a route, behind its destination where it has one, found {found:?}; routes are: {}",
         list(known)
     )]
     NoRoute {

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     balance::Random,
-    l7::explain::{self, Routed},
+    l7::explain::{self, Asked, Routed},
     model::{Exclusion, HashKey, Member, Timestamp},
     registry::InstanceStatus,
 };
@@ -45,6 +45,8 @@ use crate::{
             repeated"),
         ("client" = Option<String>, Query, description = "Address of the client, with a port or \
             without; the asker's when nothing is said"),
+        ("destination" = Option<String>, Query, description = "Address and port that the client has \
+            connected to. When nothing is said, routes that have a destination are left out"),
     ),
     responses((status = OK, body = Envelope<Explanation>, description = "What would become of it"))
 )]
@@ -58,28 +60,29 @@ pub(super) async fn explain(
         // By a unix socket: from this machine.
         _ => SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
     };
-    let Asked { request, client } = Asked::read(parameters, from)?;
-    let asked = types::AskedRequest {
-        method: request.method().to_string(),
-        host: text(request.headers().get(header::HOST)),
-        path: request.uri().path().to_owned(),
-        client: String::new(),
-    };
+    let asked = read(parameters, from)?;
     let (snapshot, now) = (state.snapshot(), state.now());
+    let told = types::AskedRequest {
+        method: asked.request.method().to_string(),
+        host: text(asked.request.headers().get(header::HOST)),
+        path: asked.request.uri().path().to_owned(),
+        client: String::new(),
+        destination: asked.destination.map(|to| to.to_string()),
+    };
+    let of_destinations = snapshot.routes.iter();
+    let of_destinations = of_destinations.filter(|route| route.destination.is_some());
+    let left_out = match asked.destination {
+        None => of_destinations.count(),
+        Some(_) => 0,
+    };
     let random = Random::new(now.0);
-    let explained = explain::explain(
-        &snapshot,
-        state.registry().sessions(),
-        request,
-        client,
-        now,
-        &random,
-    );
+    let explained = explain::explain(&snapshot, state.registry().sessions(), asked, now, &random);
     let mut answer = Explanation {
         request: types::AskedRequest {
             client: explained.client.to_string(),
-            ..asked
+            ..told
         },
+        routes_left_out: (left_out > 0).then_some(left_out),
         route: None,
         service: None,
         algorithm: None,
@@ -102,56 +105,57 @@ pub(super) async fn explain(
 }
 
 /// The request that the query describes.
-struct Asked {
-    request: Request<()>,
-    client: SocketAddr,
-}
+fn read(mut parameters: Parameters, asker: SocketAddr) -> Result<Asked, ApiError> {
+    let url = parameters.one("url")?;
+    let method = parameters.one("method")?;
+    let client = parameters.one("client")?;
+    let destination = parameters.one("destination")?;
+    let fields = parameters.all("header");
+    parameters.end("url, method, client, destination and header")?;
 
-impl Asked {
-    fn read(mut parameters: Parameters, asker: SocketAddr) -> Result<Self, ApiError> {
-        let url = parameters.one("url")?;
-        let method = parameters.one("method")?;
-        let client = parameters.one("client")?;
-        let fields = parameters.all("header");
-        parameters.end("url, method, client and header")?;
-
-        let expected = "a path such as /api/v1/users?id=7, or a URL such as http://example.org/";
-        let url = url.ok_or_else(|| unexpected("url", expected, "none"))?;
-        let uri = url.parse::<Uri>().ok().filter(|uri| {
-            uri.path().starts_with('/') && (uri.authority().is_none() || uri.scheme().is_some())
-        });
-        let uri = uri.ok_or_else(|| unexpected("url", expected, &url))?;
-        let method = method.unwrap_or_else(|| "GET".to_owned());
-        let method = Method::from_bytes(method.as_bytes())
-            .map_err(|_| unexpected("method", "a method of HTTP, such as GET", &method))?;
-        let client = match client {
-            None => asker,
-            Some(text) => text
-                .parse()
-                .or_else(|_| text.parse().map(|address| SocketAddr::new(address, 0)))
-                .map_err(|_| {
-                    unexpected("client", "an IP address, with a port or without", &text)
-                })?,
-        };
-        let mut request = Request::new(());
-        *request.headers_mut() = fields
-            .iter()
-            .map(|text| field(text))
-            .collect::<Result<HeaderMap, _>>()?;
-        // A request without one would be refused, and with the whole URL there is one anyway.
-        if uri.authority().is_none() && !request.headers().contains_key(header::HOST) {
-            let host = HeaderValue::from_static("localhost");
-            request.headers_mut().insert(header::HOST, host);
-        }
-        if let Some(authority) = uri.authority()
-            && let Ok(host) = HeaderValue::from_str(authority.as_str())
-        {
-            request.headers_mut().insert(header::HOST, host);
-        }
-        *request.method_mut() = method;
-        *request.uri_mut() = uri;
-        Ok(Self { request, client })
+    let expected = "a path such as /api/v1/users?id=7, or a URL such as http://example.org/";
+    let url = url.ok_or_else(|| unexpected("url", expected, "none"))?;
+    let uri = url.parse::<Uri>().ok().filter(|uri| {
+        uri.path().starts_with('/') && (uri.authority().is_none() || uri.scheme().is_some())
+    });
+    let uri = uri.ok_or_else(|| unexpected("url", expected, &url))?;
+    let method = method.unwrap_or_else(|| "GET".to_owned());
+    let method = Method::from_bytes(method.as_bytes())
+        .map_err(|_| unexpected("method", "a method of HTTP, such as GET", &method))?;
+    let client = match client {
+        None => asker,
+        Some(text) => text
+            .parse()
+            .or_else(|_| text.parse().map(|address| SocketAddr::new(address, 0)))
+            .map_err(|_| unexpected("client", "an IP address, with a port or without", &text))?,
+    };
+    let destination = destination.map(|text| {
+        let expected = "an IP address and a port, such as 192.0.2.7:443";
+        let found = text.parse::<SocketAddr>();
+        found.map_err(|_| unexpected("destination", expected, &text))
+    });
+    let mut request = Request::new(());
+    *request.headers_mut() = fields
+        .iter()
+        .map(|text| field(text))
+        .collect::<Result<HeaderMap, _>>()?;
+    // A request without one would be refused, and with the whole URL there is one anyway.
+    if uri.authority().is_none() && !request.headers().contains_key(header::HOST) {
+        let host = HeaderValue::from_static("localhost");
+        request.headers_mut().insert(header::HOST, host);
     }
+    if let Some(authority) = uri.authority()
+        && let Ok(host) = HeaderValue::from_str(authority.as_str())
+    {
+        request.headers_mut().insert(header::HOST, host);
+    }
+    *request.method_mut() = method;
+    *request.uri_mut() = uri;
+    Ok(Asked {
+        request,
+        peer: client,
+        destination: destination.transpose()?,
+    })
 }
 
 fn field(text: &str) -> Result<(HeaderName, HeaderValue), ApiError> {

@@ -53,7 +53,7 @@ pub(super) struct OfSession {
 #[derive(Debug, IntoParams)]
 #[into_params(parameter_in = Path)]
 pub(super) struct OfRoute {
-    /// Host and path of the route, `*` for any host
+    /// Host and path of the route, `*` for any host; behind its destination and a space where it has one
     #[param(example = "*/shop/*")]
     pub(super) route: String,
 }

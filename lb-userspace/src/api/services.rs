@@ -19,9 +19,7 @@ use super::{
     types::{self, Envelope, Routes, Services, Vips},
 };
 use crate::{
-    model::{
-        HealthCheckSpec, HostPattern, PathPattern, Ports, Probe, RouteSpec, Timestamp, VipSpec,
-    },
+    model::{HealthCheckSpec, Ports, Probe, RouteSpec, Timestamp, VipSpec},
     registry::{Service, Snapshot},
 };
 
@@ -114,10 +112,7 @@ fn service(service: &Service, snapshot: &Snapshot, now: Timestamp) -> types::Ser
             .routes
             .iter()
             .filter(|route| route.service == *name)
-            .map(|route| match &route.host {
-                HostPattern::Any => path(&route.path),
-                named => host(named) + &path(&route.path),
-            })
+            .map(RouteSpec::text)
             .collect(),
         vips: snapshot
             .vips
@@ -150,24 +145,10 @@ fn health_check(check: &HealthCheckSpec) -> types::HealthCheck {
 
 pub(super) fn route(spec: &RouteSpec) -> types::Route {
     types::Route {
-        host: host(&spec.host),
-        path: path(&spec.path),
+        destination: spec.destination.map(|destination| destination.to_string()),
+        host: spec.host.to_string(),
+        path: spec.path.to_string(),
         service: spec.service.to_string(),
-    }
-}
-
-fn host(pattern: &HostPattern) -> String {
-    match pattern {
-        HostPattern::Any => "*".to_owned(),
-        HostPattern::Exact(host) => host.clone(),
-        HostPattern::Suffix(domain) => format!("*.{domain}"),
-    }
-}
-
-fn path(pattern: &PathPattern) -> String {
-    match pattern {
-        PathPattern::Exact(path) => path.clone(),
-        PathPattern::Prefix(prefix) => format!("{}/*", prefix.trim_end_matches('/')),
     }
 }
 

@@ -41,9 +41,9 @@ use crate::{
     l4::{self, AttachMode, Attachment, PathMode, Report, Reporter, VipReport},
     model::{
         AccessSpec, AdminState, Algorithm, Clock, ConcurrencySpec, Endpoint, Forwarding,
-        GatewaySpec, HashKey, Health, HealthCheckSpec, HostPattern, Instance, InstanceSpec,
-        Outcome, PathPattern, Ports, Probe, Protocol, QueueSpec, RateKey, RateLimitSpec, Role,
-        RouteSpec, ServiceName, ServiceSpec, Timestamp, VipSpec,
+        GatewaySpec, GatewayVip, HashKey, Health, HealthCheckSpec, HostPattern, Instance,
+        InstanceSpec, Outcome, PathPattern, Ports, Probe, Protocol, QueueSpec, RateKey,
+        RateLimitSpec, Role, RouteSpec, ServiceName, ServiceSpec, Timestamp, VipSpec,
     },
     registry::{Change, Desired, Registry},
     runtime::{self, Keeper},

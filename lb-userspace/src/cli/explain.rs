@@ -15,7 +15,8 @@ pub(super) async fn explain(context: &mut Context<'_>, asked: &Explain) -> Resul
     let method = asked.method.iter().map(|method| ("method", method));
     let fields = asked.headers.iter().map(|field| ("header", field));
     let client = asked.client.iter().map(|client| ("client", client));
-    for (name, value) in method.chain(fields).chain(client) {
+    let to = asked.connected_to.iter().map(|to| ("destination", to));
+    for (name, value) in method.chain(fields).chain(client).chain(to) {
         path += &format!("&{name}={}", segment(value));
     }
     let answer: Explanation = context.client.get(&path).await?;
@@ -25,7 +26,10 @@ pub(super) async fn explain(context: &mut Context<'_>, asked: &Explain) -> Resul
 fn show(answer: &Explanation) -> String {
     let mut rows = Vec::new();
     if let (Some(route), Some(service)) = (&answer.route, &answer.service) {
-        rows.push(("Route", format!("{} {}", route.host, route.path)));
+        let destination = route.destination.iter().map(|to| format!("{to} "));
+        let destination: String = destination.collect();
+        let text = format!("{destination}{} {}", route.host, route.path);
+        rows.push(("Route", text));
         rows.push(("Service", service.clone()));
     }
     rows.extend(answer.algorithm.clone().map(|name| ("Algorithm", name)));
@@ -43,6 +47,10 @@ fn show(answer: &Explanation) -> String {
     }
     rows.extend(answer.instance.clone().map(|name| ("Instance", name)));
     rows.push(("Why", answer.reason.clone()));
+    rows.extend(answer.routes_left_out.map(|count| {
+        let text = format!("{count} with a destination: --destination says which one is meant");
+        ("Routes left out", text)
+    }));
     let mut text = pairs(rows);
     if !answer.candidates.is_empty() {
         let columns = [

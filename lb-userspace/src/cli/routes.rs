@@ -24,14 +24,18 @@ pub(super) async fn run(
             path,
             service,
             host,
+            destination,
             settings,
             trial,
         }) => {
             let mut body = change::settings(&settings)?;
             body["path"] = path.into();
             body["service"] = service.into();
-            if let Some(host) = host {
-                body["host"] = host.into();
+            let matched = [("destination", destination), ("host", host)];
+            for (key, value) in matched {
+                if let Some(value) = value {
+                    body[key] = value.into();
+                }
             }
             change::make(context, Method::POST, "/routes", Some(body), trial).await
         }
@@ -50,12 +54,14 @@ async fn list(context: &mut Context<'_>) -> Result<(), CliError> {
     let routes: Routes = context.client.get("/routes").await?;
     context.show(&routes, |list| {
         let columns = [
+            ("DESTINATION", Lean::Left),
             ("HOST", Lean::Left),
             ("PATH", Lean::Left),
             ("SERVICE", Lean::Left),
         ];
         let rows = list.routes.iter().map(|route| {
             vec![
+                route.destination.clone().unwrap_or_else(|| "*".to_owned()),
                 route.host.clone(),
                 route.path.clone(),
                 route.service.clone(),

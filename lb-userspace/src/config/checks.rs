@@ -20,8 +20,8 @@ use super::{
 use lb_common::MAX_RANGES;
 
 use crate::model::{
-    Algorithm, ApiAddress, DatapathMode, GatewayVip, PathPattern, Ports, Protocol, RouteSpec,
-    ServiceName, VipSpec, ports_by_prefix,
+    Algorithm, ApiAddress, DatapathMode, GatewayVip, IpPrefix, PathPattern, Ports, Protocol,
+    RouteSpec, ServiceName, VipSpec, ports_by_prefix,
 };
 
 /// Paths that the management API serves where it shares the gateway's listeners; each stands for
@@ -100,8 +100,11 @@ impl Whole<'_> {
         let routes = self.routes.iter();
         once(
             reader,
-            routes.map(|r| ((r.spec.host.clone(), r.spec.path.clone()), &r.place)),
-            "every host and path in one route",
+            routes.map(|r| {
+                let (host, path) = (r.spec.host.clone(), r.spec.path.clone());
+                ((r.spec.destination, host, path), &r.place)
+            }),
+            "every destination, host and path in one route",
         );
         if !self.api.spec.on_gateway {
             return;
@@ -395,6 +398,7 @@ impl Whole<'_> {
                 say("every instance has weight 0, so it cannot serve anything");
             }
         }
+        self.unserved(notices);
         for vip in self.vips {
             let service = self
                 .services
@@ -450,6 +454,37 @@ impl Whole<'_> {
             notices.push(Notice::new(self.api.listen.origin.clone(), text));
         }
     }
+
+    /// Routes to which no connection leads.
+    fn unserved(&self, notices: &mut Vec<Notice>) {
+        let listeners = self.gateway.listeners.iter();
+        let listeners = listeners.map(|listener| listened(listener.value));
+        let served = listeners.chain(self.gateway.vips.iter().map(|vip| vip.value));
+        let served: Vec<GatewayVip> = served.collect();
+        for route in self.routes {
+            if let Some(destination) = route.spec.destination
+                && !served.iter().any(|one| one.overlaps(destination))
+            {
+                let text = format!(
+                    "{}: neither gateway.listen nor gateway.vips has anything of {destination}, so \
+                     no request comes by this route",
+                    route.place.path.key("destination")
+                );
+                notices.push(Notice::new(route.place.origin.clone(), text));
+            }
+        }
+    }
+}
+
+/// What a listener takes connections to.
+fn listened(address: SocketAddr) -> GatewayVip {
+    let (ip, ports) = (address.ip(), Ports::One(address.port()));
+    let prefix = if ip.is_unspecified() {
+        IpPrefix::around(ip, 0)
+    } else {
+        IpPrefix::of(ip)
+    };
+    GatewayVip { prefix, ports }
 }
 
 /// Whether one socket takes connections to an address of the other.

@@ -268,7 +268,8 @@ fn add_routes(root: &mut Table, made: &BTreeSet<String>) {
             Value::Table(route) => {
                 let text = |key: &str| Some(route.get(key)?.as_text()?.to_owned());
                 let any_host = text("host").is_none_or(|host| host == "*");
-                Some((text("service"), text("path"), any_host))
+                let is_general = any_host && !route.contains_key("destination");
+                Some((text("service"), text("path"), is_general))
             }
             _ => None,
         })
@@ -285,7 +286,7 @@ fn add_routes(root: &mut Table, made: &BTreeSet<String>) {
         for path in paths {
             if said
                 .iter()
-                .any(|(_, taken, any)| *any && taken.as_deref() == Some(path))
+                .any(|(_, taken, general)| *general && taken.as_deref() == Some(path))
             {
                 continue;
             }

@@ -5,7 +5,7 @@ use super::{
     origin::Sourced,
     queue, rate_limit,
     reader::Section,
-    values::{HOST, ROUTE_PATH, SERVICE, VIP_ADDRESS, VIP_PORTS},
+    values::{DESTINATION, HOST, ROUTE_PATH, SERVICE, VIP_ADDRESS, VIP_PORTS},
 };
 use crate::model::{HostPattern, Protocol, RouteSpec, ServiceName, VipSpec};
 
@@ -46,14 +46,20 @@ fn read_routes(
     references: &mut Vec<Sourced<ServiceName>>,
 ) -> Vec<Leads<RouteSpec>> {
     root.tables("routes", None, |t| {
+        let destination = t.optional("destination", &DESTINATION, &Sourced::unset(None), "any");
         let host = t.value("host", &HOST, &Sourced::unset(HostPattern::Any));
         let path = t.required("path", &ROUTE_PATH);
         let priority = queue::read_priority(t);
         let rate_limits = rate_limit::read(t);
         let service = t.required("service", &SERVICE)?;
         references.push(service.clone());
+        if t.has("destination") && destination.value.is_none() {
+            // Without the one that it is for, it would seem to be in the way of others.
+            return None;
+        }
         Some(Leads {
             spec: RouteSpec {
+                destination: destination.value,
                 host: host.value,
                 priority,
                 rate_limits,

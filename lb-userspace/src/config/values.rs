@@ -250,6 +250,42 @@ fn gateway_vip(text: &str) -> Option<GatewayVip> {
         .then_some(GatewayVip { prefix, ports })
 }
 
+/// What clients of a route have connected to.
+pub(super) const DESTINATION: Pattern<GatewayVip> = Pattern {
+    expected: "an address or a range of addresses, IPv6 in brackets, and unless all ports are meant after \
+               a colon a port, the first and the last of several, or any",
+    example: "192.0.2.7:443",
+    numbers: false,
+    secret: false,
+    parse: destination,
+    show: ToString::to_string,
+};
+
+fn destination(text: &str) -> Result<GatewayVip, Refused> {
+    let text = text.trim();
+    let is_without_ports = text.ends_with(']') || !text.contains(':');
+    let found = if is_without_ports {
+        gateway_vip(&format!("{text}:any"))
+    } else {
+        gateway_vip(text)
+    };
+    let found = found.ok_or_else(Refused::default)?;
+    // What would never match is hardly meant.
+    let (prefix, address) = (found.prefix, found.prefix.address());
+    if address.to_canonical() != address {
+        return Err(Refused::because("IPv4 addresses are written as such"));
+    }
+    if address.is_unspecified() && prefix == IpPrefix::of(address) {
+        let all = if address.is_ipv4() {
+            "0.0.0.0/0"
+        } else {
+            "[::/0]"
+        };
+        return Err(Refused::because(format!("for every address: {all}")));
+    }
+    Ok(found)
+}
+
 /// Addresses of proxies before lb.
 pub(super) const TRUSTED_PROXY: Pattern<IpPrefix> = Pattern {
     expected: "an address or a range of addresses without bits beyond its length",

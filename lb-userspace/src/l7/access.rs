@@ -32,7 +32,7 @@ use super::{
 };
 use crate::{
     balance::Random,
-    model::{Algorithm, Instance, PathPattern, Reason, ServiceName, Timestamp},
+    model::{Algorithm, Instance, Reason, ServiceName, Timestamp},
 };
 
 /// Longest path in a record, in bytes; the rest is cut, or paths of 64 KiB could fill the queue
@@ -285,10 +285,7 @@ impl Entry {
             open.service = Some(service.name().clone());
             if open.records() {
                 open.algorithm = Some(service.spec.algorithm);
-                open.route = Some(match &route.path {
-                    PathPattern::Exact(path) => path.as_str().into(),
-                    PathPattern::Prefix(path) => format!("{}/*", path.trim_end_matches('/')).into(),
-                });
+                open.route = Some(route.path.to_string().into());
             }
         }
     }

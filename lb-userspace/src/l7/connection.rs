@@ -53,8 +53,8 @@ pub(super) struct Client {
     pub(super) worker: Rc<Worker>,
     pub(super) pulse: Arc<Pulse>,
     pub(super) address: SocketAddr,
-    /// Where the connection has arrived, if anybody wants to know: a listener's address, or one of many
-    /// that connections are handed over for.
+    /// Where the connection has arrived: a listener's address, or one of many that connections are handed
+    /// over for. Asked for in any case, because a reload may bring routes that it matters to.
     pub(super) destination: Option<SocketAddr>,
     pub(super) peer: Peer,
 }
@@ -80,7 +80,7 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, address: Socket
     let view = worker.view();
     let gateway = &view.snapshot.gateway;
     let pulse = Arc::new(Pulse::new(worker.clock.now(), gateway));
-    let arrived = worker.access.as_ref().map(|_| stream.local_addr());
+    let destination = stream.local_addr().ok();
     let io = Watched {
         io: Socket::new(stream),
         pulse: Arc::clone(&pulse),
@@ -90,7 +90,7 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, address: Socket
         worker: Rc::clone(&worker),
         pulse: Arc::clone(&pulse),
         address,
-        destination: arrived.and_then(Result::ok),
+        destination,
     });
     let service = service_fn(move |request| proxy::serve(Rc::clone(&client), request));
     let mut connection = view.protocol.serve_connection(io, service).with_upgrades();

@@ -25,6 +25,17 @@ use crate::{
     registry::{Service, Snapshot},
 };
 
+/// A request that nobody has sent.
+#[derive(Debug)]
+pub struct Asked {
+    /// Its head.
+    pub request: Request<()>,
+    /// Who would send it.
+    pub peer: SocketAddr,
+    /// What that one would have connected to; unknown, routes that have a destination do not match.
+    pub destination: Option<SocketAddr>,
+}
+
 /// What would become of a request.
 #[derive(Debug)]
 pub struct Explanation {
@@ -60,16 +71,20 @@ pub struct Candidate {
     pub chance: f64,
 }
 
-/// Explains `request`, as it would come from `peer`. `random` makes the picks.
+/// Explains `asked`. `random` makes the picks.
 #[must_use]
 pub fn explain(
     snapshot: &Snapshot,
     store: &Arc<Store>,
-    mut request: Request<()>,
-    peer: SocketAddr,
+    asked: Asked,
     now: Timestamp,
     random: &Random,
 ) -> Explanation {
+    let Asked {
+        mut request,
+        peer,
+        destination,
+    } = asked;
     let proxies = &snapshot.gateway.trusted_proxies;
     let client = Peer::new(peer.ip(), proxies).client(request.headers(), proxies);
     let refused = |reason| Explanation {
@@ -82,7 +97,7 @@ pub fn explain(
         Ok(examined) => examined.host,
         Err(reason) => return refused(reason),
     };
-    let target = Router::new(snapshot).route(host, request.uri().path());
+    let target = Router::new(snapshot).route(destination, host, request.uri().path());
     let Some(Target { service, route }) = target else {
         return refused(Reason::NoRoute);
     };

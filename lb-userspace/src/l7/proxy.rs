@@ -86,7 +86,7 @@ fn route<'a>(
         return Ok(Way::Management(management));
     }
     let proxies = &view.snapshot.gateway.trusted_proxies;
-    let Some(mut target) = view.router.route(host, path) else {
+    let Some(mut target) = view.router.route(client.destination, host, path) else {
         let early = view.rates.check(None, client, request, proxies, now);
         return Err(Box::new(match early {
             Err(early) => refuse_early(client, &early, stats, entry),

@@ -1,16 +1,24 @@
-//! From host and path to the positions of a route and its service.
+//! From destination, host and path to the positions of a route and its service.
 //!
 //! Compiled once for each configuration, then asked once a request by every worker, without
-//! allocating. Of the routes that match both host and path, the exact host wins over the longest
-//! suffix over any host, and within a host the exact path over the longest prefix. A host whose
-//! routes do not serve the path leaves the request to the less specific ones.
+//! allocating. Of the routes that match all three, the most specific destination wins over any
+//! ([`destinations`]), within a destination the exact host over the longest suffix over any host, and
+//! within a host the exact path over the longest prefix. A destination, or a host, whose routes do not
+//! serve the request leaves it to the less specific ones. Where no route has a destination nothing is
+//! looked up by it.
 //!
 //! Paths are compared as they were sent: percent-encodings are not decoded and case matters. What
 //! an instance could resolve to another path than the one that was routed is refused before, see
 //! [`super::head`].
 
+mod destinations;
+
+use std::{collections::HashMap, net::SocketAddr};
+
+use destinations::Destinations;
+
 use crate::{
-    model::{HostPattern, PathPattern},
+    model::{GatewayVip, HostPattern, PathPattern, RouteSpec},
     registry::Snapshot,
 };
 
@@ -20,6 +28,17 @@ const LONGEST_HOST: usize = 253;
 /// The routes of a snapshot, compiled.
 #[derive(Debug, Default)]
 pub(super) struct Router {
+    /// Routes that have a destination.
+    destinations: Destinations<Hosts>,
+    /// Routes that have none.
+    anywhere: Hosts,
+    /// Whether any route asks for a host.
+    hosts: bool,
+}
+
+/// The routes of one destination.
+#[derive(Debug, Default)]
+struct Hosts {
     exact: Vec<(Box<[u8]>, Paths)>,
     suffixes: Vec<(Box<[u8]>, Paths)>,
     any: Paths,
@@ -55,7 +74,8 @@ struct Prefix {
 impl Router {
     /// Compiles the routes of `snapshot`. Positions are those of its services.
     pub(super) fn new(snapshot: &Snapshot) -> Self {
-        let mut router = Self::default();
+        let mut destinations: HashMap<GatewayVip, Hosts> = HashMap::new();
+        let mut anywhere = Hosts::default();
         for (position, route) in snapshot.routes.iter().enumerate() {
             // The registry has refused routes to services that are not defined.
             let Some(service) = snapshot.position(route.service.as_str()) else {
@@ -65,46 +85,86 @@ impl Router {
                 service,
                 route: position,
             };
-            let paths = match &route.host {
-                HostPattern::Any => &mut router.any,
-                HostPattern::Exact(host) => entry(&mut router.exact, host),
-                HostPattern::Suffix(host) => entry(&mut router.suffixes, host),
-            };
-            match &route.path {
-                PathPattern::Exact(path) => paths.exact.push((path.as_bytes().into(), target)),
-                PathPattern::Prefix(path) => paths.prefixes.push(Prefix {
-                    path: path.trim_end_matches('/').as_bytes().into(),
-                    target,
-                    parent: None,
-                }),
+            match route.destination {
+                Some(destination) => destinations.entry(destination).or_default(),
+                None => &mut anywhere,
             }
+            .add(route, target);
         }
-        router.exact.sort_by(|a, b| a.0.cmp(&b.0));
-        router.suffixes.sort_by(|a, b| a.0.cmp(&b.0));
-        let hosts = router.exact.iter_mut().chain(&mut router.suffixes);
-        hosts.for_each(|(_, paths)| paths.sort());
-        router.any.sort();
-        router
+        let mut destinations = Destinations::new(destinations);
+        destinations.values_mut().for_each(Hosts::sort);
+        anywhere.sort();
+        let mut routes = snapshot.routes.iter();
+        Self {
+            destinations,
+            anywhere,
+            hosts: routes.any(|route| route.host != HostPattern::Any),
+        }
     }
 
     /// Where a request for `host` (no port, any case; empty when there is none) and `path` (no
-    /// query) goes.
-    pub(super) fn route(&self, host: &str, path: &str) -> Option<Target> {
+    /// query) goes that has come by a connection to `destination`; where that is not known, routes
+    /// that have one do not match.
+    pub(super) fn route(
+        &self,
+        destination: Option<SocketAddr>,
+        host: &str,
+        path: &str,
+    ) -> Option<Target> {
         // The asterisk of `OPTIONS *` asks about everything, which is what the root stands for.
         let path = if path == "*" { b"/" } else { path.as_bytes() };
-        if self.exact.is_empty() && self.suffixes.is_empty() {
-            return self.any.find(path);
-        }
-        let mut lower = [0; LONGEST_HOST];
-        let host = host.strip_suffix('.').unwrap_or(host).as_bytes();
-        let host = match lower.get_mut(..host.len()) {
-            Some(lower) => {
-                lower.copy_from_slice(host);
-                lower.make_ascii_lowercase();
-                &*lower
-            }
-            None => &[],
+        let mut lower;
+        let host: &[u8] = if self.hosts {
+            lower = [0; LONGEST_HOST];
+            lowered(host, &mut lower)
+        } else {
+            &[]
         };
+        let of = destination.filter(|_| !self.destinations.is_empty());
+        of.and_then(|of| self.destinations.find(of, |hosts| hosts.find(host, path)))
+            .or_else(|| self.anywhere.find(host, path))
+    }
+}
+
+/// `host` as routes have it, written to `lower`; empty when it is too long to be one.
+fn lowered<'a>(host: &str, lower: &'a mut [u8; LONGEST_HOST]) -> &'a [u8] {
+    let host = host.strip_suffix('.').unwrap_or(host).as_bytes();
+    match lower.get_mut(..host.len()) {
+        Some(lower) => {
+            lower.copy_from_slice(host);
+            lower.make_ascii_lowercase();
+            lower
+        }
+        None => &[],
+    }
+}
+
+impl Hosts {
+    fn add(&mut self, route: &RouteSpec, target: Target) {
+        let paths = match &route.host {
+            HostPattern::Any => &mut self.any,
+            HostPattern::Exact(host) => entry(&mut self.exact, host),
+            HostPattern::Suffix(host) => entry(&mut self.suffixes, host),
+        };
+        match &route.path {
+            PathPattern::Exact(path) => paths.exact.push((path.as_bytes().into(), target)),
+            PathPattern::Prefix(path) => paths.prefixes.push(Prefix {
+                path: path.trim_end_matches('/').as_bytes().into(),
+                target,
+                parent: None,
+            }),
+        }
+    }
+
+    fn sort(&mut self) {
+        self.exact.sort_by(|a, b| a.0.cmp(&b.0));
+        self.suffixes.sort_by(|a, b| a.0.cmp(&b.0));
+        let hosts = self.exact.iter_mut().chain(&mut self.suffixes);
+        hosts.for_each(|(_, paths)| paths.sort());
+        self.any.sort();
+    }
+
+    fn find(&self, host: &[u8], path: &[u8]) -> Option<Target> {
         self.named(host, path).or_else(|| self.any.find(path))
     }
 
@@ -182,163 +242,4 @@ fn entry<'a>(hosts: &'a mut Vec<(Box<[u8]>, Paths)>, host: &str) -> &'a mut Path
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::{
-        model::{RouteSpec, ServiceName, ServiceSpec},
-        registry::{Change, Desired, Registry},
-    };
-
-    fn host(text: &str) -> HostPattern {
-        match text.strip_prefix("*.") {
-            Some(suffix) => HostPattern::Suffix(suffix.to_owned()),
-            None if text.is_empty() => HostPattern::Any,
-            None => HostPattern::Exact(text.to_owned()),
-        }
-    }
-
-    fn path(text: &str) -> PathPattern {
-        match text.strip_suffix("/*") {
-            Some("") => PathPattern::Prefix("/".to_owned()),
-            Some(prefix) => PathPattern::Prefix(prefix.to_owned()),
-            None => PathPattern::Exact(text.to_owned()),
-        }
-    }
-
-    /// A snapshot with one service a route, named `s0`, `s1` … in the order of `routes`.
-    fn snapshot(routes: &[(&str, &str)]) -> Arc<Snapshot> {
-        let name = |at: usize| ServiceName::new(&format!("s{at}")).unwrap();
-        let registry = Registry::new(1, []);
-        let routes = routes.iter().enumerate().map(|(at, route)| RouteSpec {
-            host: host(route.0),
-            ..RouteSpec::new(path(route.1), name(at))
-        });
-        let routes: Vec<_> = routes.collect();
-        let services = (0..routes.len()).map(|at| ServiceSpec::new(name(at)));
-        let desired = Desired {
-            services: services.collect(),
-            routes,
-            ..Desired::default()
-        };
-        registry
-            .apply(Change::Configure(Box::new(desired)))
-            .unwrap();
-        registry.snapshot()
-    }
-
-    /// The position in `routes` that the router chooses.
-    fn chosen(routes: &[(&str, &str)], host: &str, path: &str) -> Option<usize> {
-        let snapshot = snapshot(routes);
-        let target = Router::new(&snapshot).route(host, path)?;
-        let service = snapshot.services[target.service].name();
-        assert_eq!(snapshot.routes[target.route].service, *service);
-        service.as_str()[1..].parse().ok()
-    }
-
-    #[test]
-    fn the_guides_routes() {
-        let routes = [
-            ("", "/api/v1/auth/*"),
-            ("", "/api/v1/write/*"),
-            ("", "/api/v1/*"),
-            ("", "/health"),
-        ];
-        for (path, expected) in [
-            ("/api/v1/auth", Some(0)),
-            ("/api/v1/auth/", Some(0)),
-            ("/api/v1/auth/login", Some(0)),
-            ("/api/v1/authors", Some(2)),
-            ("/api/v1/auth-x/login", Some(2)),
-            ("/api/v1/write/1", Some(1)),
-            ("/api/v1", Some(2)),
-            ("/api/v10", None),
-            ("/health", Some(3)),
-            ("/health/", None),
-            ("/API/v1/auth", None),
-            ("/", None),
-            ("*", None),
-        ] {
-            assert_eq!(chosen(&routes, "any.example", path), expected, "{path}");
-        }
-    }
-
-    #[test]
-    fn hosts_from_the_most_to_the_least_specific() {
-        let routes = [
-            ("", "/*"),
-            ("example.org", "/*"),
-            ("*.example.org", "/*"),
-            ("*.b.example.org", "/*"),
-            ("a.example.org", "/only"),
-        ];
-        for (host, path, expected) in [
-            ("example.org", "/", 1),
-            ("EXAMPLE.org", "/", 1),
-            ("example.org.", "/", 1),
-            ("x.example.org", "/", 2),
-            ("x.y.example.org", "/", 2),
-            ("x.b.example.org", "/", 3),
-            ("b.example.org", "/", 2),
-            ("a.example.org", "/only", 4),
-            ("a.example.org", "/other", 2),
-            ("notexample.org", "/", 0),
-            ("org", "/", 0),
-            ("", "/", 0),
-            ("other", "*", 0),
-            (&"x.".repeat(200), "/", 0),
-        ] {
-            assert_eq!(chosen(&routes, host, path), Some(expected), "{host}{path}");
-        }
-    }
-
-    /// What the documentation says, word by word.
-    fn naive(routes: &[(&str, &str)], host: &str, path: &str) -> Option<usize> {
-        let rank = |route: &(&str, &str)| {
-            let by_host = match self::host(route.0) {
-                HostPattern::Any => 0,
-                HostPattern::Exact(exact) => (exact == host).then_some(1000)?,
-                HostPattern::Suffix(suffix) => host
-                    .ends_with(&format!(".{suffix}"))
-                    .then_some(suffix.len())?,
-            };
-            let by_path = match self::path(route.1) {
-                PathPattern::Exact(exact) => (exact == path).then_some(1000)?,
-                PathPattern::Prefix(root) if root == "/" => 0,
-                PathPattern::Prefix(prefix) => (path == prefix
-                    || path.starts_with(&format!("{prefix}/")))
-                .then_some(prefix.len())?,
-            };
-            Some((by_host, by_path))
-        };
-        let ranked = routes.iter().enumerate();
-        ranked
-            .filter_map(|(at, route)| Some((rank(route)?, at)))
-            .max()
-            .map(|(_, at)| at)
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(1000))]
-        #[test]
-        fn agrees_with_the_naive_matcher(
-            routes in prop::collection::btree_set(
-                ("(|a|b\\.a|\\*\\.a|\\*\\.b\\.a|c-a)", "(/[ab-]{0,2}){1,3}(/\\*)?|/\\*"), 0..12,
-            ),
-            host in "(a|b\\.a|c\\.b\\.a|c-a|x\\.c-a|)",
-            path in "(/[ab-]{0,2}){1,4}",
-        ) {
-            // Two patterns that differ in a slash at the end are the same prefix.
-            let mut seen = std::collections::HashSet::new();
-            let routes: Vec<(&str, &str)> = routes
-                .iter()
-                .map(|(host, path)| (host.as_str(), path.as_str()))
-                .filter(|(host, path)| !path.ends_with("//*") && seen.insert((*host, *path)))
-                .collect();
-            prop_assert_eq!(chosen(&routes, &host, &path), naive(&routes, &host, &path));
-        }
-    }
-}
+mod tests;

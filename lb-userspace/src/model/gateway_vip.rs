@@ -1,16 +1,27 @@
-//! Addresses that the gateway serves without listening at each.
+//! Addresses and ports that clients of the gateway connect to: those that it serves without listening
+//! at each, and those that a route is for.
 
 use std::{collections::BTreeMap, fmt};
 
 use super::{IpPrefix, Ports};
 
-/// A range of addresses, and ports of them, whose TCP connections are the gateway's.
+/// A range of addresses, and ports of them: TCP connections to these are the gateway's, or have a
+/// route of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct GatewayVip {
     /// The addresses.
     pub prefix: IpPrefix,
     /// The ports of each.
     pub ports: Ports,
+}
+
+impl GatewayVip {
+    /// Whether a connection can be to both.
+    #[must_use]
+    pub fn overlaps(self, other: Self) -> bool {
+        let (prefix, beside) = (self.prefix, other.prefix);
+        (prefix.covers(beside) || beside.covers(prefix)) && self.ports.overlap(other.ports)
+    }
 }
 
 impl fmt::Display for GatewayVip {
@@ -78,6 +89,23 @@ mod tests {
         assert_eq!(of("10.2.0.0/16"), [(0, u16::MAX)]);
         assert_eq!(of("fd00::/8"), [(80, 80)]);
         assert_eq!(all.len(), 5);
+    }
+
+    #[test]
+    fn they_overlap_where_addresses_and_ports_do() {
+        let wide = vip("10.0.0.0/8", Ports::Range(80, 90));
+        for (prefix, ports, expected) in [
+            ("10.1.0.0/16", Ports::Any, true),
+            ("0.0.0.0/0", Ports::One(90), true),
+            ("10.1.2.3", Ports::Range(90, 99), true),
+            ("10.1.2.3", Ports::One(91), false),
+            ("11.0.0.0/8", Ports::Any, false),
+            ("::/0", Ports::Any, false),
+        ] {
+            let other = vip(prefix, ports);
+            assert_eq!(wide.overlaps(other), expected, "{other}");
+            assert_eq!(other.overlaps(wide), expected, "{other}");
+        }
     }
 
     #[test]

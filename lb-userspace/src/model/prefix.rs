@@ -32,6 +32,17 @@ impl IpPrefix {
         Self { address, length }
     }
 
+    /// The range of `length` bits that `address` is in; the address alone where it has no more bits.
+    #[must_use]
+    pub fn around(address: IpAddr, length: u8) -> Self {
+        let alone = Self::of(address);
+        let length = length.min(alone.length);
+        Self {
+            address: masked(alone.address, length),
+            length,
+        }
+    }
+
     /// Its first address.
     #[must_use]
     pub const fn address(self) -> IpAddr {
@@ -138,6 +149,21 @@ mod tests {
         ] {
             assert!(contains(prefix, inside), "{prefix} {inside}");
             assert!(!contains(prefix, outside), "{prefix} {outside}");
+        }
+    }
+
+    #[test]
+    fn a_range_is_found_around_an_address() {
+        for (address, length, range) in [
+            ("10.1.2.3", 8, "10.0.0.0/8"),
+            ("10.1.2.3", 32, "10.1.2.3/32"),
+            ("10.1.2.3", 128, "10.1.2.3/32"),
+            ("10.1.2.3", 0, "0.0.0.0/0"),
+            ("::ffff:10.1.2.3", 24, "10.1.2.0/24"),
+            ("fd00:1::1", 16, "fd00::/16"),
+        ] {
+            let found = IpPrefix::around(address.parse().unwrap(), length);
+            assert_eq!(found.to_string(), range, "{address} {length}");
         }
     }
 

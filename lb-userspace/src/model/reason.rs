@@ -36,7 +36,7 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// No route matches host and path.
+    /// No route matches destination, host and path.
     NoRoute: 404, "no_route", "destination_not_found";
     /// The request breaks a rule of HTTP that lb enforces.
     BadRequest: 400, "bad_request", "http_request_error";

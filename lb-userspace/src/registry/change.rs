@@ -17,7 +17,7 @@ use crate::{
 pub struct Desired {
     /// Services, unique by name.
     pub services: Vec<ServiceSpec>,
-    /// Routes, unique by host and path.
+    /// Routes, unique by destination, host and path.
     pub routes: Vec<RouteSpec>,
     /// VIPs, unique by address, port and protocol.
     pub vips: Vec<VipSpec>,

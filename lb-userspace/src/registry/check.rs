@@ -22,8 +22,9 @@ pub(super) fn check(desired: &Desired) -> Result<(), RegistryError> {
     }
     let mut routes = HashSet::new();
     for route in &desired.routes {
-        let what = || format!("route {:?} {:?}", route.host, route.path);
-        once(&mut routes, (&route.host, &route.path), what)?;
+        let what = || format!("route {:?}", route.text());
+        let matched = (route.destination, &route.host, &route.path);
+        once(&mut routes, matched, what)?;
         defined(&names, &route.service, what)?;
     }
     for (number, vip) in desired.vips.iter().enumerate() {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::change::Desired;
 use crate::{
-    model::{HostPattern, PathPattern, RateLimitSpec, RateScope, RouteSpec, ServiceName},
+    model::{RateLimitSpec, RateScope, ServiceName},
     resilience::RateLimiter,
 };
 
@@ -50,7 +50,7 @@ impl RateLimits {
                 })
                 .collect(),
             routes: routes
-                .map(|route| make(&route.rate_limits, RateScope::Route, &text(route)))
+                .map(|route| make(&route.rate_limits, RateScope::Route, &route.text()))
                 .collect(),
         }
     }
@@ -59,18 +59,5 @@ impl RateLimits {
     pub fn all(&self) -> impl Iterator<Item = &Arc<RateLimiter>> {
         let services = self.services.values().chain(&self.routes).flatten();
         self.gateway.iter().chain(services)
-    }
-}
-
-/// A route as it is written, which no other one is.
-fn text(route: &RouteSpec) -> String {
-    let path = match &route.path {
-        PathPattern::Exact(path) => path.clone(),
-        PathPattern::Prefix(path) => format!("{}/*", path.trim_end_matches('/')),
-    };
-    match &route.host {
-        HostPattern::Any => path,
-        HostPattern::Exact(host) => host.clone() + &path,
-        HostPattern::Suffix(host) => format!("*.{host}{path}"),
     }
 }

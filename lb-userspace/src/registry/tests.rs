@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::model::{
-    AdminState, Algorithm, Endpoint, Health, HealthCheckSpec, InstanceId, InstanceSpec, Outcome,
-    PathPattern, RouteSpec, ServiceName, ServiceSpec, SourceSpec,
+    AdminState, Algorithm, Endpoint, GatewayVip, Health, HealthCheckSpec, InstanceId, InstanceSpec,
+    Outcome, PathPattern, Ports, RateKey, RateLimitSpec, RouteSpec, ServiceName, ServiceSpec,
+    SourceSpec,
 };
 
 fn spec(name: &str, endpoints: &[(&str, u16)]) -> ServiceSpec {
@@ -217,6 +218,49 @@ fn a_bad_configuration_changes_nothing() {
     assert!(matches!(error, RegistryError::Dangling { .. }), "{error}");
     let after = registry.snapshot();
     assert_eq!((after.revision, after.services.len()), (revision, 1));
+}
+
+#[test]
+fn routes_that_differ_in_their_destination_have_budgets_of_their_own() {
+    let registry = Registry::new(1, []);
+    let route = |ports| RouteSpec {
+        destination: Some(GatewayVip {
+            prefix: "10.0.0.7".parse().unwrap(),
+            ports,
+        }),
+        rate_limits: vec![RateLimitSpec {
+            requests: 5,
+            per: std::time::Duration::from_secs(1),
+            burst: 5,
+            key: RateKey::All,
+            max_keys: 1024,
+        }],
+        ..RouteSpec::new(
+            PathPattern::Prefix("/".to_owned()),
+            ServiceName::new("web").unwrap(),
+        )
+    };
+    let configure = |ports: &[Ports]| {
+        registry.apply(Change::Configure(Box::new(Desired {
+            services: vec![spec("web", &[(A, 1)])],
+            routes: ports.iter().map(|ports| route(*ports)).collect(),
+            ..Desired::default()
+        })))
+    };
+    let limits = || Arc::clone(&registry.snapshot().rate_limits);
+    let both = [Ports::One(80), Ports::Any];
+    configure(&both).unwrap();
+    let before = limits();
+    let names = before.all().map(|limit| limit.name.clone());
+    let names: Vec<String> = names.collect();
+    assert_eq!(names, ["10.0.0.7:80 /*", "10.0.0.7:any /*"]);
+    // A reload in another order finds each its own again.
+    configure(&[Ports::Any, Ports::One(80)]).unwrap();
+    let after = limits();
+    assert!(Arc::ptr_eq(&before.routes[0][0], &after.routes[1][0]));
+    assert!(Arc::ptr_eq(&before.routes[1][0], &after.routes[0][0]));
+    let twice = configure(&[Ports::Any, Ports::Any]);
+    assert!(matches!(twice, Err(RegistryError::Twice { .. })));
 }
 
 #[test]

@@ -59,9 +59,10 @@ impl Place {
     /// because it stood at the end of the URL.
     pub(in crate::api) fn route(document: &Document, name: &str) -> Self {
         let place = Self::Route(name.to_owned());
+        let of_any = name.split_once(' ').map_or(name, |(_, of_any)| of_any);
         let slashed = Self::Route(format!("{name}/"));
         let is_slashed = document.at(&place.pointer()).is_none()
-            && (document.at(&slashed.pointer()).is_some() || !name.contains('/'));
+            && (document.at(&slashed.pointer()).is_some() || !of_any.contains('/'));
         if is_slashed { slashed } else { place }
     }
 

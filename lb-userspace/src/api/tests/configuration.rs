@@ -264,6 +264,47 @@ async fn routes_and_vips_go_by_what_they_match() {
         .problem(404);
     assert_eq!(problem["known"], json!(["*/shop/*", "example.org/"]));
 
+    let route = json!({"destination": "192.0.2.0/24:80", "path": "/shop/*", "service": "web"});
+    let made = world.change("POST", "/routes", route.clone()).await;
+    assert_eq!(made.status, 201, "{}", made.body);
+    assert_eq!(
+        made.header("location"),
+        "/api/v1/loadbalancer/routes/192.0.2.0%2F24%3A80%20%2A%2Fshop%2F%2A"
+    );
+    let path = "/routes/192.0.2.0/24:80%20*/shop/*";
+    assert_eq!(world.get(path).await["config"], route);
+    let listed = json!({
+        "destination": "192.0.2.0/24:80", "host": "*", "path": "/shop/*", "service": "web",
+    });
+    assert_eq!(world.get("/routes").await["routes"][1], listed);
+    let problem = world.change("POST", "/routes", route).await.problem(409);
+    assert!(problem.to_string().contains("192.0.2.0/24:80 */shop/*"));
+    // A name is enough to make one, and it is no other than it says.
+    let path = "/routes/[2001:db8::1]:any%20Example.org/";
+    let put = world.change("PUT", path, json!({"service": "web"})).await;
+    assert_eq!(put.status, 400, "{}", put.body);
+    let path = path.to_lowercase();
+    let put = world.change("PUT", &path, json!({"service": "web"})).await;
+    assert_eq!(put.status, 201, "{}", put.body);
+    assert_eq!(
+        world.get(&path).await["config"],
+        json!({
+            "destination": "[2001:db8::1]:any", "host": "example.org", "path": "/", "service": "web",
+        })
+    );
+    let other = json!({"destination": "[2001:db8::2]:any"});
+    world.change("PATCH", &path, other).await.problem(400);
+    for path in ["/routes/192.0.2.0/24:80%20*/shop/*", &path] {
+        world.change("DELETE", path, Value::Null).await.data();
+    }
+    assert_eq!(
+        world.get("/routes").await["routes"]
+            .as_array()
+            .unwrap()
+            .len(),
+        2
+    );
+
     let vip = json!({"address": "192.0.2.9", "port": 80, "service": "web"});
     let made = world.change("POST", "/vips", vip).await;
     assert_eq!(made.status, 201, "{}", made.body);

@@ -70,6 +70,55 @@ async fn exclusions_have_their_reasons() {
 }
 
 #[tokio::test]
+async fn a_destination_matters_when_it_is_said() {
+    let world = World::new();
+    let told = explain(&world, "url=/api/v1/auth").await;
+    assert_eq!(told.get("routes_left_out"), None, "{told}");
+    let mut desired = desired();
+    desired.routes.push(RouteSpec {
+        destination: Some(GatewayVip {
+            prefix: "192.0.2.0/24".parse().unwrap(),
+            ports: Ports::One(80),
+        }),
+        ..RouteSpec::new(PathPattern::Prefix("/".to_owned()), name("ocr-service"))
+    });
+    let change = Change::Configure(Box::new(desired));
+    world.registry.apply(change).unwrap();
+    for (query, service, left_out) in [
+        ("url=/api/v1/auth", "main-backend", Some(1)),
+        // A host is no destination.
+        ("url=http://192.0.2.7/api/v1/auth", "main-backend", Some(1)),
+        (
+            "url=/api/v1/auth&destination=192.0.2.7:80",
+            "ocr-service",
+            None,
+        ),
+        (
+            "url=/api/v1/auth&destination=[::ffff:192.0.2.7]:80",
+            "ocr-service",
+            None,
+        ),
+        (
+            "url=/api/v1/auth&destination=192.0.2.7:81",
+            "main-backend",
+            None,
+        ),
+    ] {
+        let told = explain(&world, query).await;
+        assert_eq!(told["service"], service, "{query}");
+        let found = told.get("routes_left_out").and_then(Value::as_u64);
+        assert_eq!(found, left_out, "{query}");
+        let to = query.split_once("destination=").map(|(_, to)| to);
+        assert_eq!(
+            told["request"].get("destination").and_then(Value::as_str),
+            to
+        );
+        let route = &told["route"]["destination"];
+        assert_eq!(*route == "192.0.2.0/24:80", service == "ocr-service");
+    }
+}
+
+#[tokio::test]
 async fn a_key_decides_alike_each_time_and_without_one_the_client_does() {
     let world = World::new();
     let mut desired = desired();
@@ -146,6 +195,8 @@ async fn queries_are_read_or_refused() {
         ("url=/&url=/", "url"),
         ("url=/&method=G%20T", "method"),
         ("url=/&client=me", "client"),
+        ("url=/&destination=192.0.2.7", "destination"),
+        ("url=/&destination=a:80", "destination"),
         ("url=/&header=none", "header"),
         ("url=/&header=a%0Ab:%201", "header"),
         ("url=/&path=/", ""),

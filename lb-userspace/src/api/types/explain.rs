@@ -10,6 +10,10 @@ use super::{Recovery, Route};
 pub struct Explanation {
     /// The request as lb would see it.
     pub request: AskedRequest,
+    /// How many routes were left out, because they have a destination and nothing was said of the one
+    /// of the request; absent when none was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub routes_left_out: Option<usize>,
     /// The route that matches best.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub route: Option<Route>,
@@ -52,6 +56,9 @@ pub struct AskedRequest {
     pub path: String,
     /// The client, as trusted proxies tell it.
     pub client: String,
+    /// Address and port that the client has connected to; absent when nothing was said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destination: Option<String>,
 }
 
 /// The session of a request.

@@ -33,7 +33,7 @@ pub struct Service {
     pub timeouts: Timeouts,
     /// What may be in flight, and what is.
     pub admission: Admission,
-    /// Host and path of the routes that lead to it.
+    /// The routes that lead to it: destination and host where they have any, and path.
     pub routes: Vec<String>,
     /// The VIPs that lead to it.
     pub vips: Vec<String>,
@@ -75,6 +75,10 @@ pub struct Routes {
 /// A route.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Route {
+    /// What clients have to have connected to: addresses and ports as `10.0.0.0/24:443`. Absent when
+    /// that does not matter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destination: Option<String>,
     /// `*`, a host, or `*.` and a domain.
     pub host: String,
     /// A path, or a prefix with `/*`.

@@ -124,7 +124,8 @@ pub(in crate::cli) enum RoutesCommand {
     List,
     /// What is configured of a route, as JSON
     Show {
-        /// Host and path, such as */shop/* or example.org/
+        /// Host and path, such as */shop/* or example.org/, behind the destination where it has one, as
+        /// "10.0.0.7:443 */shop/*"
         route: String,
     },
     /// Send the requests of a host and path to a service
@@ -137,6 +138,9 @@ pub(in crate::cli) enum RoutesCommand {
         /// The host; any when left out
         #[arg(long, value_name = "HOST")]
         host: Option<String>,
+        /// What clients connect to, such as 10.0.0.7:443 or 10.0.0.0/24:any; anything when left out
+        #[arg(long, value_name = "ADDRESSES:PORTS")]
+        destination: Option<String>,
         /// Other settings, such as priority=1
         #[arg(value_name = "KEY=VALUE")]
         settings: Vec<String>,
@@ -145,7 +149,8 @@ pub(in crate::cli) enum RoutesCommand {
     },
     /// Change settings of a route
     Set {
-        /// Host and path, such as */shop/* or example.org/
+        /// Host and path, such as */shop/* or example.org/, behind the destination where it has one, as
+        /// "10.0.0.7:443 */shop/*"
         route: String,
         /// Such as service=web
         #[arg(value_name = "KEY=VALUE", required = true)]
@@ -155,7 +160,8 @@ pub(in crate::cli) enum RoutesCommand {
     },
     /// Remove a route
     Remove {
-        /// Host and path, such as */shop/* or example.org/
+        /// Host and path, such as */shop/* or example.org/, behind the destination where it has one, as
+        /// "10.0.0.7:443 */shop/*"
         route: String,
         #[command(flatten)]
         trial: Trial,

@@ -33,6 +33,14 @@ pub(in crate::cli) struct Explain {
     /// said
     #[arg(long, value_name = "ADDRESS", conflicts_with = "destination")]
     pub(in crate::cli) client: Option<String>,
+    /// Address and port that the client of a request has connected to; when nothing is said, routes that
+    /// have a destination are left out
+    #[arg(
+        long = "destination",
+        value_name = "ADDRESS:PORT",
+        conflicts_with = "destination"
+    )]
+    pub(in crate::cli) connected_to: Option<String>,
     /// TCP flags of a packet with commas between them: syn, ack, fin, rst; syn when nothing is said,
     /// which begins a connection
     #[arg(long, requires = "destination")]

@@ -33,6 +33,12 @@ fn a_request_is_explained() {
     let json = lb.json("explain http://x.example.org/exact --client 10.0.0.9");
     assert_eq!(json["request"]["client"], "10.0.0.9");
     assert_eq!(json["service"], "main-backend");
+    let text = lb
+        .run("explain /api/v1/auth --destination 10.0.0.9:80")
+        .ok();
+    assert!(text.contains(&format!("Instance   {A}\n")), "{text}");
+    let json = lb.json("explain /api/v1/auth --destination 10.0.0.9:80");
+    assert_eq!(json["request"]["destination"], "10.0.0.9:80");
     let error = lb.run("explain nothing").failed(FAILED);
     assert!(error.contains("a path such as"), "{error}");
 }

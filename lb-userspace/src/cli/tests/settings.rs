@@ -85,7 +85,7 @@ fn configuration_and_metrics_can_be_read() {
     let text = lb.run("routes").ok();
     assert_eq!(
         cells(&text, "/exact"),
-        ["*.example.org", "/exact", "main-backend"]
+        ["*", "*.example.org", "/exact", "main-backend"]
     );
     let text = lb.run("vips").ok();
     assert_eq!(
@@ -115,6 +115,52 @@ fn configuration_and_metrics_can_be_read() {
     assert_eq!(cells(&text, "gateway"), row);
     let text = lb.run("metrics").ok();
     assert!(text.contains("\nlb_revision 1\n"), "{text}");
+}
+
+#[test]
+fn routes_are_made_listed_and_named_with_their_destination() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let file = folder.path().join("lb.toml");
+    let text = "[gateway]\nlisten = []\n[services.web]\ninstances = [\"http://127.0.0.1:1\"]\n\
+                health_check.enabled = false\n";
+    std::fs::write(&file, text).unwrap();
+    let lb = Lb::serving(World::of(&file));
+    lb.run("routes add /shop/* --service web").ok();
+    lb.run("routes add /shop/* --service web --host a.example --destination 10.0.0.0/24:80")
+        .ok();
+    let text = lb.run("routes").ok();
+    assert_eq!(
+        cells(&text, "a.example")[..2],
+        ["10.0.0.0/24:80", "a.example"]
+    );
+    assert_eq!(cells(&text, "*   "), ["*", "*", "/shop/*", "web"]);
+    let named = |verb: &str| {
+        let api = format!("http://{}", lb.address);
+        let (mut out, mut errors) = (Vec::new(), Vec::new());
+        let name = "10.0.0.0/24:80 a.example/shop/*";
+        let words = ["lb", "--api", &api, "routes", verb, name];
+        let code = run(words, NO_DAEMON, &mut out, &mut errors);
+        assert_eq!(code, OK, "{}", String::from_utf8_lossy(&errors));
+        String::from_utf8(out).unwrap()
+    };
+    let shown = named("show");
+    assert!(
+        shown.contains("\"destination\": \"10.0.0.0/24:80\""),
+        "{shown}"
+    );
+    let explained = |more: &str| {
+        lb.run(&format!("explain http://a.example/shop/{more}"))
+            .ok()
+    };
+    let text = explained("");
+    assert!(text.contains("1 with a destination"), "{text}");
+    assert!(text.contains("* /shop/*"), "{text}");
+    let text = explained(" --destination 10.0.0.9:80");
+    assert!(text.contains("10.0.0.0/24:80 a.example /shop/*"), "{text}");
+    assert!(!text.contains("left out"), "{text}");
+    named("remove");
+    let text = lb.run("routes").ok();
+    assert!(!text.contains("a.example"), "{text}");
 }
 
 #[test]

@@ -4,14 +4,17 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde_json::{Map, Value};
 
-use crate::config::tree::{self, Node};
+use crate::config::{
+    tree::{self, Node},
+    values::DESTINATION,
+};
 
 /// A list whose members have names of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::config) enum Members {
     /// By endpoint.
     Instances,
-    /// By host and path.
+    /// By destination, host and path.
     Routes,
     /// By protocol, address and port.
     Vips,
@@ -73,7 +76,12 @@ impl Members {
             Self::Routes => {
                 let host = field("host").unwrap_or_else(|| "*".to_owned());
                 let path = field("path").filter(|path| path.starts_with('/'))?;
-                Some(host.to_ascii_lowercase() + &path)
+                let of_any = host.to_ascii_lowercase() + &path;
+                match field("destination") {
+                    // Hosts and paths have no spaces.
+                    Some(text) => Some(format!("{} {of_any}", (DESTINATION.parse)(&text).ok()?)),
+                    None => Some(of_any),
+                }
             }
             Self::Vips => {
                 let address: IpAddr = field("address")?.parse().ok()?;
@@ -89,9 +97,15 @@ impl Members {
         match self {
             Self::Instances => vec![("endpoint", name.into())],
             Self::Routes => {
-                let (host, path) = name.split_at(name.find('/').unwrap_or(name.len()));
+                let (destination, rest) = match name.split_once(' ') {
+                    Some((destination, rest)) => (Some(destination), rest),
+                    None => (None, name),
+                };
+                let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
                 let host = (host != "*").then(|| ("host", host.into()));
-                host.into_iter().chain([("path", path.into())]).collect()
+                let destination = destination.map(|to| ("destination", to.into()));
+                let matched = destination.into_iter().chain(host);
+                matched.chain([("path", path.into())]).collect()
             }
             Self::Vips => {
                 let (protocol, address) = name.split_once('/').unwrap_or(("tcp", name));

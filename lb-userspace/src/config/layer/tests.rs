@@ -177,8 +177,13 @@ fn service() -> impl Strategy<Value = Value> {
 fn document() -> impl Strategy<Value = Value> {
     let services = prop::collection::btree_map("[s-u]", service(), 0..3)
         .prop_map(|services| Value::Object(services.into_iter().collect()));
-    let route = ("[a-c]", section())
-        .prop_map(|(path, rest)| with(rest, &[("path", format!("/{path}").into())]));
+    let destination = prop::sample::select(vec![None, Some("10.0.0.7"), Some("10.0.0.0/24:80")]);
+    let route = ("[a-c]", destination, section()).prop_map(|(path, destination, rest)| {
+        let destination = destination.map(|to| ("destination", to.into()));
+        let path = ("path", format!("/{path}").into());
+        let matched: Vec<_> = destination.into_iter().chain([path]).collect();
+        with(rest, &matched)
+    });
     let routes = prop::collection::vec(route, 0..3).prop_map(Value::Array);
     let vip = (1u16..4, section()).prop_map(|(port, rest)| {
         with(

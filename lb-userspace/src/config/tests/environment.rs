@@ -215,6 +215,13 @@ fn a_service_that_the_environment_makes_gets_its_route_unless_the_file_says_othe
         with(host),
         ["/api/v1/ocr/* ocr-service", "/api/v1/ocr/* shop-cart"]
     );
+    // Neither does it at one destination.
+    let at =
+        "[[routes]]\ndestination = \"10.0.0.7\"\npath = \"/api/v1/ocr/*\"\nservice = \"shop-cart\"";
+    assert_eq!(
+        with(at),
+        ["/api/v1/ocr/* ocr-service", "/api/v1/ocr/* shop-cart"]
+    );
     // A service that the file has, but leads nowhere, stays so.
     let service = "[services.shop-cart]\ninstances = []";
     assert_eq!(with(service), ["/api/v1/ocr/* ocr-service"]);

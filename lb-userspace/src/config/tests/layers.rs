@@ -7,7 +7,7 @@ use ring::digest::{SHA256, digest};
 use super::*;
 use crate::model::{
     Algorithm, ApiAddress, DatapathMode, Forwarding, GatewaySpec, HashKey, HealthCheckSpec,
-    HostPattern, PathPattern, Probe, Role, TimeoutSpec,
+    HostPattern, PathPattern, Probe, Role, RouteSpec, TimeoutSpec,
 };
 
 #[test]
@@ -206,6 +206,96 @@ service = "own"
         ("services.own.instances[0].weight", "0 # lb.toml:17:60"),
     ] {
         assert_eq!(setting(&config, path), expected, "{path}");
+    }
+}
+
+#[test]
+fn routes_have_destinations_and_differ_by_them() {
+    let route = |destination: &str, host: &str| {
+        let host = format!("host = {host:?}\npath = \"/*\"\nservice = \"web\"\n");
+        match destination {
+            "" => format!("[[routes]]\n{host}"),
+            _ => format!("[[routes]]\ndestination = {destination:?}\n{host}"),
+        }
+    };
+    let written = [
+        "",
+        "10.0.0.7",
+        "10.0.0.7:80",
+        "10.0.0.7:80-89",
+        " 10.0.0.0/24:any",
+        "[2001:db8::1]",
+        "[2001:db8::/64]:8000-8999",
+        "0.0.0.0/0:8000",
+    ];
+    let read = [
+        "any",
+        "\"10.0.0.7:any\"",
+        "\"10.0.0.7:80\"",
+        "\"10.0.0.7:80-89\"",
+        "\"10.0.0.0/24:any\"",
+        "\"[2001:db8::1]:any\"",
+        "\"[2001:db8::/64]:8000-8999\"",
+        "\"0.0.0.0/0:8000\"",
+    ];
+    let routes = written.map(|destination| route(destination, "*")).concat();
+    let text = format!("[services.web]\ninstances = [\"10.0.0.1:80\"]\n{routes}");
+    let config = load_text(&text).unwrap();
+    for (number, read) in read.iter().enumerate() {
+        let path = format!("routes[{number}].destination");
+        let shown = setting(&config, &path);
+        assert!(shown.starts_with(&format!("{read} # ")), "{shown}");
+    }
+    let texts: Vec<_> = config.desired.routes.iter().map(RouteSpec::text).collect();
+    assert_eq!(texts[..2], ["/*", "10.0.0.7:any /*"]);
+    let keys = config.document.whole["routes"].as_object().unwrap();
+    assert_eq!(keys.len(), written.len());
+    for key in ["*/*", "10.0.0.7:any */*", "[2001:db8::/64]:8000-8999 */*"] {
+        assert!(keys.contains_key(key), "{keys:?}");
+    }
+}
+
+#[test]
+fn a_destination_that_nothing_is_served_at_is_noticed() {
+    let notices = |gateway: &str, destination: &str| {
+        let text = format!(
+            "{gateway}\n[services.web]\ninstances = [\"10.0.0.1:80\"]\n[[routes]]\n\
+             destination = {destination:?}\npath = \"/*\"\nservice = \"web\"\n"
+        );
+        let notices = load_text(&text).unwrap().notices;
+        notices.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let any = "gateway.listen = [\"0.0.0.0:80\"]";
+    let one = "gateway.listen = [\"10.0.0.7:80\", \"[::]:81\"]";
+    let vips = "gateway.listen = []\ngateway.vips = [\"10.0.0.0/24:80\"]";
+    for (gateway, destination) in [
+        (any, "10.0.0.8:80"),
+        (any, "10.0.0.0/8"),
+        (one, "10.0.0.0/8:80-90"),
+        (one, "[2001:db8::1]:81"),
+        (vips, "10.0.0.9"),
+        (vips, "10.0.0.0/8:any"),
+    ] {
+        let none: [&str; 0] = [];
+        assert_eq!(notices(gateway, destination), none, "{gateway}");
+    }
+    for (gateway, destination) in [
+        (any, "10.0.0.8:81"),
+        (any, "[2001:db8::1]:80"),
+        (one, "10.0.0.8:80"),
+        (one, "10.0.0.7:81"),
+        (vips, "10.0.1.9:80"),
+        (vips, "10.0.0.0/24:81-90"),
+    ] {
+        let found = notices(gateway, destination);
+        let expected = format!(
+            "routes[0].destination: neither gateway.listen nor gateway.vips has anything of \
+             {destination}, so no request comes by this route"
+        );
+        assert!(
+            found.len() == 1 && found[0].ends_with(&expected),
+            "{gateway}: {found:?}"
+        );
     }
 }
 

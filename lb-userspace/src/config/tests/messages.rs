@@ -371,7 +371,57 @@ fn each_fault_is_said_in_its_own_words() {
         (
             "",
             "[[routes]]\npath = \"/*\"\nservice = \"web\"",
-            "routes[1]: expected every host and path in one route; found the same in routes[0]",
+            "routes[1]: expected every destination, host and path in one route; found the same in routes[0]",
+        ),
+        (
+            "",
+            "[[routes]]\ndestination = \"10.0.0.7\"\npath = \"/*\"\nservice = \"web\"\n[[routes]]\ndestination = \"10.0.0.7/32:any\"\npath = \"/*\"\nservice = \"web\"",
+            "routes[2]: expected every destination, host and path in one route; found the same in routes[1]",
+        ),
+        (
+            "",
+            "[[routes]]\ndestination = \"2001:db8::1:80\"\npath = \"/*\"\nservice = \"web\"",
+            "routes[1].destination: expected an address or a range of addresses, IPv6 in brackets, and unless all ports are meant after a colon a port, the first and the last of several, or any, such as \"192.0.2.7:443\"; found \"2001:db8::1:80\"",
+        ),
+        (
+            "",
+            "[[routes]]\ndestination = \"192.0.2.1/24:80\"\npath = \"/*\"\nservice = \"web\"",
+            "routes[1].destination: expected an address or a range of addresses, IPv6 in brackets, and unless all ports are meant after a colon a port, the first and the last of several, or any, such as \"192.0.2.7:443\"; found \"192.0.2.1/24:80\"",
+        ),
+        (
+            "",
+            "[[routes]]\ndestination = \"192.0.2.1:0\"\npath = \"/*\"\nservice = \"web\"",
+            "routes[1].destination: expected an address or a range of addresses, IPv6 in brackets, and unless all ports are meant after a colon a port, the first and the last of several, or any, such as \"192.0.2.7:443\"; found \"192.0.2.1:0\"",
+        ),
+        (
+            "",
+            "[[routes]]\ndestination = \"192.0.2.1:90-80\"\npath = \"/*\"\nservice = \"web\"",
+            "routes[1].destination: expected an address or a range of addresses, IPv6 in brackets, and unless all ports are meant after a colon a port, the first and the last of several, or any, such as \"192.0.2.7:443\"; found \"192.0.2.1:90-80\"",
+        ),
+        (
+            "",
+            "[[routes]]\ndestination = \"224.0.0.1\"\npath = \"/*\"\nservice = \"web\"",
+            "routes[1].destination: expected an address or a range of addresses, IPv6 in brackets, and unless all ports are meant after a colon a port, the first and the last of several, or any, such as \"192.0.2.7:443\"; found \"224.0.0.1\"",
+        ),
+        (
+            "",
+            "[[routes]]\ndestination = \"*:80\"\npath = \"/*\"\nservice = \"web\"",
+            "routes[1].destination: expected an address or a range of addresses, IPv6 in brackets, and unless all ports are meant after a colon a port, the first and the last of several, or any, such as \"192.0.2.7:443\"; found \"*:80\"",
+        ),
+        (
+            "",
+            "[[routes]]\ndestination = \"[::ffff:192.0.2.1]:80\"\npath = \"/*\"\nservice = \"web\"",
+            "routes[1].destination: expected an address or a range of addresses, IPv6 in brackets, and unless all ports are meant after a colon a port, the first and the last of several, or any, such as \"192.0.2.7:443\"; found \"[::ffff:192.0.2.1]:80\" (IPv4 addresses are written as such)",
+        ),
+        (
+            "",
+            "[[routes]]\ndestination = \"0.0.0.0:80\"\npath = \"/*\"\nservice = \"web\"",
+            "routes[1].destination: expected an address or a range of addresses, IPv6 in brackets, and unless all ports are meant after a colon a port, the first and the last of several, or any, such as \"192.0.2.7:443\"; found \"0.0.0.0:80\" (for every address: 0.0.0.0/0)",
+        ),
+        (
+            "",
+            "[[routes]]\ndestination = \"[::]\"\npath = \"/*\"\nservice = \"web\"",
+            "routes[1].destination: expected an address or a range of addresses, IPv6 in brackets, and unless all ports are meant after a colon a port, the first and the last of several, or any, such as \"192.0.2.7:443\"; found \"[::]\" (for every address: [::/0])",
         ),
         (
             "",

@@ -190,11 +190,7 @@ pub(in crate::config) const HOST: Pattern<HostPattern> = Pattern {
             _ => Err(Refused::default()),
         }
     },
-    show: |host| match host {
-        HostPattern::Any => "*".to_owned(),
-        HostPattern::Exact(host) => host.clone(),
-        HostPattern::Suffix(domain) => format!("*.{domain}"),
-    },
+    show: ToString::to_string,
 };
 
 /// Names as in RFC 1123, and with underscores, which container networks like.
@@ -232,10 +228,7 @@ pub(in crate::config) const ROUTE_PATH: Pattern<PathPattern> = Pattern {
             _ => Err(Refused::default()),
         }
     },
-    show: |path| match path {
-        PathPattern::Exact(path) => path.clone(),
-        PathPattern::Prefix(path) => format!("{}/*", path.trim_end_matches('/')),
-    },
+    show: ToString::to_string,
 };
 
 /// What a health check asks for.

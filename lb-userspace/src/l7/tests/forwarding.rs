@@ -1,7 +1,7 @@
 //! What reaches the other side, and in what shape.
 
 use super::*;
-use crate::model::LoadReportSpec;
+use crate::model::{GatewayVip, IpPrefix, LoadReportSpec, Ports};
 
 /// An instance that answers with the request as it got it.
 fn echo() -> Stub {
@@ -267,6 +267,45 @@ fn a_client_that_does_not_read_stops_the_instance() {
     eventually("the request is over", || {
         gateway.instance(0).in_flight() == 0
     });
+}
+
+#[test]
+fn what_a_client_has_connected_to_decides_even_after_it_has() {
+    let (one, two) = (Stub::saying("one"), Stub::saying("two"));
+    let other = unused_address();
+    let route = |destination, service: &str| RouteSpec {
+        destination,
+        ..RouteSpec::new(
+            PathPattern::Prefix("/".to_owned()),
+            ServiceName::new(service).unwrap(),
+        )
+    };
+    let mut gateway = Gateway::of(Desired {
+        services: vec![
+            service("one", &[one.address]),
+            service("two", &[two.address]),
+        ],
+        routes: vec![route(None, "one")],
+        listeners: vec![ListenerSpec { address: other }],
+        ..Desired::default()
+    });
+    let mut first = gateway.connect();
+    let mut second = Peer::connect(other);
+    assert_eq!(
+        (first.get("/").text(), second.get("/").text()),
+        ("one", "one")
+    );
+    gateway.reload(|desired| {
+        let destination = GatewayVip {
+            prefix: IpPrefix::of(other.ip()),
+            ports: Ports::One(other.port()),
+        };
+        desired.routes.push(route(Some(destination), "two"));
+    });
+    assert_eq!(
+        (first.get("/").text(), second.get("/").text()),
+        ("one", "two")
+    );
 }
 
 #[test]
