@@ -195,3 +195,47 @@ fn every_algorithm_can_be_set_while_connections_are_held() -> Result<()> {
     }
     Ok(())
 }
+
+/// Waits until each VIP that connections were opened to says that it has so many open. It is counted
+/// by walks over the connection table, which begin every five seconds.
+fn expect_open(scene: &Scene, count: u32) -> Result<()> {
+    let limit = Duration::from_secs(12);
+    scene.daemon.wait_for("/datapath", limit, |report| {
+        let vips = report["vips"].as_array();
+        let open = |vip: String| {
+            let found = vips.and_then(|vips| vips.iter().find(|one| one["vip"] == vip));
+            found.is_some_and(|one| one["live"] == count)
+        };
+        SERVICES
+            .iter()
+            .all(|(_, number, family)| open(format!("tcp/{}", target(*number, *family))))
+    })?;
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_vip_has_open_what_its_clients_hold() -> Result<()> {
+    let scene = Scene::new(3, configuration().text())?;
+    let client = &scene.topology.client.namespace;
+    let open = |(_, number, family)| Held::open(client, target(number, family), HELD);
+    let held = SERVICES.map(open).into_iter().collect::<Result<Vec<_>>>()?;
+    expect_open(&scene, HELD)?;
+    let metrics = scene.daemon.cli(&["metrics"])?;
+    let shown = scene.daemon.cli(&["datapath", "status"])?;
+    for (service, number, family) in SERVICES {
+        let vip = format!("tcp/{}", target(number, family));
+        let labels = format!("vip=\"{vip}\",service=\"{service}\"");
+        let line = format!("lb_l4_vip_live_connections{{{labels}}} {HELD}");
+        ensure!(metrics.contains(&line), "no {line} in\n{metrics}");
+        let row = shown.lines().find(|row| row.starts_with(&vip));
+        let row: Vec<_> = row.into_iter().flat_map(str::split_whitespace).collect();
+        let held = HELD.to_string();
+        ensure!(row.get(3) == Some(&held.as_str()), "{vip}:\n{shown}");
+    }
+    for held in held {
+        let after = held.close()?;
+        ensure!(after.failures().is_empty(), "{after}");
+    }
+    expect_open(&scene, 0)
+}

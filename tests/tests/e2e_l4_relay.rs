@@ -114,7 +114,7 @@ fn connections_are_spread_by_weight_and_counted_as_their_clients_saw_them() -> R
     for line in [
         "lb_l4_mode{mode=\"relay\"} 1".to_owned(),
         format!("lb_l4_vip_connections_total{{vip=\"{vip}\",service=\"web\"}} {of_each}"),
-        format!("lb_l4_relay_live_connections{{vip=\"{vip}\",service=\"web\"}} 0"),
+        format!("lb_l4_vip_live_connections{{vip=\"{vip}\",service=\"web\"}} 0"),
     ] {
         ensure!(metrics.contains(&line), "no {line} in\n{metrics}");
     }

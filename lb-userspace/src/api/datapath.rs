@@ -122,6 +122,6 @@ fn vip(report: &VipReport) -> VipTraffic {
         bytes_out: traffic.bytes_out,
         dropped: traffic.dropped,
         drops: drops(&report.drops),
-        live: report.relayed.map(|relayed| relayed.live),
+        live: report.live,
     }
 }

@@ -105,6 +105,7 @@ pub(super) fn kernel(traffic: &KernelTraffic) -> types::Kernel {
         bytes_in: traffic.bytes_in.load(Relaxed),
         packets_out: traffic.packets_out.load(Relaxed),
         bytes_out: traffic.bytes_out.load(Relaxed),
+        dropped: traffic.dropped.load(Relaxed),
     }
 }
 

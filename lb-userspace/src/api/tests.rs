@@ -443,6 +443,7 @@ fn report(registry: &Registry) -> Report {
                 ..Traffic::default()
             },
             drops: dropped,
+            live: Some(4),
             relayed: None,
         }],
         connections: l4::ConnectionReport {

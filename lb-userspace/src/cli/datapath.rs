@@ -11,7 +11,7 @@ use super::{
     Context,
     args::{DatapathCommand, Pins},
     error::CliError,
-    format::{self, Lean, pairs, percent, table},
+    format::{self, Lean, maybe, pairs, percent, table},
 };
 use crate::{
     api::{
@@ -106,7 +106,7 @@ fn relayed(datapath: &Datapath) -> String {
             vip.vip.clone(),
             vip.service.clone(),
             vip.connections.to_string(),
-            vip.live.unwrap_or_default().to_string(),
+            maybe(vip.live, |live| live.to_string()),
             format::bytes(vip.bytes_in),
             format::bytes(vip.bytes_out),
             vip.dropped.to_string(),
@@ -181,6 +181,7 @@ fn status(datapath: &Datapath) -> String {
         ("VIP", Lean::Left),
         ("SERVICE", Lean::Left),
         ("CONNECTIONS", Lean::Right),
+        ("OPEN", Lean::Right),
         ("PACKETS IN", Lean::Right),
         ("BYTES IN", Lean::Right),
         ("PACKETS OUT", Lean::Right),
@@ -192,6 +193,7 @@ fn status(datapath: &Datapath) -> String {
             vip.vip.clone(),
             vip.service.clone(),
             vip.connections.to_string(),
+            maybe(vip.live, |live| live.to_string()),
             vip.packets_in.to_string(),
             format::bytes(vip.bytes_in),
             vip.packets_out.to_string(),

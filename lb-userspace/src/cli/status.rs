@@ -210,11 +210,12 @@ pub(super) fn kernel(kernel: &Kernel) -> [(&'static str, String); 2] {
         (
             "packets",
             format!(
-                "{} in ({}), {} out ({})",
+                "{} in ({}), {} out ({}), {} dropped",
                 kernel.packets_in,
                 format::bytes(kernel.bytes_in),
                 kernel.packets_out,
-                format::bytes(kernel.bytes_out)
+                format::bytes(kernel.bytes_out),
+                kernel.dropped
             ),
         ),
     ]

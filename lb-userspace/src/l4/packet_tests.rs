@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
-use lb_common::{Counter, InstanceEntry, PROTOCOL_TCP, is_v4};
+use lb_common::{Counter, INSTANCE_ABSENT, InstanceEntry, PROTOCOL_TCP, VipKey, is_v4};
 use lb_ebpf::{Tables as _, Verdict};
 
 use super::{
@@ -148,7 +148,8 @@ impl Balancer {
         table.slots.iter().filter(|slot| **slot == index).count() as f64
     }
 
-    fn walk(&mut self) {
+    /// Walks over the connection table; what each VIP has open.
+    fn walk(&mut self) -> BTreeMap<VipKey, u64> {
         let mut sweep = Sweep::new(Limits::new(&DatapathSpec::default()));
         for _ in 0..1000 {
             if !sweep.is_under_way() {
@@ -162,10 +163,21 @@ impl Balancer {
                 let seen = sweep.take_ends();
                 self.filter.narrow(seen, &self.state, memory).unwrap();
                 self.state.advance(silence, memory, self.now).unwrap();
-                return;
+                let live = sweep.take_live();
+                assert_eq!(live.values().sum::<u64>(), self.live_of_all());
+                return live;
             }
         }
         panic!("the walk does not end");
+    }
+
+    /// Live connections of all instances that are there.
+    fn live_of_all(&self) -> u64 {
+        let all = self.memory.instances().into_iter();
+        let there = all.filter(|(_, entry)| entry.state != INSTANCE_ABSENT);
+        there
+            .map(|(index, _)| self.memory.live(index).unwrap())
+            .sum()
     }
 }
 
@@ -384,9 +396,25 @@ fn silence_ends_connections_and_their_count() {
     let hour = Duration::from_secs(3601).as_nanos() as u64;
     balancer.memory.kernel().set_now(hour);
     balancer.goes_on(1000).unwrap();
-    balancer.walk();
+    assert!(balancer.walk().into_values().eq([1]));
     assert_eq!(balancer.memory.kernel().flows().len(), 2);
     assert_eq!(balancer.live(A), 1);
+}
+
+#[test]
+fn what_is_not_forwarded_counts_for_the_instance_that_it_was_for() {
+    let balancer = Balancer::web(Algorithm::RoundRobin, &[(A, 1), (B, 1)]);
+    let to = balancer.open(1000);
+    let mut packet = tcp([10, 1, 0, 1], 1000, [192, 0, 2, 1], 80, ACK);
+    packet[22] = 1;
+    let verdict = balancer.memory.send(&mut packet);
+    assert_eq!(verdict, Verdict::Drop(Counter::DropTtl));
+    for name in [A, B] {
+        let index = balancer.world.id("web", name).index;
+        let traffic = balancer.memory.instance_traffic(index).unwrap();
+        assert_eq!(traffic.dropped, u64::from(name == to), "{name}");
+    }
+    assert_eq!(balancer.memory.vip_traffic(0).unwrap().dropped, 1);
 }
 
 #[test]

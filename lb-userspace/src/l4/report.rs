@@ -81,15 +81,16 @@ pub struct VipReport {
     /// Its packets that were not forwarded, by reason; their sum is what its traffic has as dropped. A
     /// relay has none.
     pub drops: Counters,
+    /// Connections that are open: as counted by the last walk over the connection table, of those that
+    /// are remembered, `None` until one is over that has begun with the VIP there; of a relay now.
+    pub live: Option<u64>,
     /// What only a relay knows.
     pub relayed: Option<RelayedVip>,
 }
 
-/// What a relay knows of a VIP.
+/// What only a relay knows of a VIP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RelayedVip {
-    /// Connections that are open.
-    pub live: u64,
     /// Connections that were refused, by [`RelayRefusal::ALL`].
     pub refused: [u64; RelayRefusal::ALL.len()],
 }

@@ -6,7 +6,9 @@
 //! [`Instance::kernel`]: crate::model::Instance::kernel
 //! [`Report`]: super::Report
 
-use std::sync::atomic::Ordering;
+use std::{collections::BTreeMap, sync::atomic::Ordering};
+
+use lb_common::VipKey;
 
 use super::{
     datapath::{Datapath, DatapathError},
@@ -16,18 +18,21 @@ use super::{
 };
 use crate::registry::Snapshot;
 
-/// Reads the traffic of the VIPs of `snapshot` that are in the maps.
+/// Reads the traffic of the VIPs of `snapshot` that are in the maps. `live` has the connections of
+/// each that the last walk has found open.
 ///
 /// # Errors
 /// When a map cannot be read.
 pub(crate) fn vips(
     snapshot: &Snapshot,
     state: &Reconciler,
+    live: &BTreeMap<VipKey, u64>,
     datapath: &dyn Datapath,
 ) -> Result<Vec<VipReport>, DatapathError> {
     let mut reports = Vec::with_capacity(snapshot.vips.len());
     for spec in snapshot.vips.iter() {
-        if let Some(vip) = state.vips().get(&vip_key(spec)) {
+        let key = vip_key(spec);
+        if let Some(vip) = state.vips().get(&key) {
             reports.push(VipReport {
                 vip: spec.clone(),
                 id: vip.id,
@@ -35,6 +40,7 @@ pub(crate) fn vips(
                 generation: vip.generation,
                 traffic: datapath.vip_traffic(vip.id)?,
                 drops: datapath.vip_drops(vip.id)?,
+                live: live.get(&key).copied(),
                 relayed: None,
             });
         }
@@ -72,6 +78,7 @@ pub(crate) fn instances(
             (&kernel.packets_out, traffic.packets_out),
             (&kernel.bytes_out, traffic.bytes_out),
             (&kernel.connections, traffic.connections),
+            (&kernel.dropped, traffic.dropped),
             (&kernel.live, *live),
         ] {
             to.store(from, Ordering::Relaxed);

@@ -2,7 +2,8 @@
 //!
 //! The program never walks the connection table; it cannot. So the daemon does, a few hundred
 //! entries at a time, and each pass over the table also counts what is open, because a live counter
-//! that the program keeps with atomic additions can only be wrong for good once it is wrong.
+//! that the program keeps with atomic additions can only be wrong for good once it is wrong. What is
+//! open of each VIP nobody else counts: a counter would be one more that all processors share.
 //!
 //! A `nat` connection has two entries, one a direction. They are judged together, by the younger of
 //! the two, and the forward one speaks for both: half a connection helps nobody.
@@ -14,8 +15,8 @@ use std::{
 
 use lb_common::{
     Address, FLOW_FORWARD, FORWARD_DNAT, FlowEntry, FlowKey, INSTANCE_ABSENT, InstanceEntry,
-    PROTOCOL_TCP, STATE_CLOSED, STATE_FIN_CLIENT, STATE_FIN_INSTANCE, STATE_OPENING, VIP_SETTLES,
-    Vip, VipKey, forward_of, translates,
+    PROTOCOL_TCP, PortRange, STATE_CLOSED, STATE_FIN_CLIENT, STATE_FIN_INSTANCE, STATE_OPENING,
+    VIP_OF_PORTS, VIP_SETTLES, Vip, VipKey, forward_of, translates,
 };
 use lb_ebpf::settled::slot_of;
 
@@ -143,22 +144,31 @@ impl Ends {
             has_instance: instances.get(&entry.instance).is_some_and(|instance| {
                 instance.state != INSTANCE_ABSENT && instance.generation == entry.generation
             }),
-            has_vip: vips.contains_key(&vip) || is_in_range(&vip, vips),
+            has_vip: vips.contains_key(&vip) || ranges(&vip, vips).next().is_some(),
         }
     }
 }
 
-/// Whether a VIP of several ports holds the one of `key`.
-fn is_in_range(key: &VipKey, vips: &BTreeMap<VipKey, Vip>) -> bool {
-    let (of_address, port) = (
-        VipKey::new(key.address, [0; 2], 0),
-        u16::from_be_bytes(key.port),
-    );
-    vips.range(of_address..)
-        .map(|(key, _)| key)
-        .take_while(|other| other.address == key.address)
-        .filter_map(VipKey::range)
-        .any(|range| range.holds(key.protocol, port))
+/// VIPs of several ports that hold the one of `key`.
+fn ranges(key: &VipKey, vips: &BTreeMap<VipKey, Vip>) -> impl Iterator<Item = VipKey> {
+    let key = *key;
+    vips.range(VipKey::new(key.address, [0; 2], 0)..)
+        .map(|(other, _)| *other)
+        .take_while(move |other| other.address == key.address)
+        .filter(move |other| other.kind == VIP_OF_PORTS && holds(other, &key))
+}
+
+/// Whether packets to the one port of `key` may be a VIP's.
+fn holds(vip: &VipKey, key: &VipKey) -> bool {
+    let is_of_range = |range: PortRange| range.holds(key.protocol, u16::from_be_bytes(key.port));
+    vip.address == key.address && vip.range().map_or(vip == key, is_of_range)
+}
+
+/// The VIP that packets to the one port of `key` are for: that of the port, or of the fewest ports.
+fn holder(key: &VipKey, vips: &BTreeMap<VipKey, Vip>) -> Option<VipKey> {
+    let width = |range: PortRange| range.last.wrapping_sub(range.first);
+    let of_port = vips.contains_key(key).then_some(*key);
+    of_port.or_else(|| ranges(key, vips).min_by_key(|vip| vip.range().map(width)))
 }
 
 /// Judges an entry by its own age, by the entry of the other direction if there is one, and by what
@@ -246,6 +256,11 @@ pub(crate) struct Sweep {
     cursor: Option<Cursor>,
     is_under_way: bool,
     tallies: BTreeMap<u16, Tally>,
+    /// The VIPs that were there when the pass began, by their ids, and what it has found open of each.
+    named: BTreeMap<u16, VipKey>,
+    open: BTreeMap<VipKey, u64>,
+    /// Open connections of each VIP, as the last whole pass has counted them.
+    live: BTreeMap<VipKey, u64>,
     pass: Pass,
     buffer: Vec<(FlowKey, FlowEntry)>,
     /// Addresses that packets of the connections have which stay.
@@ -264,6 +279,9 @@ impl Sweep {
             cursor: None,
             is_under_way: false,
             tallies: BTreeMap::new(),
+            named: BTreeMap::new(),
+            open: BTreeMap::new(),
+            live: BTreeMap::new(),
             pass: Pass {
                 entries: 0,
                 forgotten: 0,
@@ -310,6 +328,12 @@ impl Sweep {
         std::mem::take(&mut self.ends)
     }
 
+    /// How many connections of each VIP the last whole pass has found open. VIPs that were not there
+    /// when it began have none to tell of.
+    pub(crate) fn take_live(&mut self) -> BTreeMap<VipKey, u64> {
+        std::mem::take(&mut self.live)
+    }
+
     /// Takes a step; the result of the pass when that was its last one.
     ///
     /// # Errors
@@ -338,7 +362,7 @@ impl Sweep {
         known: &mut Walked<'_>,
     ) -> Result<Option<Pass>, DatapathError> {
         if !self.is_under_way {
-            self.begin(datapath, known.instances)?;
+            self.begin(datapath, known)?;
         }
         for _ in 0..CALLS_PER_STEP {
             self.buffer.clear();
@@ -365,15 +389,14 @@ impl Sweep {
         Ok(None)
     }
 
-    fn begin(
-        &mut self,
-        datapath: &dyn Datapath,
-        instances: &BTreeMap<u16, InstanceEntry>,
-    ) -> Result<(), DatapathError> {
+    fn begin(&mut self, datapath: &dyn Datapath, known: &Walked<'_>) -> Result<(), DatapathError> {
         self.pass = Pass::default();
         self.ends = filter::Ends::default();
+        self.named = named(known.vips);
+        self.open = known.vips.keys().map(|vip| (*vip, 0)).collect();
         self.tallies.clear();
-        for (index, _) in instances.iter().filter(|(_, i)| i.state != INSTANCE_ABSENT) {
+        let instances = known.instances.iter();
+        for (index, _) in instances.filter(|(_, i)| i.state != INSTANCE_ABSENT) {
             let tally = Tally {
                 live: datapath.live(*index)?,
                 connections: datapath.instance_traffic(*index)?.connections,
@@ -416,9 +439,7 @@ impl Sweep {
             // Of the client's direction, whose VIP is there.
             Judgement::KeepOpen => {
                 self.pass.entries += room(entry);
-                if let Some(tally) = self.tallies.get_mut(&entry.instance) {
-                    tally.open += 1;
-                }
+                self.count_open(key, entry, known.vips);
             }
             Judgement::Forget | Judgement::ForgetOpen => {
                 let has_partner = entry.direction == FLOW_FORWARD && translates(entry.forward);
@@ -443,6 +464,23 @@ impl Sweep {
         Ok(())
     }
 
+    /// Counts an open connection for its instance and for its VIP, so that the figures of the two go by
+    /// one rule.
+    fn count_open(&mut self, key: &FlowKey, entry: &FlowEntry, vips: &BTreeMap<VipKey, Vip>) {
+        if let Some(tally) = self.tallies.get_mut(&entry.instance) {
+            tally.open += 1;
+        }
+        let key = key.vip();
+        let named = self.named.get(&entry.vip).copied();
+        // A VIP that was taken away and came back has another id than its connections say, and somebody
+        // else may have that one.
+        let vip = named.filter(|vip| holds(vip, &key));
+        let vip = vip.or_else(|| holder(&key, vips));
+        if let Some(open) = vip.and_then(|vip| self.open.get_mut(&vip)) {
+            *open += 1;
+        }
+    }
+
     /// Compares the live counters with what the pass has counted.
     ///
     /// Connections came and went while the pass went on, so the two need not agree. They can differ
@@ -458,8 +496,16 @@ impl Sweep {
                 self.pass.corrected += by.unsigned_abs();
             }
         }
+        self.live = std::mem::take(&mut self.open);
         Ok(())
     }
+}
+
+/// VIPs by their ids.
+fn named(vips: &BTreeMap<VipKey, Vip>) -> BTreeMap<u16, VipKey> {
+    // Ids are indices of counters, of which there are far fewer.
+    let of = |(key, vip): (&VipKey, &Vip)| Some((u16::try_from(vip.id).ok()?, *key));
+    vips.iter().filter_map(of).collect()
 }
 
 /// Whether a flow's slot says what its entry says. When it says something else, or not for good, the

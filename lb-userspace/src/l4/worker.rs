@@ -85,6 +85,8 @@ pub(crate) struct Worker {
     is_behind: bool,
     /// Whether it is clients that are being walked over.
     walks_clients: bool,
+    /// Connections of each VIP that the last walk has found open.
+    live: BTreeMap<VipKey, u64>,
     /// What the next report will say.
     next: Report,
 }
@@ -123,6 +125,7 @@ impl Worker {
             retry: RETRY.0,
             is_behind: false,
             walks_clients: false,
+            live: BTreeMap::new(),
             next: Report {
                 silence,
                 ..Report::default()
@@ -378,7 +381,10 @@ impl Worker {
     fn try_read(&mut self, snapshot: &Snapshot) -> Result<(), super::datapath::DatapathError> {
         let datapath = self.datapath.as_ref();
         stats::instances(snapshot, &self.state, datapath)?;
-        self.next.vips = stats::vips(snapshot, &self.state, datapath)?;
+        // One that comes back is another one, and so may be whoever has its id.
+        self.live
+            .retain(|vip, _| self.state.vips().contains_key(vip));
+        self.next.vips = stats::vips(snapshot, &self.state, &self.live, datapath)?;
         let counters = datapath.counters()?;
         self.next.counters = counters;
         let limits = datapath.limits();
@@ -425,6 +431,7 @@ impl Worker {
             Ok(Some(pass)) => {
                 self.greeter
                     .greet(self.sweep.take_clients().into_iter().map(ip));
+                self.live = self.sweep.take_live();
                 let report = &mut self.next.connections;
                 report.entries = pass.entries;
                 report.forgotten += pass.forgotten;

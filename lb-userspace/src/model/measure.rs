@@ -158,6 +158,8 @@ pub struct KernelTraffic {
     pub bytes_out: AtomicU64,
     /// Connections begun.
     pub connections: AtomicU64,
+    /// Packets of its connections, in either direction, that were not forwarded; a relay sees none.
+    pub dropped: AtomicU64,
     /// Connections open now, of those that are remembered.
     pub live: AtomicU64,
     /// Whether there may be connections that are not remembered.

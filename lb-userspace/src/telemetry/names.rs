@@ -261,6 +261,9 @@ families! {
     L4_INSTANCE_CONNECTIONS: Counter "lb_l4_instance_connections_total"
         ["service", "instance"]
         "Connections of VIPs that the instance was given.";
+    L4_INSTANCE_DROPPED: Counter "lb_l4_instance_dropped_packets_total"
+        ["service", "instance"]
+        "Packets of the instance's connections, in either direction, that were not forwarded.";
     L4_INSTANCE_LIVE: Gauge "lb_l4_instance_live_connections"
         ["service", "instance"]
         "Connections of VIPs that are open.";
@@ -294,6 +297,9 @@ families! {
     L4_VIP_CONNECTIONS: Counter "lb_l4_vip_connections_total"
         ["vip", "service"]
         "Connections begun.";
+    L4_VIP_LIVE: Gauge "lb_l4_vip_live_connections"
+        ["vip", "service"]
+        "Connections that are open, as of the last walk over the connection table; of a relay now.";
     L4_VIP_DROPPED: Counter "lb_l4_vip_dropped_packets_total"
         ["vip", "service"]
         "Packets for the VIP that were refused.";
@@ -306,9 +312,6 @@ families! {
     L4_RELAY_REFUSED: Counter "lb_l4_relay_refused_connections_total"
         ["vip", "service", "reason"]
         "Clients' connections that the relay has reset instead of passing them on, and why.";
-    L4_RELAY_LIVE: Gauge "lb_l4_relay_live_connections"
-        ["vip", "service"]
-        "Connections that the relay has open.";
     L4_RELAY_MAX: Gauge "lb_l4_relay_connections_max"
         []
         "Connections that the relay may have open.";

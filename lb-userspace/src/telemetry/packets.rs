@@ -35,11 +35,11 @@ impl PacketCollector {
             &names::L4_VIP_PACKETS,
             &names::L4_VIP_BYTES,
             &names::L4_VIP_CONNECTIONS,
+            &names::L4_VIP_LIVE,
             &names::L4_VIP_DROPPED,
             &names::L4_VIP_DROPS,
             &names::L4_VIP_GENERATION,
             &names::L4_RELAY_REFUSED,
-            &names::L4_RELAY_LIVE,
             &names::L4_RELAY_MAX,
             &names::L4_ENTRIES,
             &names::L4_ENTRIES_MAX,
@@ -139,10 +139,11 @@ fn reasons(report: &Report) -> [MetricFamily; 2] {
     [drops, generations].map(Samples::finish)
 }
 
-fn vips(report: &Report) -> [MetricFamily; 4] {
+fn vips(report: &Report) -> [MetricFamily; 5] {
     let mut packets = Samples::new(&names::L4_VIP_PACKETS);
     let mut bytes = Samples::new(&names::L4_VIP_BYTES);
     let mut connections = Samples::new(&names::L4_VIP_CONNECTIONS);
+    let mut live = Samples::new(&names::L4_VIP_LIVE);
     let mut dropped = Samples::new(&names::L4_VIP_DROPPED);
     for report in &report.vips {
         let (vip, service) = (report.vip.to_string(), report.vip.service.as_str());
@@ -152,36 +153,30 @@ fn vips(report: &Report) -> [MetricFamily; 4] {
         bytes.add(&[&vip, service, "in"], traffic.bytes_in as f64);
         bytes.add(&[&vip, service, "out"], traffic.bytes_out as f64);
         connections.add(&[&vip, service], traffic.connections as f64);
+        if let Some(count) = report.live {
+            live.add(&[&vip, service], count as f64);
+        }
         dropped.add(&[&vip, service], traffic.dropped as f64);
     }
-    [packets, bytes, connections, dropped].map(Samples::finish)
+    [packets, bytes, connections, live, dropped].map(Samples::finish)
 }
 
 /// A relay sees connections and bytes, no packets, and has no maps.
 fn relay(report: &Report) -> [MetricFamily; 6] {
-    let [_, bytes, connections, _] = vips(report);
+    let [_, bytes, connections, live, _] = vips(report);
     let mut refused = Samples::new(&names::L4_RELAY_REFUSED);
-    let mut live = Samples::new(&names::L4_RELAY_LIVE);
     for report in &report.vips {
         let (vip, service) = (report.vip.to_string(), report.vip.service.as_str());
         let Some(relayed) = report.relayed else {
             continue;
         };
-        live.add(&[&vip, service], relayed.live as f64);
         for (why, count) in RelayRefusal::ALL.iter().zip(relayed.refused) {
             refused.add(&[&vip, service, why.label()], count as f64);
         }
     }
     let most = one(&names::L4_RELAY_MAX, &[], report.connections.max.into());
     let revision = one(&names::L4_REVISION, &[], report.reconcile.revision as f64);
-    [
-        bytes,
-        connections,
-        refused.finish(),
-        live.finish(),
-        most,
-        revision,
-    ]
+    [bytes, connections, live, refused.finish(), most, revision]
 }
 
 fn one(family: &'static Family, labels: &[&str], value: f64) -> MetricFamily {

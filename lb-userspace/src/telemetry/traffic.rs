@@ -73,6 +73,7 @@ impl TrafficCollector {
             &names::L4_INSTANCE_PACKETS,
             &names::L4_INSTANCE_BYTES,
             &names::L4_INSTANCE_CONNECTIONS,
+            &names::L4_INSTANCE_DROPPED,
             &names::L4_INSTANCE_LIVE,
             &names::REVISION,
             &names::L4_ACL_RULES,
@@ -407,6 +408,7 @@ struct KernelSamples {
     packets: Samples,
     bytes: Samples,
     connections: Samples,
+    dropped: Samples,
     live: Samples,
 }
 
@@ -416,6 +418,7 @@ impl KernelSamples {
             packets: Samples::new(&names::L4_INSTANCE_PACKETS),
             bytes: Samples::new(&names::L4_INSTANCE_BYTES),
             connections: Samples::new(&names::L4_INSTANCE_CONNECTIONS),
+            dropped: Samples::new(&names::L4_INSTANCE_DROPPED),
             live: Samples::new(&names::L4_INSTANCE_LIVE),
         }
     }
@@ -435,12 +438,20 @@ impl KernelSamples {
                 .add(&[name, instance, "out"], count(&kernel.bytes_out));
             self.connections
                 .add(&[name, instance], count(&kernel.connections));
+            self.dropped.add(&[name, instance], count(&kernel.dropped));
             self.live.add(&[name, instance], count(&kernel.live));
         }
     }
 
-    fn finish(self) -> [MetricFamily; 4] {
-        [self.packets, self.bytes, self.connections, self.live].map(Samples::finish)
+    fn finish(self) -> [MetricFamily; 5] {
+        let samples = [
+            self.packets,
+            self.bytes,
+            self.connections,
+            self.dropped,
+            self.live,
+        ];
+        samples.map(Samples::finish)
     }
 }
 

@@ -185,9 +185,9 @@ async fn states_change_with_the_state() {
 async fn packets_add_up_and_an_absent_packet_path_has_no_zeros() {
     let world = World::new();
     let ocr = world.instance("ocr-service", 0);
-    ocr.kernel
-        .live
-        .store(5, std::sync::atomic::Ordering::Relaxed);
+    let relaxed = std::sync::atomic::Ordering::Relaxed;
+    ocr.kernel.live.store(5, relaxed);
+    ocr.kernel.dropped.store(6, relaxed);
     let text = scrape(&world).await;
     let vip = r#"vip="udp/192.0.2.1:53",service="ocr-service""#;
     let instance = r#"service="ocr-service",instance="127.0.0.1:8004""#;
@@ -201,7 +201,9 @@ async fn packets_add_up_and_an_absent_packet_path_has_no_zeros() {
         r#"lb_l4_attached{interface="eth0",mode="generic"} 1"#.to_owned(),
         format!("lb_l4_vip_bytes_total{{{vip},direction=\"in\"}} 6000"),
         format!("lb_l4_vip_connections_total{{{vip}}} 7"),
+        format!("lb_l4_vip_live_connections{{{vip}}} 4"),
         format!("lb_l4_instance_live_connections{{{instance}}} 5"),
+        format!("lb_l4_instance_dropped_packets_total{{{instance}}} 6"),
         "lb_l4_connection_entries 7".to_owned(),
         "lb_l4_tables_max 63".to_owned(),
     ] {

@@ -26,6 +26,8 @@ async fn figures_are_those_of_the_counters() {
     let relaxed = std::sync::atomic::Ordering::Relaxed;
     b.kernel.connections.store(4, relaxed);
     b.kernel.bytes_in.store(4_000, relaxed);
+    a.kernel.dropped.store(1, relaxed);
+    b.kernel.dropped.store(2, relaxed);
 
     let stats = world.get("/stats/main-backend").await;
     let requests = &stats["requests"];
@@ -48,6 +50,7 @@ async fn figures_are_those_of_the_counters() {
     let answers = json!([{"reason": "connect_failed", "status": 502, "count": 2}]);
     assert_eq!(stats["answers"], answers);
     assert_eq!(stats["kernel"]["connections"], 4);
+    assert_eq!(stats["kernel"]["dropped"], 3);
     let shares = stats["shares"].as_array().unwrap();
     assert_eq!(shares[0]["weight"], 0.25);
     assert_eq!(shares[0]["request_share"], 0.25);
@@ -283,6 +286,7 @@ async fn the_packet_path_reports_what_it_does() {
     );
     assert_eq!(datapath["vips"][0]["vip"], "udp/192.0.2.1:53");
     assert_eq!(datapath["vips"][0]["bytes_in"], 6_000);
+    assert_eq!(datapath["vips"][0]["live"], 4);
     assert_eq!(datapath["connections"]["max"], 1000);
     assert_eq!(datapath["tables"], json!({"used": 1, "max": 63}));
     assert_eq!(world.get("/health").await["status"], "healthy");
@@ -290,7 +294,11 @@ async fn the_packet_path_reports_what_it_does() {
     let mut broken = (*world.state.report()).clone();
     broken.reconcile.error = Some("no memory".to_owned());
     broken.warnings = vec!["no route to 10.0.0.9\nfor many reasons".to_owned()];
+    broken.vips[0].live = None;
     world.reporter.publish(broken);
+    // Before the first walk is over nobody knows, which is not the same as none.
+    let datapath = world.get("/datapath").await;
+    assert_eq!(datapath["vips"][0].get("live"), None);
     let problems = &world.get("/health").await["problems"];
     let expected = json!([
         "the kernel does not hold the current state: no memory",

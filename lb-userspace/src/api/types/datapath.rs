@@ -94,7 +94,9 @@ pub struct VipTraffic {
     pub dropped: u64,
     /// Why packets were refused, reasons that have occurred only; not of a relay.
     pub drops: Vec<DropCount>,
-    /// Connections that are open; known of a relay alone.
+    /// Connections that are open. In the kernel path as counted by the last walk over the connection
+    /// table, which is some five seconds ago at most while that is not very large, without those that
+    /// nobody remembers; absent until the first walk is over. Of a relay those of now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub live: Option<u64>,
 }
@@ -117,7 +119,7 @@ pub struct ConnectionTable {
     pub max: u64,
     /// Entries forgotten since the daemon's start because their time was over.
     pub forgotten: u64,
-    /// By how much live counters had to be put right since the daemon's start.
+    /// By how much live counters of instances had to be put right since the daemon's start.
     pub corrected: u64,
 }
 

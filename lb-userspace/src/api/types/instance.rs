@@ -197,6 +197,11 @@ pub struct Kernel {
     pub packets_out: u64,
     /// Bytes from instances, where they come back through lb.
     pub bytes_out: u64,
+    /// Packets of its connections, in either direction, that were not forwarded: no route, no
+    /// neighbour, too large, time to live over. What is refused before an instance is chosen is in the
+    /// VIP's figure alone. A relay sees no packets.
+    #[serde(default)]
+    pub dropped: u64,
 }
 
 impl std::ops::AddAssign for Kernel {
@@ -207,5 +212,6 @@ impl std::ops::AddAssign for Kernel {
         self.bytes_in += other.bytes_in;
         self.packets_out += other.packets_out;
         self.bytes_out += other.bytes_out;
+        self.dropped += other.dropped;
     }
 }

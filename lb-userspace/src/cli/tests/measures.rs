@@ -78,6 +78,8 @@ fn status_and_stats_show_what_is_measured() {
         [A, "0 %", "20", "100 %", "100 %", "0", "-"]
     );
     assert!(text.contains("connections  0 open, 0 so far"), "{text}");
+    let packets = "0 in (0 B), 0 out (0 B), 0 dropped";
+    assert!(text.contains(packets), "{text}");
     let text = lb.run("stats").ok();
     assert_eq!(cells(&text, "all")[1], "20");
     assert_eq!(lb.json("stats ocr-service")["requests"]["total"], 0);
@@ -103,6 +105,7 @@ fn the_packet_path_is_shown() {
         "udp/192.0.2.1:53",
         "ocr-service",
         "7",
+        "4",
         "60",
         "5.9 KiB",
         "0",

@@ -194,6 +194,7 @@ async fn vips_are_followed_by_the_ids_that_they_have() {
         generation: 1,
         traffic: Traffic::default(),
         drops: lb_common::Counters::default(),
+        live: None,
         relayed: None,
     };
     let vips = |ids: [u32; 3]| {

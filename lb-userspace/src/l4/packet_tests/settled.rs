@@ -96,12 +96,13 @@ const THREE: &[(&str, u16)] = &[(A, 1), (B, 1), (C, 1)];
 
 #[test]
 fn a_quiet_service_remembers_nothing() {
-    let balancer = Balancer::new(vec![spec(THREE)]);
+    let mut balancer = Balancer::new(vec![spec(THREE)]);
     let flows = balancer.begin(1000..1200);
     balancer.assert_go_on(&flows);
     assert_eq!((balancer.flows(), balancer.unsettled()), (0, (0, 0)));
     let counters = balancer.memory.counters().unwrap();
     assert_eq!(counters.get(Counter::PacketsSettled), 400);
+    assert!(balancer.walk().into_values().eq([0]));
 }
 
 #[test]
@@ -349,7 +350,9 @@ proptest! {
                     silent += time;
                     balancer.pass(time);
                 }
-                Step::Walks => balancer.walk(),
+                Step::Walks => {
+                    balancer.walk();
+                }
                 Step::Restarts => balancer.restart(vec![spec(&members(&weights))]),
             }
         }

@@ -228,10 +228,8 @@ fn vip(front: &Front) -> VipReport {
             ..Traffic::default()
         },
         drops: Counters::default(),
-        relayed: Some(RelayedVip {
-            live: counts.live.load(Relaxed),
-            refused,
-        }),
+        live: Some(counts.live.load(Relaxed)),
+        relayed: Some(RelayedVip { refused }),
     }
 }
 

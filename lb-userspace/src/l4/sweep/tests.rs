@@ -157,10 +157,14 @@ fn vips() -> BTreeMap<VipKey, Vip> {
 }
 
 fn walk(memory: &Memory, sweep: &mut Sweep) -> Pass {
+    walk_with(memory, sweep, &vips())
+}
+
+fn walk_with(memory: &Memory, sweep: &mut Sweep, vips: &BTreeMap<VipKey, Vip>) -> Pass {
     for _ in 0..100 {
         let mut known = Walked {
             instances: &instances(),
-            vips: &vips(),
+            vips,
             tables: &mut Tables::new(2, Duration::ZERO),
         };
         let step = sweep.step(&mut memory.clone(), &mut known);
@@ -276,4 +280,101 @@ fn a_crowded_table_forgets_closed_connections_sooner() {
     assert!(!sweep.is_crowded());
     sweep.note_crowd();
     assert!(sweep.is_crowded());
+}
+
+fn with_id(id: u32) -> Vip {
+    Vip {
+        id,
+        ..Vip::default()
+    }
+}
+
+fn of_port(port: u16, protocol: u8) -> VipKey {
+    VipKey::new(from_v4([192, 0, 2, 1]), port.to_be_bytes(), protocol)
+}
+
+fn of_ports(first: u16, last: u16) -> VipKey {
+    let range = PortRange::new(PROTOCOL_TCP, first, last);
+    VipKey::of_ports(from_v4([192, 0, 2, 1]), range)
+}
+
+/// Both entries of a connection to a port of the VIP with this id.
+fn to(port: u16, id: u16, client: u16) -> [(FlowKey, FlowEntry); 2] {
+    let [(mut key, mut forward), (reply_key, mut reply)] = nat(client, PROTOCOL_TCP, (1, 1), 0);
+    key.destination_port = port.to_be_bytes();
+    reply.source_port = port.to_be_bytes();
+    (forward.vip, reply.vip) = (id, id);
+    [(key, forward), (reply_key, reply)]
+}
+
+#[test]
+fn vips_have_open_what_instances_have() {
+    let memory = Memory::new(2);
+    memory.kernel().set_now(NOW);
+    let states = [0, STATE_OPENING, STATE_FIN_CLIENT, STATE_CLOSED];
+    for (client, state) in (0..).zip(states) {
+        put(&memory, &nat(client, PROTOCOL_TCP, (5, 5), state));
+    }
+    put(&memory, &nat(10, PROTOCOL_TCP, (4000, 4000), 0));
+    memory.kernel().live_begin(1);
+    put(&memory, &nat(11, PROTOCOL_TCP, (4000, 5), 0));
+    for client in 20..22 {
+        let [(key, mut entry), _] = nat(client, PROTOCOL_UDP, (1, 1), 0);
+        (entry.vip, entry.forward) = (1, FORWARD_L2DSR);
+        put(&memory, &[(key, entry)]);
+    }
+    put(&memory, &to(8500, 2, 30));
+    // One port of the range is another VIP by now. What has begun before goes on as the range's.
+    put(&memory, &to(8600, 2, 31));
+    put(&memory, &to(8600, 3, 32));
+    let (tcp, udp) = (of_port(80, PROTOCOL_TCP), of_port(80, PROTOCOL_UDP));
+    let (many, apart) = (of_ports(8000, 8999), of_port(8600, PROTOCOL_TCP));
+    let idle = of_port(443, PROTOCOL_TCP);
+    let vips: BTreeMap<_, _> = (0..)
+        .zip([tcp, udp, many, apart, idle])
+        .map(|(id, key)| (key, with_id(id)))
+        .collect();
+    let mut sweep = Sweep::new(limits());
+    assert!(sweep.take_live().is_empty());
+    walk_with(&memory, &mut sweep, &vips);
+    let live = sweep.take_live();
+    let expected = [(tcp, 4), (udp, 2), (many, 2), (apart, 1), (idle, 0)];
+    assert_eq!(live, BTreeMap::from(expected));
+    // With nothing left to forget the instance's is put right exactly.
+    walk_with(&memory, &mut sweep, &vips);
+    assert_eq!(sweep.take_live(), live);
+    assert_eq!(memory.kernel().live(1), live.values().sum::<u64>());
+    assert!(sweep.take_live().is_empty());
+}
+
+#[test]
+fn who_has_the_id_of_another_vip_has_none_of_its_connections() {
+    let memory = Memory::new(2);
+    memory.kernel().set_now(NOW);
+    // They began when their VIPs had the ids 0 and 1, in which there are others now.
+    for client in 0..5 {
+        put(&memory, &to(80, 0, client));
+    }
+    put(&memory, &to(8500, 1, 5));
+    let (http, other) = (of_port(80, PROTOCOL_TCP), of_port(81, PROTOCOL_TCP));
+    let (many, any) = (of_ports(8000, 8999), of_ports(1, u16::MAX));
+    let back = [
+        (other, with_id(0)),
+        (of_port(82, PROTOCOL_TCP), with_id(1)),
+        (http, with_id(2)),
+        (many, with_id(3)),
+        (any, with_id(4)),
+    ];
+    let mut sweep = Sweep::new(limits());
+    walk_with(&memory, &mut sweep, &BTreeMap::from(back));
+    let live = sweep.take_live();
+    assert_eq!(
+        [http, other, many, any].map(|vip| live[&vip]),
+        [5, 0, 1, 0],
+        "{live:?}"
+    );
+    // Without any VIP that holds them they go.
+    walk_with(&memory, &mut sweep, &BTreeMap::from([(other, with_id(0))]));
+    assert_eq!(sweep.take_live(), BTreeMap::from([(other, 0)]));
+    assert!(memory.kernel().flows().is_empty());
 }

@@ -164,19 +164,77 @@ async fn figures_reach_the_instances_within_a_second() {
     daemon
         .memory
         .kernel()
-        .instance_traffic(id.index, |t| t.packets_in = 7);
+        .instance_traffic(id.index, |t| (t.packets_in, t.dropped) = (7, 2));
     daemon.memory.kernel().live_begin(id.index);
     daemon.memory.kernel().vip_traffic(0, |t| t.bytes_in = 99);
     daemon.pass(READ).await;
     let snapshot = daemon.world.snapshot();
     let kernel = &snapshot.services[0].members[0].instance.kernel;
     assert_eq!(kernel.packets_in.load(Ordering::Relaxed), 7);
+    assert_eq!(kernel.dropped.load(Ordering::Relaxed), 2);
     assert_eq!(daemon.handle.report().vips[0].traffic.bytes_in, 99);
     // The walk over the table finds no connection behind the count.
     daemon.pass(WALK).await;
     daemon.pass(WALK).await;
     assert_eq!(kernel.live.load(Ordering::Relaxed), 0);
     assert_eq!(daemon.handle.report().connections.corrected, 1);
+}
+
+/// An open connection to the VIP `address`, which has the id 0.
+fn connect(daemon: &Daemon, address: [u8; 4], port: u16) {
+    use lb_common::{FLOW_FORWARD, FORWARD_L2DSR, FlowEntry, FlowKey, PROTOCOL_TCP, from_v4};
+    use lb_ebpf::{Insert, Tables as _};
+    let id = daemon.world.id("web", A);
+    let key = FlowKey {
+        source: from_v4([10, 1, 0, 1]),
+        destination: from_v4(address),
+        source_port: port.to_be_bytes(),
+        destination_port: [0, 80],
+        protocol: PROTOCOL_TCP,
+        ..FlowKey::default()
+    };
+    let entry = FlowEntry {
+        last_seen: daemon.memory.now(),
+        instance: id.index,
+        generation: id.generation,
+        direction: FLOW_FORWARD,
+        forward: FORWARD_L2DSR,
+        ..FlowEntry::default()
+    };
+    let inserted = daemon.memory.kernel().insert_flow(&key, &entry);
+    assert_eq!(inserted, Insert::Done);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_vip_has_open_is_known_after_a_walk_and_never_another_ones() {
+    let daemon = Daemon::start();
+    let live = || daemon.handle.report().vips[0].live;
+    let read = WALK + READ;
+    daemon.pass(Duration::from_millis(10)).await;
+    (1000..1003).for_each(|port| connect(&daemon, [192, 0, 2, 1], port));
+    daemon.pass(READ).await;
+    assert_eq!(live(), None, "no walk has begun with the VIP there");
+    daemon.pass(read).await;
+    assert_eq!(live(), Some(3));
+    // Another VIP gets the id.
+    let services = || vec![service("web", Algorithm::RoundRobin, &[(A, 1), (B, 1)])];
+    let other = vec![vip("192.0.2.2:80", Protocol::Tcp, "web")];
+    daemon.world.configure(services(), other);
+    daemon.pass(Duration::from_millis(10)).await;
+    let report = daemon.handle.report();
+    assert_eq!((report.vips[0].id, report.vips[0].live), (0, None));
+    daemon.pass(read).await;
+    assert_eq!(live(), Some(0));
+    connect(&daemon, [192, 0, 2, 2], 1000);
+    daemon.pass(read).await;
+    assert_eq!(live(), Some(1));
+    // And back again.
+    let first = vec![vip(VIP, Protocol::Tcp, "web")];
+    daemon.world.configure(services(), first);
+    daemon.pass(Duration::from_millis(10)).await;
+    assert_eq!(live(), None);
+    daemon.pass(read).await;
+    assert_eq!(live(), Some(0));
 }
 
 #[tokio::test(start_paused = true)]

@@ -37,7 +37,7 @@ fn large_transfers_are_whole_whoever_is_slow() {
     assert!(heard == sent, "{} bytes of {LARGE}", heard.len());
     let report = stage.report_when("the figures", |report| {
         let vip = &report.vips[0];
-        vip.traffic.connections == 1 && vip.relayed.unwrap().live == 0
+        vip.traffic.connections == 1 && vip.live == Some(0)
     });
     let traffic = report.vips[0].traffic;
     let large = LARGE as u64;
