@@ -82,6 +82,8 @@ pub(crate) struct Worker {
     is_behind: bool,
     /// Whether it is clients that are being walked over.
     walks_clients: bool,
+    /// Whether packets were dropped for want of a neighbour, since the last look at that.
+    misses_neighbours: bool,
     /// What the next report will say.
     next: Report,
 }
@@ -119,6 +121,7 @@ impl Worker {
             retry: RETRY.0,
             is_behind: false,
             walks_clients: false,
+            misses_neighbours: false,
             next: Report {
                 silence,
                 ..Report::default()
@@ -168,6 +171,7 @@ impl Worker {
                     if self.read() {
                         step = Instant::now();
                     }
+                    self.greet_missed();
                     read = Instant::now() + READ;
                 }
                 () = sleep_until(share), if self.ceilings.shares() => {
@@ -364,6 +368,7 @@ impl Worker {
         }
         if unresolved {
             self.sweep.collect_clients();
+            self.misses_neighbours = true;
         }
         if full {
             self.sweep.note_crowd();
@@ -478,6 +483,15 @@ impl Worker {
         plan.instances
             .iter()
             .any(|(index, entry)| known.get(index).map(address) != Some(entry.address))
+    }
+
+    /// Has instances greeted whose packets were dropped because the kernel has forgotten them, without
+    /// waiting for the time at which all are. Figures are read whenever somebody asks for them, so it
+    /// is not done where they are read: nobody is to be greeted more than once a second.
+    fn greet_missed(&mut self) {
+        if std::mem::take(&mut self.misses_neighbours) {
+            self.greet(&self.registry.snapshot());
+        }
     }
 
     /// Makes the kernel find the neighbours of all instances that VIPs lead to.

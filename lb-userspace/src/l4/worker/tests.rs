@@ -13,6 +13,17 @@ use crate::{
 
 const VIP: &str = "192.0.2.1:80";
 
+fn worker(memory: &Memory, world: &World, clock: &Clock) -> Worker {
+    Worker::new(
+        Box::new(memory.clone()),
+        crate::l4::fixture::host().spec,
+        String::new(),
+        Reconciler::adopt(memory, GRACE).unwrap(),
+        Arc::clone(&world.0),
+        clock.clone(),
+    )
+}
+
 /// A worker over maps in memory, on paused time.
 struct Daemon {
     memory: Memory,
@@ -31,14 +42,7 @@ impl Daemon {
         );
         let memory = Memory::new(8);
         let clock = Clock::manual(Timestamp(1));
-        let worker = Worker::new(
-            Box::new(memory.clone()),
-            crate::l4::fixture::host().spec,
-            String::new(),
-            Reconciler::adopt(&memory, GRACE).unwrap(),
-            Arc::clone(&world.0),
-            clock.clone(),
-        );
+        let worker = worker(&memory, &world, &clock);
         let handle = worker.reporter().handle();
         let (end, ended) = oneshot::channel();
         let task = tokio::spawn(worker.run(async {
@@ -177,6 +181,22 @@ async fn figures_reach_the_instances_within_a_second() {
     daemon.pass(WALK).await;
     assert_eq!(kernel.live.load(Ordering::Relaxed), 0);
     assert_eq!(daemon.handle.report().connections.corrected, 1);
+}
+
+#[test]
+fn instances_are_greeted_once_for_packets_that_have_missed_them() {
+    use lb_ebpf::Tables as _;
+    let (memory, world) = (Memory::new(8), World::new(vec![], vec![]));
+    let mut worker = worker(&memory, &world, &Clock::manual(Timestamp(1)));
+    assert!(!worker.misses_neighbours);
+    memory.kernel().count(Counter::DropNoNeighbour);
+    // Whoever asks for figures may be the first to see it, and the second sees nothing new.
+    worker.read();
+    worker.read();
+    assert!(worker.misses_neighbours);
+    worker.greet_missed();
+    worker.read();
+    assert!(!worker.misses_neighbours);
 }
 
 #[tokio::test(start_paused = true)]
