@@ -80,6 +80,7 @@ pub struct MemoryTables {
     recent: Mutex<HashMap<u32, Recent>>,
     epochs: Mutex<HashMap<u32, u64>>,
     openings: Mutex<Openings>,
+    opening_places: u32,
     capacity: usize,
     turns: Mutex<HashMap<u32, u32>>,
     random: Mutex<u64>,
@@ -133,6 +134,7 @@ impl MemoryTables {
             recent: Mutex::default(),
             epochs: Mutex::default(),
             openings: Mutex::default(),
+            opening_places: most_opening(capacity as u32, NAT_PORTS),
             capacity,
             turns: Mutex::default(),
             random: Mutex::new(seed),
@@ -153,9 +155,19 @@ impl MemoryTables {
         }
     }
 
+    /// With so many places for connections that are opening, instead of those of all processors
+    /// together.
+    #[must_use]
+    pub fn with_opening_places(self, opening_places: u32) -> Self {
+        Self {
+            opening_places,
+            ..self
+        }
+    }
+
     /// The place in the ring of connections that are opening that is `next`, once round.
     const fn opening_at(&self, next: usize) -> usize {
-        let most = most_opening(self.capacity as u32, NAT_PORTS) as usize;
+        let most = self.opening_places as usize;
         if next < most { next } else { 0 }
     }
 

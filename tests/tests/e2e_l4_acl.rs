@@ -1,14 +1,20 @@
 //! The source ACL on real connections: rules of run time, files that are followed, restarts.
 
+use std::fmt::Write as _;
 use std::fs;
-use std::net::SocketAddr;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use hyper::Method;
+use lb_tests::cleanup;
 use lb_tests::client::held::Held;
-use lb_tests::client::tcp;
+use lb_tests::client::{http, tcp, udp};
+use lb_tests::daemon::API;
 use lb_tests::instance;
 use lb_tests::scene::{Configuration, DSR, FAMILIES, NAT, Scene, address};
+use lb_tests::topology::{Family, INTERFACE};
 use serde_json::{Value, json};
 
 /// Within which a file that has changed is read.
@@ -25,8 +31,15 @@ fn scene(acl: &str) -> Result<Scene> {
             &[10, 10],
             "algorithm = \"consistent_hash\"\nforwarding = \"l2dsr\"",
         )
+        .service(
+            "datagrams",
+            instance::UDP,
+            &[10, 10],
+            "forwarding = \"l2dsr\"",
+        )
         .vips(NAT, instance::TCP, "tcp", "nat")
-        .vips(DSR, instance::TCP, "tcp", "dsr");
+        .vips(DSR, instance::TCP, "tcp", "dsr")
+        .vips(DSR, instance::UDP, "udp", "datagrams");
     Scene::new(2, configuration.text())
 }
 
@@ -181,4 +194,138 @@ fn reached_without_daemon(scene: &Scene) -> Result<usize> {
         reached += usize::from(tally.failures().is_empty());
     }
     Ok(reached)
+}
+
+/// Last part of the addresses of the client that it has beside its own.
+const OTHER: u8 = 40;
+
+/// A hundred thousand rules: prefixes that are denied, with one address inside of each that is allowed.
+/// The last ones are the prefixes of the network, inside of which `allowed` is.
+fn many(allowed: u8) -> String {
+    let mut list = String::new();
+    for n in 0..24_999_u32 {
+        let v4 = |inside: u32| std::net::Ipv4Addr::from_bits(0xac10_0000 + n * 16 + inside);
+        let _ = writeln!(list, "deny {}/28\nallow {}", v4(0), v4(7));
+        let _ = writeln!(list, "deny 2001:db8:{n:x}::/48\nallow 2001:db8:{n:x}::7");
+    }
+    for (family, length) in FAMILIES.into_iter().zip([24, 64]) {
+        let (network, inside) = (address(0, family), address(allowed, family));
+        let _ = writeln!(list, "deny {network}/{length}\nallow {inside}");
+    }
+    list
+}
+
+/// A connection that has heard from its instance.
+fn connected(target: SocketAddr) -> Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&target, Duration::from_secs(3))?;
+    stream.set_read_timeout(Some(Duration::from_secs(3)))?;
+    let mut name = String::new();
+    BufReader::new(&stream).read_line(&mut name)?;
+    ensure!(name.starts_with('i'), "{target}: {name:?}");
+    Ok(stream)
+}
+
+/// Something is sent, and dropped because of its source. What is dropped has no answer, so that is not
+/// waited for.
+fn expect_denied(scene: &Scene, send: impl FnOnce() -> Result<()>) -> Result<()> {
+    let before = denied(scene)?;
+    send()?;
+    let is_dropped = cleanup::within(Duration::from_secs(2), || {
+        denied(scene).is_ok_and(|now| now > before)
+    });
+    ensure!(is_dropped, "{before} denied before, and no more since");
+    Ok(())
+}
+
+/// Of the client's two addresses one gets its datagrams answered, and those of the other are dropped.
+fn only(scene: &Scene, allowed: u8, refused: u8) -> Result<()> {
+    for family in FAMILIES {
+        let target = SocketAddr::new(address(DSR, family), instance::UDP);
+        let from = |number| SocketAddr::new(address(number, family), 0);
+        let client = &scene.topology.client.namespace;
+        client
+            .enter(|| udp::echo(from(allowed), target))?
+            .with_context(|| format!("from {}", address(allowed, family)))?;
+        let socket = client.enter(|| UdpSocket::bind(from(refused)))??;
+        expect_denied(scene, || Ok(socket.send_to(b"hello", target).map(drop)?))?;
+        socket.set_nonblocking(true)?;
+        ensure!(socket.recv(&mut [0; 64]).is_err(), "an answer to {target}");
+    }
+    Ok(())
+}
+
+/// What the daemon says of a hundred thousand rules, and of some of them.
+fn says_all(scene: &Scene, allowed: u8, refused: u8) -> Result<()> {
+    let acl = scene.daemon.get("/acl?limit=0")?;
+    ensure!(acl["deny"] == 50_000 && acl["allow"] == 50_000, "{acl}");
+    ensure!(acl["lists"][0]["prefixes"] == 100_000, "{acl}");
+    let balancer = &scene.topology.balancer.namespace;
+    let metrics = http::request(balancer, API, Method::GET, "/metrics", "")?.text();
+    for action in ["allow", "deny"] {
+        let line = format!("lb_l4_acl_rules{{action=\"{action}\"}} 50000");
+        ensure!(metrics.lines().any(|one| one == line), "no {line}");
+    }
+    let [v4, v6] = FAMILIES.map(|family| [allowed, refused].map(|one| address(one, family)));
+    let asked = [
+        ("172.22.26.103".parse()?, "allow"),
+        ("172.22.26.104".parse()?, "deny"),
+        ("172.22.26.112".parse()?, "none"),
+        ("2001:db8:61a6::7".parse()?, "allow"),
+        ("2001:db8:61a6::8".parse()?, "deny"),
+        ("2001:db8:61a7::8".parse()?, "none"),
+        (v4[0], "allow"),
+        (v4[1], "deny"),
+        (v6[0], "allow"),
+        (v6[1], "deny"),
+    ];
+    for (address, action) in asked {
+        let told = scene.daemon.get(&format!("/acl/match?address={address}"))?;
+        let rule = told["rule"]["action"].as_str().unwrap_or("none");
+        ensure!(rule == action, "expected {action}, found {told}");
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_hundred_thousand_rules_let_through_who_is_allowed_inside_of_what_is_denied() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let list = folder.path().join("deny.txt");
+    fs::write(&list, many(2))?;
+    let scene = scene(&format!("[datapath.acl]\nfiles = [{list:?}]"))?;
+    let client = &scene.topology.client.namespace;
+    // For those alone that ask for it: IPv4 prefers the first address, IPv6 what is not deprecated.
+    let [v4, v6] = FAMILIES.map(|family| address(OTHER, family));
+    client.ip(&[
+        format!("addr add {v4}/24 dev {INTERFACE}"),
+        format!("addr add {v6}/64 dev {INTERFACE} nodad preferred_lft 0"),
+    ])?;
+    says_all(&scene, 2, OTHER)?;
+    only(&scene, 2, OTHER)?;
+    let streams: Vec<TcpStream> = targets()
+        .map(|target| client.enter(|| connected(target))?)
+        .collect::<Result<_>>()?;
+    for mut stream in &streams {
+        stream.write_all(b".")?;
+        stream.read_exact(&mut [0])?;
+    }
+    adds_up(&scene)?;
+
+    fs::write(&list, many(OTHER))?;
+    let path = format!("/acl/match?address={}", address(2, Family::V6));
+    let is_denied = |told: &Value| told["action"] == "deny";
+    scene.daemon.wait_for(&path, FOLLOWED, is_denied)?;
+    scene.settle()?;
+    says_all(&scene, OTHER, 2)?;
+    only(&scene, OTHER, 2)?;
+    expect_denied(&scene, || {
+        let mut streams = streams.iter();
+        streams.try_for_each(|mut stream| Ok(stream.write_all(b".")?))
+    })?;
+    for mut stream in &streams {
+        stream.set_read_timeout(Some(Duration::from_millis(100)))?;
+        let heard = stream.read(&mut [0]);
+        ensure!(heard.is_err(), "a connection goes on: {heard:?}");
+    }
+    adds_up(&scene)
 }

@@ -4,7 +4,9 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use hyper::Method;
+use lb_tests::cleanup;
 use lb_tests::client::{held::Held, tcp};
 use lb_tests::instance;
 use lb_tests::scene::{Configuration, DSR, NAT, Scene, address};
@@ -83,6 +85,52 @@ fn connections_of_a_draining_instance_go_on() -> Result<()> {
         ensure!(
             again.of("i2") > 0 && again.failures().is_empty(),
             "after enable: {again}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root"]
+fn what_a_drain_leaves_is_cut_at_its_deadline_and_not_before() -> Result<()> {
+    const DEADLINE: Duration = Duration::from_millis(2500);
+    let scene = Scene::new(3, configuration().text())?;
+    let client = &scene.topology.client.namespace;
+    let mut held = Vec::new();
+    for (_, number, family) in SERVICES {
+        held.push(Held::open(client, target(number, family), HELD)?);
+    }
+    let mut begun = Vec::new();
+    for (service, _, family) in SERVICES {
+        begun.push(Instant::now());
+        let path = format!("{}/drain", second(service, family));
+        let body = json!({"deadline": format!("{}ms", DEADLINE.as_millis())});
+        let drained = scene.daemon.ask(Method::POST, &path, &body)?;
+        ensure!(drained["admin"] == "draining", "{drained}");
+    }
+    scene.settle()?;
+    for (_, number, family) in SERVICES {
+        expect_elsewhere(&scene, target(number, family))?;
+    }
+    for (held, begun) in held.iter().zip(begun) {
+        cleanup::within(DEADLINE * 3, || held.broke().is_some());
+        let broke = held.broke().context("nothing is cut")? - begun;
+        // The deadline is kept in whole milliseconds.
+        ensure!(broke + Duration::from_millis(1) >= DEADLINE, "{broke:?}");
+        ensure!(broke < DEADLINE + Duration::from_secs(2), "{broke:?}");
+    }
+    for (held, (service, _, family)) in held.into_iter().zip(SERVICES) {
+        let shown = scene.daemon.get(&second(service, family))?;
+        ensure!(shown["admin"] == "disabled", "{shown}");
+        let before = held.opened().clone();
+        let after = held.close()?;
+        ensure!(
+            before.of("i2") > 0
+                && after.failures().len() as u64 == before.of("i2")
+                && after.failures().iter().all(|why| why.contains("reset"))
+                && after.of("i1") == before.of("i1")
+                && after.of("i3") == before.of("i3"),
+            "{service}: opened {before}; at the end {after}"
         );
     }
     Ok(())

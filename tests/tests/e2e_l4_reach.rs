@@ -1,11 +1,13 @@
-//! Packets that only just are a VIP's: datagrams in fragments, and ports out of a range.
+//! Packets that only just are a VIP's, datagrams in fragments and ports out of a range, and ways that
+//! have to be found again.
 
 use std::net::{SocketAddr, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lb_tests::instance;
 use lb_tests::scene::{Configuration, DSR, FAMILIES, NAT, Scene, address};
+use lb_tests::topology::INTERFACE;
 
 /// Flows of each kind.
 const FLOWS: u32 = 20;
@@ -77,6 +79,57 @@ fn datagrams_in_fragments_reach_the_instance_of_their_flow_and_come_back() -> Re
         let least = u64::from(FLOWS) * 6;
         let found = vip["packets_in"].as_u64().unwrap_or_default();
         ensure!(found >= least, "expected {least} packets at least: {vip}");
+    }
+    Ok(())
+}
+
+/// Sends datagrams until one is answered; how long it took.
+fn until_answered(target: SocketAddr) -> Result<Duration> {
+    /// The instances would be greeted in any case seconds later.
+    const PATIENCE: Duration = Duration::from_secs(4);
+    let start = Instant::now();
+    let from = if target.is_ipv4() {
+        FAMILIES[0]
+    } else {
+        FAMILIES[1]
+    };
+    let socket = UdpSocket::bind(SocketAddr::new(address(2, from), 0))?;
+    socket.set_read_timeout(Some(Duration::from_millis(50)))?;
+    socket.connect(target)?;
+    while start.elapsed() < PATIENCE {
+        socket.send(b"anybody?")?;
+        if socket.recv(&mut [0; 64]).is_ok() {
+            return Ok(start.elapsed());
+        }
+    }
+    anyhow::bail!("{target}: no answer within {PATIENCE:?}")
+}
+
+#[test]
+#[ignore = "needs root"]
+fn an_instance_that_the_kernel_has_forgotten_is_found_again_at_once() -> Result<()> {
+    let configuration = Configuration::new("[]")
+        .packets()
+        .service("dsr", instance::UDP, &[1], "forwarding = \"l2dsr\"")
+        .vips(DSR, instance::UDP, "udp", "dsr");
+    let scene = Scene::new(1, configuration.text())?;
+    let balancer = &scene.topology.balancer.namespace;
+    for family in FAMILIES {
+        // The daemon has greeted all a moment ago. Nothing has gone to this instance by the program, so it
+        // does not know the way from before.
+        balancer.ip(&[format!(
+            "neigh delete {} dev {INTERFACE}",
+            address(11, family)
+        )])?;
+        let lost = scene.counted("neighbour_unresolved")?;
+        let target = SocketAddr::new(address(DSR, family), instance::UDP);
+        let client = &scene.topology.client.namespace;
+        let took = client.enter(|| until_answered(target))??;
+        let dropped = scene.counted("neighbour_unresolved")? - lost;
+        ensure!(
+            dropped > 0,
+            "{target}: answered after {took:?} all the same"
+        );
     }
     Ok(())
 }

@@ -5,10 +5,10 @@ use std::sync::{Arc, atomic::Ordering::Relaxed};
 use lb_common::{
     Address, Affinity, Arrivals, CLIENT_HOPS, ClientHop, ClientKey, ClientPin, Counter, FlowEntry,
     FlowKey, InstanceEntry, MAX_INSTANCES, MAX_VIPS, NextHop, PREFIX_DENIED, PrefixKey, SLOTS,
-    SOURCE_SETS, Settings, Slot, SourceSet, Traffic, Vip, VipKey, most_opening,
+    SOURCE_SETS, Settings, Slot, SourceSet, Traffic, Vip, VipKey,
 };
 
-use super::{CLIENTS, MemoryFlow, MemoryTables, NAT_PORTS, lock, prefix};
+use super::{CLIENTS, MemoryFlow, MemoryTables, lock, prefix};
 use crate::{
     Flow as _, Insert, Route, Tables,
     acl::Judged,
@@ -206,8 +206,8 @@ impl Tables for MemoryTables {
         let mut openings = lock(&self.openings);
         let place = self.opening_at(openings.next);
         openings.next = place + 1;
-        let most = most_opening(self.capacity as u32, NAT_PORTS);
-        openings.keys.resize(most as usize, FlowKey::default());
+        let most = self.opening_places as usize;
+        openings.keys.resize(most, FlowKey::default());
         if let Some(found) = openings.keys.get_mut(place) {
             std::mem::swap(found, key);
         }

@@ -7,9 +7,11 @@
 //! Done again and again it also makes the kernel notice a neighbour that has changed its address.
 //! A hop limit of 1 keeps the datagrams from going any further than the neighbour.
 //!
-//! Clients are spoken to as well, but only when packets were dropped for want of a neighbour: after
-//! a restart of the host its router may go on sending for hours without being asked for its own
-//! address, and the replies would have nowhere to go.
+//! When packets were dropped for want of a neighbour, instances are spoken to within a second: a
+//! kernel whose table was flushed, or was short of room, has forgotten who was known a moment ago.
+//! Clients are spoken to as well, but only then: after a restart of the host its router may go on
+//! sending for hours without being asked for its own address, and the replies would have nowhere to
+//! go.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 

@@ -87,6 +87,8 @@ pub(crate) struct Worker {
     walks_clients: bool,
     /// Connections of each VIP that the last walk has found open.
     live: BTreeMap<VipKey, u64>,
+    /// Whether packets were dropped for want of a neighbour, since the last look at that.
+    misses_neighbours: bool,
     /// What the next report will say.
     next: Report,
 }
@@ -126,6 +128,7 @@ impl Worker {
             is_behind: false,
             walks_clients: false,
             live: BTreeMap::new(),
+            misses_neighbours: false,
             next: Report {
                 silence,
                 ..Report::default()
@@ -175,6 +178,7 @@ impl Worker {
                     if self.read() {
                         step = Instant::now();
                     }
+                    self.greet_missed();
                     read = Instant::now() + READ;
                 }
                 () = sleep_until(share), if self.ceilings.shares() => {
@@ -371,6 +375,7 @@ impl Worker {
         }
         if unresolved {
             self.sweep.collect_clients();
+            self.misses_neighbours = true;
         }
         if full {
             self.sweep.note_crowd();
@@ -489,6 +494,15 @@ impl Worker {
         plan.instances
             .iter()
             .any(|(index, entry)| known.get(index).map(address) != Some(entry.address))
+    }
+
+    /// Has instances greeted whose packets were dropped because the kernel has forgotten them, without
+    /// waiting for the time at which all are. Figures are read whenever somebody asks for them, so it
+    /// is not done where they are read: nobody is to be greeted more than once a second.
+    fn greet_missed(&mut self) {
+        if std::mem::take(&mut self.misses_neighbours) {
+            self.greet(&self.registry.snapshot());
+        }
     }
 
     /// Makes the kernel find the neighbours of all instances that VIPs lead to.

@@ -4,9 +4,9 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
+use std::sync::{OnceLock, mpsc};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 
@@ -22,6 +22,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 pub struct Held {
     opened: Tally,
     stop: Arc<AtomicBool>,
+    broke: Arc<OnceLock<Instant>>,
     thread: JoinHandle<Result<Tally>>,
 }
 
@@ -33,6 +34,8 @@ impl Held {
     pub fn open(namespace: &Namespace, target: SocketAddr, count: u32) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
+        let broke = Arc::new(OnceLock::new());
+        let first = Arc::clone(&broke);
         let (tell, told) = mpsc::channel();
         let thread = namespace.spawn(move || {
             let mut connections = Vec::new();
@@ -46,12 +49,13 @@ impl Held {
                 .for_each(|(_, instance)| tally.answered(instance));
             tell.send(tally)
                 .context("nobody waits for the connections")?;
-            Ok(beat(connections, &stopped))
+            Ok(beat(connections, &stopped, &first))
         });
         match told.recv_timeout(PATIENCE * 2) {
             Ok(opened) => Ok(Self {
                 opened,
                 stop,
+                broke,
                 thread,
             }),
             Err(_) => {
@@ -70,6 +74,12 @@ impl Held {
         &self.opened
     }
 
+    /// When the first of them broke, if one has.
+    #[must_use]
+    pub fn broke(&self) -> Option<Instant> {
+        self.broke.get().copied()
+    }
+
     /// Closes all: those that were alive to the end, by instance, and those that broke.
     ///
     /// # Errors
@@ -82,7 +92,11 @@ impl Held {
     }
 }
 
-fn beat(mut connections: Vec<(TcpStream, String)>, stop: &AtomicBool) -> Tally {
+fn beat(
+    mut connections: Vec<(TcpStream, String)>,
+    stop: &AtomicBool,
+    broke: &OnceLock<Instant>,
+) -> Tally {
     let mut tally = Tally::default();
     let mut last = false;
     while !last {
@@ -91,6 +105,7 @@ fn beat(mut connections: Vec<(TcpStream, String)>, stop: &AtomicBool) -> Tally {
         connections.retain_mut(|(stream, instance)| match heartbeat(stream) {
             Ok(()) => true,
             Err(error) => {
+                broke.get_or_init(Instant::now);
                 tally.failed(format_args!("connection to {instance}: {error}"));
                 false
             }

@@ -13,7 +13,7 @@ use aya::maps::{
     Array, ArrayOfMaps, HashMap, IterableMap as _, MapData, PerCpuArray, ProgramArray, RingBuf,
 };
 use aya::programs::{TestRun, TestRunOptions, Xdp};
-use aya::{Ebpf, EbpfLoader};
+use aya::{Ebpf, EbpfLoader, util};
 use lb_common::{
     Acl, Address, AddressFilter, Affinity, Arrivals, ClientKey, ClientPin, CookieKeys, Counters,
     FlowEntry, FlowEvent, FlowKey, Follower, Followers, InstanceEntry, MAX_INSTANCES, PortRanges,
@@ -41,6 +41,27 @@ pub struct Sizes {
     pub connections: u32,
     /// Tables of slots.
     pub tables: u32,
+}
+
+/// Fewer elements than this are a test's own idea.
+const REAL: u32 = 1 << 16;
+
+impl Sizes {
+    /// Places of each processor for connections that are opening: as many as the daemon gives it, its share
+    /// of those of all that are online. In a table that is small for a test's sake it has all of them, so
+    /// that what the test sees does not depend on the machine.
+    #[must_use]
+    pub fn opening_places(self) -> u32 {
+        let all = lb_common::most_opening(self.connections, 22_528);
+        let sharing = if self.connections < REAL { 1 } else { online() };
+        (all / sharing).max(1)
+    }
+}
+
+/// Processors that are online.
+#[must_use]
+pub fn online() -> u32 {
+    util::online_cpus().map_or(1, |list| list.len().max(1) as u32)
 }
 
 impl Default for Sizes {
@@ -113,10 +134,7 @@ impl Kernel {
             .map_max_entries(names::MAP_CONNECTIONS, sizes.connections)
             .map_max_entries(names::MAP_TABLES, sizes.tables)
             .map_max_entries(names::MAP_CLIENTS, CLIENTS as u32)
-            .map_max_entries(
-                names::MAP_OPENINGS,
-                lb_common::most_opening(sizes.connections, 22_528).max(1),
-            )
+            .map_max_entries(names::MAP_OPENINGS, sizes.opening_places())
             .load(&bytes)
             .context("cannot load the XDP object")?;
         for name in [names::PROGRAM, names::PROGRAM_PASS]

@@ -132,7 +132,9 @@ impl Lab {
                 .attach(network::name(interface), XdpMode::Driver)
                 .with_context(|| format!("cannot attach to {}", network::name(interface)))?;
         }
-        let memory = MemoryTables::new(sizes.connections as usize, 1);
+        // The lab stays on one processor, and that one's share is what both halves have.
+        let memory = MemoryTables::new(sizes.connections as usize, 1)
+            .with_opening_places(sizes.opening_places());
         network::tell(&memory);
         let mut lab = Self {
             kernel,

@@ -46,6 +46,7 @@ mod links;
 mod load;
 mod maps;
 pub(crate) mod pins;
+mod processors;
 mod recorder;
 mod rehearsal;
 mod stages;

@@ -13,6 +13,17 @@ use crate::{
 
 const VIP: &str = "192.0.2.1:80";
 
+fn worker(memory: &Memory, world: &World, clock: &Clock) -> Worker {
+    Worker::new(
+        Box::new(memory.clone()),
+        crate::l4::fixture::host().spec,
+        String::new(),
+        Reconciler::adopt(memory, GRACE).unwrap(),
+        Arc::clone(&world.0),
+        clock.clone(),
+    )
+}
+
 /// A worker over maps in memory, on paused time.
 struct Daemon {
     memory: Memory,
@@ -31,14 +42,7 @@ impl Daemon {
         );
         let memory = Memory::new(8);
         let clock = Clock::manual(Timestamp(1));
-        let worker = Worker::new(
-            Box::new(memory.clone()),
-            crate::l4::fixture::host().spec,
-            String::new(),
-            Reconciler::adopt(&memory, GRACE).unwrap(),
-            Arc::clone(&world.0),
-            clock.clone(),
-        );
+        let worker = worker(&memory, &world, &clock);
         let handle = worker.reporter().handle();
         let (end, ended) = oneshot::channel();
         let task = tokio::spawn(worker.run(async {
@@ -235,6 +239,22 @@ async fn what_a_vip_has_open_is_known_after_a_walk_and_never_another_ones() {
     assert_eq!(live(), None);
     daemon.pass(read).await;
     assert_eq!(live(), Some(0));
+}
+
+#[test]
+fn instances_are_greeted_once_for_packets_that_have_missed_them() {
+    use lb_ebpf::Tables as _;
+    let (memory, world) = (Memory::new(8), World::new(vec![], vec![]));
+    let mut worker = worker(&memory, &world, &Clock::manual(Timestamp(1)));
+    assert!(!worker.misses_neighbours);
+    memory.kernel().count(Counter::DropNoNeighbour);
+    // Whoever asks for figures may be the first to see it, and the second sees nothing new.
+    worker.read();
+    worker.read();
+    assert!(worker.misses_neighbours);
+    worker.greet_missed();
+    worker.read();
+    assert!(!worker.misses_neighbours);
 }
 
 #[tokio::test(start_paused = true)]

@@ -12,7 +12,7 @@ use super::{
     links::{self, Links},
     maps::{self, AddressMap, ArrivalMap, CeilingMap, CookieMap, FilterMap, Maps, VlanMap},
     pins::{MapSet, Pins},
-    stages, takeover, xdp,
+    processors, stages, takeover, xdp,
 };
 use crate::{
     l4::{L4Error, host},
@@ -137,7 +137,7 @@ fn build(
     events::set_level(&mut loader, spec.log);
     loader.map_max_entries(names::MAP_CONNECTIONS, spec.max_connections);
     loader.map_max_entries(names::MAP_TABLES, maps::tables(spec));
-    loader.map_max_entries(names::MAP_OPENINGS, openings(spec));
+    loader.map_max_entries(names::MAP_OPENINGS, openings(spec, processors::online()));
     loader.map_max_entries(names::MAP_FRAGMENTS, fragments());
     if let Some(former) = former {
         takeover::announce(&mut loader, former);
@@ -160,22 +160,22 @@ fn build(
     Ok((program, maps, links, (stages, clients)))
 }
 
-/// Places of each processor for connections that have hardly begun.
-fn openings(spec: &DatapathSpec) -> u32 {
+/// Places of each of so many processors for connections that have hardly begun.
+///
+/// Those that are online share them, because a ring that is shared with hundreds that are not there goes
+/// round before anybody's round trip is over. One that comes online later brings a ring of its own: all
+/// together may then keep more, by that one's share and no more.
+fn openings(spec: &DatapathSpec, online: usize) -> u32 {
     let (first, last) = spec.nat_ports;
     let ports = u32::from(last - first) + 1;
-    (lb_common::most_opening(spec.max_connections, ports) / processors()).max(1)
+    (lb_common::most_opening(spec.max_connections, ports) / online as u32).max(1)
 }
 
 /// Datagrams in fragments that are remembered.
 fn fragments() -> u32 {
+    let processors = processors::possible().unwrap_or(1) as u32;
     // The kernel hands free entries to processors by the hundred.
-    (processors() * 256).max(4096)
-}
-
-/// Processors that there may ever be: each has its own part of some maps.
-fn processors() -> u32 {
-    aya::util::nr_cpus().map_or(1, |count| count.max(1) as u32)
+    (processors * 256).max(4096)
 }
 
 /// Why the kernel refused the program. The verifier's log can have thousands of lines, of which the
@@ -210,4 +210,18 @@ pub(super) fn in_use(pins: &Pins, sets: &[MapSet]) -> Result<Option<MapSet>, L4E
         }
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_online_shares_the_places_of_connections_that_have_hardly_begun() {
+        let spec = DatapathSpec::default();
+        let most = openings(&spec, 1);
+        assert_eq!(most, 22_528 / 2);
+        assert_eq!(openings(&spec, 8) * 8, most);
+        assert_eq!(openings(&spec, 1 << 20), 1);
+    }
 }

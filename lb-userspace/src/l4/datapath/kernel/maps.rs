@@ -5,7 +5,6 @@ use std::{io, os::fd::AsFd as _, path::Path};
 use aya::{
     Ebpf,
     maps::{Array, HashMap, IterableMap as _, Map, MapData, MapError, MapInfo, PerCpuArray},
-    util::nr_cpus,
 };
 use lb_common::{
     Address, AddressFilter, Arrivals, CLIENT_HOPS, ClientHop, CookieKeys, Counters, FlowEntry,
@@ -13,7 +12,7 @@ use lb_common::{
     Settings, Subinterface, Traffic, Vip, VipKey, names,
 };
 
-use super::{still, sum, syscall, tables::TableMaps};
+use super::{processors, still, sum, syscall, tables::TableMaps};
 use crate::{
     l4::{L4Error, datapath::Limits},
     model::DatapathSpec,
@@ -423,7 +422,7 @@ impl Maps {
     /// they would be three for each.
     pub(super) fn all_instances(&self, last: u16) -> io::Result<Vec<(Traffic, u64)>> {
         let count = usize::from(last) + 1;
-        let processors = nr_cpus().map_err(|(_, error)| error)?.max(1);
+        let processors = processors::possible()?;
         let array = |map: &Array<MapData, u64>| {
             let map = map.map().fd().as_fd();
             syscall::lookup_array::<u64>(map, count, 1)
