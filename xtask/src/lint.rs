@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::{fetch, imports, step, system, workspace};
+use crate::{fetch, imports, links, step, system, workspace};
 
 const DENY_VERSION: &str = "0.18.9";
 
@@ -15,6 +15,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     step::step("direction of imports", imports::check)?;
+    step::step("links of the documentation", links::check)?;
     step::quiet(
         "formatting",
         workspace::cargo().args(["fmt", "--all", "--check"]),

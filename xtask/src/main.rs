@@ -16,6 +16,7 @@ mod ci;
 mod demo;
 mod fetch;
 mod imports;
+mod links;
 mod lint;
 mod run;
 mod step;
@@ -53,7 +54,7 @@ enum Task {
     Test(test::Arguments),
     /// Measure against a floor and against other balancers
     Bench(bench::Arguments),
-    /// Check formatting, lints, documentation, dependencies and the direction of imports
+    /// Check formatting, lints, documentation and its links, dependencies and the direction of imports
     Lint(lint::Arguments),
     /// Everything that must hold before a change lands: `lint`, then `test`
     Ci,
