@@ -20,8 +20,8 @@ use super::{
 use lb_common::MAX_RANGES;
 
 use crate::model::{
-    Algorithm, ApiAddress, DatapathMode, GatewayVip, PathPattern, Ports, Protocol, RouteSpec,
-    ServiceName, VipSpec, ports_by_prefix,
+    Algorithm, ApiAddress, DatapathMode, Endpoint, GatewayVip, PathPattern, Ports, Protocol,
+    RouteSpec, ServiceName, VipSpec, ports_by_prefix,
 };
 
 /// Paths that the management API serves where it shares the gateway's listeners; each stands for
@@ -61,6 +61,7 @@ impl Whole<'_> {
         self.cookies(reader);
         self.limits(reader);
         self.notice(notices);
+        self.notice_strangers(notices);
     }
 
     /// Routes and VIPs lead to services that are there, as do services that have another one serve in
@@ -318,10 +319,7 @@ impl Whole<'_> {
                 continue;
             };
             let forwarding = service.spec.forwarding;
-            let vips = || {
-                let vips = self.vips.iter().map(|vip| &vip.spec);
-                vips.filter(|vip| vip.service == service.spec.name)
-            };
+            let vips = || self.vips_of(service);
             let why = if !forwarding.translates() {
                 format!(
                     "forwarding = \"nat\" or \"dnat\": with {:?} the answers of instances do not come \
@@ -418,7 +416,7 @@ impl Whole<'_> {
             let Some(service) = service.filter(|s| !s.spec.forwarding.translates()) else {
                 continue;
             };
-            let other = |e: &&Sourced<crate::model::Endpoint>| {
+            let other = |e: &&Sourced<Endpoint>| {
                 let address = e.value.address();
                 address.is_ipv4() == vip.spec.address.is_ipv4()
                     && !vip.spec.ports.hold(address.port())
@@ -450,6 +448,59 @@ impl Whole<'_> {
             notices.push(Notice::new(self.api.listen.origin.clone(), text));
         }
     }
+
+    /// Instances of the address family that no VIP of their service has. With VIPs of both families all
+    /// are of use, and so are all in a relay.
+    fn notice_strangers(&self, notices: &mut Vec<Notice>) {
+        if self.datapath.spec.mode == DatapathMode::Relay {
+            return;
+        }
+        for service in self.services {
+            let families: BTreeSet<bool> = self
+                .vips_of(service)
+                .map(|vip| vip.address.is_ipv4())
+                .collect();
+            let Some(v4) = families.first().filter(|_| families.len() == 1) else {
+                continue;
+            };
+            let endpoints = service.endpoints.iter();
+            let strangers: Vec<_> = endpoints
+                .filter(|endpoint| endpoint.value.address().is_ipv4() != *v4)
+                .collect();
+            // With nobody else they get the packets, or it is a fault.
+            if let Some(first) = strangers.first()
+                && strangers.len() < service.endpoints.len()
+            {
+                let text = strangers_text(first, strangers.len(), *v4);
+                notices.push(Notice::new(first.origin.clone(), text));
+            }
+        }
+    }
+
+    /// The VIPs that lead to a service.
+    fn vips_of(&self, service: &ReadService) -> impl Iterator<Item = &VipSpec> {
+        let vips = self.vips.iter().map(|vip| &vip.spec);
+        vips.filter(move |vip| vip.service == service.spec.name)
+    }
+}
+
+/// Says of instances, `count` and the first of them, that no VIP is of their family, for all are of
+/// IPv4 (`v4`) or none is.
+fn strangers_text(first: &Sourced<Endpoint>, count: usize, v4: bool) -> String {
+    let (own, other) = if v4 {
+        ("IPv6", "IPv4")
+    } else {
+        ("IPv4", "IPv6")
+    };
+    let others = match count - 1 {
+        0 => String::new(),
+        others => format!("; nor does any other of {own} ({others})"),
+    };
+    format!(
+        "{}: is of {own} and all VIPs of the service are of {other}, so it gets no packets of any \
+         VIP{others}",
+        first.path
+    )
 }
 
 /// Whether one socket takes connections to an address of the other.
