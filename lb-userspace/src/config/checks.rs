@@ -21,7 +21,8 @@ use lb_common::MAX_RANGES;
 
 use crate::model::{
     Algorithm, ApiAddress, DatapathMode, Endpoint, GatewayVip, PathPattern, Ports, Protocol,
-    RouteSpec, ServiceName, VipSpec, ports_by_prefix,
+    RELAYED_ACL, RouteSpec, ServiceName, VipSpec, loses_acl, lost_forwarding, lost_limits,
+    ports_by_prefix,
 };
 
 /// Paths that the management API serves where it shares the gateway's listeners; each stands for
@@ -62,6 +63,7 @@ impl Whole<'_> {
         self.limits(reader);
         self.notice(notices);
         self.notice_strangers(notices);
+        self.notice_relayed(notices);
     }
 
     /// Routes and VIPs lead to services that are there, as do services that have another one serve in
@@ -477,12 +479,40 @@ impl Whole<'_> {
         }
     }
 
+    /// What holds in the kernel and not in the relay that was asked for. Where a relay is what is left,
+    /// it says so itself.
+    fn notice_relayed(&self, notices: &mut Vec<Notice>) {
+        if self.datapath.spec.mode != DatapathMode::Relay || self.vips.is_empty() {
+            return;
+        }
+        for service in self.services {
+            if self.vips_of(service).next().is_none() {
+                continue;
+            }
+            let forwarding = service.spec.forwarding;
+            let forwarded = lost_forwarding(forwarding).map(|lost| format!("instances {lost}"));
+            let limits = lost_limits(&service.spec.limits.arrivals, forwarding);
+            for lost in forwarded.into_iter().chain(limits) {
+                let place = &service.name;
+                let text = format!("{}: {RELAYED}{lost}", place.path);
+                notices.push(Notice::new(place.origin.clone(), text));
+            }
+        }
+        if loses_acl(&self.datapath.acl) {
+            let text = format!("datapath.acl: {RELAYED}{RELAYED_ACL}");
+            notices.push(Notice::new(self.datapath.mode.origin.clone(), text));
+        }
+    }
+
     /// The VIPs that lead to a service.
     fn vips_of(&self, service: &ReadService) -> impl Iterator<Item = &VipSpec> {
         let vips = self.vips.iter().map(|vip| &vip.spec);
         vips.filter(move |vip| vip.service == service.spec.name)
     }
 }
+
+/// What notices of a relay begin with.
+const RELAYED: &str = "with datapath.mode = \"relay\" ";
 
 /// Says of instances, `count` and the first of them, that no VIP is of their family, for all are of
 /// IPv4 (`v4`) or none is.

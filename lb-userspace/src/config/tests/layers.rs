@@ -274,6 +274,35 @@ fn instances_whose_family_no_vip_of_their_service_has_are_noticed() {
 }
 
 #[test]
+fn what_a_relay_that_is_asked_for_does_not_do_is_noticed() {
+    let found = |mode: &str, limits: &str| {
+        notices(&format!(
+            "datapath.mode = \"{mode}\"\n{limits}\n[services.web]\ninstances = [\"10.0.0.1:80\"]\n\
+             [[vips]]\naddress = \"10.0.0.9\"\nport = 80\nservice = \"web\"\n"
+        ))
+    };
+    let limits = "defaults.limits = { new_connections = 9, source_new_connections = 9, \
+                  syn_cookies_above = 9 }\ndefaults.forwarding = \"dnat\"\n\
+                  datapath.acl.rules = { \"192.0.2.0/24\" = \"deny\" }";
+    let told = found("relay", limits);
+    let of_service = "services.web: with datapath.mode = \"relay\" ";
+    for what in [
+        &format!("{of_service}instances get connections to their own addresses"),
+        &format!("{of_service}limits.new_connections does not hold"),
+        &format!("{of_service}limits.source_new_connections does not hold"),
+        &format!("{of_service}limits.syn_cookies_above has no effect"),
+        "datapath.acl: with datapath.mode = \"relay\" the source ACL",
+    ] {
+        let lines = told.iter().filter(|line| line.contains(what));
+        assert_eq!(lines.count(), 1, "{what}: {told:#?}");
+    }
+    assert_eq!(told.len(), 5, "{told:#?}");
+    assert_eq!(found("relay", ""), [""; 0]);
+    // Nobody knows beforehand what `auto` comes to.
+    assert_eq!(found("auto", limits), [""; 0]);
+}
+
+#[test]
 fn a_service_that_only_udp_reaches_is_not_checked_unless_it_asks() {
     let text = |check: &str, more: &str| {
         format!(
