@@ -8,7 +8,7 @@
 mod file_watch;
 mod prefix_files;
 mod reload;
-mod rights;
+pub(crate) mod rights;
 mod signals;
 
 use std::{sync::Arc, time::Duration};

@@ -92,7 +92,7 @@ pub use pace::Pace;
 pub use prefix::{IpPrefix, PrefixError};
 pub use rate_limit::{RateKey, RateLimitSpec, RateScope};
 pub use reason::{Reason, ServiceStats};
-pub use relay::RelayRefusal;
+pub use relay::{RELAYED_ACL, RelayRefusal, loses_acl, lost_forwarding, lost_limits};
 pub use report::{LoadReport, LoadReports, ReportTimes};
 pub use retry::{
     HedgeAfter, HedgeEnd, HedgeSpec, MethodSet, RetryCause, RetryRefusal, RetrySpec, RetryStats,

@@ -39,6 +39,12 @@ impl Decap {
         Ok(Self(process))
     }
 
+    /// Process id.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.0.pid()
+    }
+
     /// What was counted under a label, by its own account at the end; ends it.
     ///
     /// # Errors

@@ -1,16 +1,23 @@
-//! What a daemon that serves VIPs may still do, and that it is enough.
+//! What a daemon that serves VIPs may still do, and the far end of its tunnels, and that it is enough.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use lb_tests::client::{held::Held, tcp};
-use lb_tests::instance;
-use lb_tests::scene::{Configuration, NAT, Scene, address};
-use lb_tests::topology::Family;
+use lb_tests::decap::Decap;
+use lb_tests::scene::{Configuration, DSR, NAT, Scene, address};
+use lb_tests::topology::{Family, INTERFACE};
+use lb_tests::{cleanup, command, instance};
 
 /// CAP_NET_BIND_SERVICE, CAP_NET_ADMIN, CAP_PERFMON and CAP_BPF of `linux/capability.h`.
 const KEPT: u64 = 1 << 10 | 1 << 12 | 1 << 38 | 1 << 39;
+/// An address that an instance has for a while.
+const GUEST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 77);
+
+/// `CAP_NET_ADMIN`.
+const NET_ADMIN: u64 = 1 << 12;
 
 fn configuration(more: &str) -> Configuration {
     Configuration::new("[]")
@@ -98,5 +105,66 @@ fn the_maps_of_an_earlier_daemon_of_another_size_are_taken_over() -> Result<()> 
     );
     let closed = held.close()?;
     ensure!(closed == opened, "opened {opened}; at the end {closed}");
+    Ok(())
+}
+
+/// Checks that every thread may do what `kept` says and nothing else.
+fn keeps(process: i32, kept: u64) -> Result<()> {
+    for (thread, kind, bits) in capabilities(process)? {
+        let is_right = match &*kind {
+            "CapPrm:" | "CapEff:" => bits == kept,
+            _ => bits & !kept == 0,
+        };
+        ensure!(
+            is_right,
+            "expected {kept:x} in {kind} of {thread}, found {bits:x}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root"]
+fn the_far_end_of_tunnels_keeps_what_it_needs_to_leave_and_follows_addresses_without() -> Result<()>
+{
+    let configuration = Configuration::new("[]")
+        .packets()
+        .service_over(
+            &[Family::V4],
+            "tunnel",
+            instance::TCP,
+            &[1],
+            "forwarding = \"ipip\"",
+        )
+        .vips(DSR, instance::TCP, "tcp", "tunnel");
+    let scene = Scene::new(1, configuration.text())?;
+    let (host, vip) = (&scene.topology.instances[0], address(DSR, Family::V4));
+    let target = SocketAddr::new(vip, instance::TCP);
+    for (arguments, kept) in [(&[][..], 0), (&["--clamp-mss"], NET_ADMIN)] {
+        // An address that goes and one that comes while it runs.
+        host.hold(IpAddr::V4(GUEST))?;
+        host.namespace.ip(&[format!("addr del {vip}/32 dev lo")])?;
+        let end = Decap::start(host, &scene.topology.balancer, arguments)?;
+        keeps(end.pid(), kept)?;
+        host.namespace
+            .ip(&[format!("addr del {GUEST}/32 dev lo")])?;
+        host.hold(vip)?;
+        let client = &scene.topology.client.namespace;
+        let serves = cleanup::within(Duration::from_secs(10), || {
+            tcp::connections(client, target, 1).is_ok_and(|tally| tally.of("i1") == 1)
+        });
+        ensure!(serves, "{arguments:?}: no connection through the tunnel");
+        let figures = end.stop()?;
+        let counted = |label: &str| figures[label].as_u64().unwrap_or_default();
+        ensure!(counted("unpacked_ipip") > 0, "{arguments:?}: {figures}");
+        ensure!((counted("mss_clamped") > 0) == (kept != 0), "{figures}");
+        // Nothing stays behind.
+        let show = &mut host.namespace.command("ip");
+        let link = command::output(show.args(["-d", "link", "show", "dev", INTERFACE]))?;
+        ensure!(!link.contains("prog/"), "{arguments:?}: {link}");
+        let show = &mut host.namespace.command("tc");
+        let filters = command::output(show.args(["filter", "show", "dev", INTERFACE, "egress"]))?;
+        ensure!(filters.trim().is_empty(), "{arguments:?}: {filters}");
+    }
     Ok(())
 }

@@ -1,8 +1,8 @@
-//! What the daemon may do once it has started.
+//! What the daemon, and `lb decap`, may do once they have started.
 //!
 //! A process that parses what strangers send should not be able to do more than it has to. So every
-//! thread gives up all capabilities but those of [`KEPT`], for good: they leave the bounding set as
-//! well, so nothing that is executed gets them back. What takes more (mounting a BPF file system,
+//! thread gives up all capabilities but those that it is told to [`keep`], for good: they leave the
+//! bounding set as well, so nothing that is executed gets them back. What takes more (mounting a BPF file system,
 //! giving away a socket) happens before, on the first thread.
 //!
 //! Capabilities belong to threads. Threads of the control plane give theirs up as they start; all
@@ -20,24 +20,28 @@ use rustix::{
 
 /// What a running daemon needs: to load programs and fill maps, to attach them, to have the verifier
 /// accept them, and listeners on ports below 1024 that a reload adds.
-const KEPT: CapabilitySet = CapabilitySet::BPF
+const DAEMON: CapabilitySet = CapabilitySet::BPF
     .union(CapabilitySet::NET_ADMIN)
     .union(CapabilitySet::PERFMON)
     .union(CapabilitySet::NET_BIND_SERVICE);
 
-/// Gives up what the calling thread does not need any more. Without any capabilities that is
-/// nothing, and no fault.
+/// Gives up what the calling thread of the daemon does not need any more.
 pub(super) fn give_up() {
-    if let Err(error) = try_give_up() {
+    if let Err(error) = keep(DAEMON) {
         tracing::warn!(%error, "cannot give up capabilities that are not needed");
     }
 }
 
-fn try_give_up() -> io::Result<()> {
+/// Gives up all capabilities of the calling thread but those of `kept`. Without any that is nothing,
+/// and no fault.
+///
+/// # Errors
+/// When the kernel refuses.
+pub(crate) fn keep(kept: CapabilitySet) -> io::Result<()> {
     let held = capabilities(None)?;
     // While the right to do so is still there.
     if held.effective.contains(CapabilitySet::SETPCAP) {
-        for unneeded in CapabilitySet::all().difference(KEPT).iter() {
+        for unneeded in CapabilitySet::all().difference(kept).iter() {
             // The kernel may be older than the list.
             match remove_capability_from_bounding_set(unneeded) {
                 Ok(()) | Err(io::Errno::INVAL) => {}
@@ -49,9 +53,9 @@ fn try_give_up() -> io::Result<()> {
     set_capabilities(
         None,
         CapabilitySets {
-            effective: held.effective & KEPT,
-            permitted: held.permitted & KEPT,
-            inheritable: held.inheritable & KEPT,
+            effective: held.effective & kept,
+            permitted: held.permitted & kept,
+            inheritable: held.inheritable & kept,
         },
     )
 }

@@ -2,6 +2,7 @@
 
 use std::{io::Write, time::Duration};
 
+use rustix::thread::CapabilitySet;
 use serde_json::{Map, Value};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -10,6 +11,7 @@ use super::{
     error::CliError,
 };
 use crate::{
+    app::rights,
     l4::{Decap, DecapSpec},
     model::DatapathMode,
 };
@@ -20,6 +22,7 @@ const ADDRESSES: Duration = Duration::from_secs(1);
 /// Unpacks tunnels until SIGTERM or SIGINT.
 pub(super) fn run(asked: &Asked, json: bool, out: &mut (dyn Write + Send)) -> Result<(), CliError> {
     let mut decap = Decap::open(&spec(asked))?;
+    rights::keep(kept(asked)).map_err(|error| CliError::Rights(error.into()))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -44,6 +47,16 @@ fn spec(asked: &Asked) -> DecapSpec {
         from: (!asked.from_anywhere).then(|| asked.from.clone()),
         gue_port: asked.gue_port,
         clamp: asked.clamp_mss,
+    }
+}
+
+/// What is needed once the programs are attached: next to nothing, for maps are written and links taken
+/// off by descriptors that are open. Before Linux 6.6 what lowers the MSS hangs on no link, and taking
+/// it off is a change of the interface.
+const fn kept(asked: &Asked) -> CapabilitySet {
+    match asked.clamp_mss {
+        Some(_) => CapabilitySet::NET_ADMIN,
+        None => CapabilitySet::empty(),
     }
 }
 

@@ -111,6 +111,9 @@ pub enum CliError {
     /// The system gives no event loop.
     #[error("cannot start: {0}")]
     Runtime(io::Error),
+    /// Rights that are not needed cannot be given up.
+    #[error("expected to give up capabilities that are not needed, found: {0}")]
+    Rights(io::Error),
 }
 
 impl CliError {

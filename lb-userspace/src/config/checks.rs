@@ -20,8 +20,9 @@ use super::{
 use lb_common::MAX_RANGES;
 
 use crate::model::{
-    Algorithm, ApiAddress, DatapathMode, GatewayVip, IpPrefix, PathPattern, Ports, Protocol,
-    RouteSpec, ServiceName, VipSpec, ports_by_prefix,
+    Algorithm, ApiAddress, DatapathMode, Endpoint, GatewayVip, IpPrefix, PathPattern, Ports,
+    Protocol, RELAYED_ACL, RouteSpec, ServiceName, VipSpec, loses_acl, lost_forwarding,
+    lost_limits, ports_by_prefix,
 };
 
 /// Paths that the management API serves where it shares the gateway's listeners; each stands for
@@ -61,6 +62,8 @@ impl Whole<'_> {
         self.cookies(reader);
         self.limits(reader);
         self.notice(notices);
+        self.notice_strangers(notices);
+        self.notice_relayed(notices);
     }
 
     /// Routes and VIPs lead to services that are there, as do services that have another one serve in
@@ -321,10 +324,7 @@ impl Whole<'_> {
                 continue;
             };
             let forwarding = service.spec.forwarding;
-            let vips = || {
-                let vips = self.vips.iter().map(|vip| &vip.spec);
-                vips.filter(|vip| vip.service == service.spec.name)
-            };
+            let vips = || self.vips_of(service);
             let why = if !forwarding.translates() {
                 format!(
                     "forwarding = \"nat\" or \"dnat\": with {:?} the answers of instances do not come \
@@ -422,7 +422,7 @@ impl Whole<'_> {
             let Some(service) = service.filter(|s| !s.spec.forwarding.translates()) else {
                 continue;
             };
-            let other = |e: &&Sourced<crate::model::Endpoint>| {
+            let other = |e: &&Sourced<Endpoint>| {
                 let address = e.value.address();
                 address.is_ipv4() == vip.spec.address.is_ipv4()
                     && !vip.spec.ports.hold(address.port())
@@ -474,6 +474,87 @@ impl Whole<'_> {
             }
         }
     }
+
+    /// Instances of the address family that no VIP of their service has. With VIPs of both families all
+    /// are of use, and so are all in a relay.
+    fn notice_strangers(&self, notices: &mut Vec<Notice>) {
+        if self.datapath.spec.mode == DatapathMode::Relay {
+            return;
+        }
+        for service in self.services {
+            let families: BTreeSet<bool> = self
+                .vips_of(service)
+                .map(|vip| vip.address.is_ipv4())
+                .collect();
+            let Some(v4) = families.first().filter(|_| families.len() == 1) else {
+                continue;
+            };
+            let endpoints = service.endpoints.iter();
+            let strangers: Vec<_> = endpoints
+                .filter(|endpoint| endpoint.value.address().is_ipv4() != *v4)
+                .collect();
+            // With nobody else they get the packets, or it is a fault.
+            if let Some(first) = strangers.first()
+                && strangers.len() < service.endpoints.len()
+            {
+                let text = strangers_text(first, strangers.len(), *v4);
+                notices.push(Notice::new(first.origin.clone(), text));
+            }
+        }
+    }
+
+    /// What holds in the kernel and not in the relay that was asked for. Where a relay is what is left,
+    /// it says so itself.
+    fn notice_relayed(&self, notices: &mut Vec<Notice>) {
+        if self.datapath.spec.mode != DatapathMode::Relay || self.vips.is_empty() {
+            return;
+        }
+        for service in self.services {
+            if self.vips_of(service).next().is_none() {
+                continue;
+            }
+            let forwarding = service.spec.forwarding;
+            let forwarded = lost_forwarding(forwarding).map(|lost| format!("instances {lost}"));
+            let limits = lost_limits(&service.spec.limits.arrivals, forwarding);
+            for lost in forwarded.into_iter().chain(limits) {
+                let place = &service.name;
+                let text = format!("{}: {RELAYED}{lost}", place.path);
+                notices.push(Notice::new(place.origin.clone(), text));
+            }
+        }
+        if loses_acl(&self.datapath.acl) {
+            let text = format!("datapath.acl: {RELAYED}{RELAYED_ACL}");
+            notices.push(Notice::new(self.datapath.mode.origin.clone(), text));
+        }
+    }
+
+    /// The VIPs that lead to a service.
+    fn vips_of(&self, service: &ReadService) -> impl Iterator<Item = &VipSpec> {
+        let vips = self.vips.iter().map(|vip| &vip.spec);
+        vips.filter(move |vip| vip.service == service.spec.name)
+    }
+}
+
+/// What notices of a relay begin with.
+const RELAYED: &str = "with datapath.mode = \"relay\" ";
+
+/// Says of instances, `count` and the first of them, that no VIP is of their family, for all are of
+/// IPv4 (`v4`) or none is.
+fn strangers_text(first: &Sourced<Endpoint>, count: usize, v4: bool) -> String {
+    let (own, other) = if v4 {
+        ("IPv6", "IPv4")
+    } else {
+        ("IPv4", "IPv6")
+    };
+    let others = match count - 1 {
+        0 => String::new(),
+        others => format!("; nor does any other of {own} ({others})"),
+    };
+    format!(
+        "{}: is of {own} and all VIPs of the service are of {other}, so it gets no packets of any \
+         VIP{others}",
+        first.path
+    )
 }
 
 /// What a listener takes connections to.

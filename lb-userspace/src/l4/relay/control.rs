@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     l4::report::{Handle, PathMode, RelayedVip, Report, Reporter, VipReport},
-    model::Forwarding,
+    model::{RELAYED_ACL, loses_acl, lost_forwarding, lost_limits},
     net::{self, Group},
     registry::Snapshot,
 };
@@ -169,7 +169,7 @@ impl Control {
             .into_iter()
             .chain(closed)
             .chain(undelivered(&fronts))
-            .chain(self.otherwise(&fronts));
+            .chain(self.otherwise(&fronts, snapshot));
         self.next.warnings = warnings.collect();
         for warning in &self.next.warnings {
             if !self.warned.contains(warning) {
@@ -179,25 +179,17 @@ impl Control {
         self.warned = self.next.warnings.iter().cloned().collect();
     }
 
-    /// VIPs whose instances see and answer something else than their service says; of no interest
-    /// where a relay was asked for.
-    fn otherwise(&self, fronts: &Fronts) -> Vec<String> {
-        if self.next.reason.is_empty() {
+    /// What VIPs do not get that they would get in the kernel; of no interest where a relay was asked
+    /// for, which the configuration's notices tell of.
+    fn otherwise(&self, fronts: &Fronts, snapshot: &Snapshot) -> Vec<String> {
+        if self.next.reason.is_empty() || fronts.all().is_empty() {
             return Vec::new();
         }
-        let forwarding = |front: &Front| front.service.spec.forwarding;
-        let others = fronts.all().iter();
-        others
-            .filter(|front| forwarding(front) != Forwarding::Nat)
-            .map(|front| {
-                format!(
-                    "VIP {} is relayed: instances of service {} get connections to their own \
-                     addresses from lb's, not what {} would bring them",
-                    front.spec,
-                    front.spec.service,
-                    forwarding(front).as_str()
-                )
-            })
+        let forwardings = fronts.all().iter().filter_map(|front| forwarded(front));
+        let acl = loses_acl(&snapshot.acl.spec).then(|| format!("VIPs are relayed: {RELAYED_ACL}"));
+        forwardings
+            .chain(unlimited(fronts, snapshot))
+            .chain(acl)
             .collect()
     }
 
@@ -241,6 +233,31 @@ fn unserved(snapshot: &Snapshot) -> Vec<String> {
         Some(format!("VIP {vip} is not served: {why}"))
     })
     .collect()
+}
+
+/// What the instances of a VIP see and answer that is not what their service says.
+fn forwarded(front: &Front) -> Option<String> {
+    let lost = lost_forwarding(front.service.spec.forwarding)?;
+    let (vip, service) = (&front.spec, &front.spec.service);
+    Some(format!(
+        "VIP {vip} is relayed: instances of service {service} {lost}"
+    ))
+}
+
+/// Limits of the services that VIPs lead to, whoever serves in their place, that do not hold.
+fn unlimited(fronts: &Fronts, snapshot: &Snapshot) -> Vec<String> {
+    let names: BTreeSet<&str> = (fronts.all().iter())
+        .map(|front| front.spec.service.as_str())
+        .collect();
+    let services = names.into_iter().filter_map(|name| snapshot.service(name));
+    services
+        .flat_map(|service| {
+            let (spec, name) = (&service.spec, service.name());
+            let lost = lost_limits(&spec.limits.arrivals, spec.forwarding);
+            lost.into_iter()
+                .map(move |lost| format!("connections of service {name} are relayed: {lost}"))
+        })
+        .collect()
 }
 
 /// Addresses of VIPs whose packets do not reach any socket.

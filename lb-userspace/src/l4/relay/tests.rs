@@ -107,6 +107,16 @@ impl Stage {
     }
 
     fn with(spec: DatapathSpec, services: Vec<ServiceSpec>, vips: Vec<VipSpec>) -> Self {
+        Self::because("", spec, services, vips)
+    }
+
+    /// One that nobody has asked for.
+    fn because(
+        reason: &str,
+        spec: DatapathSpec,
+        services: Vec<ServiceSpec>,
+        vips: Vec<VipSpec>,
+    ) -> Self {
         let world = World::new(services, vips);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -115,7 +125,7 @@ impl Stage {
             .unwrap();
         let started = runtime.block_on(async {
             let registry = Arc::clone(&world.0);
-            let wanted = (spec, String::new());
+            let wanted = (spec, reason.to_owned());
             start(wanted, registry, Clock::real(), 2, std::future::pending())
         });
         let (handle, relay) = started.unwrap();
@@ -133,6 +143,12 @@ impl Stage {
         eventually("the latest snapshot", || {
             self.handle.report().reconcile.revision >= revision
         });
+    }
+
+    /// What the relay warns of.
+    fn warnings(&self) -> Vec<String> {
+        self.settle();
+        self.handle.report().warnings.clone()
     }
 
     fn report_when(&self, what: &str, holds: impl Fn(&Report) -> bool) -> Arc<Report> {

@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 
 use super::*;
 use crate::{
-    model::{AclAction, AclSpec, WithoutInstances},
+    model::{AclAction, AclSpec, ArrivalRate, Forwarding, WithoutInstances},
     registry::{Change, Desired},
 };
 
@@ -125,4 +125,60 @@ fn who_may_not_send_is_reset() {
     stage.report_when("a refusal", |report| {
         report.vips[0].relayed.unwrap().refused == [0, 0, 0, 0, 1]
     });
+}
+
+/// `web` with everything that only the kernel can do.
+fn guarded(echo: &Echo) -> ServiceSpec {
+    let mut web = web(&[echo]);
+    let ten = NonZeroU32::new(10).unwrap();
+    let rate = Some(ArrivalRate {
+        per_second: ten,
+        burst: ten,
+    });
+    web.forwarding = Forwarding::Dnat;
+    web.limits.arrivals.service = rate;
+    web.limits.arrivals.source = rate;
+    web.limits.arrivals.cookies_above = Some(100);
+    web
+}
+
+#[test]
+fn who_did_not_ask_for_a_relay_hears_which_protections_are_gone() {
+    let (echo, places) = (Echo::start(b'a'), [unused_address(), unused_address()]);
+    let vips = || places.map(|at| tcp(at, "web")).to_vec();
+    let (spec, services) = (DatapathSpec::default(), vec![guarded(&echo)]);
+    let stage = Stage::because("no rights", spec, services, vips());
+    let warnings = stage.warnings();
+    let times = |word: &str| warnings.iter().filter(|w| w.contains(word)).count();
+    // The forwarding is told of each VIP, limits once a service.
+    assert_eq!(times("not what dnat would bring"), 2, "{warnings:?}");
+    for limit in ["new_connections", "source_new_connections"] {
+        let word = format!("connections of service web are relayed: limits.{limit} ");
+        assert_eq!(times(&word), 1, "{warnings:?}");
+    }
+    assert_eq!(times("limits.syn_cookies_above "), 1, "{warnings:?}");
+    assert_eq!(warnings.len(), 5, "{warnings:?}");
+    let desired = Desired {
+        services: vec![web(&[&echo])],
+        vips: vips(),
+        acl: AclSpec {
+            rules: [("192.0.2.0/24".parse().unwrap(), AclAction::Deny)].into(),
+            files: Vec::new(),
+        },
+        ..Desired::default()
+    };
+    let configure = Change::Configure(Box::new(desired));
+    stage.world.apply(configure);
+    let warnings = stage.warnings();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("source ACL"), "{warnings:?}");
+    stage.world.configure(vec![web(&[&echo])], vips());
+    assert_eq!(stage.warnings(), [""; 0]);
+}
+
+#[test]
+fn who_asked_for_a_relay_knows() {
+    let (echo, at) = (Echo::start(b'a'), unused_address());
+    let stage = Stage::new(vec![guarded(&echo)], vec![tcp(at, "web")]);
+    assert_eq!(stage.warnings(), [""; 0]);
 }
