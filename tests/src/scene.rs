@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::cleanup;
 use crate::daemon::{Daemon, Rights};
 use crate::instance::Instance;
-use crate::topology::{self, Family, Host, Topology};
+use crate::topology::{self, Family, Host, INTERFACE, Topology};
 
 /// Last part of the VIPs that are for `nat`.
 pub const NAT: u8 = 100;
@@ -137,6 +137,10 @@ impl Scene {
     /// When it is already.
     pub fn answer_through_lb(&self) -> Result<()> {
         for host in &self.topology.instances {
+            // What an instance answers after it was taken out is the balancer's kernel's, which sees that
+            // its client is on the same link and says so. IPv6 has no switch for not saying it.
+            let key = format!("ipv6/conf/{INTERFACE}/accept_redirects");
+            host.namespace.sysctl(&key, "0")?;
             host.namespace.ip(&FAMILIES.map(|family| {
                 let [client, lb] = [2, 1].map(|number| address(number, family));
                 let length = if client.is_ipv4() { 32 } else { 128 };

@@ -1,62 +1,86 @@
-//! Connections that no balancer remembers: one daemon goes on where another one was, and instances
-//! come, go and drain under thousands of them.
+//! Connections while instances come, go and drain under thousands of them, remembered or not; and one
+//! balancer that goes on where another one was, without having seen any of it.
+//!
+//! The suite runs short forms. `LB_TEST_CONNECTIONS` says how many connections there are (10,000 for the
+//! whole), `LB_TEST_SECONDS` for how many seconds something happens to their instances (60).
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use lb_tests::client::held::Held;
 use lb_tests::client::tcp;
 use lb_tests::daemon::Daemon;
 use lb_tests::instance;
 use lb_tests::parameter::parameter;
 use lb_tests::process::allow_many_files;
-use lb_tests::scene::{Configuration, DSR, Scene, address, counted};
+use lb_tests::scene::{Configuration, DSR, FAMILIES, NAT, Scene, address, counted};
 use lb_tests::tally::Tally;
 use lb_tests::topology::{Family, SECOND};
 
 /// Connections of one thread.
 const BATCH: u32 = 250;
 
-fn vip() -> IpAddr {
-    address(DSR, Family::V4)
+/// How a service forwards and chooses, and in which family.
+#[derive(Clone, Copy, Debug)]
+struct Kind {
+    forwarding: &'static str,
+    algorithm: &'static str,
+    family: Family,
 }
 
-fn target() -> SocketAddr {
-    SocketAddr::new(vip(), instance::TCP)
-}
+/// Remembers no connections while its table stays the same.
+const SETTLES: Kind = Kind {
+    forwarding: "l2dsr",
+    algorithm: "algorithm = \"consistent_hash\"\nhash_key = \"flow\"",
+    family: Family::V4,
+};
 
-/// A service over these instances, each with its weight, that need not remember its connections.
-fn configuration(instances: &[(u8, u16)], settings: &str) -> Configuration {
-    let mut members = String::new();
-    for (number, weight) in instances {
-        let endpoint = endpoint(*number);
-        let _ = writeln!(
-            members,
-            "{{ endpoint = \"{endpoint}\", weight = {weight} }},"
-        );
+impl Kind {
+    fn target(self) -> SocketAddr {
+        let holds_vip = self.forwarding == "l2dsr";
+        let number = if holds_vip { DSR } else { NAT };
+        SocketAddr::new(address(number, self.family), instance::TCP)
     }
-    Configuration::new("[]").packets().with(&format!(
-        "{settings}\n[services.web]\nalgorithm = \"consistent_hash\"\nhash_key = \"flow\"\n\
-         forwarding = \"l2dsr\"\ninstances = [\n{members}]\n[[vips]]\naddress = \"{}\"\n\
-         port = {}\nprotocol = \"tcp\"\nservice = \"web\"",
-        vip(),
-        instance::TCP
-    ))
+
+    /// Where `i1` and so on listen.
+    fn endpoint(self, number: u8) -> SocketAddr {
+        SocketAddr::new(address(10 + number, self.family), instance::TCP)
+    }
+
+    /// A service over these instances, each with its weight.
+    fn configuration(self, instances: &[(u8, u16)], settings: &str) -> Configuration {
+        let mut members = String::new();
+        for (number, weight) in instances {
+            let endpoint = self.endpoint(*number);
+            let _ = writeln!(
+                members,
+                "{{ endpoint = \"{endpoint}\", weight = {weight} }},"
+            );
+        }
+        let (forwarding, vip) = (self.forwarding, self.target());
+        Configuration::new("[]").packets().with(&format!(
+            "{settings}\n[services.web]\n{}\nforwarding = \"{forwarding}\"\n\
+             instances = [\n{members}]\n[[vips]]\naddress = \"{}\"\nport = {}\n\
+             protocol = \"tcp\"\nservice = \"web\"",
+            self.algorithm,
+            vip.ip(),
+            vip.port()
+        ))
+    }
 }
 
-/// Where `i1` and so on listen.
-fn endpoint(number: u8) -> SocketAddr {
-    SocketAddr::new(address(10 + number, Family::V4), instance::TCP)
+fn vip() -> IpAddr {
+    SETTLES.target().ip()
 }
 
-fn hold(scene: &Scene, count: u32) -> Result<Vec<Held>> {
+fn hold(scene: &Scene, target: SocketAddr, count: u32) -> Result<Vec<Held>> {
     let batches = (0..count.div_ceil(BATCH)).map(|at| (count - at * BATCH).min(BATCH));
     let client = &scene.topology.client.namespace;
     batches
-        .map(|count| Held::open(client, target(), count))
+        .map(|count| Held::open(client, target, count))
         .collect()
 }
 
@@ -78,12 +102,11 @@ fn close(held: Vec<Held>) -> Result<Tally> {
 #[test]
 #[ignore = "needs root"]
 fn another_balancer_goes_on_where_the_first_one_was() -> Result<()> {
-    let first = configuration(&[(1, 10), (2, 20), (3, 10)], "");
+    let first = SETTLES.configuration(&[(1, 10), (2, 20), (3, 10)], "");
     let scene = Scene::new(3, first.text())?;
     // The same members, but they were not added in the same order, so indices differ.
-    let second = configuration(&[(3, 10), (1, 10), (2, 20)], "");
-    let sources =
-        |number| [Family::V4, Family::V6].map(|family| address(number, family).to_string());
+    let second = SETTLES.configuration(&[(3, 10), (1, 10), (2, 20)], "");
+    let sources = |number| FAMILIES.map(|family| address(number, family).to_string());
     let mut text = second.text().to_owned();
     for (one, other) in sources(1).iter().zip(sources(SECOND)) {
         text = text.replace(&format!("\"{one}\""), &format!("\"{other}\""));
@@ -96,7 +119,8 @@ fn another_balancer_goes_on_where_the_first_one_was() -> Result<()> {
             .is_some_and(|vips| vips.len() == 1)
     })?;
 
-    let held = hold(&scene, 400)?;
+    let target = SETTLES.target();
+    let held = hold(&scene, target, 400)?;
     let before = opened(&held);
     ensure!(before.instances() == 3, "{before}");
     let settled = counted(&scene.daemon, "packets_settled")?;
@@ -108,7 +132,7 @@ fn another_balancer_goes_on_where_the_first_one_was() -> Result<()> {
         let seen = counted(there, "packets_settled")?;
         scene.topology.move_route(vip(), to)?;
         let client = &scene.topology.client.namespace;
-        let new = tcp::connections(client, target(), 60)?;
+        let new = tcp::connections(client, target, 60)?;
         ensure!(new.total() == 60 && new.instances() == 3, "{new}");
         std::thread::sleep(Duration::from_millis(300));
         let now = counted(there, "packets_settled")?;
@@ -132,6 +156,7 @@ fn another_balancer_goes_on_where_the_first_one_was() -> Result<()> {
 }
 
 /// What happens to the instances in a second.
+#[derive(Clone, Copy)]
 enum Event {
     Weights(&'static [(u8, u16)]),
     Drain(u8),
@@ -154,60 +179,130 @@ const EVENTS: &[Event] = &[
     Event::Weights(&[(1, 10), (2, 10), (3, 10), (4, 10), (5, 10), (6, 10)]),
 ];
 
-/// Held connections while something happens to their instances every second. The only ones that break
-/// are those of the instance that is taken out without a drain. `new` ones are added each second.
-///
-/// `LB_TEST_CONNECTIONS` and `LB_TEST_SECONDS` say how many and for how long.
-fn churn(settings: &str, new: u32) -> Result<()> {
-    allow_many_files()?;
-    let count = parameter("LB_TEST_CONNECTIONS", 2000)?;
-    let seconds = parameter("LB_TEST_SECONDS", EVENTS.len() as u32)?;
-    let weights = [(1, 10), (2, 10), (3, 10), (4, 10), (5, 10)];
-    let scene = Scene::new(6, configuration(&weights, settings).text())?;
-    let mut held = hold(&scene, count)?;
-    let mut fragile = BTreeMap::from([("i5", opened(&held).of("i5"))]);
-    let mut is_out = false;
-    let start = Instant::now();
-    // Later rounds begin where instance 6 is there already.
-    let events = EVENTS.iter().chain(EVENTS[2..].iter().cycle());
-    for (second, event) in (1..=seconds).zip(events) {
+/// Which connections begin while all that happens.
+#[derive(Clone, Copy)]
+enum New {
+    /// So many after each event.
+    Always(u32),
+    /// So many after each event that leaves no instance draining. Without room in the connection table
+    /// nothing is promised to the others: a connection of a slot whose owner drains can neither go to
+    /// the owner, which takes nothing new, nor be remembered, so its packets are dropped until there is
+    /// room. All others go on by their slot, new ones too.
+    WhileNobodyDrains(u32),
+}
+
+impl New {
+    fn after(self, drains: &BTreeSet<u8>) -> u32 {
+        match self {
+            Self::WhileNobodyDrains(_) if !drains.is_empty() => 0,
+            Self::Always(count) | Self::WhileNobodyDrains(count) => count,
+        }
+    }
+}
+
+/// How many connections there are at first, and how long something lasts that happens to the instances.
+#[derive(Clone, Copy)]
+struct Size {
+    connections: u32,
+    lasts: Duration,
+}
+
+const WHOLE: Size = Size {
+    connections: 2000,
+    lasts: Duration::from_secs(1),
+};
+
+/// For what is there beside the first: all of them together are to cost the suite half a minute.
+const SHORT: Size = Size {
+    connections: 600,
+    lasts: Duration::from_millis(500),
+};
+
+impl Size {
+    /// How many connections, how many events, and how long each of those lasts.
+    fn asked(self) -> Result<(u32, usize, Duration)> {
+        let connections = parameter("LB_TEST_CONNECTIONS", self.connections)?;
+        Ok(match parameter("LB_TEST_SECONDS", 0)? {
+            0 => (connections, EVENTS.len(), self.lasts),
+            seconds => (connections, seconds as usize, WHOLE.lasts),
+        })
+    }
+}
+
+/// Instances, and what has happened to them.
+struct Churn<'a> {
+    scene: &'a Scene,
+    kind: Kind,
+    settings: &'static str,
+    drains: BTreeSet<u8>,
+    is_out: bool,
+}
+
+impl Churn<'_> {
+    /// Makes something happen, and waits until the kernel knows.
+    fn happen(&mut self, event: Event) -> Result<()> {
+        let daemon = &self.scene.daemon;
         match event {
             Event::Weights(weights) => {
-                let out = weights.iter().all(|(number, _)| *number != 5);
-                if out {
-                    fragile.insert("i5", opened(&held).of("i5"));
-                }
-                is_out = out;
-                scene
-                    .daemon
-                    .configure(configuration(weights, settings).text())?;
-                scene.daemon.post_admin("reload")?;
+                let configuration = self.kind.configuration(weights, self.settings);
+                daemon.configure(configuration.text())?;
+                daemon.post_admin("reload")?;
+                self.is_out = weights.iter().all(|(number, _)| *number != 5);
             }
-            Event::Drain(number) | Event::Enable(number) => {
-                let verb = if matches!(event, Event::Drain(_)) {
-                    "drain"
-                } else {
-                    "enable"
-                };
-                let path = format!("/instances/web/{}/{verb}", endpoint(*number));
-                scene.daemon.post(&path)?;
+            Event::Drain(number) => {
+                self.order(number, "drain")?;
+                self.drains.insert(number);
+            }
+            Event::Enable(number) => {
+                self.order(number, "enable")?;
+                self.drains.remove(&number);
             }
         }
-        scene.settle()?;
-        held.extend(hold(&scene, new)?);
-        let next = start + Duration::from_secs(second.into());
+        self.scene.settle()
+    }
+
+    fn order(&self, number: u8, verb: &str) -> Result<()> {
+        let instance = self.kind.endpoint(number);
+        let path = format!("/instances/web/{instance}/{verb}");
+        self.scene.daemon.post(&path).map(drop)
+    }
+}
+
+/// Held connections while something happens to their instances again and again. The only ones that break
+/// are those of the instance that is taken out without a drain.
+fn churn(scene: &Scene, kind: Kind, settings: &'static str, new: New, size: Size) -> Result<()> {
+    let (count, events, lasts) = size.asked()?;
+    let mut held = hold(scene, kind.target(), count)?;
+    let mut churn = Churn {
+        scene,
+        kind,
+        settings,
+        drains: BTreeSet::new(),
+        is_out: false,
+    };
+    let (mut fragile, mut next) = (0, Instant::now());
+    // Later rounds begin where instance 6 is there already.
+    let all = EVENTS.iter().chain(EVENTS[2..].iter().cycle());
+    for (number, event) in all.take(events).enumerate() {
+        churn.happen(*event)?;
+        if churn.is_out {
+            fragile = opened(&held).of("i5");
+        }
+        let begun = hold(scene, kind.target(), new.after(&churn.drains));
+        held.extend(begun.with_context(|| format!("after event {number}"))?);
+        next += lasts;
         std::thread::sleep(next.saturating_duration_since(Instant::now()));
     }
-    ensure!(!is_out, "the last event has to bring i5 back");
-    let before = opened(&held);
-    let after = close(held)?;
+    ensure!(!churn.is_out, "the last event has to bring i5 back");
+    let (before, after) = (opened(&held), close(held)?);
+    judge(&before, &after, fragile).with_context(|| format!("{kind:?}\n{}", scene.daemon.log()))
+}
+
+/// `fragile`: how many connections of i5 were begun until it was taken out for the last time.
+fn judge(before: &Tally, after: &Tally, fragile: u64) -> Result<()> {
     let others = |failure: &&String| !failure.contains("connection to i5");
     let strange: Vec<&String> = after.failures().iter().filter(others).take(5).collect();
-    ensure!(
-        strange.is_empty(),
-        "of {before}, these broke: {strange:?}\n{}",
-        scene.daemon.log()
-    );
+    ensure!(strange.is_empty(), "of {before}, these broke: {strange:?}");
     for name in ["i1", "i2", "i3", "i4", "i6"] {
         ensure!(
             after.of(name) == before.of(name),
@@ -216,21 +311,72 @@ fn churn(settings: &str, new: u32) -> Result<()> {
     }
     let broken = after.failures().len() as u64;
     ensure!(
-        (1..=fragile["i5"]).contains(&broken) && before.of("i5") - broken == after.of("i5"),
-        "opened {before}, {fragile:?} before i5 went; {broken} broke; at the end {after}"
+        (1..=fragile).contains(&broken) && before.of("i5") - broken == after.of("i5"),
+        "opened {before}, {fragile} of i5 before it went; {broken} broke; at the end {after}"
     );
     Ok(())
 }
 
-#[test]
-#[ignore = "needs root"]
-fn only_connections_of_instances_removed_without_a_drain_break() -> Result<()> {
-    churn("", 20)
+/// The network with six instances, of which five serve.
+fn scene(kind: Kind, settings: &str) -> Result<Scene> {
+    allow_many_files()?;
+    let weights = [(1, 10), (2, 10), (3, 10), (4, 10), (5, 10)];
+    let scene = Scene::new(6, kind.configuration(&weights, settings).text())?;
+    if kind.forwarding == "dnat" {
+        scene.answer_through_lb()?;
+    }
+    Ok(scene)
 }
 
 #[test]
 #[ignore = "needs root"]
-fn nor_do_others_break_when_the_connection_table_is_far_too_small() -> Result<()> {
-    // Without room, a new connection of a slot whose owner drains is refused.
-    churn("max_connections = 1024", 0)
+fn nothing_else_breaks_than_what_instances_had_that_are_removed_without_a_drain() -> Result<()> {
+    let scene = scene(SETTLES, "")?;
+    churn(&scene, SETTLES, "", New::Always(20), WHOLE)
+}
+
+#[test]
+#[ignore = "needs root"]
+fn nothing_else_breaks_over_ipv6() -> Result<()> {
+    let kind = Kind {
+        family: Family::V6,
+        ..SETTLES
+    };
+    let scene = scene(kind, "")?;
+    churn(&scene, kind, "", New::Always(20), SHORT)
+}
+
+#[test]
+#[ignore = "needs root"]
+fn nothing_else_breaks_where_nat_remembers_each() -> Result<()> {
+    let kind = Kind {
+        forwarding: "nat",
+        algorithm: "algorithm = \"weighted_round_robin\"",
+        family: Family::V4,
+    };
+    let scene = scene(kind, "")?;
+    churn(&scene, kind, "", New::Always(20), SHORT)
+}
+
+#[test]
+#[ignore = "needs root"]
+fn nothing_else_breaks_where_dnat_goes_by_who_has_few() -> Result<()> {
+    let kind = Kind {
+        forwarding: "dnat",
+        algorithm: "algorithm = \"least_connections\"",
+        family: Family::V6,
+    };
+    let scene = scene(kind, "")?;
+    churn(&scene, kind, "", New::Always(20), SHORT)
+}
+
+#[test]
+#[ignore = "needs root"]
+fn nothing_else_breaks_when_the_connection_table_is_far_too_small() -> Result<()> {
+    let settings = "max_connections = 1024";
+    let scene = scene(SETTLES, settings)?;
+    churn(&scene, SETTLES, settings, New::WhileNobodyDrains(20), WHOLE)?;
+    let forgotten = scene.counted("connections_unremembered")?;
+    ensure!(forgotten > 0, "there was room for all");
+    Ok(())
 }
