@@ -69,6 +69,8 @@ struct Context<'a> {
     /// Whether somebody looks at `out`.
     terminal: bool,
     out: &'a mut (dyn Write + Send),
+    /// For what is no result.
+    errors: &'a mut dyn Write,
 }
 
 impl Context<'_> {
@@ -132,7 +134,7 @@ fn answer(
         Ok(cli) => cli,
         Err(error) => return misused(&error, out, errors),
     };
-    match dispatch(cli, daemon, terminal, out) {
+    match dispatch(cli, daemon, terminal, out, errors) {
         Ok(()) => OK,
         // Whoever reads has seen enough: `lb instances list | head -1`.
         Err(CliError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => OK,
@@ -161,6 +163,7 @@ fn dispatch(
     daemon: Run,
     terminal: bool,
     out: &mut (dyn Write + Send),
+    errors: &mut dyn Write,
 ) -> Result<(), CliError> {
     let Cli {
         connection,
@@ -181,6 +184,7 @@ fn dispatch(
         json: connection.json,
         terminal,
         out,
+        errors,
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -7,12 +7,13 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
-use aya::maps::MapInfo;
-use lb_common::{Counter, CounterKind, names};
+use aya::maps::{HashMap, Map, MapData, MapInfo};
+use lb_common::{Counter, CounterKind, FLOW_FORWARD, FlowEntry, FlowKey, STATE_FIN_CLIENT, names};
 use lb_tests::{
     cleanup,
     client::{held::Held, tcp, udp},
@@ -364,6 +365,95 @@ fn other_sizes_move_to_other_maps_and_break_no_connection() -> Result<()> {
         let opened = |report: &Report| report.counters.get(Counter::ConnectionsOpened);
         let report = daemon.until("connections", |report| opened(report) == 50)?;
         assert_eq!(report.counters.get(Counter::ConnectionsMoved), 0);
+        Ok(())
+    })
+}
+
+/// The connection table of a set of maps.
+fn table(set: &Path) -> Result<HashMap<MapData, FlowKey, FlowEntry>> {
+    let map = MapData::from_pin(set.join(names::MAP_CONNECTIONS))?;
+    Ok(Map::from_map_data(map)?.try_into()?)
+}
+
+/// The sets of maps that are pinned.
+fn sets(path: &Path) -> Result<Vec<PathBuf>> {
+    let names = pins(path)?.into_iter();
+    let sets = names.filter(|name| name.starts_with("maps-"));
+    Ok(sets.map(|name| path.join(name)).collect())
+}
+
+/// Notes in the table `old` that clients have ended their connections, as the program of that does, as
+/// soon as they are in the table of another set below `path`. Those of which that was in time.
+fn end_once_copied(path: &Path, old: &Path) -> Result<Vec<FlowKey>> {
+    let mut former = table(old)?;
+    let mut flows = former.iter().collect::<Result<Vec<_>, _>>()?;
+    flows.retain(|(_, entry)| entry.direction == FLOW_FORWARD);
+    let mut copy = None;
+    let is_copied = cleanup::within(Duration::from_secs(20), || {
+        let sets = sets(path).unwrap_or_default();
+        let other = sets.iter().find(|set| *set != old);
+        copy = other.and_then(|set| table(set).ok());
+        copy.is_some()
+    });
+    ensure!(is_copied, "there are no other maps");
+    let copy = copy.context("no copy")?;
+    let (mut ended, begun) = (Vec::new(), Instant::now());
+    for (key, mut entry) in flows {
+        while copy.get(&key, 0).is_err() {
+            ensure!(
+                begun.elapsed() < Duration::from_secs(20),
+                "{key:?} is not copied"
+            );
+            thread::yield_now();
+        }
+        entry.state |= STATE_FIN_CLIENT;
+        // BPF_EXIST: what was taken over is not there any more.
+        if former.insert(key, entry, 2).is_ok() {
+            ended.push(key);
+        }
+    }
+    Ok(ended)
+}
+
+#[test]
+#[ignore = "needs root"]
+fn what_the_old_program_sees_after_the_copy_is_known_to_the_new_one() -> Result<()> {
+    let place = Place::make()?;
+    place.balancer(|| {
+        let mut spec = place.spec();
+        let mut daemon = Daemon::start(&spec, [1, 1])?;
+        daemon.settled()?;
+        let client = &place.topology.client.namespace;
+        let held = Held::open(client, vip(instance::TCP), 20)?;
+        let mut ended = Vec::new();
+        // Whoever watches from outside may come too late, on a machine that has much to do.
+        for _ in 0..10 {
+            drop(daemon);
+            spec.max_connections += 1024;
+            let old = sets(&spec.pin_path)?.remove(0);
+            let watching = {
+                let path = spec.pin_path.clone();
+                thread::spawn(move || end_once_copied(&path, &old))
+            };
+            daemon = Daemon::start(&spec, [1, 1])?;
+            ended = watching
+                .join()
+                .map_err(|_| anyhow::anyhow!("it panicked"))??;
+            if !ended.is_empty() {
+                break;
+            }
+        }
+        ensure!(!ended.is_empty(), "it was never in time");
+        let table = table(&sets(&spec.pin_path)?.remove(0))?;
+        for key in &ended {
+            let entry = table.get(key, 0)?;
+            ensure!(entry.state & STATE_FIN_CLIENT != 0, "{key:?}: {entry:?}");
+        }
+        daemon.settled()?;
+        let end = held.close()?;
+        assert_eq!((end.total(), end.failures().len()), (20, 0), "{end}");
+        let closed = |report: &Report| report.counters.get(Counter::ConnectionsClosed);
+        daemon.until("the ends", |report| closed(report) >= 20)?;
         Ok(())
     })
 }

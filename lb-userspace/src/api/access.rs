@@ -28,6 +28,7 @@ mod budget;
 mod caller;
 mod keyring;
 mod roles;
+mod standing;
 
 use std::{
     net::IpAddr,
@@ -42,11 +43,15 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use rustls::ServerConfig;
+use tokio::sync::watch;
 
 pub use self::audit::Audit;
-pub(super) use self::budget::tell;
 pub(crate) use self::caller::{Caller, CertificateNames, Means, Peer, UnixPeer};
 use self::{audit::Record, budget::Budgets};
+pub(super) use self::{
+    budget::tell,
+    standing::{Ending, Standing},
+};
 use super::{error::ApiError, state::ApiState};
 use crate::{
     config::tls::{self, TlsError},
@@ -59,6 +64,8 @@ pub struct Access {
     rule: ArcSwap<Rule>,
     tls: ArcSwapOption<ServerConfig>,
     audit: Audit,
+    /// Says that there is another rule.
+    rules: watch::Sender<()>,
 }
 
 /// A rule whose files have been read.
@@ -98,10 +105,12 @@ impl Access {
             rule: ArcSwap::from_pointee(Rule { spec, budgets }),
             tls: ArcSwapOption::new(tls),
             audit,
+            rules: watch::Sender::new(()),
         })
     }
 
-    /// Puts another rule in force: for the requests, and for TLS the connections, from now on.
+    /// Puts another rule in force: for the requests, and for TLS the connections, from now on, and for
+    /// the streams that there are ([`Standing`]).
     /// Budgets that have not changed go on as they are: a reload forgives nothing.
     pub fn replace(&self, prepared: Prepared) {
         let Prepared { spec, tls } = prepared;
@@ -112,6 +121,14 @@ impl Access {
         let budgets = kept.cloned().or_else(new);
         self.rule.store(Arc::new(Rule { spec, budgets }));
         self.tls.store(tls);
+        self.rules.send_replace(());
+    }
+
+    /// Whether whoever has sent a request that was let through would still be, to what needs this role.
+    /// It takes from no budget.
+    fn lets(&self, request: &Parts, needed: Role) -> bool {
+        let caller = self.rule.load().identify(request, &Peer::of(request), None);
+        caller.is_ok_and(|caller| caller.role >= needed)
     }
 
     /// Lines that the audit log's file has not got.
@@ -197,7 +214,8 @@ impl Rule {
             return Ok(None);
         }
         let peer = Peer::of(request);
-        let caller = self.identify(request, &peer, now);
+        let guesses = self.budgets.as_deref().map(|budgets| (budgets, now));
+        let caller = self.identify(request, &peer, guesses);
         if let Some(budgets) = &self.budgets {
             let known = caller.as_ref().ok();
             let taken = budgets.take(now, known, &peer);
@@ -220,7 +238,13 @@ impl Rule {
         Ok(Some(caller))
     }
 
-    fn identify(&self, request: &Parts, peer: &Peer, now: Timestamp) -> Result<Caller, ApiError> {
+    /// Who asks. Wrong tokens are guesses, which may have a budget.
+    fn identify(
+        &self,
+        request: &Parts,
+        peer: &Peer,
+        guesses: Option<(&Budgets, Timestamp)>,
+    ) -> Result<Caller, ApiError> {
         let caller = |name, means, role| Caller {
             name,
             means,
@@ -231,15 +255,14 @@ impl Rule {
         let shown = keyring::bearer(&request.headers);
         if let Some(shown) = shown {
             // Who is let in anyway is no stranger that guesses; whom a proxy passes on may be one.
-            let guesses = !matches!(near, Ok(Some(_)));
-            let budgets = self.budgets.as_ref().filter(|_| guesses);
-            if let Some(budgets) = budgets {
+            let guesses = guesses.filter(|_| !matches!(near, Ok(Some(_))));
+            if let Some((budgets, now)) = guesses {
                 budgets.may_try(now, peer)?;
             }
             if let Some(token) = keyring::find(&self.spec.tokens, shown) {
                 return Ok(caller(Arc::clone(&token.name), Means::Token, token.role));
             }
-            if let Some(budgets) = budgets {
+            if let Some((budgets, now)) = guesses {
                 budgets.failed(now, peer);
             }
         }

@@ -22,7 +22,7 @@ use tokio::sync::Semaphore;
 
 pub use self::packet_path::watch_packet_path;
 use self::stream::{Followed, Wanted};
-pub(super) use self::stream::{Stream, append, hand_over, stopping};
+pub(super) use self::stream::{Stream, append, stopping};
 use super::{
     document::{Unavailable, tag},
     error::ApiError,

@@ -2,10 +2,12 @@
 //!
 //! A stream follows the packet path ([`crate::l4::Followed`]). It is bounded there: by the number of
 //! those who follow, by the events that wait for each, and by what the program records in a second.
-//! Whoever gets less than there was is told how much is missing.
+//! Whoever gets less than there was is told how much is missing. Whoever takes nothing at all for a
+//! while has to make room for others.
 //!
 //! Addresses and ports are what every load balancer's log has; the bytes of packets are what people
-//! send. So the former are for whoever may look, the latter for whoever may operate.
+//! send. So the former are for whoever may look, the latter for whoever may operate: the audit log has
+//! who has seen them, and a stream ends when whoever has asked for it may no more.
 
 mod document;
 mod stream;
@@ -16,7 +18,7 @@ use axum::{extract::State, response::Response};
 use lb_common::{Counter, CounterKind};
 
 use super::{
-    access::Caller,
+    access::Standing,
     document::{Conflict, Unavailable, tag},
     error::ApiError,
     events,
@@ -47,7 +49,9 @@ struct Asked {
 /// Server-sent events of the packet path in the kernel: each has a number as `id`, `flow` as `event`
 /// and a `FlowEvent` as `data`. What the program or a slow reader has lost is told by `event: lost`.
 /// Packets are recorded only while somebody follows, eight at most. The stream ends with the daemon,
-/// or as `count` or `seconds` say. `bytes` needs the role `operate`.
+/// or as `count` or `seconds` say, and before that for a reader that takes nothing for half a minute, or
+/// that may no longer see it: `event: ended` with an `Ended` as `data` says why. `bytes` needs the role
+/// `operate`, and is written to the audit log.
 #[utoipa::path(
     get,
     path = "/api/v1/loadbalancer/flows",
@@ -82,17 +86,15 @@ struct Asked {
 )]
 pub(super) async fn flows(
     State(state): State<ApiState>,
-    caller: Caller,
+    mut standing: Standing,
     parameters: Parameters,
 ) -> Result<Response, ApiError> {
     let asked = asked(parameters, &state.snapshot())?;
-    if asked.bytes && caller.role < Role::Operate {
-        return Err(ApiError::Role {
-            needed: Role::Operate,
-            caller: caller.to_string(),
-            role: caller.role,
-        });
-    }
+    standing.needs(if asked.bytes {
+        Role::Operate
+    } else {
+        Role::Read
+    })?;
     if state.stopping() {
         return Err(ApiError::Stopping);
     }
@@ -101,7 +103,9 @@ pub(super) async fn flows(
         L4Error::Followers { most } => ApiError::TooManyStreams { most },
         other => ApiError::Conflict(other.to_string()),
     })?;
-    Ok(events::respond(stream::start(&state, followed, &asked)))
+    Ok(events::respond(stream::start(
+        &state, standing, followed, &asked,
+    )))
 }
 
 fn asked(mut parameters: Parameters, snapshot: &Snapshot) -> Result<Asked, ApiError> {

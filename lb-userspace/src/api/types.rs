@@ -54,7 +54,7 @@ pub use discovery::{Discovery, FoundInstance, Leaving, Refused, Source};
 pub use event::{Event, Lost};
 pub use explain::{AskedRequest, Candidate, ExplainedSession, Explanation, Key, Refusal};
 pub use flow::{AskedPacket, FlowCandidate, FlowConnection, FlowExplanation, FlowSlot, SentPacket};
-pub use flow_event::FlowEvent;
+pub use flow_event::{Ended, FlowEvent};
 pub use health::{
     GatewayHealth, InstanceCounts, LastReload, Liveness, Readiness, ServiceHealth, ServicesHealth,
     Status,

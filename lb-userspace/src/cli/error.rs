@@ -49,6 +49,22 @@ pub enum CliError {
         /// Where.
         url: String,
     },
+    /// A stream is over before it was to be.
+    #[error(
+        "expected events from lb at {url} {until}, found that they have ended after {:.1} s{}",
+        after.as_secs_f64(),
+        because(why.as_deref())
+    )]
+    Early {
+        /// Where.
+        url: String,
+        /// How long they were to come.
+        until: String,
+        /// How long they came.
+        after: Duration,
+        /// lb's words.
+        why: Option<String>,
+    },
     /// What answers does not speak as lb does.
     #[error(
         "expected the management API of lb at {url}, found something else: {why}\n  --api or \
@@ -132,6 +148,10 @@ fn list(message: &str, faults: &[Fault]) -> String {
     let told = |fault: &&Fault| message.contains(&fault.expected) && faults.len() == 1;
     let faults = faults.iter().filter(|fault| !told(fault));
     faults.map(|fault| format!("\n  {fault}")).collect()
+}
+
+fn because(why: Option<&str>) -> String {
+    why.map(|why| format!(": {why}")).unwrap_or_default()
 }
 
 const fn hint(status: u16) -> &'static str {

@@ -1,31 +1,28 @@
 //! `lb flows`: what becomes of packets, as it happens, as lines or as a capture.
 
+mod sink;
+
 use std::{
     fmt::Write as _,
-    fs::File,
     io::{self, Write},
-    path::Path,
+    time::{Duration, Instant},
 };
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
-
-use super::{
-    Context,
-    args::Flows,
-    client::segment,
-    error::CliError,
-    pcapng::{Capture, Direction, Packet},
-};
-use crate::api::types::{FlowEvent, Lost};
+use self::sink::{Sink, Told};
+use super::{Context, args::Flows, client::segment, error::CliError};
 
 /// `lb flows`: a line an event, until there are enough or the reader has seen enough.
 pub(super) async fn follow(context: &mut Context<'_>, asked: &Flows) -> Result<(), CliError> {
     let Context {
-        client, json, out, ..
+        client,
+        json,
+        out,
+        errors,
+        ..
     } = context;
     let path = format!("/api/v1/loadbalancer/flows{}", query(asked));
-    let ends = asked.count.is_some() || asked.seconds.is_some();
-    let (mut kind, mut seen) = (String::new(), 0_u64);
+    let begun = Instant::now();
+    let (mut kind, mut seen) = (String::new(), Seen::default());
     let mut sink: Option<Sink<'_>> = None;
     let mut out = Some(&mut **out);
     let each = |line: &str| {
@@ -44,19 +41,106 @@ pub(super) async fn follow(context: &mut Context<'_>, asked: &Flows) -> Result<(
         let Some(data) = line.strip_prefix("data: ") else {
             return Ok(());
         };
-        if kind == "flow" {
-            seen += 1;
-        }
-        sink.put(&kind, data)
+        let told = Told::parse(&kind, data);
+        seen.note(&told, sink.is_capture(), &mut **errors);
+        sink.put(&told, data, seen.lost)
     };
-    client.lines(&path, each).await?;
-    let has_enough = asked.seconds.is_some() || asked.count.is_some_and(|count| seen >= count);
-    if ends && has_enough {
+    let read = client.lines(&path, each).await;
+    seen.sum_up(&mut **errors);
+    read?;
+    let after = begun.elapsed();
+    if seen.is_enough(asked, after) {
         return Ok(());
     }
-    Err(CliError::Ended {
+    Err(CliError::Early {
         url: client.url().to_owned(),
+        until: until(asked),
+        after,
+        why: seen.why,
     })
+}
+
+/// What has come, and what has not.
+#[derive(Debug, Default)]
+struct Seen {
+    events: u64,
+    lost: u64,
+    unreadable: u64,
+    /// Why lb has ended it.
+    why: Option<String>,
+}
+
+impl Seen {
+    /// Notes an event, and says what is missing where nothing else does.
+    fn note(
+        &mut self,
+        told: &Result<Told, serde_json::Error>,
+        is_silent: bool,
+        errors: &mut dyn Write,
+    ) {
+        // When that cannot be said, nothing can.
+        match told {
+            Ok(Told::Flow(_)) => self.events += 1,
+            Ok(Told::Lost(lost)) => {
+                self.lost = self.lost.saturating_add(*lost);
+                if is_silent {
+                    drop(writeln!(errors, "lb: {lost} events are lost"));
+                }
+            }
+            Ok(Told::Ended(why)) => self.why = Some(why.clone()),
+            Ok(Told::Other) => {}
+            Err(error) => {
+                self.unreadable += 1;
+                // Once: where there is one there are many.
+                if self.unreadable == 1 {
+                    drop(writeln!(errors, "lb: an event cannot be read: {error}"));
+                }
+            }
+        }
+    }
+
+    /// Says what is missing in all.
+    fn sum_up(&self, errors: &mut dyn Write) {
+        let Self {
+            events,
+            lost,
+            unreadable,
+            ..
+        } = self;
+        if *lost > 0 {
+            let text = "lb: events in all";
+            drop(writeln!(
+                errors,
+                "{text}: {events} have come, {lost} are lost"
+            ));
+        }
+        if *unreadable > 0 {
+            drop(writeln!(
+                errors,
+                "lb: {unreadable} events could not be read"
+            ));
+        }
+    }
+
+    /// Whether it was to be over by then.
+    fn is_enough(&self, asked: &Flows, after: Duration) -> bool {
+        // lb has begun later, but its clock need not go like this one.
+        let has_lasted = |seconds: u64| after >= Duration::from_millis(seconds.saturating_mul(999));
+        asked.seconds.is_some_and(has_lasted)
+            || asked.count.is_some_and(|count| self.events >= count)
+    }
+}
+
+/// For how long events were to come.
+fn until(asked: &Flows) -> String {
+    let count = asked.count.map(|count| format!("until there are {count}"));
+    let seconds = asked.seconds.map(|seconds| format!("for {seconds} s"));
+    match (seconds, count) {
+        (Some(seconds), Some(count)) => format!("{seconds} or {count}"),
+        (seconds, count) => seconds
+            .or(count)
+            .unwrap_or_else(|| "for as long as it runs".to_owned()),
+    }
 }
 
 fn query(asked: &Flows) -> String {
@@ -94,193 +178,66 @@ fn query(asked: &Flows) -> String {
     query.replacen('&', "?", 1)
 }
 
-/// Where events go.
-enum Sink<'a> {
-    Lines(&'a mut (dyn Write + Send)),
-    Documents(&'a mut (dyn Write + Send)),
-    Capture(Capture<Box<dyn Write + Send + 'a>>),
-}
-
-impl<'a> Sink<'a> {
-    fn open(out: &'a mut (dyn Write + Send), file: Option<&Path>, json: bool) -> io::Result<Self> {
-        let Some(path) = file else {
-            return Ok(if json {
-                Self::Documents(out)
-            } else {
-                Self::Lines(out)
-            });
-        };
-        let out: Box<dyn Write + Send + 'a> = if path == Path::new("-") {
-            Box::new(out)
-        } else {
-            let file = File::create(path).map_err(|error| {
-                let text = format!("cannot write {}: {error}", path.display());
-                io::Error::new(error.kind(), text)
-            })?;
-            Box::new(file)
-        };
-        Capture::new(out).map(Self::Capture)
-    }
-
-    fn put(&mut self, kind: &str, data: &str) -> io::Result<()> {
-        match self {
-            Self::Documents(out) => {
-                writeln!(out, "{data}")?;
-                out.flush()
-            }
-            Self::Lines(out) => {
-                let Some(line) = line(kind, data) else {
-                    return Ok(());
-                };
-                writeln!(out, "{line}")?;
-                // Whoever reads from a pipe wants each event when it happens.
-                out.flush()
-            }
-            Self::Capture(capture) => match (kind, serde_json::from_str(data)) {
-                ("flow", Ok(event)) => record(capture, &event),
-                _ => Ok(()),
-            },
-        }
-    }
-}
-
-/// An event for people; `None` when it is none.
-fn line(kind: &str, data: &str) -> Option<String> {
-    if kind == "lost" {
-        let lost: Lost = serde_json::from_str(data).ok()?;
-        let lost = lost.lost.unwrap_or_default();
-        return Some(format!("… {lost} events are lost"));
-    }
-    let event: FlowEvent = serde_json::from_str(data).ok()?;
-    Some(text(&event))
-}
-
-fn text(event: &FlowEvent) -> String {
-    // To the microsecond, as people compare it with other traces.
-    let time = event.timestamp.get(11..26).unwrap_or(&event.timestamp);
-    let end = |end: &Option<String>| end.as_deref().unwrap_or("?").to_owned();
-    let protocol = event.protocol.as_deref().unwrap_or("-");
-    let mut text = format!(
-        "{time} {protocol:<4} {} → {}  {}",
-        end(&event.source),
-        end(&event.destination),
-        told(event)
-    );
-    if !event.flags.is_empty() {
-        let _ = write!(text, "  [{}]", event.flags.join(","));
-    }
-    let _ = write!(text, "  {} bytes", event.length);
-    text
-}
-
-/// What became of a packet, in a few words.
-fn told(event: &FlowEvent) -> String {
-    let mut text = format!("{}: {}", event.verdict, event.reason);
-    if event.new {
-        text.push_str(", new");
-    }
-    if let Some(service) = &event.service {
-        let _ = write!(text, "  {service}");
-    }
-    if let Some(instance) = &event.instance {
-        let _ = write!(text, " ({instance})");
-    }
-    text
-}
-
-fn record<W: Write>(capture: &mut Capture<W>, event: &FlowEvent) -> io::Result<()> {
-    let bytes = event.bytes.as_deref().unwrap_or_default();
-    let bytes = STANDARD.decode(bytes).map_err(io::Error::other)?;
-    let at = humantime::parse_rfc3339(&event.timestamp).map_err(io::Error::other)?;
-    let (interface, direction) = match &event.out {
-        Some(out) => (out, Direction::Out),
-        None => (event.interface.as_ref().unwrap_or(&UNKNOWN), Direction::In),
-    };
-    let comment = format!(
-        "{}; came as {} → {}",
-        told(event),
-        event.source.as_deref().unwrap_or("?"),
-        event.destination.as_deref().unwrap_or("?")
-    );
-    capture.write(&Packet {
-        interface,
-        direction,
-        at,
-        bytes: &bytes,
-        length: event.length,
-        verdict: verdict(event),
-        comment: &comment,
-    })
-}
-
-/// The name of an interface that is gone.
-static UNKNOWN: String = String::new();
-
-/// The program's return value.
-fn verdict(event: &FlowEvent) -> u64 {
-    const DROP: u64 = 1;
-    const PASS: u64 = 2;
-    const TX: u64 = 3;
-    const REDIRECT: u64 = 4;
-    match (event.verdict.as_str(), event.reason.as_str()) {
-        ("passed", _) => PASS,
-        ("forwarded", "redirected") => REDIRECT,
-        ("forwarded", _) => TX,
-        _ => DROP,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn event() -> FlowEvent {
-        FlowEvent {
-            timestamp: "2026-01-15T10:30:00.123456789Z".to_owned(),
-            verdict: "forwarded".to_owned(),
-            reason: "redirected".to_owned(),
-            protocol: Some("tcp".to_owned()),
-            source: Some("198.51.100.7:40000".to_owned()),
-            destination: Some("192.0.2.10:80".to_owned()),
-            flags: vec!["syn".to_owned()],
-            new: true,
-            vip: Some("tcp/192.0.2.10:80".to_owned()),
-            service: Some("web".to_owned()),
-            instance: Some("http://10.0.0.2:80".to_owned()),
-            interface: Some("eth0".to_owned()),
-            out: Some("eth1".to_owned()),
-            length: 74,
-            bytes: None,
+    /// What is said of these events, and what has come.
+    fn noted(events: &[(&str, &str)], is_silent: bool) -> (String, Seen) {
+        let (mut seen, mut errors) = (Seen::default(), Vec::new());
+        for (kind, data) in events {
+            seen.note(&Told::parse(kind, data), is_silent, &mut errors);
         }
+        seen.sum_up(&mut errors);
+        (String::from_utf8(errors).unwrap(), seen)
     }
 
     #[test]
-    fn a_line_says_who_where_and_why() {
-        assert_eq!(
-            text(&event()),
-            "10:30:00.123456 tcp  198.51.100.7:40000 → 192.0.2.10:80  forwarded: redirected, new  \
-             web (http://10.0.0.2:80)  [syn]  74 bytes"
+    fn what_is_missing_is_said() {
+        let lost = [("lost", r#"{"lost":7}"#), ("lost", r#"{"lost":10}"#)];
+        let sum = "lb: events in all: 0 have come, 17 are lost\n";
+        let each = "lb: 7 events are lost\nlb: 10 events are lost\n";
+        assert_eq!(noted(&lost, true).0, format!("{each}{sum}"));
+        assert_eq!(noted(&lost, false).0, sum);
+        let (errors, seen) = noted(&[("flow", "{}"), ("flow", "nonsense")], true);
+        assert_eq!((seen.events, seen.unreadable), (0, 2));
+        assert_eq!(errors.matches("cannot be read").count(), 1, "{errors}");
+        assert!(
+            errors.ends_with("lb: 2 events could not be read\n"),
+            "{errors}"
         );
-        let dropped = FlowEvent {
-            verdict: "dropped".to_owned(),
-            reason: "no_instance".to_owned(),
-            instance: None,
-            out: None,
-            flags: Vec::new(),
-            new: false,
-            ..event()
+        let (errors, seen) = noted(
+            &[("ended", r#"{"why":"lb stops"}"#), ("new kind", "1")],
+            true,
+        );
+        assert_eq!(
+            (errors.as_str(), seen.why.as_deref()),
+            ("", Some("lb stops"))
+        );
+    }
+
+    #[test]
+    fn what_ends_before_it_was_to_is_an_error() {
+        let asked = |seconds, count| Flows {
+            seconds,
+            count,
+            ..Flows::default()
         };
+        let seen = Seen {
+            events: 5,
+            ..Seen::default()
+        };
+        let enough = |seconds, count, after| {
+            seen.is_enough(&asked(seconds, count), Duration::from_millis(after))
+        };
+        assert!(enough(Some(30), None, 30_001) && !enough(Some(30), None, 29_000));
+        assert!(enough(Some(30), Some(5), 1) && !enough(Some(30), Some(6), 1));
+        assert!(enough(None, Some(5), 1) && !enough(None, None, 1));
+        assert_eq!(until(&asked(Some(30), None)), "for 30 s");
         assert_eq!(
-            text(&dropped),
-            "10:30:00.123456 tcp  198.51.100.7:40000 → 192.0.2.10:80  dropped: no_instance  web  \
-             74 bytes"
+            until(&asked(Some(3), Some(6))),
+            "for 3 s or until there are 6"
         );
-        assert_eq!(
-            line("lost", r#"{"lost":7}"#).unwrap(),
-            "… 7 events are lost"
-        );
-        assert_eq!(line("flow", "nonsense"), None);
-        let verdicts = [verdict(&event()), verdict(&dropped)];
-        assert_eq!(verdicts, [4, 1]);
+        assert_eq!(until(&asked(None, None)), "for as long as it runs");
     }
 }

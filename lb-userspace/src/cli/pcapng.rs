@@ -2,7 +2,7 @@
 //! (draft-ietf-opsawg-pcapng).
 //!
 //! Only what is needed to write one: a section, an interface for each name, a packet with what became of
-//! it as a comment, and the XDP program's verdict. Every block is written whole and at once, so a
+//! it as a comment, and the XDP program's verdict; and how many are missing. Every block is written whole and at once, so a
 //! capture that is broken off is a capture.
 
 use std::{
@@ -15,6 +15,8 @@ use std::{
 const SECTION: u32 = 0x0a0d_0d0a;
 /// Type of an interface description block.
 const INTERFACE: u32 = 1;
+/// Type of an interface statistics block.
+const STATISTICS: u32 = 5;
 /// Type of an enhanced packet block.
 const PACKET: u32 = 6;
 
@@ -29,10 +31,15 @@ const COMMENT: u16 = 1;
 const NAME: u16 = 2;
 /// `if_tsresol`: 10 to the power of so many times minus one.
 const RESOLUTION: u16 = 9;
+/// `isb_ifdrop`.
+const DROPPED: u16 = 5;
 /// `epb_flags`.
 const FLAGS: u16 = 2;
 /// `epb_verdict`.
 const VERDICT: u16 = 7;
+/// The interface of what is of any of them, as other programs call it.
+const ANY: &str = "any";
+
 /// A verdict of XDP, in the first byte of `epb_verdict`.
 const XDP: u8 = 2;
 
@@ -89,14 +96,12 @@ impl<W: Write> Capture<W> {
     /// Appends a packet.
     pub(super) fn write(&mut self, packet: &Packet<'_>) -> io::Result<()> {
         let interface = self.interface(packet.interface)?;
-        let since = packet.at.duration_since(UNIX_EPOCH);
-        // Nanoseconds of the next five centuries fit.
-        let time = since.unwrap_or(Duration::ZERO).as_nanos() as u64;
+        let [high, low] = time(packet.at);
         let mut body = Vec::new();
         for word in [
             interface,
-            (time >> 32) as u32,
-            time as u32,
+            high,
+            low,
             packet.bytes.len() as u32,
             packet.length.max(packet.bytes.len() as u32),
         ] {
@@ -111,6 +116,19 @@ impl<W: Write> Capture<W> {
         option(&mut body, VERDICT, &verdict);
         end_options(&mut body);
         self.block(PACKET, &body)
+    }
+
+    /// Says how many packets are missing up to now, since the beginning. Nobody knows of which interface.
+    pub(super) fn lost(&mut self, at: SystemTime, packets: u64) -> io::Result<()> {
+        let interface = self.interface(ANY)?;
+        let [high, low] = time(at);
+        let mut body = Vec::new();
+        for word in [interface, high, low] {
+            body.extend(word.to_ne_bytes());
+        }
+        option(&mut body, DROPPED, &packets.to_ne_bytes());
+        end_options(&mut body);
+        self.block(STATISTICS, &body)
     }
 
     /// The number of an interface, which is described when it is met for the first time.
@@ -143,6 +161,14 @@ impl<W: Write> Capture<W> {
         self.out.write_all(&block)?;
         self.out.flush()
     }
+}
+
+/// The two halves of a time in nanoseconds.
+fn time(at: SystemTime) -> [u32; 2] {
+    let since = at.duration_since(UNIX_EPOCH);
+    // Those of the next five centuries fit.
+    let time = since.unwrap_or(Duration::ZERO).as_nanos() as u64;
+    [(time >> 32) as u32, time as u32]
 }
 
 fn option(body: &mut Vec<u8>, code: u16, value: &[u8]) {
@@ -240,6 +266,28 @@ mod tests {
             assert_eq!(options[1].1, direction_bytes(direction));
             assert_eq!(options[2].1[0], XDP);
             assert_eq!(options[2].1[1..], 1_u64.to_ne_bytes());
+        }
+    }
+
+    #[test]
+    fn a_capture_says_how_much_is_missing() {
+        let mut file = Vec::new();
+        let mut capture = Capture::new(&mut file).unwrap();
+        let at = UNIX_EPOCH + Duration::new(1_768_473_000, 123_456_789);
+        capture.lost(at, 7).unwrap();
+        capture.lost(at, 17).unwrap();
+        let blocks = blocks(&file);
+        let kinds: Vec<u32> = blocks.iter().map(|(kind, _)| *kind).collect();
+        assert_eq!(kinds, [SECTION, INTERFACE, STATISTICS, STATISTICS]);
+        assert_eq!(options(&blocks[1].1[8..])[0], (NAME, &b"any"[..]));
+        for (block, lost) in [(2, 7_u64), (3, 17)] {
+            let body = blocks[block].1;
+            let [high, low] = time(at);
+            assert_eq!(
+                (word(body, 0), word(body, 4), word(body, 8)),
+                (0, high, low)
+            );
+            assert_eq!(options(&body[12..]), [(DROPPED, &lost.to_ne_bytes()[..])]);
         }
     }
 

@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 
 use lb_common::{
     Address, AddressFilter, FLOW_FORWARD, FORWARD_DNAT, FlowEntry, FlowKey, Settings, VipKey,
+    forward_of,
 };
 
 use super::{
@@ -38,7 +39,7 @@ impl Ends {
         if entry.direction == FLOW_FORWARD {
             return;
         }
-        if entry.forward == FORWARD_DNAT {
+        if forward_of(entry.forward) == FORWARD_DNAT {
             self.sources.insert(key.source);
         } else {
             self.replies.insert(key.destination);
@@ -189,7 +190,7 @@ fn planned(plan: &Plan) -> Ends {
 mod tests {
     use std::net::IpAddr;
 
-    use lb_common::{FLOW_REPLY, FORWARD_NAT};
+    use lb_common::{FLOW_REPLY, FORWARD_NAT, FORWARD_SPLICED, FORWARD_WAITING};
     use lb_ebpf::Tables as _;
 
     use super::*;
@@ -335,6 +336,28 @@ mod tests {
         assert!(daemon.expects("10.0.0.1", CLIENT));
         daemon.walk(Ends::default());
         assert!(!daemon.expects("10.0.0.1", CLIENT));
+    }
+
+    #[test]
+    fn what_a_cookie_has_begun_is_known_like_the_rest() {
+        let spliced = FORWARD_DNAT | FORWARD_SPLICED;
+        for forward in [spliced, spliced | FORWARD_WAITING] {
+            let mut daemon = Daemon::new();
+            let world = world(Forwarding::Dnat);
+            daemon.bring(&world.plan());
+            daemon.walk(Ends::default());
+            world.configure(Vec::new(), Vec::new());
+            daemon.bring(&world.plan());
+            daemon.walk(reply("10.0.0.1", CLIENT, forward));
+            // From this instance to whomever, and not from whomever to this client.
+            assert!(daemon.expects("10.0.0.1", CLIENT) && daemon.expects("10.0.0.1", STRANGER));
+            assert!(!daemon.expects("10.0.0.2", CLIENT));
+        }
+        let spliced = FORWARD_NAT | FORWARD_SPLICED;
+        assert_eq!(
+            reply("10.0.0.1", NAT, spliced),
+            reply("10.0.0.1", NAT, FORWARD_NAT)
+        );
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! The audit log: who has changed what, or was refused.
 //!
-//! A line for every request that changes something, and for every one that is refused for lack of
-//! rights. It goes to a file of its own through a bounded queue, or to the daemon's log when there
+//! A line for every request that changes something, for every one that is refused for lack of rights,
+//! and two for every stream of what users have sent: when it begins, and when it ends. It goes to a file of its own through a bounded queue, or to the daemon's log when there
 //! is no file. What does not fit into the queue, because the disk is slow, is lost and counted:
 //! whoever can be refused must not be able to fill anything, or to hold anybody up. For the same
 //! reason refusals for too many requests get a line a second at most, which says how many it stands
 //! for.
 //!
-//! No secret is in it: neither bodies, queries nor header fields are. A path may name a session by
+//! No secret is in it: neither bodies, queries nor header fields are, but for what a stream of packets was
+//! asked for, each word of which is one that lb knows. A path may name a session by
 //! its id, which is one; it is replaced by what lb itself calls the session.
 
 use std::{
@@ -25,7 +26,7 @@ use axum::{
 };
 use serde::Serialize;
 
-use super::{Caller, Peer};
+use super::{Caller, Ending, Peer};
 use crate::{
     affinity::SessionId,
     api::{Problem, conventions::RequestId},
@@ -36,7 +37,10 @@ use crate::{
 /// Lines that wait to be written, 2 MB at most.
 const CAPACITY: usize = 1024;
 
-/// Most bytes of a path.
+/// What the lines of a stream say.
+const STREAM: &str = "stream of packet bytes";
+
+/// Most bytes of a path, and of what a stream was asked for.
 const PATH: usize = 1024;
 
 /// Where lines go. A clone leads to the same place.
@@ -71,8 +75,17 @@ pub(super) struct Record {
     path: String,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     dry_run: bool,
+    /// Of a stream: whether it `begins` or `ends`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stream: Option<&'static str>,
+    /// What it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    filter: Option<String>,
+    /// How many events were in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    events: Option<u64>,
     status: u16,
-    /// Why it was refused: the last part of the problem's type.
+    /// Why it was refused: the last part of the problem's type. Why a stream has ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
     revision_before: u64,
@@ -174,6 +187,9 @@ impl Record {
             method: request.method.to_string(),
             path: shown(uri.path()),
             dry_run: uri.query().is_some_and(is_dry),
+            stream: None,
+            filter: None,
+            events: None,
             status: 0,
             reason: None,
             revision_before: revision,
@@ -201,6 +217,18 @@ impl Record {
         self.reason = kind.map(str::to_owned);
     }
 
+    /// Makes it a line of a stream, which begins or has ended. Its query was understood.
+    pub(super) fn streamed(&mut self, request: &Parts, ending: Option<Ending>) {
+        self.message = STREAM;
+        self.status = StatusCode::OK.as_u16();
+        self.stream = Some(if ending.is_some() { "ends" } else { "begins" });
+        let mut filter = request.uri.query().unwrap_or_default().to_owned();
+        filter.truncate(filter.floor_char_boundary(PATH));
+        self.filter = Some(filter);
+        self.events = ending.map(|ending| ending.events);
+        self.reason = ending.map(|ending| ending.reason.to_owned());
+    }
+
     fn log(&self) {
         let caller = self.caller.as_deref().unwrap_or("nobody known");
         let role = self.role.unwrap_or("none");
@@ -217,6 +245,14 @@ impl Record {
             request_id,
             ..
         } = self;
+        if let Some(stream) = self.stream {
+            let filter = self.filter.as_deref().unwrap_or_default();
+            let events = self.events.unwrap_or_default();
+            tracing::info!(
+                caller, role, peer, path, stream, filter, events, reason, request_id, "{STREAM}"
+            );
+            return;
+        }
         tracing::info!(
             caller,
             role,

@@ -139,7 +139,7 @@ impl Followed {
 }
 
 /// Hands over what is in `chunk`, if anything is; whether somebody took it before the `end`.
-pub(in crate::api) async fn hand_over(
+async fn hand_over(
     chunk: &mut String,
     sender: &mpsc::Sender<Bytes>,
     end: impl Future<Output = ()>,

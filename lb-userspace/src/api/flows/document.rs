@@ -20,6 +20,33 @@ pub(super) struct Writer {
     /// Whether packets are shown too.
     bytes: bool,
     names: HashMap<u32, Option<String>>,
+    instances: Instances,
+}
+
+/// Names of all instances by what the program calls them.
+#[derive(Debug, Default)]
+struct Instances {
+    /// The snapshot that they are of.
+    revision: Option<u64>,
+    names: HashMap<(u16, u16), String>,
+}
+
+impl Instances {
+    /// The name of one. A VIP's instance need not be of its service: a fallback may serve it, and its
+    /// connections stay when it gets another service.
+    fn name(&mut self, snapshot: &Snapshot, index: u16, generation: u16) -> Option<&str> {
+        if self.revision != Some(snapshot.revision) {
+            let members = snapshot.services.iter().flat_map(|s| s.members.iter());
+            let named = members.map(|member| {
+                let instance = &member.instance;
+                let id = (instance.id.index, instance.id.generation);
+                (id, instance.endpoint.name().to_owned())
+            });
+            self.names = named.collect();
+            self.revision = Some(snapshot.revision);
+        }
+        self.names.get(&(index, generation)).map(String::as_str)
+    }
 }
 
 impl Writer {
@@ -27,6 +54,7 @@ impl Writer {
         Self {
             bytes,
             names: HashMap::new(),
+            instances: Instances::default(),
         }
     }
 
@@ -44,13 +72,9 @@ impl Writer {
             let mut vips = report.vips.iter();
             vips.find(|vip| vip.id == id)
         });
-        let service = vip.and_then(|vip| snapshot.service(vip.vip.service.as_str()));
-        let members = service.iter().flat_map(|service| service.members.iter());
-        let mut instances = members.map(|member| &member.instance);
-        let instance = instances.find(|instance| {
-            let id = instance.id;
-            (id.index, id.generation) == (event.index, event.generation)
-        });
+        let (index, generation) = (event.index, event.generation);
+        let instance = self.instances.name(snapshot, index, generation);
+        let instance = instance.map(str::to_owned);
         let is_message = matches!(headers.protocol, Some(1 | 58)) && !is_answer(counter);
         let tuple = tuple(&event.key).filter(|_| !is_message);
         let (protocol, source, destination) = tuple.unwrap_or_else(|| ends(&headers));
@@ -67,7 +91,7 @@ impl Writer {
             new: event.flags & EVENT_NEW != 0,
             vip: vip.map(|vip| vip.vip.to_string()),
             service: vip.map(|vip| vip.vip.service.to_string()),
-            instance: instance.map(|instance| instance.endpoint.name().to_owned()),
+            instance,
             interface: self.name(event.interface),
             out: self.name(event.out),
             length: event.length,
@@ -210,6 +234,42 @@ mod tests {
         assert_eq!((event.length, event.bytes), (1500, None));
         let bytes = document(true, &packet).bytes.unwrap();
         assert_eq!(STANDARD.decode(bytes).unwrap(), frame);
+    }
+
+    #[test]
+    fn an_instance_is_found_whatever_service_it_is_of() {
+        use crate::{
+            api::tests::{A, B, World},
+            registry::{Change, Desired},
+        };
+        let world = World::new();
+        let report = world.state.report();
+        let vip = &report.vips[0];
+        assert_eq!(vip.vip.service.as_str(), "ocr-service");
+        let mut packet = seen(Counter::Redirected, key(), &[7; 20]);
+        packet.event.vip = vip.id as u16 + 1;
+        let mut writer = Writer::new(false);
+        let mut told = |packet: &SeenPacket| {
+            let event = writer.document(packet, &world.registry.snapshot(), &report);
+            (event.service, event.instance)
+        };
+        let snapshot = world.registry.snapshot();
+        let other = snapshot.service("main-backend").unwrap();
+        let service = Some("ocr-service".to_owned());
+        // No instance at all.
+        assert_eq!(told(&packet), (service.clone(), None));
+        for (member, name) in other.members.iter().zip([A, B]) {
+            let id = member.instance.id;
+            (packet.event.index, packet.event.generation) = (id.index, id.generation);
+            assert_eq!(told(&packet), (service.clone(), Some(name.to_owned())));
+            packet.event.generation += 1;
+            assert_eq!(told(&packet), (service.clone(), None));
+        }
+        packet.event.generation -= 1;
+        assert_eq!(told(&packet).1.as_deref(), Some(B));
+        let nothing = Change::Configure(Box::new(Desired::default()));
+        world.registry.apply(nothing).unwrap();
+        assert_eq!(told(&packet), (service, None));
     }
 
     #[test]

@@ -7,20 +7,33 @@ use super::*;
 use crate::{
     api::access::tests::token,
     l4::{Tape, recorded},
+    model::AuditLogSpec,
 };
 
 const PATH: &str = "/api/v1/loadbalancer/flows";
 
 /// An API over a packet path that tests record for.
 fn followed() -> (World, Tape) {
-    let spec = AccessSpec {
+    World::followed(Access::new(spec().into(), Audit::to_log()))
+}
+
+fn spec() -> AccessSpec {
+    AccessSpec {
         tokens: vec![
             token("looks", "read", Role::Read),
             token("works", "operate", Role::Operate),
         ],
         ..AccessSpec::default()
-    };
-    World::followed(Access::new(spec.into(), Audit::to_log()))
+    }
+}
+
+/// A request from elsewhere, with a token.
+fn far(shown: &str, query: &str) -> Request<Body> {
+    let request = Request::get(format!("{PATH}{query}"))
+        .header("host", "localhost")
+        .header("authorization", format!("Bearer {shown}"));
+    let far = SocketAddr::from(([192, 0, 2, 7], 4000));
+    with_peer(request.body(Body::empty()).unwrap(), far)
 }
 
 async fn open(world: &World, query: &str) -> Response {
@@ -137,12 +150,7 @@ async fn bytes_are_for_those_who_operate() {
         ("read", "?seconds=1&bytes=true", 403),
         ("operate", "?seconds=1&bytes=true", 200),
     ] {
-        let request = Request::get(format!("{PATH}{query}"))
-            .header("host", "localhost")
-            .header("authorization", format!("Bearer {shown}"));
-        let far = SocketAddr::from(([192, 0, 2, 7], 4000));
-        let request = with_peer(request.body(Body::empty()).unwrap(), far);
-        let got = world.send(request).await;
+        let got = world.send(far(shown, query)).await;
         assert_eq!(got.status, expected, "{shown} {query}: {}", got.body);
         if expected == 403 {
             let detail = got.problem(403)["detail"].to_string();
@@ -167,4 +175,141 @@ async fn there_are_so_many_streams_and_they_end_with_lb() {
     }
     let refused = world.ask(Method::GET, PATH).await;
     assert_eq!(refused.problem(503)["type"], "urn:lb:problem:stopping");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_takes_nothing_makes_room_for_others() {
+    let (world, tape) = followed();
+    let mut streams = Vec::new();
+    for _ in 0..l4::MOST_FOLLOWERS {
+        streams.push(open(&world, "").await);
+    }
+    // To the first alone, and no more than the bell can ring unheard.
+    for _ in 0..200 {
+        tape.record(recorded(Counter::DropTtl, 1));
+    }
+    let begun = tokio::time::Instant::now();
+    let gone = async |place: usize| {
+        while tape.follower(place) != lb_common::Follower::default() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        begun.elapsed().as_secs()
+    };
+    assert_eq!(gone(0).await, 30);
+    let other = open(&world, "").await;
+    // For the others there is nothing but a sign of life, after a while.
+    assert_eq!(gone(1).await, 45);
+    drop(other);
+    let text = rest(streams.swap_remove(0)).await;
+    assert!(text.contains("event: flow"), "{text}");
+    let last = "event: ended\ndata: {\"why\":\"nothing was read for 30 seconds\"}\n\n";
+    assert!(text.ends_with(last), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_reads_stays() {
+    let (world, tape) = followed();
+    let reading = tokio::spawn(open(&world, "").await.into_body().collect());
+    for _ in 0..10 {
+        for _ in 0..100 {
+            tape.record(recorded(Counter::DropTtl, 1));
+        }
+        tokio::time::sleep(Duration::from_secs(20)).await;
+    }
+    assert!(!reading.is_finished());
+    world.state.stop();
+    let text = reading.await.unwrap().unwrap().to_bytes();
+    let text = String::from_utf8(text.to_vec()).unwrap();
+    assert_eq!(text.matches("event: flow").count(), 1000);
+    assert!(text.contains(": heartbeat") && text.ends_with("{\"why\":\"lb stops\"}\n\n"));
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_whoever_has_asked_may_no_more() {
+    let gone = AccessSpec {
+        tokens: vec![token("looks", "read", Role::Read)],
+        ..AccessSpec::default()
+    };
+    let of = |shown, role| AccessSpec {
+        tokens: vec![spec().tokens.remove(0), token("works", shown, role)],
+        ..AccessSpec::default()
+    };
+    for (rule, ends) in [
+        (gone, ["?bytes=true", ""].as_slice()),
+        // Another secret is somebody else.
+        (of("other", Role::Operate), &["?bytes=true", ""]),
+        (of("operate", Role::Read), &["?bytes=true"]),
+    ] {
+        let (world, _tape) = followed();
+        let ask = async |shown, query| {
+            let answer = world.router().oneshot(far(shown, query)).await.unwrap();
+            assert_eq!(answer.status(), 200);
+            answer
+        };
+        let stays = ask("read", "?seconds=1").await;
+        let mut streams = Vec::new();
+        for query in ends {
+            streams.push(ask("operate", query).await);
+        }
+        // Nothing is different.
+        world.state.access().replace(spec().into());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let figures = world.state.packet_path().flow_figures().unwrap();
+        assert_eq!(figures.followers, 1 + ends.len());
+        world.state.access().replace(rule.into());
+        for stream in streams {
+            let text = rest(stream).await;
+            assert!(text.contains("may no longer see it"), "{text}");
+        }
+        let text = rest(stays).await;
+        assert!(!text.contains("event: ended"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn the_audit_log_has_who_has_seen_what_users_have_sent() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("audit.log");
+    let (audit, writer) = Audit::open(&AuditLogSpec {
+        path: Some(path.clone()),
+    })
+    .unwrap();
+    let (world, tape) = World::followed(Access::new(spec().into(), audit));
+    let ask = async |shown, query| {
+        let answer = world.router().oneshot(far(shown, query)).await.unwrap();
+        for _ in 0..3 {
+            tape.record(recorded(Counter::DropTtl, 0xff));
+        }
+        rest(answer).await
+    };
+    ask("read", "?count=1").await;
+    ask("operate", "?bytes=true&verdict=dropped&count=2").await;
+    ask("operate", "?bytes=true&bytes=true").await;
+    // The last line is written when the stream is over.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    writer.unwrap().finish(Duration::from_secs(10));
+    let text = std::fs::read_to_string(&path).unwrap();
+    let lines: Vec<Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(lines.len(), 2, "{text}");
+    for line in &lines {
+        assert_eq!(line["message"], "stream of packet bytes");
+        assert_eq!(
+            (&line["caller"], &line["role"]),
+            (&"token works".into(), &"operate".into())
+        );
+        assert_eq!(line["peer"], "192.0.2.7:4000");
+        assert_eq!(line["filter"], "bytes=true&verdict=dropped&count=2");
+    }
+    assert_eq!(
+        (&lines[0]["stream"], lines[0].get("events")),
+        (&"begins".into(), None)
+    );
+    assert_eq!(
+        (&lines[1]["stream"], &lines[1]["events"]),
+        (&"ends".into(), &2.into())
+    );
+    assert_eq!(lines[1]["reason"], "enough");
 }

@@ -50,3 +50,10 @@ pub struct FlowEvent {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<String>,
 }
+
+/// What a stream of `GET /flows` says last when it ends before it was to: `event: ended`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Ended {
+    /// Why, in a few words.
+    pub why: String,
+}

@@ -65,7 +65,7 @@ pub(in crate::cli) struct Events {
 }
 
 /// Which packets to follow.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone, Debug, Default)]
 #[command(after_help = FLOWS_EXAMPLES)]
 pub(in crate::cli) struct Flows {
     /// Only packets that are forwarded, dropped, or passed to the host; may be repeated. Forwarded and

@@ -95,6 +95,79 @@ fn a_capture_is_written_once_lb_agrees() {
 }
 
 #[test]
+fn what_ends_before_it_was_to_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("flows.pcapng");
+    let to_file = format!("flows --seconds 30 --write {}", file.display());
+    for (args, until) in [
+        ("flows --seconds 30", "for 30 s"),
+        (&to_file, "for 30 s"),
+        ("flows --count 100000000", "until there are 100000000"),
+        ("flows", "for as long as it runs"),
+    ] {
+        let followed = Followed::new();
+        let done = thread::scope(|scope| {
+            scope.spawn(|| {
+                while followed.tape.until() == 0 {
+                    thread::sleep(Duration::from_millis(1));
+                }
+                followed.lb.world.state.stop();
+            });
+            followed.run(args)
+        });
+        assert_eq!(done.code, FAILED, "{args}: {}", done.errors);
+        let expected = format!("{until}, found that they have ended after 0.");
+        assert!(done.errors.contains(&expected), "{args}: {}", done.errors);
+        assert!(
+            done.errors.ends_with(": lb stops\n"),
+            "{args}: {}",
+            done.errors
+        );
+    }
+    assert!(fs::read(&file).unwrap().len() >= 28);
+}
+
+#[test]
+fn a_capture_says_what_is_lost() {
+    let followed = Followed::new();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("flows.pcapng");
+    let args = format!("flows --count 30000 --write {}", file.display());
+    let done = thread::scope(|scope| {
+        let running = scope.spawn(|| followed.lb.run(&args));
+        while !running.is_finished() {
+            // Many at once: the reader cannot be as fast as that.
+            for _ in 0..20_000 {
+                if followed.tape.until() != 0 && followed.tape.unread() < 40_000 {
+                    followed
+                        .tape
+                        .record(recorded(Counter::DropNoInstance, 0xff));
+                }
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        running.join().unwrap()
+    });
+    assert_eq!((done.code, done.out.as_str()), (OK, ""), "{}", done.errors);
+    let (said, sum) = done.errors.trim_end().rsplit_once('\n').unwrap();
+    let lost: u64 = said
+        .lines()
+        .map(|line| {
+            let count = line.strip_prefix("lb: ").unwrap();
+            let count = count.strip_suffix(" events are lost").unwrap();
+            count.parse::<u64>().unwrap()
+        })
+        .sum();
+    let expected = format!("lb: events in all: 30000 have come, {lost} are lost");
+    assert_eq!(sum, expected);
+    // The last block of its kind has the sum: type 5, with the option 5 of eight bytes.
+    let bytes = fs::read(&file).unwrap();
+    let option: Vec<u8> = [5_u16.to_ne_bytes(), 8_u16.to_ne_bytes()].concat();
+    let option = [option, lost.to_ne_bytes().to_vec()].concat();
+    assert!(bytes.windows(option.len()).any(|part| part == option));
+}
+
+#[test]
 fn what_makes_no_sense_is_refused() {
     let lb = Lb::new();
     for args in [

@@ -3,16 +3,23 @@
 //! What is known of instances and VIPs goes over before the new maps are filled, so that indices,
 //! ids and figures stay, and the tables of VIPs with them: they say whose the flows are that are not
 //! remembered. Connections go over twice. Just before the links move, because until then the old
-//! program adds to them; and what it has added meanwhile right afterwards. The packets of those need
-//! not wait for that: the new program looks for what it does not know in the old table, and finds
-//! itself what it needs (`lb-ebpf/bin/lb-xdp/former.rs`). What was copied is taken out of the old
-//! table, which the new program keeps, empty, until it is replaced itself.
+//! program adds to them; and what it has added meanwhile right afterwards, with what it has seen of
+//! those that were copied ([`progress`]). The packets of new ones need not wait for that: the new
+//! program looks for what it does not know in the old table, and finds itself what it needs
+//! (`lb-ebpf/bin/lb-xdp/former.rs`). What was copied is taken out of the old table, which the new
+//! program keeps, empty, until it is replaced itself.
+
+mod progress;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use aya::{EbpfLoader, maps::MapError};
+use aya::{
+    EbpfLoader,
+    maps::{HashMap, MapData, MapError},
+};
 use lb_common::{Counters, FlowEntry, FlowKey, names};
 
+use self::progress::Brought;
 use super::{
     maps::{Maps, is_legible},
     pins::MapSet,
@@ -22,6 +29,8 @@ use crate::{l4::L4Error, model::DatapathSpec};
 
 /// Only where a key is not there.
 const NEW: u64 = 1;
+/// Only where it is.
+const KNOWN: u64 = 2;
 
 /// Looks at a processor's counters until no packet is under way between two of them.
 const LOOKS: u32 = 1000;
@@ -146,14 +155,25 @@ pub(super) fn connections(former: &MapSet, new: &mut Maps) -> Option<Rest> {
     Some(Rest { old, live })
 }
 
-/// Takes over the connections that have begun since [`connections`], now that the old program is at
-/// rest, and empties its table.
+/// Takes over the connections that have begun since [`connections`], and what the old program has seen
+/// of the others, now that it is at rest, and empties its table.
 pub(super) fn rest(rest: Rest, new: &mut Maps) {
-    let Rest { mut old, live } = rest;
-    let mut taken = 0_u64;
+    let Rest { mut old, mut live } = rest;
+    let (mut taken, mut brought) = (0_u64, 0_u64);
     let mut keys = Vec::new();
     each(&old, |key, entry| {
-        taken += u64::from(new.connections.insert(key, entry, NEW).is_ok());
+        match follow(&old.connections, &mut new.connections, key, entry) {
+            Followed::Taken => taken += 1,
+            Followed::Brought(found) => {
+                brought += 1;
+                // As if one more had been there when they were copied: it is counted as one less.
+                let index = usize::from(found.entry.instance);
+                if let Some(live) = live.get_mut(index).filter(|_| found.is_over) {
+                    *live = live.wrapping_add(1);
+                }
+            }
+            Followed::Left => {}
+        }
         keys.push(*key);
     });
     for key in keys {
@@ -161,7 +181,8 @@ pub(super) fn rest(rest: Rest, new: &mut Maps) {
         let _ = old.connections.remove(&key);
     }
     for (index, copied) in (0..).zip(live) {
-        // The new program counts the ends of these, and has not counted their beginnings.
+        // The new program counts the ends of these, and has not counted their beginnings; ends that the
+        // old one has counted are below zero.
         let begun = old
             .live
             .get(&index, 0)
@@ -172,7 +193,53 @@ pub(super) fn rest(rest: Rest, new: &mut Maps) {
             let _ = new.expired.set(index, expired.wrapping_sub(begun), 0);
         }
     }
-    tracing::info!(taken, "connections taken over that had begun meanwhile");
+    tracing::info!(
+        taken,
+        brought,
+        "connections taken over that had begun or gone on meanwhile"
+    );
+}
+
+/// What became of a connection of the old table in the new one.
+#[derive(Debug)]
+enum Followed {
+    /// It was not there.
+    Taken,
+    /// It was there, and is now where the old program has left it.
+    Brought(Brought),
+    /// There was nothing to do, or nothing to be done.
+    Left,
+}
+
+/// Takes over a connection, or what the old program has seen of it since it was copied.
+///
+/// What the new program writes between the look and the replacement is lost. That is a moment, and only
+/// of connections that were ending or beginning in the one before; their idle times end them in any case,
+/// and the next walk puts their number right.
+fn follow(
+    old: &HashMap<MapData, FlowKey, FlowEntry>,
+    new: &mut HashMap<MapData, FlowKey, FlowEntry>,
+    key: &FlowKey,
+    entry: &FlowEntry,
+) -> Followed {
+    let Ok(found) = new.get(key, 0) else {
+        let is_taken = new.insert(key, entry, NEW).is_ok();
+        return if is_taken {
+            Followed::Taken
+        } else {
+            Followed::Left
+        };
+    };
+    if progress::bring(&found, entry).is_none() {
+        return Followed::Left;
+    }
+    // Many are read at a time, and the new program may have forgotten this one since, and begun another.
+    let brought = old.get(key, 0).ok();
+    let brought = brought.and_then(|entry| progress::bring(&found, &entry));
+    match brought.filter(|brought| new.insert(key, brought.entry, KNOWN).is_ok()) {
+        Some(brought) => Followed::Brought(brought),
+        None => Followed::Left,
+    }
 }
 
 /// Does something with each connection of a table.
