@@ -62,7 +62,7 @@ impl Standing {
             }
         }
         // There will be no other rules.
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// Writes into the audit log that the stream begins, or how it has ended.

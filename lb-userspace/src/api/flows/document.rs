@@ -240,7 +240,7 @@ mod tests {
     fn an_instance_is_found_whatever_service_it_is_of() {
         use crate::{
             api::tests::{A, B, World},
-            registry::{Change, Desired},
+            registry::Change,
         };
         let world = World::new();
         let report = world.state.report();
@@ -267,7 +267,7 @@ mod tests {
         }
         packet.event.generation -= 1;
         assert_eq!(told(&packet).1.as_deref(), Some(B));
-        let nothing = Change::Configure(Box::new(Desired::default()));
+        let nothing = Change::Configure(Box::default());
         world.registry.apply(nothing).unwrap();
         assert_eq!(told(&packet), (service, None));
     }
