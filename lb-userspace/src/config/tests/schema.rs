@@ -23,15 +23,18 @@ fn refusals(text: &str) -> Option<Vec<String>> {
     )
 }
 
+/// Whether a number is written as a fraction and is whole: to JSON, 2.0 and 0e05 are whole numbers.
+fn is_whole_fraction(text: &str) -> bool {
+    let text = text.replace('_', "");
+    let is_whole = |number: f64| number.fract() == 0.0;
+    text.parse().is_ok_and(is_whole) && text.parse::<i128>().is_err()
+}
+
 /// Whether a fault is one that a schema can know of.
 fn can_know(fault: &Fault) -> bool {
     let expected = fault.expected.as_str();
     let number = expected.starts_with("a number from") && !expected.contains("hundredths");
-    // To JSON, 2.0 is a whole number.
-    let whole = fault
-        .found
-        .as_deref()
-        .is_some_and(|found| found.ends_with(".0"));
+    let whole = fault.found.as_deref().is_some_and(is_whole_fraction);
     // Of words, not of words or something else.
     let choice = expected.starts_with('"')
         && ["because", "NAME", ", or a "]
@@ -57,6 +60,18 @@ pub(super) fn agrees(text: &str, result: &Result<Config, Faults>) {
             assert!(!known || !refusals.is_empty(), "{text}\n{faults}");
         }
     }
+}
+
+#[test]
+fn fractions_that_are_whole_are_the_readers_alone_to_refuse() {
+    for weight in ["2.0", "0e05", "1_0.0", "1e2"] {
+        let text = format!(
+            "[services.web]\ninstances = [{{ endpoint = \"10.0.0.1:80\", weight = {weight} }}]\n"
+        );
+        assert!(load_text(&text).is_err(), "{weight}");
+        assert!(is_whole_fraction(weight), "{weight}");
+    }
+    assert!(!is_whole_fraction("2") && !is_whole_fraction("0.5"));
 }
 
 #[test]
