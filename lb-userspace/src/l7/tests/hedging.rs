@@ -65,11 +65,15 @@ fn the_tail_is_cut_for_two_percent() {
     took.sort();
     let p99 = took[REQUESTS * 99 / 100];
     assert!(p99 < SLOW / 2, "{p99:?}");
-    let extra = asked.load(Ordering::Relaxed) - REQUESTS;
-    assert!(extra > 0 && extra <= REQUESTS * 2 / 100, "{extra}");
-    let ends = [HedgeEnd::Won, HedgeEnd::Lost].map(|end| gateway.hedges(end));
-    assert_eq!(ends[0] + ends[1], extra as u64);
-    assert!(ends[0] > ends[1], "{ends:?}");
+    let ends = || [HedgeEnd::Won, HedgeEnd::Lost].map(|end| gateway.hedges(end));
+    // One that has lost may be over before its instance has heard of it.
+    eventually("every hedge is counted", || {
+        let extra = asked.load(Ordering::Relaxed) - REQUESTS;
+        extra > 0 && extra as u64 <= ends().iter().sum::<u64>()
+    });
+    let [won, lost] = ends();
+    assert!(won + lost <= REQUESTS as u64 * 2 / 100, "{won} {lost}");
+    assert!(won > lost, "{won} {lost}");
 }
 
 #[test]
