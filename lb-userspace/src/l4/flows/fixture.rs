@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    io::{Read as _, Write as _},
+    io::{self, Read as _, Write as _},
     os::{
         fd::{AsFd, BorrowedFd},
         unix::net::UnixStream,
@@ -40,7 +40,9 @@ struct Reader {
 /// Both sides of a ring.
 pub(crate) fn ring() -> (Tape, Box<dyn Recorder>) {
     let (rings, hears) = UnixStream::pair().unwrap();
-    hears.set_nonblocking(true).unwrap();
+    for end in [&rings, &hears] {
+        end.set_nonblocking(true).unwrap();
+    }
     let shared = Arc::<Mutex<Shared>>::default();
     let reader = Reader {
         shared: Arc::clone(&shared),
@@ -84,7 +86,11 @@ impl Tape {
     /// Records an event, as the program does while somebody follows.
     pub(crate) fn record(&self, event: FlowEvent) {
         self.shared().events.push_back(event);
-        (&*self.bell).write_all(&[1]).unwrap();
+        // A bell that nobody hears is not rung again and again, and nobody waits at it: the program does not.
+        match (&*self.bell).write_all(&[1]) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            rung => rung.unwrap(),
+        }
     }
 
     /// The follower in a place.
