@@ -193,7 +193,7 @@ fn addresses_and_ports_of_one_range_lead_to_services_of_their_own() -> Result<()
         );
         let answer = curl(client, &[&url])?;
         ensure!(answer.status == 200, "{url}: {}", answer.status);
-        Ok((url, answer.body))
+        Ok((url, answer.body.trim_end().to_owned()))
     };
     for family in FAMILIES {
         for (number, port, path, expected) in [
