@@ -436,6 +436,8 @@ fn what_the_old_program_sees_after_the_copy_is_known_to_the_new_one() -> Result<
                 thread::spawn(move || end_once_copied(&path, &old))
             };
             daemon = Daemon::start(&spec, [1, 1])?;
+            // It moves while somebody waits for it.
+            daemon.until("the copy", |_| watching.is_finished())?;
             ended = watching
                 .join()
                 .map_err(|_| anyhow::anyhow!("it panicked"))??;
