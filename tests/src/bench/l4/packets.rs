@@ -183,9 +183,9 @@ fn one_at_a_time(
         if let Load::Of(count, vip, flags) = row.1
             && vip != SETTLED
         {
-            // They are known before anything is measured.
+            // They are known before anything is measured, and have sent more than one packet, so that they stay.
             for number in 0..count {
-                kernel.time(names::PROGRAM, &packet(number, vip, flags), FRONT, 1)?;
+                kernel.time(names::PROGRAM, &packet(number, vip, flags), FRONT, 2)?;
             }
         }
     }
