@@ -107,10 +107,10 @@ fn find_in_table<T: Tables>(
             }
             return Known::No;
         }
-    }
-    if layout.is_opening() && entry.forward & FORWARD_SPLICED != 0 {
-        // See `crate::splice`.
-        flow.set_state(STATE_STRAY);
+        if layout.is_opening() && entry.forward & FORWARD_SPLICED != 0 {
+            // See `crate::splice`.
+            flow.set_state(STATE_STRAY);
+        }
     }
     opening::heard(tables, key, &flow, &entry, layout.tcp_flags);
     let now = moment.now;

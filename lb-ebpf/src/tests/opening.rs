@@ -1,12 +1,12 @@
 //! Connections of which nothing but one packet was heard.
 
 use lb_common::{
-    Counter, FLOW_FORWARD, FORWARD_L2DSR, FlowKey, PROTOCOL_TCP, STATE_OPENING, STATE_STRAY,
-    Settings, Vip, VipKey, from_v4, most_opening,
+    Counter, FLOW_FORWARD, FLOW_REPLY, FORWARD_L2DSR, FORWARD_SPLICED, FlowKey, PROTOCOL_TCP,
+    STATE_OPENING, STATE_STRAY, Settings, Vip, VipKey, from_v4, most_opening,
 };
 
 use super::{instance, packet, send, table, tables, vip};
-use crate::{Tables as _, Verdict, memory::MemoryTables};
+use crate::{Flow as _, Insert, Tables as _, Verdict, memory::MemoryTables};
 
 const FIN: u8 = 1;
 const SYN: u8 = 2;
@@ -135,6 +135,25 @@ fn a_syn_that_follows_a_stray_packet_begins_anew() {
         // One that goes on after a SYN is not begun anew by another one.
         to(&tables, 1, port, SYN);
         assert_eq!((known(&tables), tables.live(1)), ((1, 0), 1));
+    }
+}
+
+/// What a reply's entry has in the place of a state is what its packets are numbered by.
+#[test]
+fn an_instances_syn_changes_nothing_of_two_handshakes() {
+    let tables = balancer(10_000);
+    to(&tables, 1, 80, SYN);
+    let reply = tables.flows().into_iter();
+    let reply = reply.filter(|(_, entry)| entry.direction == FLOW_REPLY);
+    for (key, mut entry) in reply {
+        (entry.state, entry.forward) = (1024, entry.forward | FORWARD_SPLICED);
+        tables.remove_flow(&key);
+        assert_eq!(tables.insert_flow(&key, &entry), Insert::Done);
+        let ports = [key.source_port, key.destination_port].map(u16::from_be_bytes);
+        let ends = ((key.source, ports[0]), (key.destination, ports[1]));
+        send(&tables, &mut packet(ends.0, ends.1, PROTOCOL_TCP, SYN));
+        let state = tables.flow(&key).unwrap().entry().state;
+        assert_eq!(state, 1024);
     }
 }
 
