@@ -11,10 +11,13 @@
 #![cfg_attr(not(test), no_std)]
 
 pub mod abi;
+pub mod layout;
 pub mod names;
 
 pub use abi::*;
 
-/// Version of the contract: grows with every change of a map's layout or meaning. Maps that were
-/// pinned under another version are not adopted.
-pub const ABI: u32 = 4;
+/// Version of the contract: grows when a name in a map comes to mean something else, or its absence
+/// something else than zero. Maps that were pinned under another version are not adopted; those of this one
+/// are, whatever their [`layout`] is. The numbers of bits and kinds (`STATE_*`, `FORWARD_*`, …) are never used
+/// again for others, as those of counters.
+pub const ABI: u32 = 5;

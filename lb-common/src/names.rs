@@ -147,6 +147,10 @@ pub const MAP_FORMER: &str = "FORMER";
 /// A constant of the program, one byte that the loader writes: 1 when it follows a program with another
 /// connection table, and goes on with what is in that.
 pub const HAS_FORMER: &str = "LB_HAS_FORMER";
+/// A constant of the program, the [`crate::layout::Place`]s of what it asks that table for.
+pub const FORMER_PLACES: &str = "LB_FORMER_PLACES";
+/// What the maps of a set look like, as text; pinned beside them, and no program's.
+pub const MAP_LAYOUT: &str = "LAYOUT";
 
 /// Every map that outlives the daemon, in the order in which they are pinned.
 pub const PINNED_MAPS: [&str; 15] = [

@@ -320,8 +320,11 @@ fn shortened(answer: &Result<Value>) -> String {
     text.chars().take(2000).collect()
 }
 
-/// Some machines do not mount the BPF file system by themselves.
-fn mount_bpf() -> Result<()> {
+/// Mounts the BPF file system where that is not done by the machine itself.
+///
+/// # Errors
+/// When it cannot be mounted.
+pub fn mount_bpf() -> Result<()> {
     let mounts = fs::read_to_string("/proc/self/mounts")?;
     if mounts
         .lines()

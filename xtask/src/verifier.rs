@@ -4,6 +4,9 @@
 //! call each other may use 512 bytes of stack together. Who adds a branch in the wrong place multiplies the
 //! ways, and sees it here, in the build that does it, not when there is no room left.
 //!
+//! A program that follows another one has to ask that one's connection table as well, which it finds
+//! reachable only then. So both are loaded.
+//!
 //! Instructions and steps are told of every loaded program. What the stack is like is told in the
 //! verifier's log only, and aya gives that out only of programs that the kernel has not taken. So each
 //! program is loaded twice, the first time by a process that may open no more files: the verifier runs
@@ -60,6 +63,9 @@ const BOUNDS: &[Bound] = &[
     bound(names::PROGRAM_STEER, 10_000, 128),
 ];
 
+/// Steps that any of them may cost while it follows another one, which it does until the daemon starts again.
+const MOST_FOLLOWING: u32 = 400_000;
+
 /// Errors of the kernel by which it says that this process may not load programs, or that it knows
 /// none.
 const NOT_HERE: [rustix::io::Errno; 3] = [
@@ -75,6 +81,8 @@ struct Figures {
     machine_code: u32,
     /// `None` before Linux 5.16.
     steps: Option<u32>,
+    /// Steps when the program follows another one, whose connection table it has to ask as well.
+    following: Option<u32>,
     /// Bytes of stack of the program and of each of its functions that is not inlined.
     frames: Vec<u32>,
 }
@@ -123,21 +131,39 @@ fn is_not_here(error: &anyhow::Error) -> bool {
 
 fn measure(object: &Path) -> Result<Vec<Figures>> {
     let bytes = fs::read(object).with_context(|| format!("cannot read {}", object.display()))?;
-    let mut object = EbpfLoader::new()
+    let mut object = opened(&bytes, 0)?;
+    let mut follower = opened(&bytes, 1)?;
+    let mut found: Vec<String> = object.programs().map(|(name, _)| name.to_owned()).collect();
+    let place = |name: &String| BOUNDS.iter().position(|bound| bound.program == name);
+    found.sort_by_key(|name| place(name).unwrap_or(usize::MAX));
+    let measured = found.iter().map(|name| {
+        let following = program(&mut follower, name)?;
+        load(following).with_context(|| format!("the kernel refuses {name} after another one"))?;
+        Ok(Figures {
+            following: following.info()?.verified_instruction_count(),
+            ..of(program(&mut object, name)?, name)?
+        })
+    });
+    measured.collect()
+}
+
+/// The object, with or without another connection table before its own.
+fn opened(bytes: &[u8], has_former: u8) -> Result<Ebpf> {
+    EbpfLoader::new()
         .verifier_log_level(VerifierLogLevel::STATS)
         // Small ones of those whose size is the user's to choose.
         .map_max_entries(names::MAP_CONNECTIONS, 1024)
         .map_max_entries(names::MAP_TABLES, 4)
-        .load(&bytes)
-        .context("cannot load the XDP object")?;
-    let mut found: Vec<String> = object.programs().map(|(name, _)| name.to_owned()).collect();
-    let place = |name: &String| BOUNDS.iter().position(|bound| bound.program == name);
-    found.sort_by_key(|name| place(name).unwrap_or(usize::MAX));
-    found.iter().map(|name| of(&mut object, name)).collect()
+        .override_global(names::HAS_FORMER, &has_former, true)
+        .load(bytes)
+        .context("cannot load the XDP object")
 }
 
-fn of(object: &mut Ebpf, name: &str) -> Result<Figures> {
-    let program = object.program_mut(name).context("no such program")?;
+fn program<'a>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut Program> {
+    object.program_mut(name).context("no such program")
+}
+
+fn of(program: &mut Program, name: &str) -> Result<Figures> {
     let log = without_files(|| load(program))?;
     let frames = match log {
         Err(ProgramError::LoadError { verifier_log, .. }) => frames(&verifier_log.to_string()),
@@ -150,6 +176,7 @@ fn of(object: &mut Ebpf, name: &str) -> Result<Figures> {
         instructions: info.size_translated().unwrap_or(0) / 8,
         machine_code: info.size_jitted(),
         steps: info.verified_instruction_count(),
+        following: None,
         frames: frames.unwrap_or_default(),
     })
 }
@@ -190,19 +217,26 @@ fn frames(log: &str) -> Option<Vec<u32>> {
 
 fn table(figures: &[Figures]) -> String {
     let mut text = format!(
-        "    {:<16} {:>12} {:>14} {:>9} {:>9}  {}\n",
-        "program", "instructions", "machine code", "steps", "at most", "stack of each function"
+        "    {:<16} {:>12} {:>14} {:>9} {:>9} {:>13}  {}\n",
+        "program",
+        "instructions",
+        "machine code",
+        "steps",
+        "at most",
+        "after another",
+        "stack of each function"
     );
     for one in figures {
         let most = bound_of(&one.program).map(|bound| bound.steps);
         let frames: Vec<String> = one.frames.iter().map(u32::to_string).collect();
         text += &format!(
-            "    {:<16} {:>12} {:>12} B {:>9} {:>9}  {}\n",
+            "    {:<16} {:>12} {:>12} B {:>9} {:>9} {:>13}  {}\n",
             one.program,
             one.instructions,
             one.machine_code,
             shown(one.steps),
             shown(most),
+            shown(one.following),
             frames.join(" ")
         );
     }
@@ -231,6 +265,11 @@ fn judge(figures: &[Figures]) -> Result<()> {
         let frame = one.frames.iter().max().copied();
         for (what, found, most) in [
             ("steps of the verifier", one.steps, bound.steps),
+            (
+                "steps of the verifier after another one",
+                one.following,
+                MOST_FOLLOWING,
+            ),
             ("bytes of stack in a function", frame, bound.frame),
         ] {
             if let Some(found) = found.filter(|found| *found > most) {
@@ -266,6 +305,7 @@ mod tests {
             instructions: 1,
             machine_code: 1,
             steps: Some(steps),
+            following: Some(steps * 2),
             frames: frames.to_vec(),
         };
         assert!(judge(&[figures("lb_xdp", 200_000, &[288, 288])]).is_ok());
@@ -277,6 +317,7 @@ mod tests {
         let said = said.err().unwrap_or_default();
         for fault in [
             "lb_xdp: expected at most 200000 steps of the verifier, found 200001",
+            "lb_xdp: expected at most 400000 steps of the verifier after another one, found 400002",
             "lb_xdp: expected at most 288 bytes of stack in a function, found 289",
             "a line for lb_new in BOUNDS",
         ] {

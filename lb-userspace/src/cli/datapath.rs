@@ -18,7 +18,7 @@ use crate::{
         datapath::{counters, interfaces, packets},
         types::{CounterValue, Datapath, Interface, Packets, Usage},
     },
-    l4,
+    l4::{self, L4Error},
 };
 
 /// What is pinned when no daemon runs.
@@ -67,7 +67,7 @@ pub(super) async fn run(
 async fn look(context: &Context<'_>, pins: &Pins) -> Result<Seen, CliError> {
     match context.client.get("/datapath").await {
         Ok(datapath) => Ok(Seen::Running(datapath)),
-        Err(error @ CliError::Unreachable { .. }) => pinned(pins).map(Seen::Left).ok_or(error),
+        Err(error @ CliError::Unreachable { .. }) => pinned(pins)?.map(Seen::Left).ok_or(error),
         Err(error) => Err(error),
     }
 }
@@ -118,11 +118,14 @@ fn relayed(datapath: &Datapath) -> String {
 }
 
 /// What is pinned; `None` when nothing is, or when this user may not look.
-fn pinned(pins: &Pins) -> Option<Pinned> {
-    let status = l4::status(&pins.pin_path).ok()?;
-    let maps = status.maps?;
-    Some(Pinned {
-        interfaces: interfaces(&status.interfaces),
+fn pinned(pins: &Pins) -> Result<Option<Pinned>, CliError> {
+    let status = match l4::status(&pins.pin_path) {
+        Err(error @ L4Error::Unreadable { .. }) => return Err(error.into()),
+        status => status.unwrap_or_default(),
+    };
+    let interfaces = interfaces(&status.interfaces);
+    Ok(status.maps.map(|maps| Pinned {
+        interfaces,
         vips: maps.vips,
         instances: maps.instances,
         connections: Usage {
@@ -131,7 +134,7 @@ fn pinned(pins: &Pins) -> Option<Pinned> {
         },
         packets: packets(&maps.counters),
         counters: counters(&maps.counters),
-    })
+    }))
 }
 
 fn status(datapath: &Datapath) -> String {

@@ -56,6 +56,14 @@ pub enum L4Error {
         /// Where things are pinned.
         path: PathBuf,
     },
+    /// What is pinned was made by an lb that this one does not understand.
+    #[error("expected maps at {path} that this lb can read, found others: {why}")]
+    Unreadable {
+        /// Where things are pinned.
+        path: PathBuf,
+        /// What is other about them.
+        why: String,
+    },
     /// There is no packet path that could be asked.
     #[error("expected a packet path that serves VIPs, found none: {why}")]
     NoPath {

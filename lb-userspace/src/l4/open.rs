@@ -281,10 +281,8 @@ pub fn detach(path: &Path) -> Result<Vec<Attachment>, L4Error> {
 pub struct PinnedStatus {
     /// Interfaces that the program is attached to.
     pub interfaces: Vec<Attachment>,
-    /// What the maps hold; `None` when there are none, or none that this lb can read.
+    /// What the maps hold; `None` when there are none.
     pub maps: Option<PinnedMaps>,
-    /// Version of the maps' layout when it is not this lb's.
-    pub other_abi: Option<u32>,
 }
 
 /// What pinned maps hold.
@@ -307,11 +305,17 @@ pub struct PinnedMaps {
 /// What is pinned below `path`.
 ///
 /// # Errors
-/// When `path` cannot be read, or this process may not look at BPF objects.
+/// When `path` cannot be read, this process may not look at BPF objects, or the maps are such as this lb
+/// cannot read.
 pub fn status(path: &Path) -> Result<PinnedStatus, L4Error> {
     let (links, sets) = kernel::status(path)?;
     let set = sets.iter().find(|set| set.is_used).or(sets.last());
-    let maps = set.and_then(|set| set.contents.as_ref()).map(|contents| {
+    let contents = set.map(|set| set.contents.as_ref()).transpose();
+    let contents = contents.map_err(|error| L4Error::Unreadable {
+        path: path.to_owned(),
+        why: error.to_string(),
+    })?;
+    let maps = contents.map(|contents| {
         let instances = &contents.adopted.instances;
         PinnedMaps {
             vips: contents.adopted.vips.len(),
@@ -334,8 +338,5 @@ pub fn status(path: &Path) -> Result<PinnedStatus, L4Error> {
             })
             .collect(),
         maps,
-        other_abi: set
-            .map(|set| set.set.abi)
-            .filter(|abi| *abi != lb_common::ABI),
     })
 }

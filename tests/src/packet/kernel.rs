@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{
-    Array, ArrayOfMaps, HashMap, IterableMap as _, MapData, PerCpuArray, ProgramArray, RingBuf,
+    Array, ArrayOfMaps, HashMap, IterableMap as _, Map, MapData, PerCpuArray, ProgramArray, RingBuf,
 };
 use aya::programs::{TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader, util};
@@ -24,6 +24,7 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
 use crate::artifact;
+use crate::daemon::mount_bpf;
 
 /// What the program has made of a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,7 +106,7 @@ impl Kernel {
     /// # Errors
     /// When there is no object, or the kernel refuses it.
     pub fn load(sizes: Sizes) -> Result<Self> {
-        Self::load_over(sizes, None)
+        Self::load_over(sizes, EbpfLoader::new())
     }
 
     /// As [`Self::load`], with a connection table that has memory for all of its elements.
@@ -113,23 +114,36 @@ impl Kernel {
     /// # Errors
     /// As [`Self::load`], and when there is no such memory.
     pub fn load_preallocated(sizes: Sizes) -> Result<Self> {
+        mount_bpf()?;
         let pin = PathBuf::from(format!("/sys/fs/bpf/lb-test-connections-{}", process::id()));
         let table = HashMap::<MapData, FlowKey, FlowEntry>::create(sizes.connections, 0)?;
         table.map().pin(&pin)?;
-        let loaded = Self::load_over(sizes, Some(&pin));
+        let mut loader = EbpfLoader::new();
+        loader.map_pin_path(names::MAP_CONNECTIONS, &pin);
+        let loaded = Self::load_over(sizes, loader);
         fs::remove_file(&pin)?;
         loaded
     }
 
-    /// `connections`: where the connection table is pinned that is to be used.
-    fn load_over(sizes: Sizes, connections: Option<&Path>) -> Result<Self> {
+    /// As [`Self::load`], with a former connection table that is pinned at `former` and has its fields at
+    /// these places.
+    ///
+    /// # Errors
+    /// As [`Self::load`], and when there is no such table.
+    pub fn load_after(sizes: Sizes, former: &Path, places: &[u8]) -> Result<Self> {
+        ensure!(former.exists(), "nothing is pinned at {}", former.display());
+        let mut loader = EbpfLoader::new();
+        loader
+            .map_pin_path(names::MAP_FORMER, former)
+            .override_global(names::HAS_FORMER, &1_u8, true)
+            .override_global(names::FORMER_PLACES, places, true);
+        Self::load_over(sizes, loader)
+    }
+
+    fn load_over(sizes: Sizes, mut loader: EbpfLoader<'_>) -> Result<Self> {
         let path = artifact::object_path()?;
         let bytes = fs::read(&path)
             .with_context(|| format!("expected the XDP object at {}", path.display()))?;
-        let mut loader = EbpfLoader::new();
-        if let Some(pin) = connections {
-            loader.map_pin_path(names::MAP_CONNECTIONS, pin);
-        }
         let mut object = loader
             .map_max_entries(names::MAP_CONNECTIONS, sizes.connections)
             .map_max_entries(names::MAP_TABLES, sizes.tables)
@@ -163,6 +177,18 @@ impl Kernel {
             events,
             _stages: stages,
         })
+    }
+
+    /// Pins a map.
+    ///
+    /// # Errors
+    /// When there is none of that name, or no such place.
+    pub fn pin(&self, map: &str, path: &Path) -> Result<()> {
+        let found = match self.object.map(map) {
+            Some(Map::HashMap(data)) => data,
+            _ => anyhow::bail!("no hash map {map}"),
+        };
+        Ok(found.pin(path)?)
     }
 
     /// One of the programs.

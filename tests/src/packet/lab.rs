@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
@@ -122,6 +123,15 @@ impl Lab {
     /// As [`Self::new`].
     pub fn preallocated(sizes: Sizes) -> Result<Self> {
         Self::of(Kernel::load_preallocated(sizes)?, sizes)
+    }
+
+    /// As [`Self::new`], after a program whose connection table is pinned at `former` and has its fields at
+    /// these places. Of that the library's half knows nothing: see [`Self::kernel`].
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn after(sizes: Sizes, former: &Path, places: &[u8]) -> Result<Self> {
+        Self::of(Kernel::load_after(sizes, former, places)?, sizes)
     }
 
     fn of(mut kernel: Kernel, sizes: Sizes) -> Result<Self> {

@@ -31,6 +31,7 @@ use self::{
     acl::AclMaps,
     affinity::AffinityMaps,
     events::Events,
+    former::Former,
     links::Links,
     maps::{AddressMap, ArrivalMap, CeilingMap, CookieMap, FilterMap, Maps, VlanMap},
     pins::MapSet,
@@ -42,6 +43,8 @@ mod acl;
 mod affinity;
 pub(crate) mod decap;
 mod events;
+mod former;
+mod layout;
 mod links;
 mod load;
 mod maps;
@@ -79,7 +82,7 @@ pub(crate) struct Kernel {
     /// Our set of maps, and the name of our stages' pin in it.
     ours: (MapSet, String),
     /// The set of maps that earlier daemons' links work on, when it is not ours.
-    former: Option<MapSet>,
+    former: Option<Former>,
     /// Sets that nobody will need once all links are ours.
     leftover: Vec<MapSet>,
     /// Keeps other daemons away from the maps.
@@ -112,7 +115,7 @@ impl Datapath for Kernel {
 
     fn activate(&mut self) -> Result<(), DatapathError> {
         let former = self.former.take();
-        let rest = former.and_then(|former| takeover::connections(&former, &mut self.maps));
+        let rest = former.map(|former| takeover::connections(former, &mut self.maps));
         let Ok(xdp) = xdp(&mut self.program) else {
             // It was there when it was loaded.
             return Ok(());
@@ -233,7 +236,9 @@ impl Datapath for Kernel {
     }
 
     fn counters(&self) -> Result<Counters, DatapathError> {
-        counters(&self.maps)
+        let cpus = self.maps.counters.get(&0, 0);
+        let cpus = cpus.map_err(read(|| "the counters".to_owned()))?;
+        Ok(added(&cpus))
     }
 
     fn vip_traffic(&self, id: u32) -> Result<Traffic, DatapathError> {
@@ -422,13 +427,7 @@ fn adopted(maps: &Maps) -> Result<Adopted, DatapathError> {
     })
 }
 
-fn counters(maps: &Maps) -> Result<Counters, DatapathError> {
-    let cpus = maps.counters.get(&0, 0);
-    let cpus = cpus.map_err(read(|| "the counters".to_owned()))?;
-    Ok(added(&cpus))
-}
-
-fn added(cpus: &PerCpuValues<Counters>) -> Counters {
+fn added(cpus: &[Counters]) -> Counters {
     let mut sum = Counters::default();
     cpus.iter().for_each(|cpu| sum.add(cpu));
     sum

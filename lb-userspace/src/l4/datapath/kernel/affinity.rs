@@ -4,15 +4,17 @@
 //! without it is as good; where its size has changed it is made anew, and what was in the old one is
 //! copied.
 
-use std::{io, os::fd::AsFd as _};
+use std::{io, os::fd::AsFd as _, path::Path};
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, HashMap, IterableMap as _, Map, MapData, MapError, MapInfo},
+    maps::{Array, HashMap, IterableMap as _, MapData, MapError, MapInfo},
 };
 use lb_common::{Affinity, ClientKey, ClientPin, MAX_INSTANCES, MAX_VIPS, names};
 
 use super::{
+    former::{Foreign, Former},
+    layout::Layouts,
     maps::{shape, take_own},
     pins::MapSet,
     syscall,
@@ -37,7 +39,7 @@ impl std::fmt::Debug for AffinityMaps {
 }
 
 /// Clients of maps that a program before this one has, or had, and that are not its own.
-pub(super) type Former = Option<HashMap<MapData, ClientKey, ClientPin>>;
+pub(super) type Clients = Foreign<ClientKey, ClientPin>;
 
 /// Tells a program that is to be loaded where its clients are, and returns those of `former` or of a
 /// size that does not fit, which are to be copied.
@@ -45,27 +47,27 @@ pub(super) fn prepare(
     loader: &mut EbpfLoader<'_>,
     spec: &DatapathSpec,
     ours: &MapSet,
-    former: Option<&MapSet>,
-) -> Result<Former, L4Error> {
+    former: Option<&Former>,
+) -> Result<Option<Clients>, L4Error> {
     let pin = ours.path.join(names::MAP_CLIENTS);
-    let mut old = former.map(|former| former.path.join(names::MAP_CLIENTS));
-    let mut clients = None;
+    let mut clients = former.and_then(|former| open(&former.path, &former.layouts));
     if let Ok(info) = MapInfo::from_pin(&pin)
         && info.max_entries() != spec.max_affinity_clients
     {
-        clients = open(&pin);
+        clients = open(&ours.path, &Layouts::ours());
         ours.remove_pin(names::MAP_CLIENTS)?;
-        old = None;
     }
     loader.map_pin_path(names::MAP_CLIENTS, pin);
     loader.map_max_entries(names::MAP_CLIENTS, spec.max_affinity_clients);
-    Ok(clients.or_else(|| open(&old?)))
+    Ok(clients)
 }
 
-/// The clients that are pinned there, if they are such as this daemon reads.
-fn open(pin: &std::path::Path) -> Former {
-    let map = MapData::from_pin(pin).and_then(Map::from_map_data).ok()?;
-    HashMap::try_from(map).ok()
+/// The clients that are pinned in `folder`, if they are such as this daemon reads.
+fn open(folder: &Path, layouts: &Layouts) -> Option<Clients> {
+    let clients = Clients::open(folder, names::MAP_CLIENTS, layouts);
+    let clients = clients
+        .inspect_err(|error| tracing::warn!(%error, "clients will be given other instances"));
+    clients.ok()
 }
 
 impl AffinityMaps {
@@ -73,7 +75,7 @@ impl AffinityMaps {
     pub(super) fn take(
         program: &mut Ebpf,
         spec: &DatapathSpec,
-        former: Former,
+        former: Option<Clients>,
     ) -> Result<Self, L4Error> {
         let most = spec.max_affinity_clients;
         let clients = shape::<ClientKey, ClientPin>(most);
@@ -91,16 +93,21 @@ impl AffinityMaps {
             clients: take_own(program, names::MAP_CLIENTS, clients)?,
             most,
         };
-        if let Some(former) = former {
-            let copied = former.iter().filter_map(Result::ok);
-            let lost = copied.filter(|(key, pin)| maps.clients.insert(key, pin, 0).is_err());
-            let lost = lost.count();
-            if lost > 0 {
-                tracing::warn!(
-                    lost,
-                    "clients will be given other instances: there is no room"
-                );
-            }
+        let mut lost = 0;
+        let copied = former.map_or(Ok(0), |former| {
+            former.each(|key, pin| {
+                lost += u64::from(maps.clients.insert(key, pin, 0).is_err());
+            })
+        });
+        match copied {
+            Ok(unread) => lost += unread,
+            Err(error) => tracing::warn!(%error, "clients will be given other instances"),
+        }
+        if lost > 0 {
+            tracing::warn!(
+                lost,
+                "clients will be given other instances: there is no room"
+            );
         }
         Ok(maps)
     }

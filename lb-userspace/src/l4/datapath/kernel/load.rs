@@ -6,9 +6,10 @@ use lb_common::names;
 use super::{
     Kernel, RecorderMaps, Rehearsal,
     acl::AclMaps,
-    affinity::{self, AffinityMaps},
+    affinity::{self, AffinityMaps, Clients},
     chain,
     events::{self, Events},
+    former::{self, Former},
     links::{self, Links},
     maps::{self, AddressMap, ArrivalMap, CeilingMap, CookieMap, FilterMap, Maps, VlanMap},
     pins::{MapSet, Pins},
@@ -71,7 +72,8 @@ pub(crate) fn open(spec: &DatapathSpec) -> Result<Loaded, L4Error> {
         .cloned();
     let is_new = ours.is_none();
     let ours = ours.unwrap_or_else(|| pins.next_set(lb_common::ABI, &sets));
-    let former = in_use.filter(|set| *set != ours && takeover::is_possible(set, spec));
+    let former = in_use.filter(|set| *set != ours);
+    let former = former.and_then(|set| takeover::open(&set));
     pins.make(&ours)?;
     let result = build(object, spec, &pins, &ours, former.as_ref(), is_new);
     if result.is_err() && is_new {
@@ -84,8 +86,7 @@ pub(crate) fn open(spec: &DatapathSpec) -> Result<Loaded, L4Error> {
     let arrivals = ArrivalMap::take(&mut program)?;
     let filter = FilterMap::take(&mut program)?;
     let affinity = AffinityMaps::take(&mut program, spec, clients)?;
-    let keys_of = former.as_ref().map(|set| set.path.as_path());
-    let cookies = CookieMap::take(&mut program, keys_of)?;
+    let cookies = CookieMap::take(&mut program, former.as_ref())?;
     let addresses = AddressMap::take(&mut program)?;
     let vlans = VlanMap::take(&mut program)?;
     let recorder = RecorderMaps::take(&mut program)?;
@@ -124,10 +125,12 @@ fn build(
     spec: &DatapathSpec,
     pins: &Pins,
     ours: &MapSet,
-    former: Option<&MapSet>,
+    former: Option<&Former>,
     is_new: bool,
-) -> Result<(Ebpf, Maps, Links, (String, affinity::Former)), L4Error> {
+) -> Result<(Ebpf, Maps, Links, (String, Option<Clients>)), L4Error> {
     let refused = |error: &dyn std::error::Error| L4Error::Load { why: chain(error) };
+    // Before the maps, so that there are none without.
+    former::describe(&ours.path)?;
     let mut loader = EbpfLoader::new();
     for name in names::PINNED_MAPS {
         loader.map_pin_path(name, ours.path.join(name));

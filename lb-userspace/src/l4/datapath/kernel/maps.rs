@@ -12,7 +12,12 @@ use lb_common::{
     Settings, Subinterface, Traffic, Vip, VipKey, names,
 };
 
-use super::{processors, still, sum, syscall, tables::TableMaps};
+use super::{
+    former::{Foreign, Former, layout_in},
+    layout::Layouts,
+    processors, still, sum, syscall,
+    tables::TableMaps,
+};
 use crate::{
     l4::{L4Error, datapath::Limits},
     model::DatapathSpec,
@@ -83,15 +88,18 @@ fn found(info: &MapInfo) -> Shape {
     }
 }
 
-/// Whether the pinned maps in `folder` are all there, have the shapes that `spec` asks for and take their
-/// memory when it says.
+/// Whether the pinned maps in `folder` are all there, have our layout and the shapes that `spec` asks for,
+/// and take their memory when it says.
 pub(super) fn fits(folder: &Path, spec: &DatapathSpec) -> bool {
-    names::PINNED_MAPS.iter().all(|name| {
-        MapInfo::from_pin(folder.join(name)).is_ok_and(|info| {
-            let is_as_asked = is_preallocated(&info) == spec.preallocate;
-            found(&info) == expected(name, spec) && (is_as_asked || *name != names::MAP_CONNECTIONS)
+    let has_our_layout = layout_in(folder).is_ok_and(|layouts| layouts == Layouts::ours());
+    has_our_layout
+        && names::PINNED_MAPS.iter().all(|name| {
+            MapInfo::from_pin(folder.join(name)).is_ok_and(|info| {
+                let is_as_asked = is_preallocated(&info) == spec.preallocate;
+                found(&info) == expected(name, spec)
+                    && (is_as_asked || *name != names::MAP_CONNECTIONS)
+            })
         })
-    })
 }
 
 const fn is_preallocated(info: &MapInfo) -> bool {
@@ -118,18 +126,6 @@ pub(super) fn preallocate(folder: &Path, spec: &DatapathSpec) -> Result<(), L4Er
             "no memory for {connections} connections could be taken: {}",
             super::chain(&error)
         ),
-    })
-}
-
-/// Whether the pinned maps in `folder` are all there and have the value sizes of this daemon,
-/// however many entries they hold.
-pub(super) fn is_legible(folder: &Path, spec: &DatapathSpec) -> bool {
-    names::PINNED_MAPS.iter().all(|name| {
-        let expected = expected(name, spec);
-        MapInfo::from_pin(folder.join(name)).is_ok_and(|info| {
-            let found = found(&info);
-            (found.key, found.value) == (expected.key, expected.value)
-        })
     })
 }
 
@@ -261,20 +257,16 @@ impl std::fmt::Debug for CookieMap {
 impl CookieMap {
     /// Takes the map out of a loaded program. Where it has no keys those of `former` are taken over, if
     /// there are any: cookies that are under way are to be good.
-    pub(super) fn take(program: &mut Ebpf, former: Option<&Path>) -> Result<Self, L4Error> {
+    pub(super) fn take(program: &mut Ebpf, former: Option<&Former>) -> Result<Self, L4Error> {
         let shape = shape::<u32, CookieKeys>(1);
         let mut map: Array<MapData, CookieKeys> = take_own(program, names::MAP_COOKIE_KEYS, shape)?;
-        let is_set = |map: &Array<MapData, CookieKeys>| {
-            let keys = map.get(&0, 0);
-            keys.is_ok_and(|keys| keys.is_set())
-        };
-        let former = former
-            .and_then(|folder| MapData::from_pin(folder.join(names::MAP_COOKIE_KEYS)).ok())
-            .and_then(|data| Array::try_from(Map::from_map_data(data).ok()?).ok())
-            .filter(is_set);
-        if let Some(former) = former
-            && !is_set(&map)
-            && let Ok(keys) = former.get(&0, 0)
+        let has_keys = map.get(&0, 0).is_ok_and(|keys| keys.is_set());
+        let former = former.filter(|_| !has_keys).and_then(|former| {
+            let name = names::MAP_COOKIE_KEYS;
+            let keys = Foreign::<u32, CookieKeys>::open(&former.path, name, &former.layouts);
+            keys.ok()?.get(0).ok()?.filter(CookieKeys::is_set)
+        });
+        if let Some(keys) = former
             && let Err(error) = map.set(0, keys, 0)
         {
             tracing::warn!(%error, "SYN cookies that are under way will not be accepted");
@@ -363,24 +355,11 @@ impl Maps {
                 None => return Err(mismatch("a map of another type".to_owned())),
             }
         }
-        Self::make(folder, |name| {
+        let mut get = |name: &'static str| {
             program.take_map(name).ok_or(MapError::InvalidName {
                 name: name.to_owned(),
             })
-        })
-    }
-
-    /// Opens the pinned maps in `folder`.
-    pub(super) fn open(folder: &Path) -> Result<Self, L4Error> {
-        Self::make(folder, |name| {
-            Map::from_map_data(MapData::from_pin(folder.join(name))?)
-        })
-    }
-
-    fn make(
-        folder: &Path,
-        mut get: impl FnMut(&'static str) -> Result<Map, MapError>,
-    ) -> Result<Self, L4Error> {
+        };
         fn mismatch(map: &'static str) -> impl Fn(MapError) -> L4Error {
             move |error| L4Error::Mismatch {
                 map,

@@ -2,10 +2,11 @@
 //!
 //! ```text
 //! <pin path>/links/native-3-eth0    the link of eth0, the interface with index 3
-//! <pin path>/maps-3-1/VIPS …        the first set of maps of ABI 3
-//! <pin path>/maps-3-1/TABLES-5      the table at index 5 of TABLES, see `tables.rs`
-//! <pin path>/maps-3-1/STAGES-77     the stages of the program with the id 77
-//! <pin path>/maps-3-1/COOKIE_KEYS   the keys of SYN cookies, see `maps.rs`
+//! <pin path>/maps-5-1/VIPS …        the first set of maps of ABI 5
+//! <pin path>/maps-5-1/LAYOUT        what they look like, see `former.rs`
+//! <pin path>/maps-5-1/TABLES-5      the table at index 5 of TABLES, see `tables.rs`
+//! <pin path>/maps-5-1/STAGES-77     the stages of the program with the id 77
+//! <pin path>/maps-5-1/COOKIE_KEYS   the keys of SYN cookies, see `maps.rs`
 //! <pin path>/rehearsal/…            for moments only, see `rehearsal.rs`
 //! ```
 //!

@@ -2,18 +2,18 @@
 
 use std::path::Path;
 
-use lb_common::Counters;
+use aya::maps::MapInfo;
+use lb_common::{Counters, names};
 
 use super::{
-    adopted, counters,
+    added,
+    former::{Former, FormerError},
     load::in_use,
-    maps::Maps,
     pins::{MapSet, PinnedLink, Pins},
-    walk,
 };
 use crate::l4::{
     L4Error,
-    datapath::{Adopted, DatapathError, Limits},
+    datapath::{Adopted, Limits},
 };
 
 /// What is pinned at `path`, with or without a daemon.
@@ -26,11 +26,7 @@ pub(crate) fn status(path: &Path) -> Result<(Vec<PinnedLink>, Vec<SetStatus>), L
     let in_use = in_use(&pins, &sets)?;
     let status = |set: MapSet| SetStatus {
         is_used: in_use.as_ref() == Some(&set),
-        contents: (set.abi == lb_common::ABI)
-            .then(|| Maps::open(&set.path).ok())
-            .flatten()
-            .and_then(|maps| contents(&maps).ok()),
-        set,
+        contents: Former::open(&set).and_then(|maps| contents(&maps)),
     };
     Ok((pins.links()?, sets.into_iter().map(status).collect()))
 }
@@ -38,12 +34,10 @@ pub(crate) fn status(path: &Path) -> Result<(Vec<PinnedLink>, Vec<SetStatus>), L
 /// What a pinned set of maps holds.
 #[derive(Debug)]
 pub(crate) struct SetStatus {
-    /// Which.
-    pub(crate) set: MapSet,
     /// Whether an attached program works on it.
     pub(crate) is_used: bool,
-    /// What is in it; `None` when its layout is another daemon's.
-    pub(crate) contents: Option<Contents>,
+    /// What is in it, or why that cannot be read.
+    pub(crate) contents: Result<Contents, FormerError>,
 }
 
 /// What maps hold.
@@ -55,20 +49,18 @@ pub(crate) struct Contents {
     pub(crate) counters: Counters,
 }
 
-fn contents(maps: &Maps) -> Result<Contents, DatapathError> {
-    let (mut connections, mut from, mut buffer) = (0, None, Vec::new());
-    loop {
-        buffer.clear();
-        from = walk(maps, from, &mut buffer)?;
-        connections += buffer.len() as u64;
-        if from.is_none() {
-            break;
-        }
-    }
+fn contents(former: &Former) -> Result<Contents, FormerError> {
+    let mut connections = 0;
+    let unread = former.connections.each(|_, _| connections += 1)?;
+    let tables = MapInfo::from_pin(former.path.join(names::MAP_TABLES));
     Ok(Contents {
-        adopted: adopted(maps)?,
-        limits: maps.limits(),
-        connections,
-        counters: counters(maps)?,
+        adopted: former.adopted()?,
+        limits: Limits {
+            tables: tables.map_or(0, |info| info.max_entries()),
+            connections: former.connections.most(),
+            clients: 0,
+        },
+        connections: connections + unread,
+        counters: added(&former.counters.all(0)?),
     })
 }

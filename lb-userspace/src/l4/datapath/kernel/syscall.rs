@@ -14,6 +14,7 @@ use std::{
 use aya::Pod;
 
 /// Values of `enum bpf_cmd`, `linux/bpf.h`.
+const MAP_LOOKUP: libc::c_long = 1;
 const MAP_DELETE: libc::c_long = 3;
 const OBJ_GET: libc::c_long = 7;
 const MAP_LOOKUP_BATCH: libc::c_long = 24;
@@ -135,22 +136,50 @@ fn lookup_at_most<K: Pod + Default, V: Pod + Default>(
     let mut keys = vec![K::default(); room];
     let mut values = vec![V::default(); room];
     // SAFETY: both have room for as many entries, and K and V are what the caller made the map of.
-    let (count, next) = unsafe { read(map, from, &mut keys, &mut values) }?;
+    let (count, next) = unsafe { read(map, from, &mut keys, &mut values, room) }?;
     into.extend(keys.into_iter().zip(values).take(count));
     Ok(next)
 }
 
-/// Reads the next elements of `map`, as many as there are `keys`; says how many there were and where to
-/// go on, `None` after the last one: at a bucket of a hash map, after a key of an array.
+/// Reads the next entries of a hash map whose keys and values have these sizes; says how many there are
+/// in `keys` and `values` then, and where to go on, or `None` at the end.
 ///
 /// # Safety
-/// `values` must have room for the values of so many elements, and K and V must be what the map was made
-/// of, as it was checked when it was opened.
+/// The map must have been made with keys and values of these sizes, the latter as they are padded and
+/// repeated for processors.
+///
+/// # Errors
+/// What the system says.
+pub(super) unsafe fn lookup_bytes(
+    map: BorrowedFd<'_>,
+    from: Option<u32>,
+    (key_size, value_size): (usize, usize),
+    keys: &mut Vec<u8>,
+    values: &mut Vec<u8>,
+) -> io::Result<(usize, Option<u32>)> {
+    let mut room = START;
+    loop {
+        keys.resize(room * key_size, 0);
+        values.resize(room * value_size, 0);
+        // SAFETY: there is room for so many entries of the sizes that the caller vouches for.
+        match unsafe { read(map, from, keys, values, room) } {
+            Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && room < MOST => room *= 2,
+            result => return result,
+        }
+    }
+}
+
+/// Reads the next `room` elements of `map`; says how many there were and where to go on, `None` after the
+/// last one: at a bucket of a hash map, after a key of an array.
+///
+/// # Safety
+/// `keys` and `values` must have room for those of so many elements, as the map was made.
 unsafe fn read<K: Pod, V: Pod>(
     map: BorrowedFd<'_>,
     from: Option<u32>,
     keys: &mut [K],
     values: &mut [V],
+    room: usize,
 ) -> io::Result<(usize, Option<u32>)> {
     let here = from.unwrap_or_default();
     let mut next = 0_u32;
@@ -159,7 +188,7 @@ unsafe fn read<K: Pod, V: Pod>(
         out_batch: (&raw mut next) as u64,
         keys: keys.as_mut_ptr() as u64,
         values: values.as_mut_ptr() as u64,
-        count: keys.len() as u32,
+        count: room as u32,
         map_fd: map.as_raw_fd() as u32,
         ..BatchAttributes::default()
     };
@@ -171,7 +200,7 @@ unsafe fn read<K: Pod, V: Pod>(
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
         Err(error) => return Err(error),
     };
-    let count = (attributes.count as usize).min(keys.len());
+    let count = (attributes.count as usize).min(room);
     Ok((count, (!is_end).then_some(next)))
 }
 
@@ -190,7 +219,7 @@ pub(super) fn lookup_array<V: Pod + Default>(
     const { assert!(size_of::<V>().is_multiple_of(8)) };
     // SAFETY: there is room for `per` values of each key, which are what the caller made the map of; of
     // each processor they are padded to eight bytes, which is asserted to change nothing.
-    let (found, _) = unsafe { read(map, None, &mut keys, &mut values) }?;
+    let (found, _) = unsafe { read(map, None, &mut keys, &mut values, count) }?;
     if found != count {
         return Err(io::Error::other(format!(
             "expected {count} elements, found {found}"
@@ -199,17 +228,39 @@ pub(super) fn lookup_array<V: Pod + Default>(
     Ok(values)
 }
 
-/// Takes an element out of `map`, which is made of `K`.
+/// Reads the element of `key` into `value`.
+///
+/// # Safety
+/// The map must have been made with keys and values of these sizes, the latter as they are padded and
+/// repeated for processors.
 ///
 /// # Errors
 /// What the system says.
-pub(super) fn delete<K: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<()> {
+pub(super) unsafe fn lookup(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> io::Result<()> {
     let mut attributes = ElementAttributes {
         map_fd: map.as_raw_fd() as u32,
-        key: (&raw const *key) as u64,
+        key: key.as_ptr() as u64,
+        value: value.as_mut_ptr() as u64,
         ..ElementAttributes::default()
     };
-    // SAFETY: the attributes of BPF_MAP_DELETE_ELEM, with a key of the size that the map was made with.
+    // SAFETY: the attributes of BPF_MAP_LOOKUP_ELEM, and the caller's promise.
+    unsafe { bpf(MAP_LOOKUP, &mut attributes) }.map(drop)
+}
+
+/// Takes the element of `key` out of `map`.
+///
+/// # Safety
+/// The map must have been made with keys of this size.
+///
+/// # Errors
+/// What the system says.
+pub(super) unsafe fn delete(map: BorrowedFd<'_>, key: &[u8]) -> io::Result<()> {
+    let mut attributes = ElementAttributes {
+        map_fd: map.as_raw_fd() as u32,
+        key: key.as_ptr() as u64,
+        ..ElementAttributes::default()
+    };
+    // SAFETY: the attributes of BPF_MAP_DELETE_ELEM, and the caller's promise.
     unsafe { bpf(MAP_DELETE, &mut attributes) }.map(drop)
 }
 

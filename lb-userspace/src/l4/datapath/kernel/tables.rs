@@ -134,7 +134,9 @@ impl TableMaps {
         std::fs::remove_file(pin).map_err(failed("unlink"))?;
         self.elements.remove(&index);
         let array = self.array.fd().as_fd();
-        syscall::delete(array, &index).map_err(failed("BPF_MAP_DELETE_ELEM"))?;
+        // SAFETY: the keys of an array have four bytes.
+        let deleted = unsafe { syscall::delete(array, &index.to_ne_bytes()) };
+        deleted.map_err(failed("BPF_MAP_DELETE_ELEM"))?;
         Ok(true)
     }
 }

@@ -1,4 +1,4 @@
-//! From one set of maps to the next, when sizes have changed.
+//! From one set of maps to the next, when sizes have changed, or what is in them.
 //!
 //! What is known of instances and VIPs goes over before the new maps are filled, so that indices,
 //! ids and figures stay, and the tables of VIPs with them: they say whose the flows are that are not
@@ -8,6 +8,9 @@
 //! program looks for what it does not know in the old table, and finds itself what it needs
 //! (`lb-ebpf/bin/lb-xdp/former.rs`). What was copied is taken out of the old table, which the new
 //! program keeps, empty, until it is replaced itself.
+//!
+//! The old maps may be another version's, whose values have other fields, or the same ones elsewhere: all
+//! of them are read by name ([`super::former`]), in this process and by the program.
 
 mod progress;
 
@@ -15,17 +18,19 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use aya::{
     EbpfLoader,
-    maps::{HashMap, MapData, MapError},
+    maps::{HashMap, MapData, MapError, PerCpuArray, PerCpuValues},
 };
 use lb_common::{Counters, FlowEntry, FlowKey, names};
 
 use self::progress::Brought;
 use super::{
-    maps::{Maps, is_legible},
+    former::{Former, FormerError},
+    layout::Layouts,
+    maps::Maps,
     pins::MapSet,
-    walk,
+    processors,
 };
-use crate::{l4::L4Error, model::DatapathSpec};
+use crate::l4::L4Error;
 
 /// Only where a key is not there.
 const NEW: u64 = 1;
@@ -38,41 +43,55 @@ const LOOKS: u32 = 1000;
 /// What [`names::HAS_FORMER`] is when there is one.
 static YES: u8 = 1;
 
-/// Whether what is in `former` can be taken over; says so if not.
-pub(super) fn is_possible(former: &MapSet, spec: &DatapathSpec) -> bool {
-    let from = former.path.display();
-    let possible = former.abi == lb_common::ABI && is_legible(&former.path, spec);
-    if possible {
-        tracing::info!(%from, "sizes have changed: moving to new maps");
-    } else {
-        tracing::warn!(
-            %from,
-            "the maps of the running program have another layout: connections will be chosen anew"
-        );
+/// Opens what is to be taken over; says so, and also if that is not possible.
+pub(super) fn open(set: &MapSet) -> Option<Former> {
+    let from = set.path.display();
+    match Former::open(set) {
+        Ok(former) => {
+            let has_our_layout = former.layouts == Layouts::ours();
+            tracing::info!(%from, has_our_layout, "moving to new maps");
+            Some(former)
+        }
+        Err(error) => {
+            tracing::warn!(
+                %from,
+                %error,
+                "the maps of the running program cannot be read: connections will be chosen anew"
+            );
+            None
+        }
     }
-    possible
 }
 
 /// Tells a program that is to be loaded of the connection table before its own.
-pub(super) fn announce(loader: &mut EbpfLoader<'_>, former: &MapSet) {
+pub(super) fn announce<'a>(loader: &mut EbpfLoader<'a>, former: &'a Former) {
     loader.map_pin_path(names::MAP_FORMER, former.path.join(names::MAP_CONNECTIONS));
     loader.override_global(names::HAS_FORMER, &YES, true);
+    loader.override_global(names::FORMER_PLACES, former.places.as_slice(), true);
+}
+
+/// Why something could not be taken over.
+#[derive(Debug, thiserror::Error)]
+enum CopyError {
+    #[error(transparent)]
+    Read(#[from] FormerError),
+    #[error(transparent)]
+    Write(#[from] MapError),
 }
 
 /// Takes over everything but connections. VIPs whose tables have no room point to the empty table
 /// until they are given theirs.
-pub(super) fn state(former: &MapSet, new: &mut Maps) -> Result<(), L4Error> {
-    let old = Maps::open(&former.path)?;
-    let found = super::adopted(&old)?;
-    let mut copied = || -> Result<(), MapError> {
+pub(super) fn state(old: &Former, new: &mut Maps) -> Result<(), L4Error> {
+    let mut copied = || -> Result<(), CopyError> {
+        let found = old.adopted()?;
         if let Some(settings) = found.settings {
             new.settings.set(0, settings, 0)?;
         }
         for (index, entry) in &found.instances {
             let index = u32::from(*index);
             new.instances.set(index, entry, 0)?;
-            let traffic = old.instance_traffic.get(&index, 0)?;
-            new.instance_traffic.set(index, traffic, 0)?;
+            let traffic = old.instance_traffic.all(index)?;
+            figures(&mut new.instance_traffic, index, traffic)?;
         }
         let used: BTreeSet<u32> = found.vips.iter().map(|(_, vip)| vip.table).collect();
         let most = (new.tables.len() as usize).min(used.len() + 1) as u32;
@@ -83,7 +102,9 @@ pub(super) fn state(former: &MapSet, new: &mut Maps) -> Result<(), L4Error> {
             let table = match tables.get(&vip.table) {
                 Some(table) => *table,
                 None if vip.table != 0 && next < new.tables.len() => {
-                    new.tables.set(next, &*old.tables.get(vip.table)?)?;
+                    if let Some(table) = old.table(vip.table)? {
+                        new.tables.set(next, &table)?;
+                    }
                     tables.insert(vip.table, next);
                     next
                 }
@@ -91,12 +112,10 @@ pub(super) fn state(former: &MapSet, new: &mut Maps) -> Result<(), L4Error> {
             };
             let vip = lb_common::Vip { table, ..*vip };
             new.vips.insert(key, vip, 0)?;
-            let traffic = old.vip_traffic.get(&vip.id, 0)?;
-            new.vip_traffic.set(vip.id, traffic, 0)?;
-            new.vip_drops
-                .set(vip.id, old.vip_drops.get(&vip.id, 0)?, 0)?;
+            figures(&mut new.vip_traffic, vip.id, old.vip_traffic.all(vip.id)?)?;
+            figures(&mut new.vip_drops, vip.id, old.vip_drops.all(vip.id)?)?;
         }
-        counters(&old, new)
+        counters(old, new)
     };
     copied().map_err(|error| L4Error::Load {
         why: format!(
@@ -106,32 +125,49 @@ pub(super) fn state(former: &MapSet, new: &mut Maps) -> Result<(), L4Error> {
     })
 }
 
+/// Sets the values of all processors, as far as there are any.
+fn figures<T: aya::Pod + Default>(
+    map: &mut PerCpuArray<MapData, T>,
+    index: u32,
+    mut values: Vec<T>,
+) -> Result<(), CopyError> {
+    if values.is_empty() {
+        return Ok(());
+    }
+    let processors = processors::possible().map_err(|why| FormerError::Read {
+        name: "processors",
+        why,
+    })?;
+    values.resize(processors, T::default());
+    let values = PerCpuValues::try_from(values).map_err(MapError::from)?;
+    Ok(map.set(index, values, 0)?)
+}
+
 /// Takes over the counters, of each processor at a moment when they add up.
-fn counters(old: &Maps, new: &mut Maps) -> Result<(), MapError> {
-    let mut counters = old.counters.get(&0, 0)?;
+fn counters(old: &Former, new: &mut Maps) -> Result<(), CopyError> {
+    let mut counters = old.counters.all(0)?;
     for _ in 0..LOOKS {
         if counters.iter().all(Counters::adds_up) {
             break;
         }
-        counters = old.counters.get(&0, 0)?;
+        counters = old.counters.all(0)?;
     }
-    new.counters.set(0, counters, 0)
+    figures(&mut new.counters, 0, counters)
 }
 
 /// What [`connections`] leaves to [`rest`].
 #[derive(Debug)]
 pub(super) struct Rest {
-    old: Maps,
+    old: Former,
     /// Live connections of each instance index when they were copied.
     live: Vec<u64>,
 }
 
 /// Takes over connections, as many as fit, live counters, and the figures once more. What fails here
 /// costs connections but must not keep the new program from running.
-pub(super) fn connections(former: &MapSet, new: &mut Maps) -> Option<Rest> {
-    let old = Maps::open(&former.path).ok()?;
+pub(super) fn connections(old: Former, new: &mut Maps) -> Rest {
     let (mut taken, mut lost) = (0_u64, 0_u64);
-    each(&old, |key, entry| {
+    lost += each(&old, |key, entry| {
         match new.connections.insert(key, entry, 0) {
             Ok(()) => taken += 1,
             Err(_) => lost += 1,
@@ -141,9 +177,9 @@ pub(super) fn connections(former: &MapSet, new: &mut Maps) -> Option<Rest> {
     for index in 0..lb_common::MAX_INSTANCES {
         // Counters that cannot be set are put right by the next walk over the table. The new
         // program counts nothing of these connections so far, so its counter may be written.
-        let begun = old.live.get(&index, 0).unwrap_or_default();
+        let begun = begun(&old, index);
         let _ = new.live.set(index, begun, 0);
-        if let Ok(expired) = old.expired.get(&index, 0) {
+        if let Ok(Some(expired)) = old.expired.get(index) {
             let _ = new.expired.set(index, expired, 0);
         }
         live.push(begun);
@@ -152,17 +188,22 @@ pub(super) fn connections(former: &MapSet, new: &mut Maps) -> Option<Rest> {
         tracing::warn!(%error, "some packets will be missing in figures");
     }
     tracing::info!(taken, lost, "connections taken over");
-    Some(Rest { old, live })
+    Rest { old, live }
+}
+
+/// Connections of an instance that the old program has begun and not ended.
+fn begun(old: &Former, index: u32) -> u64 {
+    old.live.get(index).ok().flatten().unwrap_or_default()
 }
 
 /// Takes over the connections that have begun since [`connections`], and what the old program has seen
 /// of the others, now that it is at rest, and empties its table.
 pub(super) fn rest(rest: Rest, new: &mut Maps) {
-    let Rest { mut old, mut live } = rest;
+    let Rest { old, mut live } = rest;
     let (mut taken, mut brought) = (0_u64, 0_u64);
     let mut keys = Vec::new();
     each(&old, |key, entry| {
-        match follow(&old.connections, &mut new.connections, key, entry) {
+        match follow(&old, &mut new.connections, key, entry) {
             Followed::Taken => taken += 1,
             Followed::Brought(found) => {
                 brought += 1;
@@ -178,15 +219,12 @@ pub(super) fn rest(rest: Rest, new: &mut Maps) {
     });
     for key in keys {
         // The program may have been faster.
-        let _ = old.connections.remove(&key);
+        let _ = old.connections.remove(key);
     }
     for (index, copied) in (0..).zip(live) {
         // The new program counts the ends of these, and has not counted their beginnings; ends that the
         // old one has counted are below zero.
-        let begun = old
-            .live
-            .get(&index, 0)
-            .map_or(0, |now| now.wrapping_sub(copied));
+        let begun = begun(&old, index).wrapping_sub(copied);
         if begun != 0
             && let Ok(expired) = new.expired.get(&index, 0)
         {
@@ -217,7 +255,7 @@ enum Followed {
 /// of connections that were ending or beginning in the one before; their idle times end them in any case,
 /// and the next walk puts their number right.
 fn follow(
-    old: &HashMap<MapData, FlowKey, FlowEntry>,
+    old: &Former,
     new: &mut HashMap<MapData, FlowKey, FlowEntry>,
     key: &FlowKey,
     entry: &FlowEntry,
@@ -234,7 +272,7 @@ fn follow(
         return Followed::Left;
     }
     // Many are read at a time, and the new program may have forgotten this one since, and begun another.
-    let brought = old.get(key, 0).ok();
+    let brought = old.connections.get(*key).ok().flatten();
     let brought = brought.and_then(|entry| progress::bring(&found, &entry));
     match brought.filter(|brought| new.insert(key, brought.entry, KNOWN).is_ok()) {
         Some(brought) => Followed::Brought(brought),
@@ -242,23 +280,10 @@ fn follow(
     }
 }
 
-/// Does something with each connection of a table.
-fn each(maps: &Maps, mut work: impl FnMut(&FlowKey, &FlowEntry)) {
-    let (mut from, mut buffer) = (None, Vec::new());
-    loop {
-        buffer.clear();
-        match walk(maps, from, &mut buffer) {
-            Ok(next) => from = next,
-            Err(error) => {
-                tracing::warn!(%error, "connections are left behind");
-                return;
-            }
-        }
-        for (key, entry) in &buffer {
-            work(key, entry);
-        }
-        if from.is_none() {
-            return;
-        }
-    }
+/// Does something with each connection of the old table; says how many could not be read.
+fn each(old: &Former, work: impl FnMut(&FlowKey, &FlowEntry)) -> u64 {
+    old.connections.each(work).unwrap_or_else(|error| {
+        tracing::warn!(%error, "connections are left behind");
+        0
+    })
 }
