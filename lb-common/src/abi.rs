@@ -27,7 +27,7 @@ pub use arrivals::{
     SourceSet,
 };
 pub use cookie::CookieKeys;
-pub use counter::{COUNTER_COUNT, Counter, CounterKind, Counters};
+pub use counter::{COUNTER_COUNT, Counter, CounterKind, Counters, DROP_COUNT, Drops};
 pub use decap::{DecapCounter, DecapSettings, MAX_FRIENDS, MAX_LOCAL};
 pub use filter::{AddressFilter, FILTER_WORDS, REPLY_WORDS, filter_bit};
 pub use flow::{
@@ -118,8 +118,8 @@ pub const fn from_v4(v4: [u8; 4]) -> Address {
 mod pod {
     use super::{
         Acl, AddressFilter, Affinity, Arrivals, ClientHop, ClientKey, ClientPin, CookieKeys,
-        Counters, DecapSettings, FlowEntry, FlowKey, Followers, InstanceEntry, NextHop, PortRanges,
-        Settings, SteerCounts, SteerPorts, Subinterface, Table, Traffic, Vip, VipKey,
+        Counters, DecapSettings, Drops, FlowEntry, FlowKey, Followers, InstanceEntry, NextHop,
+        PortRanges, Settings, SteerCounts, SteerPorts, Subinterface, Table, Traffic, Vip, VipKey,
     };
 
     macro_rules! pod {
@@ -140,6 +140,7 @@ mod pod {
         CookieKeys,
         Counters,
         DecapSettings,
+        Drops,
         FlowEntry,
         FlowKey,
         Followers,

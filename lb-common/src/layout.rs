@@ -7,8 +7,8 @@
 //! known. Where that would not be so [`crate::ABI`] grows.
 
 use crate::{
-    Address, COUNTER_COUNT, ClientKey, ClientPin, CookieKeys, Counter, Counters, FlowEntry,
-    FlowKey, InstanceEntry, Settings, Table, Traffic, Vip, VipKey,
+    Address, COUNTER_COUNT, ClientHop, ClientKey, ClientPin, CookieKeys, Counter, Counters, Drops,
+    FlowEntry, FlowKey, InstanceEntry, NextHop, Settings, Table, Traffic, Vip, VipKey,
 };
 
 /// A field of a value.
@@ -38,6 +38,10 @@ trait Part {
 }
 
 impl<T, const N: usize> Part for [T; N] {
+    const IS_NUMBER: bool = false;
+}
+
+impl Part for NextHop {
     const IS_NUMBER: bool = false;
 }
 
@@ -112,6 +116,8 @@ described! {
     ClientKey { client, service }
     ClientPin { until, instance, generation; pad }
     CookieKeys { keys, current, since, origin }
+    NextHop { fresh_until, macs, interface, mtu, generation, flags }
+    ClientHop { address, hop }
 }
 
 /// Counters by their labels: those that only one side knows are left out.
@@ -136,6 +142,37 @@ const COUNTERS: [Field; Counter::ALL.len()] = {
 impl Described for Counters {
     const NAME: &'static str = "Counters";
     const FIELDS: &'static [Field] = &COUNTERS;
+}
+
+/// Reasons why packets were lost by their labels, and behind them what is of no use.
+const DROPS: [Field; COUNTERS.len()] = {
+    let mut fields = COUNTERS;
+    let (mut at, mut found) = (0, 0);
+    while at < COUNTERS.len() {
+        let counter = Counter::ALL[at];
+        if counter.is_lost() {
+            fields[found].name = counter.label();
+            fields[found].offset = Drops::index(counter) * size_of::<u64>();
+            found += 1;
+        }
+        at += 1;
+    }
+    fields
+};
+
+/// How many reasons there are.
+const REASONS: usize = {
+    let (mut at, mut found) = (0, 0);
+    while at < Counter::ALL.len() {
+        found += Counter::ALL[at].is_lost() as usize;
+        at += 1;
+    }
+    found
+};
+
+impl Described for Drops {
+    const NAME: &'static str = "Drops";
+    const FIELDS: &'static [Field] = DROPS.split_at(REASONS).0;
 }
 
 /// Where a field is in a value of the former connection table, for the program that looks for connections
@@ -222,6 +259,15 @@ mod tests {
             .iter()
             .find(|field| field.name == "ttl_expired");
         assert!(dropped.is_some_and(|field| field.offset == Counter::DropTtl as usize * 8));
+        let dropped = Drops::FIELDS
+            .iter()
+            .find(|field| field.name == "ttl_expired");
+        assert!(dropped.is_some_and(|field| field.offset == Drops::index(Counter::DropTtl) * 8));
+        assert!(
+            Drops::FIELDS
+                .iter()
+                .all(|field| field.offset < size_of::<Drops>())
+        );
     }
 
     #[test]

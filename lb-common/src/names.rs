@@ -66,7 +66,7 @@ pub const MAP_SUBINTERFACES: &str = "SUBINTERFACES";
 pub const MAP_COUNTERS: &str = "COUNTERS";
 /// Per-CPU array of [`crate::Traffic`] by [`crate::Vip::id`].
 pub const MAP_VIP_TRAFFIC: &str = "VIP_TRAFFIC";
-/// Per-CPU array of [`crate::Counters`] by [`crate::Vip::id`]: its packets that were not forwarded, by
+/// Per-CPU array of [`crate::Drops`] by [`crate::Vip::id`]: its packets that were not forwarded, by
 /// reason. Their sum is [`crate::Traffic::dropped`].
 pub const MAP_VIP_DROPS: &str = "VIP_DROPS";
 /// Per-CPU array of [`crate::Traffic`] by instance index.
@@ -86,7 +86,7 @@ pub const MAP_CEILINGS: &str = "CEILINGS";
 /// LPM trie, [`crate::PrefixKey`] → `u32` (`PREFIX_*`): the source ACL. Each load of the program has its
 /// own, as with [`MAP_CEILINGS`].
 pub const MAP_PREFIXES: &str = "PREFIXES";
-/// One [`crate::Acl`]: what is known of all of [`MAP_PREFIXES`]. Each load of the program has its own,
+/// Array of one map, which is an array of one [`crate::Acl`]: what is known of all of [`MAP_PREFIXES`]. Each load of the program has its own,
 /// as with [`MAP_CEILINGS`]; the daemon writes it after each change of those.
 pub const MAP_ACL: &str = "ACL";
 /// Array of [`crate::Affinity`] by [`crate::Vip::id`]. Each load of the program has its own, as with
@@ -95,14 +95,17 @@ pub const MAP_AFFINITIES: &str = "AFFINITIES";
 /// Array of `u64` by instance index: [`crate::Affinity::service`] of the service whose instance it is; 0
 /// where clients do not stay. Each load of the program has its own, as with [`MAP_CEILINGS`].
 pub const MAP_SERVICES: &str = "SERVICES";
-/// [`crate::ClientKey`] → [`crate::ClientPin`]: clients' instances. Pinned beside [`PINNED_MAPS`], but not one of them:
-/// a set without it is as good.
+/// Array of one map, [`crate::ClientKey`] → [`crate::ClientPin`]: clients' instances. That map is pinned under this
+/// name beside [`PINNED_MAPS`], once it is needed; the array is each load's own, as with [`MAP_CEILINGS`].
 pub const MAP_CLIENTS: &str = "CLIENTS";
 /// One [`crate::AddressFilter`]. Each load of the program has its own, as with [`MAP_CEILINGS`].
 pub const MAP_ADDRESS_FILTER: &str = "ADDRESS_FILTER";
 /// Array of [`crate::Arrivals`] by [`crate::Vip::id`]. Each load of the program has its own, as with
 /// [`MAP_CEILINGS`], and with it its own buckets.
 pub const MAP_ARRIVALS: &str = "ARRIVALS";
+/// Array of one map, which is an array of [`crate::SourceSet`]. Each load of the program has its own, as with
+/// [`MAP_CEILINGS`], and with it its own buckets.
+pub const MAP_SOURCES: &str = "SOURCES";
 /// One [`crate::CookieKeys`]. Not one of [`PINNED_MAPS`], because programs that know of no cookies do without,
 /// but pinned beside them: cookies that are under way while a program is replaced are to be accepted by
 /// the next one.

@@ -237,10 +237,21 @@ fn describe(ours: &Path, folder: &Path) -> Result<()> {
         let fields = fields.map(|(name, at, size)| ((*name).to_owned(), json!([at, size])));
         layouts[name] = json!({ "size": size, "fields": Value::Object(fields.collect()) });
     }
-    let text = layouts.to_string();
+    write(&folder.join(names::MAP_LAYOUT), &layouts.to_string())
+}
+
+/// Pins a description of maps that says `text`.
+///
+/// # Errors
+/// When the kernel refuses, or the text is too long.
+pub fn write(pin: &Path, text: &str) -> Result<()> {
     let mut bytes = [0; LAYOUT];
-    bytes[..text.len()].copy_from_slice(text.as_bytes());
+    let room = bytes.get_mut(..text.len()).context("too long a text")?;
+    room.copy_from_slice(text.as_bytes());
+    if pin.exists() {
+        fs::remove_file(pin)?;
+    }
     let mut to = Array::<MapData, [u8; LAYOUT]>::create(1, 0)?;
     to.set(0, bytes, 0)?;
-    Ok(to.map().pin(folder.join(names::MAP_LAYOUT))?)
+    Ok(to.map().pin(pin)?)
 }

@@ -1,6 +1,7 @@
 //! From one set of maps to the next: other sizes, and other layouts, with connections going on.
 
 use std::{
+    fs,
     path::Path,
     thread,
     time::{Duration, Instant},
@@ -220,6 +221,35 @@ fn maps_that_mean_something_else_are_left_alone_and_said_to_be() -> Result<()> {
         daemon.settled()?;
         assert_eq!(pins(&spec.pin_path)?, ["links".to_owned(), ours(1)]);
         place.connect(20)?;
+        Ok(())
+    })
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_set_that_is_not_described_or_wrongly_is_left_alone() -> Result<()> {
+    let place = Place::make()?;
+    place.balancer(|| {
+        let spec = place.spec();
+        let layout = |number| spec.pin_path.join(ours(number)).join(names::MAP_LAYOUT);
+        let spoil: [(&str, &dyn Fn(&Path) -> Result<()>); 3] = [
+            ("not described", &|pin| Ok(fs::remove_file(pin)?)),
+            ("other text", &|pin| other_layout::write(pin, "no JSON")),
+            ("FlowKey", &|pin| other_layout::write(pin, "{}")),
+        ];
+        Daemon::start(&spec, [1, 1])?.settled()?;
+        for ((why, spoil), number) in spoil.into_iter().zip(1..) {
+            spoil(&layout(number))?;
+            let error = l4::status(&spec.pin_path).unwrap_err().to_string();
+            ensure!(error.contains(why), "{error}");
+            let daemon = Daemon::start(&spec, [1, 1])?;
+            daemon.settled()?;
+            assert_eq!(
+                pins(&spec.pin_path)?,
+                ["links".to_owned(), ours(number + 1)]
+            );
+            place.connect(10)?;
+        }
         Ok(())
     })
 }

@@ -113,6 +113,54 @@ impl Counters {
     }
 }
 
+/// Reasons why packets of a VIP were not forwarded, used or not. A power of two, as [`COUNTER_COUNT`].
+pub const DROP_COUNT: usize = 32;
+
+/// What became of a VIP's packets that were not forwarded. Half of all counters, because each VIP has these on
+/// each processor.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Drops {
+    /// By [`Self::index`].
+    pub values: [u64; DROP_COUNT],
+}
+
+impl Drops {
+    /// The place of a reason that [`Counter::is_lost`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn index(reason: Counter) -> usize {
+        let number = reason as usize;
+        // Those that are dropped begin with 16. The others have even numbers below.
+        if number < 16 {
+            24 + number / 2
+        } else {
+            number - 16
+        }
+    }
+
+    /// Adds them to counters.
+    pub fn add_to(&self, counters: &mut Counters) {
+        for reason in Counter::ALL.iter().filter(|reason| reason.is_lost()) {
+            let sum = &mut counters.values[*reason as usize];
+            *sum = sum.wrapping_add(self.values[Self::index(*reason)]);
+        }
+    }
+}
+
+impl Counter {
+    /// Whether a packet that is counted here did not reach the other side of its connection: it was dropped, or
+    /// lb has answered it in the place of whoever it was for.
+    #[must_use]
+    pub const fn is_lost(self) -> bool {
+        matches!(self.kind(), CounterKind::Dropped)
+            || matches!(
+                self,
+                Self::AnsweredTooBig | Self::AnsweredRefused | Self::AnsweredStale
+            )
+    }
+}
+
 const _: () = assert!(COUNTER_COUNT.is_power_of_two() && size_of::<Counters>() == 512);
 
 counters! {
@@ -269,6 +317,24 @@ mod tests {
         assert_eq!(both.total(CounterKind::Received), 6);
         assert_eq!(both.get(Counter::DropTtl), 2);
         assert!(both.adds_up());
+    }
+
+    #[test]
+    fn each_reason_has_a_place_of_its_own() {
+        let reasons = || Counter::ALL.iter().filter(|reason| reason.is_lost());
+        let mut drops = Drops::default();
+        for (number, reason) in (1..).zip(reasons()) {
+            let place = &mut drops.values[Drops::index(*reason)];
+            assert_eq!(*place, 0, "{reason:?}");
+            *place = number;
+        }
+        let mut counters = Counters::default();
+        drops.add_to(&mut counters);
+        drops.add_to(&mut counters);
+        for (number, reason) in (1..).zip(reasons()) {
+            assert_eq!(counters.get(*reason), 2 * number, "{reason:?}");
+        }
+        assert_eq!(counters.get(Counter::Received), 0);
     }
 
     #[test]

@@ -88,7 +88,9 @@ pub(crate) fn take_over(key: &FlowKey) -> bool {
         let Some(found) = FORMER.get_ptr(&(*translation).key) else {
             return false;
         };
-        read_entry(found.cast(), &raw mut (*translation).entry);
+        if !read_entry(found.cast(), &raw mut (*translation).entry) {
+            return false;
+        }
         // Another processor may have done the same; without room it is lost, like any other then.
         let _ = CONNECTIONS.insert(key, &(*translation).entry, BPF_NOEXIST as u64);
     }
@@ -126,12 +128,12 @@ unsafe fn write_key(key: &FlowKey, into: *mut [u64; KEY_WORDS]) {
     }
 }
 
-/// Reads an entry of the former table.
+/// Reads an entry of the former table; whether it could be read, that is, no number is too large for ours.
 ///
 /// # Safety
 /// `from` must point to such an entry, and places must be in it; nobody else may use what `into` points to.
 #[inline(always)]
-unsafe fn read_entry(from: *const u8, into: *mut FlowEntry) {
+unsafe fn read_entry(from: *const u8, into: *mut FlowEntry) -> bool {
     const AT: usize = FORMER_KEY.len();
     // SAFETY: the caller's promise.
     unsafe {
@@ -142,13 +144,24 @@ unsafe fn read_entry(from: *const u8, into: *mut FlowEntry) {
         put((&raw mut (*into).source_port).cast(), port);
         let port = number::<{ AT + 4 }>(from) as u16;
         put((&raw mut (*into).destination_port).cast(), port);
-        put(&raw mut (*into).instance, number::<{ AT + 5 }>(from) as u16);
-        let generation = number::<{ AT + 6 }>(from) as u16;
-        put(&raw mut (*into).generation, generation);
-        put(&raw mut (*into).state, number::<{ AT + 7 }>(from) as u32);
-        put(&raw mut (*into).vip, number::<{ AT + 8 }>(from) as u16);
-        put(&raw mut (*into).direction, number::<{ AT + 9 }>(from) as u8);
-        put(&raw mut (*into).forward, number::<{ AT + 10 }>(from) as u8);
+        let instance = number::<{ AT + 5 }>(from);
+        put(&raw mut (*into).instance, instance as u16);
+        let mut above = instance >> 16;
+        let generation = number::<{ AT + 6 }>(from);
+        put(&raw mut (*into).generation, generation as u16);
+        above |= generation >> 16;
+        let state = number::<{ AT + 7 }>(from);
+        put(&raw mut (*into).state, state as u32);
+        above |= state >> 32;
+        let vip = number::<{ AT + 8 }>(from);
+        put(&raw mut (*into).vip, vip as u16);
+        above |= vip >> 16;
+        let direction = number::<{ AT + 9 }>(from);
+        put(&raw mut (*into).direction, direction as u8);
+        above |= direction >> 8;
+        let forward = number::<{ AT + 10 }>(from);
+        put(&raw mut (*into).forward, forward as u8);
+        above | forward >> 8 == 0
     }
 }
 

@@ -1,5 +1,8 @@
 //! The maps. Names and types are the contract of `lb_common`; the sizes of [`TABLES`],
-//! [`CONNECTIONS`], [`CLIENTS`] and [`OPENINGS`] are defaults that the loader replaces.
+//! [`CONNECTIONS`] and [`OPENINGS`] are defaults that the loader replaces.
+//!
+//! What only some configurations need lies in maps of their own, to which an array of one element leads:
+//! while nobody needs them they are not there, and take no memory.
 
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
@@ -9,7 +12,7 @@ use aya_ebpf::{
 };
 use lb_common::{
     Acl, Address, AddressFilter, Affinity, Arrivals, BUCKETS as BUCKET_COUNT,
-    CLIENT_HOPS as CLIENT_HOP_COUNT, ClientHop, ClientKey, ClientPin, CookieKeys, Counters,
+    CLIENT_HOPS as CLIENT_HOP_COUNT, ClientHop, ClientKey, ClientPin, CookieKeys, Counters, Drops,
     FlowEntry, FlowKey, InstanceEntry, MAX_INSTANCES, MAX_PREFIXES, MAX_SUBINTERFACES, MAX_VIPS,
     NextHop, PortRanges, SOURCE_SETS as SET_COUNT, Settings, SourceSet, Subinterface, Table,
     Traffic, Vip, VipKey, names,
@@ -28,7 +31,8 @@ use lb_ebpf::{
 pub(crate) static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 
 #[map]
-pub(crate) static VIPS: HashMap<VipKey, Vip> = HashMap::with_max_entries(MAX_VIPS, 0);
+pub(crate) static VIPS: HashMap<VipKey, Vip> =
+    HashMap::with_max_entries(MAX_VIPS, BPF_F_NO_PREALLOC);
 
 /// Not pinned, as [`CEILINGS`].
 #[map]
@@ -38,7 +42,7 @@ pub(crate) static SUBINTERFACES: HashMap<u32, Subinterface> =
 /// Not pinned, as [`CEILINGS`].
 #[map]
 pub(crate) static VIP_ADDRESSES: HashMap<Address, PortRanges> =
-    HashMap::with_max_entries(MAX_VIPS, 0);
+    HashMap::with_max_entries(MAX_VIPS, BPF_F_NO_PREALLOC);
 
 #[map]
 pub(crate) static VIP_EPOCH: Array<u64> = Array::with_max_entries(1, 0);
@@ -125,7 +129,7 @@ pub(crate) static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entrie
 pub(crate) static VIP_TRAFFIC: PerCpuArray<Traffic> = PerCpuArray::with_max_entries(MAX_VIPS, 0);
 
 #[map]
-pub(crate) static VIP_DROPS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(MAX_VIPS, 0);
+pub(crate) static VIP_DROPS: PerCpuArray<Drops> = PerCpuArray::with_max_entries(MAX_VIPS, 0);
 
 #[map]
 pub(crate) static INSTANCE_TRAFFIC: PerCpuArray<Traffic> =
@@ -148,9 +152,10 @@ pub(crate) static TURNS: PerCpuArray<u32> = PerCpuArray::with_max_entries(MAX_VI
 #[map]
 pub(crate) static ADDRESS_FILTER: Array<AddressFilter> = Array::with_max_entries(1, 0);
 
-/// Not pinned, as [`CEILINGS`].
-#[map]
-pub(crate) static ACL: Array<Acl> = Array::with_max_entries(1, 0);
+/// Not pinned, as [`CEILINGS`]. There as soon as there are rules.
+#[btf_map]
+pub(crate) static ACL: btf_maps::ArrayOfMaps<btf_maps::Array<Acl, 1>, 1> =
+    btf_maps::ArrayOfMaps::new();
 
 /// Not pinned, as [`CEILINGS`].
 #[map]
@@ -174,11 +179,13 @@ pub(crate) static AFFINITIES: Array<Affinity> = Array::with_max_entries(MAX_VIPS
 #[map]
 pub(crate) static SERVICES: Array<u64> = Array::with_max_entries(MAX_INSTANCES, 0);
 
-/// The loader gives it its size. Not an LRU map, as [`CONNECTIONS`], and because who is remembered has
-/// earned it: the daemon takes out those whose time is over.
-#[map]
-pub(crate) static CLIENTS: HashMap<ClientKey, ClientPin> =
-    HashMap::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
+/// There as soon as clients of a VIP stay with their instance; the daemon gives it its size. Not an LRU map,
+/// as [`CONNECTIONS`], and because who is remembered has earned it: the daemon takes out those whose time
+/// is over.
+#[btf_map]
+pub(crate) static CLIENTS: btf_maps::ArrayOfMaps<ClientMap, 1> = btf_maps::ArrayOfMaps::new();
+
+type ClientMap = btf_maps::HashMap<ClientKey, ClientPin, 1, { BPF_F_NO_PREALLOC as usize }>;
 
 /// By [`Arrivals::bucket`], in three parts; changed atomically. Every program begins with full ones.
 #[map]
@@ -188,9 +195,13 @@ pub(crate) static BUCKETS: Array<u64> = Array::with_max_entries(BUCKET_COUNT, 0)
 #[map]
 pub(crate) static COOKIE_KEYS: Array<CookieKeys> = Array::with_max_entries(1, 0);
 
-/// Buckets of sources; each word is changed atomically. Every program begins with full ones.
-#[map]
-pub(crate) static SOURCES: Array<SourceSet> = Array::with_max_entries(SET_COUNT, 0);
+/// Buckets of sources; each word is changed atomically. Every program begins with full ones, which are there
+/// as soon as sources of a VIP are limited.
+#[btf_map]
+pub(crate) static SOURCES: btf_maps::ArrayOfMaps<
+    btf_maps::Array<SourceSet, { SET_COUNT as usize }>,
+    1,
+> = btf_maps::ArrayOfMaps::new();
 
 /// Keys of connections of which nothing but one packet was heard, in the order of these, each processor's
 /// apart. The loader gives all of them together as many places as [`lb_common::most_opening`] says.

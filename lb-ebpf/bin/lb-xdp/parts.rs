@@ -11,7 +11,7 @@ use lb_ebpf::opaque;
 
 use crate::{
     atomic,
-    maps::{CEILINGS, LIVE, TABLES},
+    maps::{ACL, CEILINGS, LIVE, TABLES},
 };
 
 /// Whether the filter is off, or has a bit of one of the ends.
@@ -48,6 +48,13 @@ pub(crate) fn is_expected(filter: *const AddressFilter, key: &FlowKey) -> bool {
     let is_off = u64::from(is_on) ^ 1;
     let met = is_off | read(sources, from, FILTER_WORDS) | read(replies, to, REPLY_WORDS) & is_port;
     opaque(met) != 0
+}
+
+/// What is known of all rules of the source ACL, once there were any.
+#[inline(always)]
+pub(crate) fn acl() -> Option<*const Acl> {
+    let acl = ACL.get_value_ptr_mut(0, &0)?;
+    Some(acl.cast_const())
 }
 
 /// Whether one of the marks of a source is set. The parts are joined without branches, which the

@@ -13,8 +13,9 @@ use aya_ebpf::{
 };
 use lb_common::{
     ACL_ON, Address, Affinity, Arrivals, COUNTER_COUNT, ClientHop, ClientKey, ClientPin, Counter,
-    Counters, FlowEntry, FlowKey, InstanceEntry, MAX_RANGES, NextHop, PREFIX_DENIED, PrefixKey,
-    SOURCE_WAYS, Settings, Slot, SourceSet, Traffic, VIP_OF_PORTS, Vip, VipKey, same_flow,
+    Counters, DROP_COUNT, Drops, FlowEntry, FlowKey, InstanceEntry, MAX_RANGES, NextHop,
+    PREFIX_DENIED, PrefixKey, SOURCE_WAYS, Settings, Slot, SourceSet, Traffic, VIP_OF_PORTS, Vip,
+    VipKey, same_flow,
 };
 use lb_ebpf::{
     Flow as _, Insert, Route, Scratch, Tables,
@@ -31,12 +32,12 @@ use crate::{
     flow::MapFlow,
     former,
     maps::{
-        ACL, ADDRESS_FILTER, AFFINITIES, ARRIVALS, BUCKETS, CLIENT_HOPS, CLIENTS, CONNECTIONS,
+        ADDRESS_FILTER, AFFINITIES, ARRIVALS, BUCKETS, CLIENT_HOPS, CLIENTS, CONNECTIONS,
         COOKIE_KEYS, COUNTERS, EPOCHS, EXPIRED, FRAGMENTS, INSTANCE_TRAFFIC, INSTANCES, JUDGED,
         LIVE, NEXT_HOPS, OPENINGS, PREFIXES, RECENT, SERVICES, SETTINGS, SOURCES, TURNS,
         VIP_ADDRESSES, VIP_DROPS, VIP_EPOCH, VIP_TRAFFIC, VIPS, WORKPLACE, Workplace,
     },
-    parts::{add_live, ceiling, column, is_expected, is_marked},
+    parts::{acl, add_live, ceiling, column, is_expected, is_marked},
 };
 
 const EEXIST: i32 = -17;
@@ -202,7 +203,7 @@ impl Tables for Maps<'_> {
 
     #[inline(always)]
     fn is_suspect(&self, source: &Address) -> bool {
-        let Some(acl) = ACL.get_ptr(0) else {
+        let Some(acl) = acl() else {
             return false;
         };
         // SAFETY: a field of a map value, which the daemon writes word by word.
@@ -213,7 +214,7 @@ impl Tables for Maps<'_> {
     #[inline(always)]
     fn acl_epoch(&self) -> u64 {
         // SAFETY: as above.
-        ACL.get_ptr(0).map_or(0, |acl| unsafe {
+        acl().map_or(0, |acl| unsafe {
             ptr::read_volatile(&raw const (*acl).epoch)
         })
     }
@@ -291,13 +292,13 @@ impl Tables for Maps<'_> {
     fn source_set(&self, set: u32) -> SourceSet {
         // SAFETY: a map value of four words, each of which is read as a whole.
         SOURCES
-            .get_ptr(set)
+            .get_value_ptr_mut(0, &set)
             .map_or([0; SOURCE_WAYS], |set| unsafe { ptr::read_volatile(set) })
     }
 
     #[inline(always)]
     fn change_source(&self, set: u32, way: usize, old: u64, new: u64) -> bool {
-        let Some(set) = SOURCES.get_ptr_mut(set) else {
+        let Some(set) = SOURCES.get_value_ptr_mut(0, &set) else {
             return false;
         };
         let way = opaque(way as u64) as usize & (SOURCE_WAYS - 1);
@@ -319,14 +320,14 @@ impl Tables for Maps<'_> {
     fn client(&self, key: &ClientKey) -> Option<ClientPin> {
         // SAFETY: copied at once. Were another processor replacing it, the kernel would leave the old
         // value as it is.
-        unsafe { CLIENTS.get(key).copied() }
+        unsafe { CLIENTS.get(0)?.get(key).copied() }
     }
 
     #[inline(always)]
     fn pin_client(&self, key: &ClientKey, pin: &ClientPin) -> Insert {
-        match CLIENTS.insert(key, pin, 0) {
-            Ok(()) => Insert::Done,
-            Err(_) => Insert::Full,
+        match CLIENTS.get(0).map(|clients| clients.insert(key, pin, 0)) {
+            Some(Ok(())) => Insert::Done,
+            _ => Insert::Full,
         }
     }
 
@@ -606,7 +607,7 @@ impl Tables for Maps<'_> {
     fn vip_dropped(&self, vip: u32, reason: Counter) {
         self.vip_traffic(vip, |traffic| traffic.dropped += 1);
         if let Some(drops) = VIP_DROPS.get_ptr_mut(vip) {
-            let index = opaque(reason as u64) as usize & (COUNTER_COUNT - 1);
+            let index = opaque(Drops::index(reason) as u64) as usize & (DROP_COUNT - 1);
             // SAFETY: this processor's element; the index is below the length of the array.
             unsafe { *(&raw mut (*drops).values).cast::<u64>().add(index) += 1 }
         }

@@ -151,6 +151,8 @@ pub struct ConnectionReport {
 pub struct ReconcileReport {
     /// The revision that the maps hold completely; 0 before the first.
     pub revision: u64,
+    /// When they held it.
+    pub held: Timestamp,
     /// How long the last pass took.
     pub took: Duration,
     /// Values written since start.

@@ -226,9 +226,10 @@ impl Worker {
         let ruled = self.rules.apply(&snapshot.acl, self.datapath.as_mut());
         let applied = ruled.map_err(Into::into).and_then(|()| {
             self.filter.widen(&plan, self.datapath.as_mut())?;
-            // Also before, for VIPs of an earlier daemon that this program does not serve yet.
-            self.pace(&snapshot)?;
-            self.stay(&plan)?;
+            // Also before, for VIPs of an earlier daemon that this program does not serve yet. What fails
+            // fails again afterwards, and is told then: it must not hold up what else has changed.
+            let _ = self.pace(&snapshot);
+            let _ = self.stay(&plan);
             self.state.apply(&plan, self.datapath.as_mut(), now)
         });
         let result = applied.and_then(|outcome| {
@@ -236,7 +237,8 @@ impl Worker {
             self.stay(&plan)?;
             Ok(outcome)
         });
-        let took = self.clock.now() - now;
+        let done = self.clock.now();
+        let took = done - now;
         let report = &mut self.next.reconcile;
         report.took = took;
         let news = *result.as_ref().unwrap_or(&Outcome::default());
@@ -252,6 +254,9 @@ impl Worker {
                 self.is_behind = outcome.later.is_some();
                 self.retry = RETRY.0;
                 if outcome.later.is_none() {
+                    if report.revision != snapshot.revision {
+                        report.held = done;
+                    }
                     report.revision = snapshot.revision;
                 }
                 if outcome.withdrew {

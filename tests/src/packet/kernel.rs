@@ -10,14 +10,16 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{
-    Array, ArrayOfMaps, HashMap, IterableMap as _, Map, MapData, PerCpuArray, ProgramArray, RingBuf,
+    Array, ArrayOfMaps, HashMap, InnerMap, IterableMap as _, Map, MapData, PerCpuArray,
+    ProgramArray, RingBuf,
 };
 use aya::programs::{TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader, util};
 use lb_common::{
-    Acl, Address, AddressFilter, Affinity, Arrivals, ClientKey, ClientPin, CookieKeys, Counters,
-    FlowEntry, FlowEvent, FlowKey, Follower, Followers, InstanceEntry, MAX_INSTANCES, PortRanges,
-    PrefixKey, Settings, Subinterface, Table, Traffic, Vip, VipKey, names,
+    ACL_ON, Acl, Address, AddressFilter, Affinity, Arrivals, ClientKey, ClientPin, CookieKeys,
+    Counters, Drops, FlowEntry, FlowEvent, FlowKey, Follower, Followers, InstanceEntry,
+    MAX_INSTANCES, PortRanges, PrefixKey, SOURCE_SETS, Settings, SourceSet, Subinterface, Table,
+    Traffic, Vip, VipKey, names,
 };
 use lb_ebpf::memory::CLIENTS;
 use nix::sched::{CpuSet, sched_setaffinity};
@@ -43,6 +45,9 @@ pub struct Sizes {
     /// Tables of slots.
     pub tables: u32,
 }
+
+/// `BPF_F_NO_PREALLOC` of `linux/bpf.h`.
+const NO_PREALLOC: u32 = 1;
 
 /// Fewer elements than this are a test's own idea.
 const REAL: u32 = 1 << 16;
@@ -79,6 +84,9 @@ pub struct Kernel {
     object: Ebpf,
     tables: BTreeMap<u32, Array<MapData, Table>>,
     events: RingBuf<MapData>,
+    acl: Option<Array<MapData, Acl>>,
+    clients: Option<HashMap<MapData, ClientKey, ClientPin>>,
+    has_sources: bool,
     /// Empty as soon as nobody holds it.
     _stages: ProgramArray<MapData>,
 }
@@ -147,7 +155,6 @@ impl Kernel {
         let mut object = loader
             .map_max_entries(names::MAP_CONNECTIONS, sizes.connections)
             .map_max_entries(names::MAP_TABLES, sizes.tables)
-            .map_max_entries(names::MAP_CLIENTS, CLIENTS as u32)
             .map_max_entries(names::MAP_OPENINGS, sizes.opening_places())
             .load(&bytes)
             .context("cannot load the XDP object")?;
@@ -175,6 +182,9 @@ impl Kernel {
             object,
             tables: BTreeMap::new(),
             events,
+            acl: None,
+            clients: None,
+            has_sources: false,
             _stages: stages,
         })
     }
@@ -366,6 +376,11 @@ impl Kernel {
     /// # Errors
     /// When the map cannot be written.
     pub fn set_arrivals(&mut self, vip: u32, limit: &Arrivals) -> Result<()> {
+        if !self.has_sources && limit.source_interval != 0 {
+            let sources = Array::<MapData, SourceSet>::create(SOURCE_SETS, 0)?;
+            give(&mut self.object, names::MAP_SOURCES, &sources)?;
+            self.has_sources = true;
+        }
         Ok(self
             .array::<Arrivals>(names::MAP_ARRIVALS)?
             .set(vip, limit, 0)?)
@@ -376,6 +391,11 @@ impl Kernel {
     /// # Errors
     /// When the kernel refuses.
     pub fn set_affinity(&mut self, vip: u32, affinity: &Affinity) -> Result<()> {
+        if self.clients.is_none() && affinity.ttl != 0 {
+            let map = HashMap::create(CLIENTS as u32, NO_PREALLOC)?;
+            give(&mut self.object, names::MAP_CLIENTS, &map)?;
+            self.clients = Some(map);
+        }
         Ok(self
             .array::<Affinity>(names::MAP_AFFINITIES)?
             .set(vip, affinity, 0)?)
@@ -395,9 +415,9 @@ impl Kernel {
     ///
     /// # Errors
     /// When the map cannot be read.
-    pub fn clients(&mut self) -> Result<Vec<(ClientKey, ClientPin)>> {
-        let clients = self.hash::<ClientKey, ClientPin>(names::MAP_CLIENTS)?;
-        clients.iter().map(|client| Ok(client?)).collect()
+    pub fn clients(&self) -> Result<Vec<(ClientKey, ClientPin)>> {
+        let clients = self.clients.iter().flat_map(|clients| clients.iter());
+        clients.map(|client| Ok(client?)).collect()
     }
 
     /// Sets the keys of SYN cookies.
@@ -441,7 +461,16 @@ impl Kernel {
     /// # Errors
     /// When the kernel refuses.
     pub fn set_acl(&mut self, acl: &Acl) -> Result<()> {
-        Ok(self.array::<Acl>(names::MAP_ACL)?.set(0, acl, 0)?)
+        // As the daemon does: there is none before there are rules.
+        if self.acl.is_none() && acl.flags & ACL_ON != 0 {
+            let map = Array::create(1, 0)?;
+            give(&mut self.object, names::MAP_ACL, &map)?;
+            self.acl = Some(map);
+        }
+        match &mut self.acl {
+            Some(map) => Ok(map.set(0, acl, 0)?),
+            None => Ok(()),
+        }
     }
 
     /// Writes an instance.
@@ -526,8 +555,8 @@ impl Kernel {
     /// When there is no such element.
     pub fn drops(&self, vip: u32) -> Result<Counters> {
         let mut sum = Counters::default();
-        let drops = self.per_cpu::<Counters>(names::MAP_VIP_DROPS)?;
-        drops.get(&vip, 0)?.iter().for_each(|cpu| sum.add(cpu));
+        let drops = self.per_cpu::<Drops>(names::MAP_VIP_DROPS)?.get(&vip, 0)?;
+        drops.iter().for_each(|cpu| cpu.add_to(&mut sum));
         Ok(sum)
     }
 
@@ -549,6 +578,14 @@ impl Kernel {
         let map = self.hash::<FlowKey, FlowEntry>(names::MAP_CONNECTIONS)?;
         map.iter().map(|item| Ok(item?)).collect()
     }
+}
+
+/// Gives the program a map that it finds through an array of one.
+fn give<M: InnerMap>(object: &mut Ebpf, name: &str, map: &M) -> Result<()> {
+    let array = object.map_mut(name);
+    let array = array.with_context(|| format!("no map {name}"))?;
+    let mut array: ArrayOfMaps<_, M> = array.try_into()?;
+    Ok(array.set(0, map, 0)?)
 }
 
 /// The `xdp_md` that says how long the packet is and where it came in.

@@ -33,7 +33,7 @@ use self::{
     events::Events,
     former::Former,
     links::Links,
-    maps::{AddressMap, ArrivalMap, CeilingMap, CookieMap, FilterMap, Maps, VlanMap},
+    maps::{AddressMap, ArrivalMaps, CeilingMap, CookieMap, FilterMap, Maps, VlanMap},
     pins::MapSet,
 };
 use super::{Adopted, Attachment, Cursor, Datapath, DatapathError, Limits};
@@ -48,6 +48,7 @@ mod layout;
 mod links;
 mod load;
 mod maps;
+mod on_demand;
 pub(crate) mod pins;
 mod processors;
 mod recorder;
@@ -71,7 +72,7 @@ pub(crate) struct Kernel {
     maps: Maps,
     ceilings: CeilingMap,
     acl: AclMaps,
-    arrivals: ArrivalMap,
+    arrivals: ArrivalMaps,
     filter: FilterMap,
     affinity: AffinityMaps,
     cookies: CookieMap,
@@ -83,6 +84,10 @@ pub(crate) struct Kernel {
     ours: (MapSet, String),
     /// The set of maps that earlier daemons' links work on, when it is not ours.
     former: Option<Former>,
+    /// What is left to take over of it once all links are ours.
+    rest: Option<takeover::Rest>,
+    /// Whether our set of maps was made by this daemon.
+    is_new: bool,
     /// Sets that nobody will need once all links are ours.
     leftover: Vec<MapSet>,
     /// Keeps other daemons away from the maps.
@@ -114,8 +119,9 @@ impl Datapath for Kernel {
     }
 
     fn activate(&mut self) -> Result<(), DatapathError> {
-        let former = self.former.take();
-        let rest = former.map(|former| takeover::connections(former, &mut self.maps));
+        if let Some(former) = self.former.take() {
+            self.rest = Some(takeover::connections(former, &mut self.maps, self.is_new));
+        }
         let Ok(xdp) = xdp(&mut self.program) else {
             // It was there when it was loaded.
             return Ok(());
@@ -126,7 +132,9 @@ impl Datapath for Kernel {
                 why,
             })?;
         }
-        if let Some(rest) = rest {
+        // After all of them have moved, and not before: who tries again finds it still to be done.
+        if let Some(rest) = self.rest.take() {
+            self.affinity.merge(rest.old());
             takeover::rest(rest, &mut self.maps);
         }
         let (set, stages) = &self.ours;
@@ -251,7 +259,9 @@ impl Datapath for Kernel {
     fn vip_drops(&self, id: u32) -> Result<Counters, DatapathError> {
         let cpus = self.maps.vip_drops.get(&id, 0);
         let cpus = cpus.map_err(read(|| format!("drops of VIP {id}")))?;
-        Ok(added(&cpus))
+        let mut sum = Counters::default();
+        cpus.iter().for_each(|cpu| cpu.add_to(&mut sum));
+        Ok(sum)
     }
 
     fn instance_traffic(&self, index: u16) -> Result<Traffic, DatapathError> {

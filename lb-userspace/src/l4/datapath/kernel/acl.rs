@@ -10,10 +10,11 @@ use aya::{
         lpm_trie::{Key, LpmTrie},
     },
 };
-use lb_common::{Acl, MAX_PREFIXES, PrefixKey, names};
+use lb_common::{ACL_ON, Acl, MAX_PREFIXES, PrefixKey, names};
 
 use super::{
     maps::{shape, take_own},
+    on_demand::OnDemand,
     syscall,
 };
 use crate::l4::L4Error;
@@ -24,7 +25,7 @@ const BATCH: usize = 4096;
 /// The trie of the rules, and what is known of all of them together.
 pub(super) struct AclMaps {
     prefixes: LpmTrie<MapData, [u32; 4], u32>,
-    whole: Array<MapData, Acl>,
+    whole: OnDemand<Array<MapData, Acl>>,
 }
 
 impl std::fmt::Debug for AclMaps {
@@ -39,7 +40,7 @@ impl AclMaps {
         let trie = shape::<PrefixKey, u32>(MAX_PREFIXES);
         Ok(Self {
             prefixes: take_own(program, names::MAP_PREFIXES, trie)?,
-            whole: take_own(program, names::MAP_ACL, shape::<u32, Acl>(1))?,
+            whole: OnDemand::take(program, names::MAP_ACL)?,
         })
     }
 
@@ -61,9 +62,13 @@ impl AclMaps {
         self.prefixes.remove(&trie_key(key))
     }
 
-    /// Writes what is known of all rules together.
+    /// Writes what is known of all rules together. Where there are none and never were, there is nothing to
+    /// write.
     pub(super) fn put_whole(&mut self, acl: &Acl) -> Result<(), MapError> {
-        self.whole.set(0, acl, 0)
+        if acl.flags & ACL_ON == 0 && self.whole.get().is_none() {
+            return Ok(());
+        }
+        self.whole.need(|| Array::create(1, 0))?.set(0, acl, 0)
     }
 }
 

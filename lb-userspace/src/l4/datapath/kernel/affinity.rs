@@ -1,21 +1,26 @@
 //! The maps of clients that stay with their instance.
 //!
-//! Who stays where is pinned beside the maps that make a set, so that a restart forgets nobody. A set
-//! without it is as good; where its size has changed it is made anew, and what was in the old one is
-//! copied.
+//! Who stays where is pinned beside the maps that make a set, so that a restart forgets nobody, once there
+//! is a service whose clients stay. A set without it is as good; where its size has changed it is made
+//! anew, and what was in the old one is copied.
 
-use std::{io, os::fd::AsFd as _, path::Path};
+use std::{
+    fs, io,
+    os::fd::AsFd as _,
+    path::{Path, PathBuf},
+};
 
 use aya::{
-    Ebpf, EbpfLoader,
-    maps::{Array, HashMap, IterableMap as _, MapData, MapError, MapInfo},
+    Ebpf,
+    maps::{Array, HashMap, IterableMap as _, Map, MapData, MapError, MapInfo},
 };
 use lb_common::{Affinity, ClientKey, ClientPin, MAX_INSTANCES, MAX_VIPS, names};
 
 use super::{
     former::{Foreign, Former},
     layout::Layouts,
-    maps::{shape, take_own},
+    maps::{NO_PREALLOC, shape, take_own},
+    on_demand::OnDemand,
     pins::MapSet,
     syscall,
 };
@@ -24,12 +29,17 @@ use crate::{
     model::DatapathSpec,
 };
 
+/// The instances of clients.
+pub(super) type ClientMap = HashMap<MapData, ClientKey, ClientPin>;
+
 /// See the module.
 pub(super) struct AffinityMaps {
     vips: Array<MapData, Affinity>,
     services: Array<MapData, u64>,
-    clients: HashMap<MapData, ClientKey, ClientPin>,
+    clients: OnDemand<ClientMap>,
     most: u32,
+    /// Where the clients are pinned.
+    pin: PathBuf,
 }
 
 impl std::fmt::Debug for AffinityMaps {
@@ -38,78 +48,111 @@ impl std::fmt::Debug for AffinityMaps {
     }
 }
 
-/// Clients of maps that a program before this one has, or had, and that are not its own.
-pub(super) type Clients = Foreign<ClientKey, ClientPin>;
-
-/// Tells a program that is to be loaded where its clients are, and returns those of `former` or of a
-/// size that does not fit, which are to be copied.
-pub(super) fn prepare(
-    loader: &mut EbpfLoader<'_>,
-    spec: &DatapathSpec,
-    ours: &MapSet,
-    former: Option<&Former>,
-) -> Result<Option<Clients>, L4Error> {
-    let pin = ours.path.join(names::MAP_CLIENTS);
-    let mut clients = former.and_then(|former| open(&former.path, &former.layouts));
-    if let Ok(info) = MapInfo::from_pin(&pin)
-        && info.max_entries() != spec.max_affinity_clients
-    {
-        clients = open(&ours.path, &Layouts::ours());
-        ours.remove_pin(names::MAP_CLIENTS)?;
-    }
-    loader.map_pin_path(names::MAP_CLIENTS, pin);
-    loader.map_max_entries(names::MAP_CLIENTS, spec.max_affinity_clients);
-    Ok(clients)
+/// Makes a map for so many clients.
+pub(super) fn clients(most: u32) -> Result<ClientMap, MapError> {
+    HashMap::create(most, NO_PREALLOC)
 }
 
 /// The clients that are pinned in `folder`, if they are such as this daemon reads.
-fn open(folder: &Path, layouts: &Layouts) -> Option<Clients> {
-    let clients = Clients::open(folder, names::MAP_CLIENTS, layouts);
-    let clients = clients
-        .inspect_err(|error| tracing::warn!(%error, "clients will be given other instances"));
-    clients.ok()
+fn read(folder: &Path, layouts: &Layouts) -> Vec<(ClientKey, ClientPin)> {
+    let mut found = Vec::new();
+    let clients = Foreign::<ClientKey, ClientPin>::open(folder, names::MAP_CLIENTS, layouts);
+    let read = clients.and_then(|clients| clients.each(|key, pin| found.push((*key, *pin))));
+    match read {
+        Ok(0) => {}
+        Ok(lost) => tracing::warn!(lost, "clients will be given other instances"),
+        Err(error) => tracing::warn!(%error, "clients will be given other instances"),
+    }
+    found
+}
+
+fn lost(error: MapError) {
+    let error = super::chain(&error);
+    tracing::warn!(%error, "clients will be given other instances");
 }
 
 impl AffinityMaps {
-    /// Takes the maps out of a loaded program, and copies what `former` has.
+    /// Takes the maps out of a loaded program, and takes over the clients that are pinned beside its maps, or
+    /// those of `former`.
     pub(super) fn take(
         program: &mut Ebpf,
         spec: &DatapathSpec,
-        former: Option<Clients>,
+        ours: &MapSet,
+        former: Option<&Former>,
     ) -> Result<Self, L4Error> {
-        let most = spec.max_affinity_clients;
-        let clients = shape::<ClientKey, ClientPin>(most);
+        let vips = shape::<u32, Affinity>(MAX_VIPS);
+        let services = shape::<u32, u64>(MAX_INSTANCES);
         let mut maps = Self {
-            vips: take_own(
-                program,
-                names::MAP_AFFINITIES,
-                shape::<u32, Affinity>(MAX_VIPS),
-            )?,
-            services: take_own(
-                program,
-                names::MAP_SERVICES,
-                shape::<u32, u64>(MAX_INSTANCES),
-            )?,
-            clients: take_own(program, names::MAP_CLIENTS, clients)?,
-            most,
+            vips: take_own(program, names::MAP_AFFINITIES, vips)?,
+            services: take_own(program, names::MAP_SERVICES, services)?,
+            clients: OnDemand::take(program, names::MAP_CLIENTS)?,
+            most: spec.max_affinity_clients,
+            pin: ours.path.join(names::MAP_CLIENTS),
         };
-        let mut lost = 0;
-        let copied = former.map_or(Ok(0), |former| {
-            former.each(|key, pin| {
-                lost += u64::from(maps.clients.insert(key, pin, 0).is_err());
-            })
-        });
-        match copied {
-            Ok(unread) => lost += unread,
-            Err(error) => tracing::warn!(%error, "clients will be given other instances"),
+        let pinned = MapInfo::from_pin(&maps.pin).map(|info| info.max_entries());
+        match pinned {
+            Ok(entries) if entries == maps.most => {
+                let map = MapData::from_pin(&maps.pin).and_then(Map::from_map_data);
+                let map = map.and_then(ClientMap::try_from);
+                maps.clients.need(|| map).map(drop).unwrap_or_else(lost);
+            }
+            Ok(_) => {
+                let clients = read(&ours.path, &Layouts::ours());
+                ours.remove_pin(names::MAP_CLIENTS)?;
+                maps.copy(&clients);
+            }
+            Err(_) => {}
         }
-        if lost > 0 {
+        if let Some(former) = former {
+            maps.merge(former);
+        }
+        Ok(maps)
+    }
+
+    /// Takes over clients of another set, but those that are known for longer here.
+    pub(super) fn merge(&mut self, former: &Former) {
+        self.copy(&read(&former.path, &former.layouts));
+    }
+
+    /// What fails here costs clients their instance, but must not keep anybody from being served.
+    fn copy(&mut self, clients: &[(ClientKey, ClientPin)]) {
+        if clients.is_empty() {
+            return;
+        }
+        let map = match self.need() {
+            Ok(map) => map,
+            Err(error) => return lost(error),
+        };
+        let is_news = |key: &ClientKey, pin: &ClientPin| {
+            let known = map.get(key, 0);
+            known.map_or(true, |known| known.until < pin.until)
+        };
+        let news = clients.iter().filter(|(key, pin)| is_news(key, pin));
+        let news: Vec<_> = news.collect();
+        let inserted = news.iter().map(|(key, pin)| map.insert(key, pin, 0));
+        let left = inserted.filter(Result::is_err).count();
+        if left > 0 {
             tracing::warn!(
-                lost,
+                clients = left,
                 "clients will be given other instances: there is no room"
             );
         }
-        Ok(maps)
+    }
+
+    /// The clients, for which room is made if there is none.
+    fn need(&mut self) -> Result<&mut ClientMap, MapError> {
+        let (most, pin) = (self.most, &self.pin);
+        self.clients.need(|| {
+            let map = clients(most)?;
+            // Whatever was left there is not in use, or it would have been taken over.
+            let _ = fs::remove_file(pin);
+            let pinned = map.map().pin(pin);
+            pinned.map_err(|error| MapError::PinError {
+                name: Some(names::MAP_CLIENTS.to_owned()),
+                error,
+            })?;
+            Ok(map)
+        })
     }
 
     /// Clients that fit.
@@ -119,6 +162,9 @@ impl AffinityMaps {
 
     /// Sets an element.
     pub(super) fn set(&mut self, vip: u32, affinity: &Affinity) -> Result<(), MapError> {
+        if affinity.ttl != 0 {
+            self.need()?;
+        }
         self.vips.set(vip, affinity, 0)
     }
 
@@ -133,13 +179,17 @@ impl AffinityMaps {
         from: Option<Cursor>,
         into: &mut Vec<(ClientKey, ClientPin)>,
     ) -> io::Result<Option<Cursor>> {
-        let map = self.clients.map().fd().as_fd();
+        let Some(clients) = self.clients.get() else {
+            return Ok(None);
+        };
+        let map = clients.map().fd().as_fd();
         let next = syscall::lookup_batch(map, from.map(|cursor| cursor.0 as u32), into)?;
         Ok(next.map(|bucket| Cursor(bucket.into())))
     }
 
     /// Removes a client.
     pub(super) fn forget(&mut self, key: &ClientKey) -> Result<(), MapError> {
-        self.clients.remove(key)
+        let clients = self.clients.get_mut();
+        clients.map_or(Ok(()), |clients| clients.remove(key))
     }
 }

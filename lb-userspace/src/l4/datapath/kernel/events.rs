@@ -13,8 +13,13 @@ use log::{Log, Metadata, Record};
 /// Off, and what [`set_level`] sets when logging is wanted.
 static LEVELS: [u8; 2] = [0, Level::Warn as u8];
 
+/// Bytes of the ring of messages, of which a hundred and twenty fit: one a second for each reason and
+/// processor, taken out once a second.
+const RING: u32 = 32 << 10;
+
 /// Tells the program whether to log.
 pub(super) fn set_level(loader: &mut EbpfLoader<'_>, is_on: bool) {
+    loader.map_max_entries("AYA_LOGS", RING);
     // Not every build of the program has something to say.
     loader.override_global(aya_log::LEVEL, &LEVELS[usize::from(is_on)], false);
 }

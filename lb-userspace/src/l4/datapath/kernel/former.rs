@@ -11,7 +11,8 @@ use std::{
 
 use aya::maps::{Array, IterableMap as _, MapData, MapError, MapType};
 use lb_common::{
-    Counters, FlowEntry, FlowKey, InstanceEntry, SLOTS, Settings, Table, Traffic, Vip, VipKey,
+    Counters, Drops, FlowEntry, FlowKey, InstanceEntry, MAX_INSTANCES, MAX_VIPS, SLOTS, Settings,
+    Table, Traffic, Vip, VipKey,
     layout::{Described, FORMER_PLACES},
     names,
 };
@@ -221,6 +222,14 @@ impl<K: Described + aya::Pod + Default, V: Described + aya::Pod> Foreign<K, V> {
         })
     }
 
+    /// The same for a map that others can do without: one that cannot be read is as one that is not there.
+    pub(super) fn open_if_legible(folder: &Path, name: &'static str, layouts: &Layouts) -> Self {
+        Self::open(folder, name, layouts).unwrap_or_else(|error| {
+            tracing::warn!(%error, "left behind");
+            Self { opened: None }
+        })
+    }
+
     /// The same for a map without which all others are of no use.
     fn expect(folder: &Path, name: &'static str, layouts: &Layouts) -> Result<Self, FormerError> {
         let map = Self::open(folder, name, layouts)?;
@@ -320,16 +329,15 @@ pub(super) struct Former {
     pub(super) layouts: Layouts,
     /// What tells a program where the fields of [`Self::connections`] are.
     pub(super) places: [u8; 2 * FORMER_PLACES],
-    pub(super) settings: Foreign<u32, Settings>,
-    pub(super) instances: Foreign<u32, InstanceEntry>,
-    pub(super) vips: Foreign<VipKey, Vip>,
     pub(super) connections: Foreign<FlowKey, FlowEntry>,
     pub(super) counters: Foreign<u32, Counters>,
     pub(super) vip_traffic: Foreign<u32, Traffic>,
-    pub(super) vip_drops: Foreign<u32, Counters>,
+    pub(super) vip_drops: Foreign<u32, Drops>,
     pub(super) instance_traffic: Foreign<u32, Traffic>,
     pub(super) live: Foreign<u32, u64>,
     pub(super) expired: Foreign<u32, u64>,
+    /// What is known of instances and VIPs.
+    pub(super) adopted: Adopted,
 }
 
 impl Former {
@@ -345,50 +353,73 @@ impl Former {
             why,
         })?;
         Ok(Self {
-            settings: Foreign::expect(folder, names::MAP_SETTINGS, &layouts)?,
-            instances: Foreign::expect(folder, names::MAP_INSTANCES, &layouts)?,
-            vips: Foreign::expect(folder, names::MAP_VIPS, &layouts)?,
+            adopted: adopted(folder, &layouts)?,
             connections: Foreign::expect(folder, names::MAP_CONNECTIONS, &layouts)?,
-            counters: Foreign::open(folder, names::MAP_COUNTERS, &layouts)?,
-            vip_traffic: Foreign::open(folder, names::MAP_VIP_TRAFFIC, &layouts)?,
-            vip_drops: Foreign::open(folder, names::MAP_VIP_DROPS, &layouts)?,
-            instance_traffic: Foreign::open(folder, names::MAP_INSTANCE_TRAFFIC, &layouts)?,
-            live: Foreign::open(folder, names::MAP_LIVE, &layouts)?,
-            expired: Foreign::open(folder, names::MAP_EXPIRED, &layouts)?,
+            counters: Foreign::open_if_legible(folder, names::MAP_COUNTERS, &layouts),
+            vip_traffic: Foreign::open_if_legible(folder, names::MAP_VIP_TRAFFIC, &layouts),
+            vip_drops: Foreign::open_if_legible(folder, names::MAP_VIP_DROPS, &layouts),
+            instance_traffic: Foreign::open_if_legible(
+                folder,
+                names::MAP_INSTANCE_TRAFFIC,
+                &layouts,
+            ),
+            live: Foreign::open_if_legible(folder, names::MAP_LIVE, &layouts),
+            expired: Foreign::open_if_legible(folder, names::MAP_EXPIRED, &layouts),
             path: folder.clone(),
             places,
             layouts,
         })
     }
 
-    /// What is known of instances and VIPs.
-    pub(super) fn adopted(&self) -> Result<Adopted, FormerError> {
-        let mut instances = Vec::new();
-        let last = self.instances.most().min(lb_common::MAX_INSTANCES);
-        // Index 0 is none, and an entry of zeros was never used.
-        for index in 1..last {
-            let entry = self.instances.get(index)?;
-            if let Some(entry) = entry.filter(|entry| *entry != InstanceEntry::default()) {
-                instances.push((index as u16, entry));
-            }
-        }
-        let mut vips = Vec::new();
-        self.vips.each(|key, vip| vips.push((*key, *vip)))?;
-        // Figures and tables are found by it.
-        vips.retain(|(_, vip)| vip.id < lb_common::MAX_VIPS);
-        let settings = self.settings.get(0)?;
-        Ok(Adopted {
-            settings: settings.filter(|settings| *settings != Settings::default()),
-            instances,
-            vips,
-        })
-    }
-
     /// The table at `index`, if there is one of as many slots as ours have.
     pub(super) fn table(&self, index: u32) -> Result<Option<Box<Table>>, FormerError> {
         let pin = self.path.join(MapSet::table_pin(index));
-        let map = Foreign::<u32, Table>::pinned(&pin, names::MAP_TABLES, &self.layouts)?;
+        let map = match Foreign::<u32, Table>::pinned(&pin, names::MAP_TABLES, &self.layouts) {
+            Err(FormerError::Layout { .. }) => return Ok(None),
+            map => map?,
+        };
         let mut table = Box::new(Table::settled([0; SLOTS]));
         Ok(map.get_into(0, &mut table)?.then_some(table))
+    }
+}
+
+/// What is known of instances and VIPs. All of it or nothing: connections name them, so who reads one half
+/// would give the names of the other half to somebody else.
+fn adopted(folder: &Path, layouts: &Layouts) -> Result<Adopted, FormerError> {
+    let settings = Foreign::<u32, Settings>::expect(folder, names::MAP_SETTINGS, layouts)?;
+    let settings = settings.get(0)?;
+    let entries = Foreign::<u32, InstanceEntry>::expect(folder, names::MAP_INSTANCES, layouts)?;
+    let mut instances = Vec::new();
+    // Index 0 is none, and an entry of zeros was never used.
+    for index in 1..entries.most() {
+        let entry = entries.get(index)?;
+        let entry = entry.ok_or_else(|| unreadable(names::MAP_INSTANCES, index.into()))?;
+        if entry != InstanceEntry::default() {
+            let place = u16::try_from(index).ok();
+            let place = place.filter(|index| u32::from(*index) < MAX_INSTANCES);
+            let place = place.ok_or_else(|| unreadable(names::MAP_INSTANCES, index.into()))?;
+            instances.push((place, entry));
+        }
+    }
+    let entries = Foreign::<VipKey, Vip>::expect(folder, names::MAP_VIPS, layouts)?;
+    let mut vips = Vec::new();
+    let unread = entries.each(|key, vip| vips.push((*key, *vip)))?;
+    // Figures are found by it.
+    let is_strange = |(_, vip): &(VipKey, Vip)| vip.id >= MAX_VIPS;
+    if unread > 0 || vips.iter().any(is_strange) {
+        return Err(unreadable(names::MAP_VIPS, unread));
+    }
+    Ok(Adopted {
+        settings: settings.filter(|settings| *settings != Settings::default()),
+        instances,
+        vips,
+    })
+}
+
+fn unreadable(name: &'static str, which: u64) -> FormerError {
+    let why = format!("a value that this lb has no room for: {which}");
+    FormerError::Read {
+        name,
+        why: io::Error::other(why),
     }
 }

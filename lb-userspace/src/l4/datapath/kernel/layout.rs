@@ -12,8 +12,8 @@ use std::{
 
 use aya::Pod;
 use lb_common::{
-    ClientKey, ClientPin, CookieKeys, Counters, FlowEntry, FlowKey, InstanceEntry, Settings, Table,
-    Traffic, Vip, VipKey,
+    ClientHop, ClientKey, ClientPin, CookieKeys, Counters, Drops, FlowEntry, FlowKey,
+    InstanceEntry, NextHop, Settings, Table, Traffic, Vip, VipKey,
     layout::{Described, FORMER_ENTRY, FORMER_KEY, FORMER_PLACES, Field, MAX_FORMER_KEY},
 };
 use serde::{Deserialize, Serialize};
@@ -71,11 +71,14 @@ impl Layouts {
         all.add::<FlowKey>();
         all.add::<FlowEntry>();
         all.add::<Counters>();
+        all.add::<Drops>();
         all.add::<Traffic>();
         all.add::<Table>();
         all.add::<ClientKey>();
         all.add::<ClientPin>();
         all.add::<CookieKeys>();
+        all.add::<NextHop>();
+        all.add::<ClientHop>();
         all
     }
 

@@ -6,12 +6,12 @@ use lb_common::names;
 use super::{
     Kernel, RecorderMaps, Rehearsal,
     acl::AclMaps,
-    affinity::{self, AffinityMaps, Clients},
+    affinity::AffinityMaps,
     chain,
     events::{self, Events},
     former::{self, Former},
     links::{self, Links},
-    maps::{self, AddressMap, ArrivalMap, CeilingMap, CookieMap, FilterMap, Maps, VlanMap},
+    maps::{self, AddressMap, ArrivalMaps, CeilingMap, CookieMap, FilterMap, Maps, VlanMap},
     pins::{MapSet, Pins},
     processors, stages, takeover, xdp,
 };
@@ -73,19 +73,20 @@ pub(crate) fn open(spec: &DatapathSpec) -> Result<Loaded, L4Error> {
     let is_new = ours.is_none();
     let ours = ours.unwrap_or_else(|| pins.next_set(lb_common::ABI, &sets));
     let former = in_use.filter(|set| *set != ours);
+    let former = former.or_else(|| left_behind(&sets, &ours));
     let former = former.and_then(|set| takeover::open(&set));
     pins.make(&ours)?;
     let result = build(object, spec, &pins, &ours, former.as_ref(), is_new);
     if result.is_err() && is_new {
         ours.remove()?;
     }
-    let (mut program, maps, links, (stages, clients)) = result?;
+    let (mut program, maps, links, stages) = result?;
     let rehearsal = Rehearsal::of(&program, spec, &pins, &ours)?;
     let ceilings = CeilingMap::take(&mut program)?;
     let acl = AclMaps::take(&mut program)?;
-    let arrivals = ArrivalMap::take(&mut program)?;
+    let arrivals = ArrivalMaps::take(&mut program)?;
     let filter = FilterMap::take(&mut program)?;
-    let affinity = AffinityMaps::take(&mut program, spec, clients)?;
+    let affinity = AffinityMaps::take(&mut program, spec, &ours, former.as_ref())?;
     let cookies = CookieMap::take(&mut program, former.as_ref())?;
     let addresses = AddressMap::take(&mut program)?;
     let vlans = VlanMap::take(&mut program)?;
@@ -109,6 +110,8 @@ pub(crate) fn open(spec: &DatapathSpec) -> Result<Loaded, L4Error> {
         events,
         ours: (ours, stages),
         former,
+        rest: None,
+        is_new,
         leftover,
         _lock: lock,
     };
@@ -127,10 +130,8 @@ fn build(
     ours: &MapSet,
     former: Option<&Former>,
     is_new: bool,
-) -> Result<(Ebpf, Maps, Links, (String, Option<Clients>)), L4Error> {
+) -> Result<(Ebpf, Maps, Links, String), L4Error> {
     let refused = |error: &dyn std::error::Error| L4Error::Load { why: chain(error) };
-    // Before the maps, so that there are none without.
-    former::describe(&ours.path)?;
     let mut loader = EbpfLoader::new();
     for name in names::PINNED_MAPS {
         loader.map_pin_path(name, ours.path.join(name));
@@ -148,19 +149,20 @@ fn build(
     if is_new && spec.preallocate {
         maps::preallocate(&ours.path, spec)?;
     }
-    let clients = affinity::prepare(&mut loader, spec, ours, former)?;
     let mut program = loader.load(object).map_err(|error| refused(&error))?;
     let mut maps = Maps::take(&mut program, spec, &ours.path)?;
     if is_new && let Some(former) = former {
         takeover::state(former, &mut maps)?;
     }
+    // A set without it is none, so whoever dies before this point leaves nothing that looks whole.
+    former::describe(&ours.path)?;
     let balancer = xdp(&mut program)?;
     balancer.load().map_err(|error| L4Error::Load {
         why: refusal(&error),
     })?;
     let stages = stages::load(&mut program, ours)?;
     let links = links::attach(xdp(&mut program)?, pins, &spec.interfaces, spec.mode)?;
-    Ok((program, maps, links, (stages, clients)))
+    Ok((program, maps, links, stages))
 }
 
 /// Places of each of so many processors for connections that have hardly begun.
@@ -178,7 +180,7 @@ fn openings(spec: &DatapathSpec, online: usize) -> u32 {
 fn fragments() -> u32 {
     let processors = processors::possible().unwrap_or(1) as u32;
     // The kernel hands free entries to processors by the hundred.
-    (processors * 256).max(4096)
+    (processors * 256).max(1024)
 }
 
 /// Why the kernel refused the program. The verifier's log can have thousands of lines, of which the
@@ -197,6 +199,16 @@ pub(super) fn refusal(error: &ProgramError) -> String {
     let end = lines.get(lines.len().saturating_sub(VERIFIER_LINES)..);
     let end = end.unwrap_or_default().join("\n");
     format!("{io_error}; the end of the verifier's log is\n{end}")
+}
+
+/// The set of maps that links have been moved from to `ours`, by a daemon that has died before it had copied the
+/// rest of it. Where there are several it cannot be told which it is: one may be of a daemon that has never got
+/// so far.
+fn left_behind(sets: &[MapSet], ours: &MapSet) -> Option<MapSet> {
+    let is_earlier = |set: &&MapSet| *set < ours;
+    let was_used = |set: &&MapSet| set.programs().is_ok_and(|ids| !ids.is_empty());
+    let mut left = sets.iter().filter(is_earlier).filter(was_used);
+    left.next().filter(|_| left.next().is_none()).cloned()
 }
 
 /// The set of maps that the program on a pinned link works on.

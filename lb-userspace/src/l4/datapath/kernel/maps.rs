@@ -7,14 +7,15 @@ use aya::{
     maps::{Array, HashMap, IterableMap as _, Map, MapData, MapError, MapInfo, PerCpuArray},
 };
 use lb_common::{
-    Address, AddressFilter, Arrivals, CLIENT_HOPS, ClientHop, CookieKeys, Counters, FlowEntry,
-    FlowKey, InstanceEntry, MAX_INSTANCES, MAX_SUBINTERFACES, MAX_VIPS, NextHop, PortRanges,
-    Settings, Subinterface, Traffic, Vip, VipKey, names,
+    Address, AddressFilter, Arrivals, CLIENT_HOPS, ClientHop, CookieKeys, Counters, Drops,
+    FlowEntry, FlowKey, InstanceEntry, MAX_INSTANCES, MAX_SUBINTERFACES, MAX_VIPS, NextHop,
+    PortRanges, SOURCE_SETS, Settings, SourceSet, Subinterface, Traffic, Vip, VipKey, names,
 };
 
 use super::{
     former::{Foreign, Former, layout_in},
     layout::Layouts,
+    on_demand::OnDemand,
     processors, still, sum, syscall,
     tables::TableMaps,
 };
@@ -24,7 +25,7 @@ use crate::{
 };
 
 /// `BPF_F_NO_PREALLOC` of `linux/bpf.h`.
-const NO_PREALLOC: u32 = 1;
+pub(super) const NO_PREALLOC: u32 = 1;
 
 /// Key size, value size and number of entries of a map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +66,7 @@ fn expected(name: &str, spec: &DatapathSpec) -> Shape {
         names::MAP_CONNECTIONS => shape::<FlowKey, FlowEntry>(spec.max_connections),
         names::MAP_NEXT_HOPS => shape::<u32, NextHop>(MAX_INSTANCES),
         names::MAP_COUNTERS => shape::<u32, Counters>(1),
-        names::MAP_VIP_DROPS => shape::<u32, Counters>(MAX_VIPS),
+        names::MAP_VIP_DROPS => shape::<u32, Drops>(MAX_VIPS),
         names::MAP_VIP_TRAFFIC => shape::<u32, Traffic>(MAX_VIPS),
         names::MAP_INSTANCE_TRAFFIC => shape::<u32, Traffic>(MAX_INSTANCES),
         names::MAP_CLIENT_HOPS => shape::<u32, ClientHop>(CLIENT_HOPS),
@@ -200,26 +201,41 @@ impl VlanMap {
     }
 }
 
-/// How fast new connections of VIPs may begin. Not pinned: it is one program's alone.
-pub(super) struct ArrivalMap(Array<MapData, Arrivals>);
+/// How fast new connections of VIPs may begin, and the buckets of their sources. Not pinned: they are one
+/// program's alone.
+pub(super) struct ArrivalMaps {
+    limits: Array<MapData, Arrivals>,
+    sources: OnDemand<Array<MapData, SourceSet>>,
+}
 
-impl std::fmt::Debug for ArrivalMap {
+impl std::fmt::Debug for ArrivalMaps {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ArrivalMap").finish_non_exhaustive()
+        f.debug_struct("ArrivalMaps").finish_non_exhaustive()
     }
 }
 
-impl ArrivalMap {
-    /// Takes the map out of a loaded program.
+impl ArrivalMaps {
+    /// Takes the maps out of a loaded program.
     pub(super) fn take(program: &mut Ebpf) -> Result<Self, L4Error> {
         let shape = shape::<u32, Arrivals>(MAX_VIPS);
-        take_own(program, names::MAP_ARRIVALS, shape).map(Self)
+        Ok(Self {
+            limits: take_own(program, names::MAP_ARRIVALS, shape)?,
+            sources: OnDemand::take(program, names::MAP_SOURCES)?,
+        })
     }
 
-    /// Sets an element.
+    /// Sets the limit of a VIP.
     pub(super) fn set(&mut self, vip: u32, limit: &Arrivals) -> Result<(), MapError> {
-        self.0.set(vip, limit, 0)
+        if limit.source_interval != 0 {
+            self.sources.need(sources)?;
+        }
+        self.limits.set(vip, limit, 0)
     }
+}
+
+/// Buckets of sources, all of them full.
+pub(super) fn sources() -> Result<Array<MapData, SourceSet>, MapError> {
+    Array::create(SOURCE_SETS, 0)
 }
 
 /// Which addresses packets for lb have. Not pinned: it is one program's alone.
@@ -317,7 +333,7 @@ pub(super) struct Maps {
     pub(super) connections: HashMap<MapData, FlowKey, FlowEntry>,
     pub(super) counters: PerCpuArray<MapData, Counters>,
     pub(super) vip_traffic: PerCpuArray<MapData, Traffic>,
-    pub(super) vip_drops: PerCpuArray<MapData, Counters>,
+    pub(super) vip_drops: PerCpuArray<MapData, Drops>,
     pub(super) instance_traffic: PerCpuArray<MapData, Traffic>,
     pub(super) live: Array<MapData, u64>,
     pub(super) expired: Array<MapData, u64>,

@@ -18,7 +18,9 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader, Pod,
-    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, ProgramArray},
+    maps::{
+        Array, ArrayOfMaps, HashMap, InnerMap, Map, MapData, MapError, PerCpuArray, ProgramArray,
+    },
     programs::{TestRun as _, TestRunOptions},
 };
 use lb_common::{
@@ -29,7 +31,7 @@ use lb_common::{
 use lb_ebpf::hash;
 
 use super::{
-    chain, events,
+    affinity, chain, events,
     load::{OBJECT, refusal},
     maps::{self, data},
     pins::{MapSet, Pins},
@@ -154,7 +156,6 @@ impl Rehearsal {
         }
         events::set_level(&mut loader, false);
         loader.map_max_entries(names::MAP_CONNECTIONS, CONNECTIONS);
-        loader.map_max_entries(names::MAP_CLIENTS, CONNECTIONS);
         loader.map_max_entries(names::MAP_FLOW_EVENTS, recorder::UNREAD);
         loader.map_max_entries(names::MAP_TABLES, maps::tables(&self.spec));
         loader.load(object).map_err(|error| failed(&error))
@@ -168,7 +169,7 @@ struct Live {
     tables: TableMaps,
     live: Array<MapData, u64>,
     turns: PerCpuArray<MapData, u32>,
-    /// An earlier daemon may have made none.
+    /// There are none before somebody needs them.
     clients: Option<HashMap<MapData, ClientKey, ClientPin>>,
 }
 
@@ -208,11 +209,15 @@ impl Live {
                 inserted.map_err(|error| failed(&error))?;
             }
         }
+        let mut mine = affinity::clients(CONNECTIONS).map_err(|error| failed(&error))?;
         for (client, pin) in self.clients_at(program, key)? {
-            let mut mine: HashMap<_, ClientKey, ClientPin> = own(program, names::MAP_CLIENTS)?;
             let inserted = mine.insert(client, pin, 0);
             inserted.map_err(|error| failed(&error))?;
         }
+        give(program, names::MAP_CLIENTS, &mine)?;
+        // Full buckets, as far as they matter for one packet.
+        let sources = maps::sources().map_err(|error| failed(&error))?;
+        give(program, names::MAP_SOURCES, &sources)?;
         let mut live: Array<_, u64> = own(program, names::MAP_LIVE)?;
         for index in 0..MAX_INSTANCES {
             let value = self.live.get(&index, 0).map_err(|error| failed(&error))?;
@@ -422,6 +427,12 @@ fn own<'a, T: TryFrom<&'a mut Map, Error = MapError>>(
 ) -> Result<T, L4Error> {
     let map = program.map_mut(name).ok_or_else(|| absent(name))?;
     T::try_from(map).map_err(|error| failed(&error))
+}
+
+/// Gives the program a map that it finds through an array.
+fn give<M: InnerMap>(program: &mut Ebpf, name: &'static str, map: &M) -> Result<(), L4Error> {
+    let mut array: ArrayOfMaps<_, M> = own(program, name)?;
+    array.set(0, map, 0).map_err(|error| failed(&error))
 }
 
 fn absent(name: &'static str) -> L4Error {

@@ -54,7 +54,7 @@ fn contents(former: &Former) -> Result<Contents, FormerError> {
     let unread = former.connections.each(|_, _| connections += 1)?;
     let tables = MapInfo::from_pin(former.path.join(names::MAP_TABLES));
     Ok(Contents {
-        adopted: former.adopted()?,
+        adopted: former.adopted.clone(),
         limits: Limits {
             tables: tables.map_or(0, |info| info.max_entries()),
             connections: former.connections.most(),

@@ -83,7 +83,7 @@ enum CopyError {
 /// until they are given theirs.
 pub(super) fn state(old: &Former, new: &mut Maps) -> Result<(), L4Error> {
     let mut copied = || -> Result<(), CopyError> {
-        let found = old.adopted()?;
+        let found = &old.adopted;
         if let Some(settings) = found.settings {
             new.settings.set(0, settings, 0)?;
         }
@@ -160,40 +160,58 @@ fn counters(old: &Former, new: &mut Maps) -> Result<(), CopyError> {
 pub(super) struct Rest {
     old: Former,
     /// Live connections of each instance index when they were copied.
-    live: Vec<u64>,
+    live: Vec<Option<u64>>,
+}
+
+impl Rest {
+    /// The maps that are moved from.
+    pub(super) const fn old(&self) -> &Former {
+        &self.old
+    }
 }
 
 /// Takes over connections, as many as fit, live counters, and the figures once more. What fails here
 /// costs connections but must not keep the new program from running.
-pub(super) fn connections(old: Former, new: &mut Maps) -> Rest {
+///
+/// Where the new maps are not new (`is_new`), a daemon before this one has died at the same point, and some
+/// links may be moved already: then nothing is undone that the new program has done since, and the next walk
+/// over the table puts live counters right.
+pub(super) fn connections(old: Former, new: &mut Maps, is_new: bool) -> Rest {
     let (mut taken, mut lost) = (0_u64, 0_u64);
     lost += each(&old, |key, entry| {
-        match new.connections.insert(key, entry, 0) {
-            Ok(()) => taken += 1,
-            Err(_) => lost += 1,
-        }
+        let is_taken = if is_new {
+            new.connections.insert(key, entry, 0).is_ok()
+        } else {
+            !matches!(
+                follow(&old, &mut new.connections, key, entry),
+                Followed::Left
+            )
+        };
+        taken += u64::from(is_taken);
+        lost += u64::from(is_new && !is_taken);
     });
-    let mut live = Vec::new();
-    for index in 0..lb_common::MAX_INSTANCES {
-        // Counters that cannot be set are put right by the next walk over the table. The new
-        // program counts nothing of these connections so far, so its counter may be written.
-        let begun = begun(&old, index);
-        let _ = new.live.set(index, begun, 0);
-        if let Ok(Some(expired)) = old.expired.get(index) {
-            let _ = new.expired.set(index, expired, 0);
+    let live = (0..lb_common::MAX_INSTANCES).map(|index| begun(&old, index));
+    let live: Vec<Option<u64>> = live.collect();
+    if is_new {
+        for (index, begun) in (0..).zip(&live) {
+            // Counters that cannot be set are put right by the next walk over the table. The new
+            // program counts nothing of these connections so far, so its counter may be written.
+            let _ = new.live.set(index, begun.unwrap_or_default(), 0);
+            if let Ok(Some(expired)) = old.expired.get(index) {
+                let _ = new.expired.set(index, expired, 0);
+            }
         }
-        live.push(begun);
-    }
-    if let Err(error) = counters(&old, new) {
-        tracing::warn!(%error, "some packets will be missing in figures");
+        if let Err(error) = counters(&old, new) {
+            tracing::warn!(%error, "some packets will be missing in figures");
+        }
     }
     tracing::info!(taken, lost, "connections taken over");
     Rest { old, live }
 }
 
-/// Connections of an instance that the old program has begun and not ended.
-fn begun(old: &Former, index: u32) -> u64 {
-    old.live.get(index).ok().flatten().unwrap_or_default()
+/// Connections of an instance that the old program has begun and not ended; `None` when that is not known.
+fn begun(old: &Former, index: u32) -> Option<u64> {
+    old.live.get(index).ok().flatten()
 }
 
 /// Takes over the connections that have begun since [`connections`], and what the old program has seen
@@ -209,7 +227,7 @@ pub(super) fn rest(rest: Rest, new: &mut Maps) {
                 brought += 1;
                 // As if one more had been there when they were copied: it is counted as one less.
                 let index = usize::from(found.entry.instance);
-                if let Some(live) = live.get_mut(index).filter(|_| found.is_over) {
+                if let Some(Some(live)) = live.get_mut(index).filter(|_| found.is_over) {
                     *live = live.wrapping_add(1);
                 }
             }
@@ -224,7 +242,8 @@ pub(super) fn rest(rest: Rest, new: &mut Maps) {
     for (index, copied) in (0..).zip(live) {
         // The new program counts the ends of these, and has not counted their beginnings; ends that the
         // old one has counted are below zero.
-        let begun = begun(&old, index).wrapping_sub(copied);
+        let begun = begun(&old, index).zip(copied);
+        let begun = begun.map_or(0, |(now, copied)| now.wrapping_sub(copied));
         if begun != 0
             && let Ok(expired) = new.expired.get(&index, 0)
         {
