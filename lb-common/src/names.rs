@@ -46,8 +46,9 @@ pub const MAP_VIPS: &str = "VIPS";
 /// [`crate::Address`] → [`crate::PortRanges`]: the addresses of VIPs. Each load of the program has its own, as
 /// with [`MAP_CEILINGS`].
 pub const MAP_VIP_ADDRESSES: &str = "VIP_ADDRESSES";
-/// Array of one `u64`: the number of changes of [`MAP_VIPS`], which the daemon adds one to after each.
-/// The program's own copies of VIPs are void as soon as it has moved.
+/// Array of one `u64`: the number of changes of [`MAP_VIPS`], which the daemon adds one to after each, in
+/// memory that it shares with the programs. The program's own copies of VIPs are void as soon as it has
+/// moved.
 pub const MAP_VIP_EPOCH: &str = "VIP_EPOCH";
 /// Array of [`crate::Table`]; [`crate::Vip::table`] is the index.
 pub const MAP_TABLES: &str = "TABLES";
@@ -86,8 +87,9 @@ pub const MAP_CEILINGS: &str = "CEILINGS";
 /// LPM trie, [`crate::PrefixKey`] → `u32` (`PREFIX_*`): the source ACL. Each load of the program has its
 /// own, as with [`MAP_CEILINGS`].
 pub const MAP_PREFIXES: &str = "PREFIXES";
-/// Array of one map, which is an array of one [`crate::Acl`]: what is known of all of [`MAP_PREFIXES`]. Each load of the program has its own,
-/// as with [`MAP_CEILINGS`]; the daemon writes it after each change of those.
+/// Array of one map, which is an array of one [`crate::Acl`]: what is known of all of [`MAP_PREFIXES`].
+/// Each load of the program has its own, as with [`MAP_CEILINGS`]; the daemon writes it after each change
+/// of those.
 pub const MAP_ACL: &str = "ACL";
 /// Array of [`crate::Affinity`] by [`crate::Vip::id`]. Each load of the program has its own, as with
 /// [`MAP_CEILINGS`].
@@ -95,8 +97,9 @@ pub const MAP_AFFINITIES: &str = "AFFINITIES";
 /// Array of `u64` by instance index: [`crate::Affinity::service`] of the service whose instance it is; 0
 /// where clients do not stay. Each load of the program has its own, as with [`MAP_CEILINGS`].
 pub const MAP_SERVICES: &str = "SERVICES";
-/// Array of one map, [`crate::ClientKey`] → [`crate::ClientPin`]: clients' instances. That map is pinned under this
-/// name beside [`PINNED_MAPS`], once it is needed; the array is each load's own, as with [`MAP_CEILINGS`].
+/// Array of one map, [`crate::ClientKey`] → [`crate::ClientPin`]: clients' instances. That map is pinned
+/// under this name beside [`PINNED_MAPS`], once it is needed; the array is each load's own, as with
+/// [`MAP_CEILINGS`].
 pub const MAP_CLIENTS: &str = "CLIENTS";
 /// One [`crate::AddressFilter`]. Each load of the program has its own, as with [`MAP_CEILINGS`].
 pub const MAP_ADDRESS_FILTER: &str = "ADDRESS_FILTER";

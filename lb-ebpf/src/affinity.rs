@@ -7,8 +7,8 @@
 //!
 //! Anyone can send packets with the addresses of others, which must not fill the memory or push a client
 //! out of it. So a TCP client is remembered when it has sent more than one, in the moment that its
-//! connection ceases to be an opening one ([`crate::opening`]). Over UDP there is no such moment. Two connections that a new client opens
-//! at once may therefore go to two instances.
+//! connection ceases to be an opening one ([`crate::opening`]). Over UDP there is no such moment. Two
+//! connections that a new client opens at once may therefore go to two instances.
 //!
 //! By then the VIP may be that of another service. So which service an instance is of is looked at when a
 //! client is remembered and when it comes again, and nobody is sent to a stranger.

@@ -5,7 +5,7 @@
 //! while nobody needs them they are not there, and take no memory.
 
 use aya_ebpf::{
-    bindings::BPF_F_NO_PREALLOC,
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     btf_maps,
     macros::{btf_map, map},
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray},
@@ -44,8 +44,9 @@ pub(crate) static SUBINTERFACES: HashMap<u32, Subinterface> =
 pub(crate) static VIP_ADDRESSES: HashMap<Address, PortRanges> =
     HashMap::with_max_entries(MAX_VIPS, BPF_F_NO_PREALLOC);
 
+/// The daemon maps it into its memory.
 #[map]
-pub(crate) static VIP_EPOCH: Array<u64> = Array::with_max_entries(1, 0);
+pub(crate) static VIP_EPOCH: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// One table each, so that memory follows how many there are; the loader says how many there may be.
 #[btf_map]

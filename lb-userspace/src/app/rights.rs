@@ -1,9 +1,9 @@
 //! What the daemon, and `lb decap`, may do once they have started.
 //!
-//! A process that parses what strangers send should not be able to do more than it has to. So every
-//! thread gives up all capabilities but those that it is told to [`keep`], for good: they leave the
-//! bounding set as well, so nothing that is executed gets them back. What takes more (mounting a BPF file system,
-//! giving away a socket) happens before, on the first thread.
+//! A process that parses what strangers send should not be able to do more than it has to. So every thread
+//! gives up all capabilities but those that it is told to [`keep`], for good: they leave the bounding set
+//! as well, so nothing that is executed gets them back. What takes more (mounting a BPF file system, giving
+//! away a socket) happens before, on the first thread.
 //!
 //! Capabilities belong to threads. Threads of the control plane give theirs up as they start; all
 //! others are begun by the first thread after it has done so.

@@ -16,7 +16,7 @@ use std::{
 use lb_common::{
     Address, FLOW_FORWARD, FORWARD_DNAT, FlowEntry, FlowKey, INSTANCE_ABSENT, InstanceEntry,
     PROTOCOL_TCP, PortRange, STATE_CLOSED, STATE_FIN_CLIENT, STATE_FIN_INSTANCE, STATE_OPENING,
-    VIP_OF_PORTS, VIP_SETTLES, Vip, VipKey, forward_of, translates,
+    Traffic, VIP_OF_PORTS, VIP_SETTLES, Vip, VipKey, forward_of, translates,
 };
 use lb_ebpf::settled::slot_of;
 
@@ -396,13 +396,18 @@ impl Sweep {
         self.open = known.vips.keys().map(|vip| (*vip, 0)).collect();
         self.tallies.clear();
         let instances = known.instances.iter();
-        for (index, _) in instances.filter(|(_, i)| i.state != INSTANCE_ABSENT) {
-            let tally = Tally {
-                live: datapath.live(*index)?,
-                connections: datapath.instance_traffic(*index)?.connections,
-                open: 0,
-            };
-            self.tallies.insert(*index, tally);
+        let present = instances.filter(|(_, entry)| entry.state != INSTANCE_ABSENT);
+        let present: Vec<u16> = present.map(|(index, _)| *index).collect();
+        let figures = figures(datapath, present.iter().max())?;
+        for index in present {
+            if let Some((traffic, live)) = figures.get(usize::from(index)) {
+                let tally = Tally {
+                    live: *live,
+                    connections: traffic.connections,
+                    open: 0,
+                };
+                self.tallies.insert(index, tally);
+            }
         }
         self.is_under_way = true;
         Ok(())
@@ -487,10 +492,13 @@ impl Sweep {
     /// by no more than the number of those that came and of those that went; what is beyond that is
     /// drift, and only that much is corrected. On a quiet table the correction is exact.
     fn settle(&mut self, datapath: &mut dyn Datapath) -> Result<(), DatapathError> {
-        for (index, tally) in std::mem::take(&mut self.tallies) {
-            let live = datapath.live(index)?;
-            let connections = datapath.instance_traffic(index)?.connections;
-            let by = drift(&tally, live, connections);
+        let tallies = std::mem::take(&mut self.tallies);
+        let figures = figures(datapath, tallies.keys().max())?;
+        for (index, tally) in tallies {
+            let Some((traffic, live)) = figures.get(usize::from(index)) else {
+                continue;
+            };
+            let by = drift(&tally, *live, traffic.connections);
             if by != 0 {
                 datapath.adjust_live(index, by)?;
                 self.pass.corrected += by.unsigned_abs();
@@ -499,6 +507,15 @@ impl Sweep {
         self.live = std::mem::take(&mut self.open);
         Ok(())
     }
+}
+
+/// Traffic and live connections of all instance indices up to `last`: a few calls, where one by one they would be
+/// thousands.
+fn figures(
+    datapath: &dyn Datapath,
+    last: Option<&u16>,
+) -> Result<Vec<(Traffic, u64)>, DatapathError> {
+    last.map_or(Ok(Vec::new()), |last| datapath.all_instances(*last))
 }
 
 /// VIPs by their ids.

@@ -1,11 +1,11 @@
 //! The audit log: who has changed what, or was refused.
 //!
-//! A line for every request that changes something, for every one that is refused for lack of rights,
-//! and two for every stream of what users have sent: when it begins, and when it ends. It goes to a file of its own through a bounded queue, or to the daemon's log when there
-//! is no file. What does not fit into the queue, because the disk is slow, is lost and counted:
-//! whoever can be refused must not be able to fill anything, or to hold anybody up. For the same
-//! reason refusals for too many requests get a line a second at most, which says how many it stands
-//! for.
+//! A line for every request that changes something, for every one that is refused for lack of rights, and
+//! two for every stream of what users have sent: when it begins, and when it ends. It goes to a file of its
+//! own through a bounded queue, or to the daemon's log when there is no file. What does not fit into the
+//! queue, because the disk is slow, is lost and counted: whoever can be refused must not be able to fill
+//! anything, or to hold anybody up. For the same reason refusals for too many requests get a line a second
+//! at most, which says how many it stands for.
 //!
 //! No secret is in it: neither bodies, queries nor header fields are, but for what a stream of packets was
 //! asked for, each word of which is one that lb knows. A path may name a session by

@@ -42,6 +42,7 @@ use crate::l4::{L4Error, host};
 mod acl;
 mod affinity;
 pub(crate) mod decap;
+mod epoch;
 mod events;
 mod former;
 mod layout;
@@ -192,13 +193,17 @@ impl Datapath for Kernel {
         let what = || format!("VIP {}", vip.id);
         let result = self.maps.vips.insert(key, vip, 0);
         result.map_err(written(what))?;
-        self.maps.move_vip_epoch().map_err(written(what))
+        self.maps.vip_epoch.move_on();
+        Ok(())
     }
 
     fn remove_vip(&mut self, key: &VipKey) -> Result<(), DatapathError> {
         match self.maps.vips.remove(key) {
             Err(error) if !is_absent(&error) => Err(written(|| "a VIP".to_owned())(error)),
-            _ => (self.maps.move_vip_epoch()).map_err(written(|| "the epoch of VIPs".to_owned())),
+            _ => {
+                self.maps.vip_epoch.move_on();
+                Ok(())
+            }
         }
     }
 
@@ -211,7 +216,8 @@ impl Datapath for Kernel {
         let result = self.addresses.put(address, ranges);
         result.map_err(written(what))?;
         // Which VIP a port is for may have changed.
-        self.maps.move_vip_epoch().map_err(written(what))
+        self.maps.vip_epoch.move_on();
+        Ok(())
     }
 
     fn remove_vip_address(&mut self, address: &Address) -> Result<(), DatapathError> {

@@ -13,6 +13,7 @@ use lb_common::{
 };
 
 use super::{
+    epoch::Epoch,
     former::{Foreign, Former, layout_in},
     layout::Layouts,
     on_demand::OnDemand,
@@ -26,6 +27,9 @@ use crate::{
 
 /// `BPF_F_NO_PREALLOC` of `linux/bpf.h`.
 pub(super) const NO_PREALLOC: u32 = 1;
+
+/// `BPF_F_MMAPABLE` of `linux/bpf.h`.
+const MMAPABLE: u32 = 1 << 10;
 
 /// Key size, value size and number of entries of a map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,11 +100,23 @@ pub(super) fn fits(folder: &Path, spec: &DatapathSpec) -> bool {
     has_our_layout
         && names::PINNED_MAPS.iter().all(|name| {
             MapInfo::from_pin(folder.join(name)).is_ok_and(|info| {
-                let is_as_asked = is_preallocated(&info) == spec.preallocate;
-                found(&info) == expected(name, spec)
-                    && (is_as_asked || *name != names::MAP_CONNECTIONS)
+                let is_as_asked = match *name {
+                    names::MAP_CONNECTIONS => is_preallocated(&info) == spec.preallocate,
+                    names::MAP_VIP_EPOCH => info.map_flags() & MMAPABLE != 0,
+                    _ => true,
+                };
+                found(&info) == expected(name, spec) && is_as_asked
             })
         })
+}
+
+/// The epoch of VIPs, in this process's memory.
+fn epoch(array: Array<MapData, u64>) -> Result<Epoch, L4Error> {
+    Epoch::of(array).map_err(|error| L4Error::Mismatch {
+        map: names::MAP_VIP_EPOCH,
+        expected: "an array that can be mapped".to_owned(),
+        found: error.to_string(),
+    })
 }
 
 const fn is_preallocated(info: &MapInfo) -> bool {
@@ -329,7 +345,7 @@ pub(super) struct Maps {
     pub(super) instances: Array<MapData, InstanceEntry>,
     pub(super) tables: TableMaps,
     pub(super) vips: HashMap<MapData, VipKey, Vip>,
-    pub(super) vip_epoch: Array<MapData, u64>,
+    pub(super) vip_epoch: Epoch,
     pub(super) connections: HashMap<MapData, FlowKey, FlowEntry>,
     pub(super) counters: PerCpuArray<MapData, Counters>,
     pub(super) vip_traffic: PerCpuArray<MapData, Traffic>,
@@ -396,7 +412,7 @@ impl Maps {
             instances: typed(names::MAP_INSTANCES, get)?,
             tables: TableMaps::open(tables, folder)?,
             vips: typed(names::MAP_VIPS, get)?,
-            vip_epoch: typed(names::MAP_VIP_EPOCH, get)?,
+            vip_epoch: epoch(typed(names::MAP_VIP_EPOCH, get)?)?,
             connections: typed(names::MAP_CONNECTIONS, get)?,
             counters: typed(names::MAP_COUNTERS, get)?,
             vip_traffic: typed(names::MAP_VIP_TRAFFIC, get)?,
@@ -405,12 +421,6 @@ impl Maps {
             live: typed(names::MAP_LIVE, get)?,
             expired: typed(names::MAP_EXPIRED, get)?,
         })
-    }
-
-    /// Makes the copies of VIPs void that programs have.
-    pub(super) fn move_vip_epoch(&mut self) -> Result<(), MapError> {
-        let epoch = self.vip_epoch.get(&0, 0)?;
-        self.vip_epoch.set(0, epoch.wrapping_add(1), 0)
     }
 
     /// Traffic and live connections of the instance indices up to `last`: three calls, where one by one
