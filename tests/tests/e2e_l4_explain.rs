@@ -11,6 +11,9 @@ use lb_tests::scene::{Configuration, DSR, FAMILIES, NAT, Scene, address};
 use lb_tests::topology::Family;
 use serde_json::Value;
 
+/// Last part of an address that the gateway serves.
+const GATEWAY: u8 = 120;
+
 /// Flows that are asked about before there are any.
 const FLOWS: u16 = 6;
 
@@ -34,7 +37,11 @@ fn connect(target: SocketAddr) -> Result<(TcpStream, String)> {
 }
 
 fn scene() -> Result<Scene> {
-    let mut configuration = Configuration::new("[]").packets();
+    let gateway = format!(
+        "[]\nvips = [\"{}:8000-8003\"]",
+        address(GATEWAY, Family::V4)
+    );
+    let mut configuration = Configuration::new(&gateway).packets();
     for (forwarding, number) in [("nat", NAT), ("l2dsr", DSR)] {
         let settings = format!(
             "forwarding = \"{forwarding}\"\nalgorithm = \"consistent_hash\"\nhash_key = \"flow\""
@@ -134,6 +141,13 @@ fn what_is_not_forwarded_is_told_with_its_reason_and_asking_changes_nothing() ->
         told["verdict"] == "passed" && told["counter"] == "not_vip" && told.get("vip").is_none(),
         "{told}"
     );
+    for (port, vip) in [(8001, Some("10.77.0.120:8000-8003")), (8004, None)] {
+        let gateway = SocketAddr::new(address(GATEWAY, Family::V4), port);
+        let told = explain(&scene, from, gateway, "")?;
+        ensure!(told["verdict"] == "passed", "{told}");
+        let found = told.get("gateway_vip").and_then(Value::as_str);
+        ensure!(found == vip, "{told}");
+    }
     for host in ["i1", "i2"] {
         let instance = endpoint(host, instance::TCP, Family::V4)?;
         scene

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     l4::{self, L4Error, Probe, Rehearsed, TcpFlags},
-    model::{Protocol, Timestamp},
+    model::{Protocol, Timestamp, gateway_vip},
     registry::{Service, Snapshot},
 };
 
@@ -178,6 +178,10 @@ fn explanation(
             .map(|event| event.label().to_owned())
             .collect(),
         vip: vip.map(|vip| vip.vip.to_string()),
+        gateway_vip: is_hosts(probe, told)
+            .then(|| gateway_vip::holder(&snapshot.gateway.vips, probe.destination))
+            .flatten()
+            .map(|vip| vip.to_string()),
         service: service.map(|service| service.name().to_string()),
         forwarding: service.map(|service| service.spec.forwarding.as_str().to_owned()),
         algorithm: service.map(|service| service.spec.algorithm.to_string()),
@@ -193,6 +197,11 @@ fn explanation(
             candidates(service, told, probe.destination.is_ipv4(), now)
         }),
     }
+}
+
+/// Whether the host gets it, which looks for a socket then.
+fn is_hosts(probe: &Probe, told: &Rehearsed) -> bool {
+    told.fate == Counter::PassedNotVip && probe.protocol == Protocol::Tcp
 }
 
 const fn verdict(fate: Counter) -> &'static str {

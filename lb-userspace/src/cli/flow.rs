@@ -46,6 +46,8 @@ fn show(answer: &FlowExplanation) -> String {
         format!("{} ({})", answer.verdict, answer.counter),
     ));
     rows.extend(answer.vip.clone().map(|vip| ("VIP", vip)));
+    let gateway = answer.gateway_vip.iter();
+    rows.extend(gateway.map(|vip| ("Gateway", format!("gets it, by gateway.vips {vip}"))));
     let service = answer.service.iter().map(|service| {
         let facts = answer.algorithm.iter().chain(&answer.forwarding);
         let facts: Vec<&str> = facts.map(String::as_str).collect();

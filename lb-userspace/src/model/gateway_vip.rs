@@ -1,7 +1,7 @@
 //! Addresses and ports that clients of the gateway connect to: those that it serves without listening
 //! at each, and those that a route is for.
 
-use std::{collections::BTreeMap, fmt};
+use std::{cmp::Reverse, collections::BTreeMap, fmt, net::SocketAddr};
 
 use super::{IpPrefix, Ports};
 
@@ -22,6 +22,12 @@ impl GatewayVip {
         let (prefix, beside) = (self.prefix, other.prefix);
         (prefix.covers(beside) || beside.covers(prefix)) && self.ports.overlap(other.ports)
     }
+
+    /// Whether a connection to this address and port is to it.
+    #[must_use]
+    pub fn holds(self, destination: SocketAddr) -> bool {
+        self.prefix.contains(destination.ip()) && self.ports.hold(destination.port())
+    }
 }
 
 impl fmt::Display for GatewayVip {
@@ -36,6 +42,14 @@ impl fmt::Display for GatewayVip {
             (false, false) => write!(f, "[{prefix}]:{ports}"),
         }
     }
+}
+
+/// The one that a connection is to; of several the narrowest.
+#[must_use]
+pub fn holder(vips: &[GatewayVip], destination: SocketAddr) -> Option<GatewayVip> {
+    let held = vips.iter().filter(|vip| vip.holds(destination));
+    let width = |vip: &&GatewayVip| (vip.prefix.length(), Reverse(vip.ports.count()));
+    held.max_by_key(width).copied()
 }
 
 /// The ports that each range of addresses has, those of ranges around it included: whoever looks an
@@ -70,6 +84,25 @@ mod tests {
             prefix: prefix.parse().unwrap(),
             ports,
         }
+    }
+
+    #[test]
+    fn a_connection_is_to_the_narrowest_of_those_that_hold_it() {
+        let vips = [
+            vip("10.0.0.0/8", Ports::Any),
+            vip("10.1.0.0/16", Ports::Range(80, 90)),
+            vip("10.1.0.0/16", Ports::One(85)),
+            vip("fd00::/8", Ports::One(80)),
+        ];
+        let of = |destination: &str| {
+            let found = holder(&vips, destination.parse().unwrap());
+            found.map(|vip| vip.to_string())
+        };
+        assert_eq!(of("10.1.2.3:85").as_deref(), Some("10.1.0.0/16:85"));
+        assert_eq!(of("10.1.2.3:86").as_deref(), Some("10.1.0.0/16:80-90"));
+        assert_eq!(of("10.1.2.3:91").as_deref(), Some("10.0.0.0/8:*"));
+        assert_eq!(of("[fd00::1]:80").as_deref(), Some("[fd00::/8]:80"));
+        assert_eq!(of("[fd00::1]:81"), None);
     }
 
     #[test]

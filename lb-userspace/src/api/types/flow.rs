@@ -19,6 +19,10 @@ pub struct FlowExplanation {
     /// The VIP that it is for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vip: Option<String>,
+    /// The one of `gateway.vips` by which the host hands its connection to the gateway; see there what
+    /// becomes of requests. Only for what is for no VIP of the packet path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway_vip: Option<String>,
     /// The VIP's service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<String>,
