@@ -122,7 +122,7 @@ fn hash<const K: usize, const V: usize>(pin: &Path) -> Result<HashMap<MapData, [
 pub fn connections(ours: &Path, pin: &Path) -> Result<Table> {
     let entries = hash::<40, 56>(ours)?;
     let mut table = Table::create(65_536, NO_PREALLOC)?;
-    for entry in entries.iter() {
+    for entry in &entries {
         let (key, entry) = entry?;
         let key = other(FlowKey::FIELDS, &FLOW_KEY, &key);
         table.insert(key, other(FlowEntry::FIELDS, &FLOW_ENTRY, &entry), 0)?;
@@ -178,7 +178,7 @@ fn instances(ours: &Path, folder: &Path) -> Result<()> {
 fn vips(ours: &Path, folder: &Path) -> Result<()> {
     let from = hash::<24, 16>(&ours.join(names::MAP_VIPS))?;
     let mut to = HashMap::<MapData, [u8; 24], [u8; 24]>::create(64, NO_PREALLOC)?;
-    for entry in from.iter() {
+    for entry in &from {
         let (key, vip) = entry?;
         let key = other(VipKey::FIELDS, &VIP_KEY, &key);
         to.insert(key, other(Vip::FIELDS, &VIP, &vip), 0)?;

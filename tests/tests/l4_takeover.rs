@@ -232,14 +232,18 @@ fn a_set_that_is_not_described_or_wrongly_is_left_alone() -> Result<()> {
     place.balancer(|| {
         let spec = place.spec();
         let layout = |number| spec.pin_path.join(ours(number)).join(names::MAP_LAYOUT);
-        let spoil: [(&str, &dyn Fn(&Path) -> Result<()>); 3] = [
-            ("not described", &|pin| Ok(fs::remove_file(pin)?)),
-            ("other text", &|pin| other_layout::write(pin, "no JSON")),
-            ("FlowKey", &|pin| other_layout::write(pin, "{}")),
+        // What it says instead, and what is said of that.
+        let spoilt = [
+            (None, "not described"),
+            (Some("no JSON"), "other text"),
+            (Some("{}"), "FlowKey"),
         ];
         Daemon::start(&spec, [1, 1])?.settled()?;
-        for ((why, spoil), number) in spoil.into_iter().zip(1..) {
-            spoil(&layout(number))?;
+        for ((text, why), number) in spoilt.into_iter().zip(1..) {
+            match text {
+                Some(text) => other_layout::write(&layout(number), text)?,
+                None => fs::remove_file(layout(number))?,
+            }
             let error = l4::status(&spec.pin_path).unwrap_err().to_string();
             ensure!(error.contains(why), "{error}");
             let daemon = Daemon::start(&spec, [1, 1])?;

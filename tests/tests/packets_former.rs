@@ -25,6 +25,9 @@ const SIZES: Sizes = Sizes {
 const XDP_TX: u32 = 3;
 const CLIENTS: std::ops::Range<u16> = 5000..5020;
 
+/// Frames, and what became of each.
+type Seen = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// A folder for pins, removed with what is in it.
 struct Pins(PathBuf);
 
@@ -70,7 +73,7 @@ fn reply(client: u16, flags: u8) -> Vec<u8> {
 }
 
 /// What each client goes on with, and what became of that while its program was there.
-fn established(lab: &mut Lab) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+fn established(lab: &mut Lab) -> Result<Seen> {
     let mut seen = Vec::new();
     for client in CLIENTS {
         for port in [80, 81] {
@@ -100,7 +103,7 @@ fn counted(lab: &mut Lab, counter: Counter) -> Result<u64> {
 
 /// A program that follows another one whose table is of another layout, and what the clients of that go on
 /// with.
-fn follow(pins: &Path) -> Result<(Lab, other_layout::Table, Vec<(Vec<u8>, Vec<u8>)>)> {
+fn follow(pins: &Path) -> Result<(Lab, other_layout::Table, Seen)> {
     let (ours, theirs) = (pins.join("ours"), pins.join("theirs"));
     let mut lab = Lab::new(SIZES)?;
     serve(&mut lab, &[1])?;

@@ -201,7 +201,11 @@ fn explanation(
 
 /// Whether the host gets it, which looks for a socket then.
 fn is_hosts(probe: &Probe, told: &Rehearsed) -> bool {
-    told.fate == Counter::PassedNotVip && probe.protocol == Protocol::Tcp
+    let is_passed = matches!(
+        told.fate,
+        Counter::PassedNotVip | Counter::PassedNoConnection
+    );
+    is_passed && probe.protocol == Protocol::Tcp
 }
 
 const fn verdict(fate: Counter) -> &'static str {

@@ -49,18 +49,22 @@ impl Limits {
         datapath: &mut dyn Datapath,
     ) -> Result<(), DatapathError> {
         let wanted = self.wanted(snapshot, state);
-        for (id, limit) in &wanted {
-            if self.present.get(id) != Some(limit) {
-                datapath.put_arrivals(*id, limit)?;
-                self.present.insert(*id, *limit);
-            }
-        }
         let gone = self.present.keys().filter(|id| !wanted.contains_key(id));
         for id in gone.copied().collect::<Vec<_>>() {
             datapath.put_arrivals(id, &Arrivals::default())?;
             self.present.remove(&id);
         }
-        Ok(())
+        // One that needs memory that is not to be had must not keep others from theirs.
+        let mut told = Ok(());
+        for (id, limit) in &wanted {
+            if self.present.get(id) != Some(limit) {
+                match datapath.put_arrivals(*id, limit) {
+                    Ok(()) => drop(self.present.insert(*id, *limit)),
+                    Err(error) => told = told.and(Err(error)),
+                }
+            }
+        }
+        told
     }
 
     fn wanted(&self, snapshot: &Snapshot, state: &Reconciler) -> BTreeMap<u32, Arrivals> {

@@ -81,7 +81,7 @@ pub(crate) struct Worker {
     /// Warnings that have been logged and still hold.
     warned: BTreeSet<String>,
     retry: Duration,
-    /// Whether something of the latest snapshot has to wait.
+    /// Whether something of the latest snapshot has to wait, or could not be done.
     is_behind: bool,
     /// Whether it is clients that are being walked over.
     walks_clients: bool,
@@ -232,17 +232,17 @@ impl Worker {
             let _ = self.stay(&plan);
             self.state.apply(&plan, self.datapath.as_mut(), now)
         });
-        let result = applied.and_then(|outcome| {
-            self.pace(&snapshot)?;
-            self.stay(&plan)?;
-            Ok(outcome)
+        let told = applied.is_ok().then(|| {
+            let paced = self.pace(&snapshot);
+            paced.and(self.stay(&plan))
         });
+        let refused = told.and_then(Result::err);
         let done = self.clock.now();
         let took = done - now;
         let report = &mut self.next.reconcile;
         report.took = took;
-        let news = *result.as_ref().unwrap_or(&Outcome::default());
-        let wait = match result {
+        let news = *applied.as_ref().unwrap_or(&Outcome::default());
+        let wait = match applied {
             Ok(outcome) => {
                 let idle = idle_times(&plan, self.state.vips());
                 let longest = idle.values().copied().max().unwrap_or_default();
@@ -250,9 +250,11 @@ impl Worker {
                 self.sweep.set_idle(idle);
                 let report = &mut self.next.reconcile;
                 report.writes += outcome.writes;
-                report.error = None;
                 self.is_behind = outcome.later.is_some();
-                self.retry = RETRY.0;
+                if refused.is_none() {
+                    report.error = None;
+                    self.retry = RETRY.0;
+                }
                 if outcome.later.is_none() {
                     if report.revision != snapshot.revision {
                         report.held = done;
@@ -269,18 +271,15 @@ impl Worker {
                 outcome.later.map(|at| at - now)
             }
             Err(error) => {
-                let error = error.to_string();
-                report.failures += 1;
-                if report.error.as_ref() != Some(&error) {
-                    let revision = snapshot.revision;
-                    tracing::error!(revision, %error, "cannot bring the snapshot into the kernel");
-                }
-                report.error = Some(error);
-                let wait = self.retry;
-                self.retry = (wait * 2).min(RETRY.1);
-                Some(wait)
+                self.is_behind = true;
+                Some(self.note_failure(&error, snapshot.revision))
             }
         };
+        // Limits and affinity alone: everything else is in the kernel.
+        let again = refused.map(|error| self.note_failure(&error, snapshot.revision));
+        let wait = again.map_or(wait, |again| {
+            Some(wait.map_or(again, |wait| wait.min(again)))
+        });
         self.read();
         self.tidy();
         let wait = if self.host_has_changed() {
@@ -292,6 +291,20 @@ impl Worker {
             wait,
             walk: news.withdrew,
         }
+    }
+
+    /// Notes why a pass has failed, and says when to try again.
+    fn note_failure(&mut self, error: &ReconcileError, revision: u64) -> Duration {
+        let error = error.to_string();
+        let report = &mut self.next.reconcile;
+        report.failures += 1;
+        if report.error.as_ref() != Some(&error) {
+            tracing::error!(revision, %error, "cannot bring the snapshot into the kernel");
+        }
+        report.error = Some(error);
+        let wait = self.retry;
+        self.retry = (wait * 2).min(RETRY.1);
+        wait
     }
 
     /// Asks the host what it has, and says whether that is something else than before.
@@ -473,7 +486,7 @@ impl Worker {
     /// snapshot: what the walk has met may have been decided by half of it.
     fn advance(&mut self) {
         let report = &mut self.next.reconcile;
-        if self.is_behind || report.error.is_some() {
+        if self.is_behind {
             return;
         }
         let silence = self.next.silence;

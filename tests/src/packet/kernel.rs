@@ -194,9 +194,8 @@ impl Kernel {
     /// # Errors
     /// When there is none of that name, or no such place.
     pub fn pin(&self, map: &str, path: &Path) -> Result<()> {
-        let found = match self.object.map(map) {
-            Some(Map::HashMap(data)) => data,
-            _ => anyhow::bail!("no hash map {map}"),
+        let Some(Map::HashMap(found)) = self.object.map(map) else {
+            anyhow::bail!("no hash map {map}");
         };
         Ok(found.pin(path)?)
     }

@@ -87,8 +87,8 @@ pub(crate) struct Kernel {
     former: Option<Former>,
     /// What is left to take over of it once all links are ours.
     rest: Option<takeover::Rest>,
-    /// Whether our set of maps was made by this daemon.
-    is_new: bool,
+    /// Whether links work on our set of maps already.
+    has_run: bool,
     /// Sets that nobody will need once all links are ours.
     leftover: Vec<MapSet>,
     /// Keeps other daemons away from the maps.
@@ -121,7 +121,7 @@ impl Datapath for Kernel {
 
     fn activate(&mut self) -> Result<(), DatapathError> {
         if let Some(former) = self.former.take() {
-            self.rest = Some(takeover::connections(former, &mut self.maps, self.is_new));
+            self.rest = Some(takeover::connections(former, &mut self.maps, self.has_run));
         }
         let Ok(xdp) = xdp(&mut self.program) else {
             // It was there when it was loaded.
@@ -137,6 +137,9 @@ impl Datapath for Kernel {
         if let Some(rest) = self.rest.take() {
             self.affinity.merge(rest.old());
             takeover::rest(rest, &mut self.maps);
+            if let Err(error) = self.ours.0.follow_nobody() {
+                tracing::warn!(%error, "it will be asked again whether something was left behind");
+            }
         }
         let (set, stages) = &self.ours;
         if let Err(error) = set.remove_stages_but(stages) {

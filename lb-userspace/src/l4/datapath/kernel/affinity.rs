@@ -66,8 +66,8 @@ fn read(folder: &Path, layouts: &Layouts) -> Vec<(ClientKey, ClientPin)> {
     found
 }
 
-fn lost(error: MapError) {
-    let error = super::chain(&error);
+fn lost(error: &MapError) {
+    let error = super::chain(error);
     tracing::warn!(%error, "clients will be given other instances");
 }
 
@@ -94,11 +94,13 @@ impl AffinityMaps {
             Ok(entries) if entries == maps.most => {
                 let map = MapData::from_pin(&maps.pin).and_then(Map::from_map_data);
                 let map = map.and_then(ClientMap::try_from);
-                maps.clients.need(|| map).map(drop).unwrap_or_else(lost);
+                if let Err(error) = maps.clients.need(|| map) {
+                    lost(&error);
+                }
             }
             Ok(_) => {
                 let clients = read(&ours.path, &Layouts::ours());
-                ours.remove_pin(names::MAP_CLIENTS)?;
+                // What is made replaces it.
                 maps.copy(&clients);
             }
             Err(_) => {}
@@ -121,7 +123,7 @@ impl AffinityMaps {
         }
         let map = match self.need() {
             Ok(map) => map,
-            Err(error) => return lost(error),
+            Err(error) => return lost(&error),
         };
         let is_news = |key: &ClientKey, pin: &ClientPin| {
             let known = map.get(key, 0);
@@ -144,7 +146,7 @@ impl AffinityMaps {
         let (most, pin) = (self.most, &self.pin);
         self.clients.need(|| {
             let map = clients(most)?;
-            // Whatever was left there is not in use, or it would have been taken over.
+            // What is there has another size, and was read.
             let _ = fs::remove_file(pin);
             let pinned = map.map().pin(pin);
             pinned.map_err(|error| MapError::PinError {

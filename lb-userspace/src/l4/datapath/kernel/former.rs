@@ -326,6 +326,7 @@ impl<K: Described + aya::Pod + Default, V: Described + aya::Pod> Foreign<K, V> {
 #[derive(Debug)]
 pub(super) struct Former {
     pub(super) path: PathBuf,
+    number: u32,
     pub(super) layouts: Layouts,
     /// What tells a program where the fields of [`Self::connections`] are.
     pub(super) places: [u8; 2 * FORMER_PLACES],
@@ -366,9 +367,22 @@ impl Former {
             live: Foreign::open_if_legible(folder, names::MAP_LIVE, &layouts),
             expired: Foreign::open_if_legible(folder, names::MAP_EXPIRED, &layouts),
             path: folder.clone(),
+            number: set.number,
             places,
             layouts,
         })
+    }
+
+    /// Notes in the set that follows this one that it does, so that who comes after a daemon that has died on the
+    /// way knows where there is something left.
+    pub(super) fn pin_beside(&self, ours: &MapSet) -> Result<(), L4Error> {
+        let map = MapData::from_pin(self.path.join(names::MAP_CONNECTIONS));
+        let refused = |error: &dyn std::error::Error| L4Error::Load {
+            why: super::chain(error),
+        };
+        let pin = ours.path.join(MapSet::former_pin(self.number));
+        let map = map.map_err(|error| refused(&error))?;
+        map.pin(pin).map_err(|error| refused(&error))
     }
 
     /// The table at `index`, if there is one of as many slots as ours have.

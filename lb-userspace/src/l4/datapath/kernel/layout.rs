@@ -263,7 +263,7 @@ fn check(field: &Field, (at, size): (usize, usize), whole: usize) -> Result<(), 
         at,
         size,
     };
-    if !at.checked_add(size).is_some_and(|end| end <= whole) {
+    if at.checked_add(size).is_none_or(|end| end > whole) {
         return Err(refused("a place in the value"));
     }
     if field.is_number {

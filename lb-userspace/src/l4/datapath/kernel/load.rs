@@ -63,16 +63,17 @@ pub(crate) fn open(spec: &DatapathSpec) -> Result<Loaded, L4Error> {
     let pins = Pins::new(&spec.pin_path);
     let lock = pins.lock()?;
     let sets = pins.map_sets()?;
-    let in_use = in_use(&pins, &sets)?;
+    let running = running(&pins, &sets)?;
+    let used = running.last();
     let fitting = |set: &&MapSet| set.abi == lb_common::ABI && maps::fits(&set.path, spec);
-    let ours = in_use
-        .as_ref()
-        .filter(fitting)
-        .or_else(|| sets.iter().rev().find(fitting))
-        .cloned();
+    // One from before the set in use knows nothing of what has happened since.
+    let is_later = |set: &&MapSet| used.is_none_or(|used| *set >= used);
+    let ours = used.filter(fitting);
+    let ours = ours.or_else(|| sets.iter().rev().filter(is_later).find(fitting));
+    let ours = ours.cloned();
     let is_new = ours.is_none();
     let ours = ours.unwrap_or_else(|| pins.next_set(lb_common::ABI, &sets));
-    let former = in_use.filter(|set| *set != ours);
+    let former = running.iter().rev().find(|set| **set != ours).cloned();
     let former = former.or_else(|| left_behind(&sets, &ours));
     let former = former.and_then(|set| takeover::open(&set));
     pins.make(&ours)?;
@@ -95,6 +96,7 @@ pub(crate) fn open(spec: &DatapathSpec) -> Result<Loaded, L4Error> {
     super::forget_maps(&mut program);
     let reason = links.reasons.join("; ");
     let leftover = sets.into_iter().filter(|set| *set != ours).collect();
+    let has_run = running.contains(&ours);
     let kernel = Kernel {
         program,
         maps,
@@ -111,7 +113,7 @@ pub(crate) fn open(spec: &DatapathSpec) -> Result<Loaded, L4Error> {
         ours: (ours, stages),
         former,
         rest: None,
-        is_new,
+        has_run,
         leftover,
         _lock: lock,
     };
@@ -153,6 +155,7 @@ fn build(
     let mut maps = Maps::take(&mut program, spec, &ours.path)?;
     if is_new && let Some(former) = former {
         takeover::state(former, &mut maps)?;
+        former.pin_beside(ours)?;
     }
     // A set without it is none, so whoever dies before this point leaves nothing that looks whole.
     former::describe(&ours.path)?;
@@ -202,29 +205,29 @@ pub(super) fn refusal(error: &ProgramError) -> String {
 }
 
 /// The set of maps that links have been moved from to `ours`, by a daemon that has died before it had copied the
-/// rest of it. Where there are several it cannot be told which it is: one may be of a daemon that has never got
-/// so far.
+/// rest of it.
 fn left_behind(sets: &[MapSet], ours: &MapSet) -> Option<MapSet> {
-    let is_earlier = |set: &&MapSet| *set < ours;
-    let was_used = |set: &&MapSet| set.programs().is_ok_and(|ids| !ids.is_empty());
-    let mut left = sets.iter().filter(is_earlier).filter(was_used);
-    left.next().filter(|_| left.next().is_none()).cloned()
+    let number = ours.follows().ok()??;
+    let is_it = |set: &&MapSet| set.abi == ours.abi && set.number == number;
+    sets.iter().find(is_it).cloned()
 }
 
-/// The set of maps that the program on a pinned link works on.
-pub(super) fn in_use(pins: &Pins, sets: &[MapSet]) -> Result<Option<MapSet>, L4Error> {
-    let running: Vec<u32> = pins
+/// The sets of maps that programs on pinned links work on, the latest last: more than one where a daemon has
+/// died while it moved links.
+pub(super) fn running(pins: &Pins, sets: &[MapSet]) -> Result<Vec<MapSet>, L4Error> {
+    let programs: Vec<u32> = pins
         .links()?
         .iter()
         .filter_map(|link| links::program_id(link).ok())
         .collect();
     // The maps of a program are told to CAP_SYS_ADMIN only; the pins tell everybody.
+    let mut running = Vec::new();
     for set in sets {
-        if set.programs()?.iter().any(|id| running.contains(id)) {
-            return Ok(Some(set.clone()));
+        if set.programs()?.iter().any(|id| programs.contains(id)) {
+            running.push(set.clone());
         }
     }
-    Ok(None)
+    Ok(running)
 }
 
 #[cfg(test)]

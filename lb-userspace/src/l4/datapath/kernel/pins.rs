@@ -7,6 +7,8 @@
 //! <pin path>/maps-5-1/TABLES-5      the table at index 5 of TABLES, see `tables.rs`
 //! <pin path>/maps-5-1/STAGES-77     the stages of the program with the id 77
 //! <pin path>/maps-5-1/COOKIE_KEYS   the keys of SYN cookies, see `maps.rs`
+//! <pin path>/maps-5-1/CLIENTS       clients that stay, see `affinity.rs`
+//! <pin path>/maps-5-2/FORMER-1      the connections of the set before, until all of them are taken over
 //! <pin path>/rehearsal/…            for moments only, see `rehearsal.rs`
 //! ```
 //!
@@ -204,6 +206,28 @@ impl MapSet {
         format!("{}-{index}", names::MAP_TABLES)
     }
 
+    /// What a map of the set that this one follows is pinned as, until all of that is taken over.
+    pub(crate) fn former_pin(number: u32) -> String {
+        format!("{}-{number}", names::MAP_FORMER)
+    }
+
+    /// The number of the set that this one follows, while something may be left to take over.
+    pub(crate) fn follows(&self) -> Result<Option<u32>, L4Error> {
+        let names = names_in(&self.path)?;
+        let number = |name: &String| number_of(name, names::MAP_FORMER);
+        Ok(names.iter().filter_map(number).max())
+    }
+
+    /// Forgets what set this one follows.
+    pub(crate) fn follow_nobody(&self) -> Result<(), L4Error> {
+        for name in names_in(&self.path)? {
+            if number_of(&name, names::MAP_FORMER).is_some() {
+                remove_file(&self.path.join(&name))?;
+            }
+        }
+        Ok(())
+    }
+
     /// The indices of the tables that are pinned in `folder`.
     pub(crate) fn tables_in(folder: &Path) -> Result<Vec<u32>, L4Error> {
         let names = names_in(folder)?;
@@ -219,11 +243,6 @@ impl MapSet {
             }
         }
         Ok(())
-    }
-
-    /// Removes the pin of a map.
-    pub(crate) fn remove_pin(&self, name: &str) -> Result<(), L4Error> {
-        remove_file(&self.path.join(name))
     }
 
     /// Removes the pins of the set.
@@ -339,6 +358,12 @@ mod tests {
         programs.sort_unstable();
         assert_eq!(programs, [7, 8]);
         assert_eq!(MapSet::tables_in(&first.path).unwrap(), [3]);
+
+        assert_eq!(second.follows().unwrap(), None);
+        fs::write(second.path.join(MapSet::former_pin(1)), "").unwrap();
+        assert_eq!(second.follows().unwrap(), Some(1));
+        second.follow_nobody().unwrap();
+        assert_eq!(second.follows().unwrap(), None);
 
         first.remove_stages_but("STAGES-8").unwrap();
         let mut left = names_in(&first.path).unwrap();

@@ -8,7 +8,7 @@ use lb_common::{Counters, names};
 use super::{
     added,
     former::{Former, FormerError},
-    load::in_use,
+    load::running,
     pins::{MapSet, PinnedLink, Pins},
 };
 use crate::l4::{
@@ -23,9 +23,9 @@ use crate::l4::{
 pub(crate) fn status(path: &Path) -> Result<(Vec<PinnedLink>, Vec<SetStatus>), L4Error> {
     let pins = Pins::new(path);
     let sets = pins.map_sets()?;
-    let in_use = in_use(&pins, &sets)?;
+    let running = running(&pins, &sets)?;
     let status = |set: MapSet| SetStatus {
-        is_used: in_use.as_ref() == Some(&set),
+        is_used: running.last() == Some(&set),
         contents: Former::open(&set).and_then(|maps| contents(&maps)),
     };
     Ok((pins.links()?, sets.into_iter().map(status).collect()))

@@ -173,26 +173,25 @@ impl Rest {
 /// Takes over connections, as many as fit, live counters, and the figures once more. What fails here
 /// costs connections but must not keep the new program from running.
 ///
-/// Where the new maps are not new (`is_new`), a daemon before this one has died at the same point, and some
-/// links may be moved already: then nothing is undone that the new program has done since, and the next walk
-/// over the table puts live counters right.
-pub(super) fn connections(old: Former, new: &mut Maps, is_new: bool) -> Rest {
+/// Where some links work on the new maps already (`has_run`), because a daemon before this one has died while it
+/// moved them, nothing is undone that has been done there since, and the next walk over the table puts live
+/// counters right.
+pub(super) fn connections(old: Former, new: &mut Maps, has_run: bool) -> Rest {
     let (mut taken, mut lost) = (0_u64, 0_u64);
     lost += each(&old, |key, entry| {
-        let is_taken = if is_new {
-            new.connections.insert(key, entry, 0).is_ok()
+        if has_run {
+            let followed = follow(&old, &mut new.connections, key, entry);
+            taken += u64::from(!matches!(followed, Followed::Left));
         } else {
-            !matches!(
-                follow(&old, &mut new.connections, key, entry),
-                Followed::Left
-            )
-        };
-        taken += u64::from(is_taken);
-        lost += u64::from(is_new && !is_taken);
+            match new.connections.insert(key, entry, 0) {
+                Ok(()) => taken += 1,
+                Err(_) => lost += 1,
+            }
+        }
     });
     let live = (0..lb_common::MAX_INSTANCES).map(|index| begun(&old, index));
     let live: Vec<Option<u64>> = live.collect();
-    if is_new {
+    if !has_run {
         for (index, begun) in (0..).zip(&live) {
             // Counters that cannot be set are put right by the next walk over the table. The new
             // program counts nothing of these connections so far, so its counter may be written.
