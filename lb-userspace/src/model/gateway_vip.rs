@@ -100,7 +100,7 @@ mod tests {
         };
         assert_eq!(of("10.1.2.3:85").as_deref(), Some("10.1.0.0/16:85"));
         assert_eq!(of("10.1.2.3:86").as_deref(), Some("10.1.0.0/16:80-90"));
-        assert_eq!(of("10.1.2.3:91").as_deref(), Some("10.0.0.0/8:*"));
+        assert_eq!(of("10.1.2.3:91").as_deref(), Some("10.0.0.0/8:any"));
         assert_eq!(of("[fd00::1]:80").as_deref(), Some("[fd00::/8]:80"));
         assert_eq!(of("[fd00::1]:81"), None);
     }
