@@ -32,6 +32,7 @@ use self::{
     affinity::AffinityMaps,
     events::Events,
     former::Former,
+    layout::Layouts,
     links::Links,
     maps::{AddressMap, ArrivalMaps, CeilingMap, CookieMap, FilterMap, Maps, VlanMap},
     pins::MapSet,
@@ -116,7 +117,11 @@ impl Datapath for Kernel {
     }
 
     fn adopted(&self) -> Result<Adopted, DatapathError> {
-        adopted(&self.maps)
+        let adopted = former::adopted(&self.ours.0.path, &Layouts::ours());
+        adopted.map_err(|error| DatapathError::Read {
+            what: "instances and VIPs".to_owned(),
+            why: error.to_string(),
+        })
     }
 
     fn activate(&mut self) -> Result<(), DatapathError> {
@@ -425,25 +430,6 @@ impl Datapath for Kernel {
     fn log_events(&mut self) {
         self.events.flush();
     }
-}
-
-fn adopted(maps: &Maps) -> Result<Adopted, DatapathError> {
-    let settings = maps.settings.get(&0, 0);
-    let settings = settings.map_err(read(|| "the settings".to_owned()))?;
-    let mut instances = Vec::new();
-    for (index, entry) in (0..).zip(maps.instances.iter()) {
-        let entry = entry.map_err(read(|| format!("instance {index}")))?;
-        // Index 0 is none, and an entry of zeros was never used.
-        if index > 0 && entry != InstanceEntry::default() {
-            instances.push((index, entry));
-        }
-    }
-    let vips: Result<Vec<_>, MapError> = maps.vips.iter().collect();
-    Ok(Adopted {
-        settings: (settings != Settings::default()).then_some(settings),
-        instances,
-        vips: vips.map_err(read(|| "the VIPs".to_owned()))?,
-    })
 }
 
 fn added(cpus: &[Counters]) -> Counters {

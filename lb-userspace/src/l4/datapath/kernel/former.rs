@@ -247,17 +247,24 @@ impl<K: Described + aya::Pod + Default, V: Described + aya::Pod> Foreign<K, V> {
         info.map_or(0, |info| info.max_entries())
     }
 
+    /// The values of `key` as they are there.
+    fn bytes(&self, key: K) -> Result<Option<Vec<u8>>, FormerError> {
+        let Some((map, keys, _)) = &self.opened else {
+            return Ok(None);
+        };
+        keys.write(key).map_or(Ok(None), |key| map.value(&key))
+    }
+
     /// The values of `key`, one for each processor where the map has so many; none when it has no such key,
     /// or one of them cannot be read.
     pub(super) fn all(&self, key: K) -> Result<Vec<V>, FormerError>
     where
         V: Default,
     {
-        let Some((map, keys, values)) = &self.opened else {
+        let Some((map, _, values)) = &self.opened else {
             return Ok(Vec::new());
         };
-        let bytes = keys.write(key).map(|key| map.value(&key)).transpose()?;
-        let bytes = bytes.flatten().unwrap_or_default();
+        let bytes = self.bytes(key)?.unwrap_or_default();
         let each = bytes.chunks_exact(map.stride.max(1));
         let each = each.map(|bytes| values.read(&bytes[..values.size()]));
         Ok(each.collect::<Option<_>>().unwrap_or_default())
@@ -273,13 +280,11 @@ impl<K: Described + aya::Pod + Default, V: Described + aya::Pod> Foreign<K, V> {
 
     /// Reads the value of `key` into one that is there; whether there was one.
     fn get_into(&self, key: K, value: &mut V) -> Result<bool, FormerError> {
-        let Some((map, keys, values)) = &self.opened else {
+        let Some((.., values)) = &self.opened else {
             return Ok(false);
         };
-        let bytes = keys.write(key).map(|key| map.value(&key)).transpose()?;
-        Ok(bytes
-            .flatten()
-            .is_some_and(|bytes| values.read_into(&bytes, value)))
+        let bytes = self.bytes(key)?;
+        Ok(bytes.is_some_and(|bytes| values.read_into(&bytes, value)))
     }
 
     pub(super) fn remove(&self, key: K) -> Result<(), FormerError> {
@@ -399,7 +404,7 @@ impl Former {
 
 /// What is known of instances and VIPs. All of it or nothing: connections name them, so who reads one half
 /// would give the names of the other half to somebody else.
-fn adopted(folder: &Path, layouts: &Layouts) -> Result<Adopted, FormerError> {
+pub(super) fn adopted(folder: &Path, layouts: &Layouts) -> Result<Adopted, FormerError> {
     let settings = Foreign::<u32, Settings>::expect(folder, names::MAP_SETTINGS, layouts)?;
     let settings = settings.get(0)?;
     let entries = Foreign::<u32, InstanceEntry>::expect(folder, names::MAP_INSTANCES, layouts)?;
