@@ -16,6 +16,8 @@ pub const STAGES: [&str; 10] = [
     "lb_splice",
     "lb_record",
 ];
+/// The balancing program of traffic control; the programs that it hands packets on to are named as those of XDP.
+pub const PROGRAM_TC: &str = "lb_tc";
 /// The place of the stage that decides nothing: it has the verdict already, writes down what became of the
 /// packet for whoever follows, and carries the verdict out.
 pub const STAGE_RECORD: u32 = 9;

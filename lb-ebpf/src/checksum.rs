@@ -43,6 +43,14 @@ impl Difference {
         Self(self.0 + other.0)
     }
 
+    /// The change as a sum of 32 bits, as the kernel keeps them.
+    #[inline(always)]
+    #[must_use]
+    pub const fn word32(self) -> u32 {
+        let sum = (self.0 & 0xffff_ffff) + (self.0 >> 32);
+        ((sum & 0xffff_ffff) + (sum >> 32)) as u32
+    }
+
     /// The checksum after the change, given the checksum before.
     #[inline(always)]
     #[must_use]
@@ -128,6 +136,13 @@ impl Sum {
     #[must_use]
     pub const fn checksum(self) -> [u8; 2] {
         (!fold(self.0)).to_ne_bytes()
+    }
+
+    /// The sum itself, which is what is in the place of a checksum that is still to be made.
+    #[inline(always)]
+    #[must_use]
+    pub const fn folded(self) -> [u8; 2] {
+        fold(self.0).to_ne_bytes()
     }
 
     /// The checksum of UDP, where zero would mean that there is none (RFC 768).

@@ -7,10 +7,12 @@
 //!
 //! Instances that answer by themselves are not heard here: `lb decap` does it for them.
 
-use lb_common::{Counter, FLOW_REPLY};
+use lb_common::{Counter, FLOW_REPLY, PROTOCOL_TCP};
 
 use crate::{
-    Flow, Packet, Scratch, Tables, hop,
+    Flow, Packet, Scratch, Tables,
+    checksum::Difference,
+    hop,
     mss::{LEAST, Segment},
 };
 
@@ -82,7 +84,8 @@ fn lower<P: Packet>(packet: &mut P, scratch: &Scratch, mtu: u32) -> Option<()> {
     // What comes from memory has no limit that the verifier would know.
     let l4 = packet.blur(scratch.handover.l4 as usize);
     let clamp = Segment::at(packet, l4, scratch.handover.v4 != 0)?.clamp(packet, mtu)?;
-    let check: [u8; 2] = packet.read(clamp.check_at)?;
     packet.write(clamp.at, clamp.new)?;
-    packet.write(clamp.check_at, clamp.difference().apply(check))
+    let change = clamp.difference();
+    let of = (PROTOCOL_TCP, scratch.handover.v4 != 0);
+    packet.change_checksum(clamp.check_at, Difference::none(), change, of)
 }

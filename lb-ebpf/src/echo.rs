@@ -86,6 +86,8 @@ fn exchange<P: Packet>(packet: &mut P, message: &Message) -> Option<()> {
         packet.write(message.l3, ip)?;
     } else {
         let mut ip: Ipv6Hdr = packet.read(message.l3)?;
+        let change = Difference::none().word([ip.next_hdr, ip.hop_limit], [ip.next_hdr, TTL]);
+        packet.resum(change);
         ip.hop_limit = TTL;
         (ip.src_addr, ip.dst_addr) = (ip.dst_addr, ip.src_addr);
         packet.write(message.l3, ip)?;

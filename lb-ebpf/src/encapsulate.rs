@@ -92,7 +92,7 @@ fn send<P: Packet, T: Tables>(
     )?;
     if encapsulates(handover.forward) {
         wrap(packet, tables, scratch, &hop)?;
-    } else if hop.mtu != 0 && handover.ip_length > hop.mtu {
+    } else if hop.mtu != 0 && largest(packet, &scratch.key, handover) > hop.mtu {
         scratch.handover.mtu = hop.mtu;
         return Err(Counter::DropTooBig);
     } else {
@@ -100,10 +100,17 @@ fn send<P: Packet, T: Tables>(
     }
     // What comes from memory has no limit that the verifier would know.
     let l3 = packet.blur(scratch.handover.l3 as usize);
-    if tag::changes(l3, hop.flags, hop.interface != interface) {
+    if tag::changes(packet, l3, hop.flags, hop.interface != interface) {
         tag::rewrite(packet, l3, hop.flags).ok_or(Counter::DropHeadroom)?;
     }
     Ok(hop.interface)
+}
+
+/// What has to fit the way.
+#[inline(always)]
+fn largest<P: Packet>(packet: &P, key: &FlowKey, handover: &Handover) -> u32 {
+    let (l3, l4) = (handover.l3 as usize, handover.l4 as usize);
+    packet.largest(handover.ip_length, l3, l4, key.protocol)
 }
 
 /// Puts the outer headers in front. Out of line, because asking for a way takes as much stack.
@@ -120,14 +127,14 @@ fn wrap<P: Packet, T: Tables>(
     let tunnel = Tunnel::new(&settings, &instance, handover, hash::flow(key))?;
     let overhead = tunnel.overhead() as u32;
     let most = if hop.mtu == 0 { MAX_LENGTH } else { hop.mtu };
-    if handover.ip_length + overhead > most {
+    if largest(packet, key, handover) + overhead > most {
         handover.mtu = most.saturating_sub(overhead);
         return Err(Counter::DropTooBig);
     }
     let link = Link::read(packet, handover.l3 as usize).ok_or(Counter::DropRewrite)?;
     let inner = Inner::read(packet, key, handover).ok_or(Counter::DropRewrite)?;
     packet
-        .grow(tunnel.overhead())
+        .wrap(tunnel.overhead(), tunnel.v4, tunnel.gue)
         .ok_or(Counter::DropHeadroom)?;
     tunnel
         .write(packet, &link, hop, &inner, handover)

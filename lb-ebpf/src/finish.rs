@@ -19,7 +19,9 @@ pub fn finish<P: Packet, T: Tables>(
     let (out, flags) = (scratch.handover.out, scratch.handover.hop_flags);
     // What comes from memory has no limit that the verifier would know.
     let l3 = packet.blur(scratch.handover.l3 as usize);
-    if tag::changes(l3, flags, out != interface) && tag::rewrite(packet, l3, flags).is_none() {
+    if tag::changes(packet, l3, flags, out != interface)
+        && tag::rewrite(packet, l3, flags).is_none()
+    {
         return Verdict::Drop(Counter::DropHeadroom);
     }
     if out == interface {

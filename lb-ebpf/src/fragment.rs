@@ -266,7 +266,7 @@ fn send<P: Packet, T: Tables>(
         nat::rewrite_addresses(packet, &scratch.key, &piece.layout(), entry)?;
     }
     l2::rewrite(packet, &hop).ok_or(Counter::DropRewrite)?;
-    if tag::changes(piece.l3, hop.flags, hop.interface != interface) {
+    if tag::changes(packet, piece.l3, hop.flags, hop.interface != interface) {
         tag::rewrite(packet, piece.l3, hop.flags).ok_or(Counter::DropHeadroom)?;
     }
     Ok(hop.interface)

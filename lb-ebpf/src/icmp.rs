@@ -26,7 +26,7 @@ use crate::{
     Flow, Packet, Scratch, Stage, Step, Tables, Verdict, acl,
     checksum::Difference,
     echo, hash, hop, owner, parse,
-    rewrite::{l2, tag},
+    rewrite::{l2, nat, tag},
     select, splice,
     step::Handover,
     vips,
@@ -185,7 +185,7 @@ fn send<P: Packet, T: Tables>(
         translate(packet, scratch, message, by)?;
     }
     l2::rewrite(packet, &hop).ok_or(Counter::DropRewrite)?;
-    if tag::changes(message.l3, hop.flags, hop.interface != interface) {
+    if tag::changes(packet, message.l3, hop.flags, hop.interface != interface) {
         tag::rewrite(packet, message.l3, hop.flags).ok_or(Counter::DropHeadroom)?;
     }
     Ok(hop.interface)
@@ -425,6 +425,7 @@ fn translate_v6<P: Packet>(
     let change = ports
         .address(&ip.src_addr, &source)
         .address(&ip.dst_addr, &entry.destination);
+    packet.resum(nat::HOP);
     ip.hop_limit -= 1;
     ip.src_addr = source;
     ip.dst_addr = entry.destination;

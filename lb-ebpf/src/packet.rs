@@ -1,5 +1,6 @@
 //! Packet memory.
 
+use lb_common::PROTOCOL_UDP;
 use network_types::{
     eth::EthHdr,
     ip::{Ipv4Hdr, Ipv6Hdr},
@@ -8,7 +9,11 @@ use network_types::{
     vlan::VlanHdr,
 };
 
-use crate::plain::{OverV4, OverV6};
+use crate::{
+    checksum::Difference,
+    plain::{OverV4, OverV6},
+    rewrite::tag,
+};
 
 /// A value that any bytes of a packet form.
 ///
@@ -37,6 +42,10 @@ unsafe impl<const N: usize> Header for [u8; N] {}
 pub const MAX_OFFSET: usize = 0x7ff;
 
 /// A packet from its Ethernet header on.
+///
+/// Most of it is memory. What has a body here is what more is to be known of the kernel's socket buffers, which
+/// keep some of a packet beside its bytes: a VLAN tag, a checksum that is still to be made or that the card has
+/// made, several packets in one.
 pub trait Packet {
     /// Length in bytes.
     fn length(&self) -> usize;
@@ -68,7 +77,66 @@ pub trait Packet {
     /// when that cannot be.
     fn strip(&mut self, bytes: usize) -> Option<()>;
 
-    /// Cuts off what is behind the first `length` bytes, of which there must be more; `None`, having
-    /// changed nothing, when the packet cannot be cut.
-    fn cut(&mut self, length: usize) -> Option<()>;
+    /// Makes a packet `length` bytes long whose headers are all written anew afterwards. What it is too long by
+    /// is cut off behind; what it is too short by may come in front, so that bytes have other places then.
+    /// `None` when that cannot be; the packet is not to be sent then.
+    fn resize(&mut self, length: usize) -> Option<()>;
+
+    /// Makes room for the outer headers of a tunnel, as [`Self::grow`] does: of IPv4 or IPv6, with UDP or not.
+    #[inline(always)]
+    fn wrap(&mut self, bytes: usize, _v4: bool, _udp: bool) -> Option<()> {
+        self.grow(bytes)
+    }
+
+    /// Changes the checksum of TCP or UDP at `at` because what it covers has changed: the pseudo-header,
+    /// and the segment itself. `None`, having changed nothing, when it does not lie in the packet.
+    #[inline(always)]
+    fn change_checksum(
+        &mut self,
+        at: usize,
+        pseudo: Difference,
+        segment: Difference,
+        (protocol, _v4): (u8, bool),
+    ) -> Option<()> {
+        let old: [u8; 2] = self.read(at)?;
+        let change = pseudo.plus(segment);
+        let check = if protocol == PROTOCOL_UDP {
+            change.apply_udp(old)
+        } else {
+            change.apply(old)
+        };
+        self.write(at, check)
+    }
+
+    /// Tells of a change of IP headers that no checksum in the packet makes up for.
+    #[inline(always)]
+    fn resum(&mut self, _change: Difference) {}
+
+    /// Whether the checksum of TCP or UDP at `at` is still to be made, by whoever sends the packet at last: it
+    /// covers all from its segment's header to the packet's end, and until then the sum of the pseudo-header is in its place.
+    #[inline(always)]
+    fn is_unfinished(&mut self, _at: usize) -> bool {
+        false
+    }
+
+    /// The length of the largest IP packet that this one is on a wire, which has several headers less than it
+    /// itself when it is made several there. The IP header is at `l3` and that of `protocol`, TCP or UDP, at
+    /// `l4`.
+    #[inline(always)]
+    fn largest(&self, ip_length: u32, _l3: usize, _l4: usize, _protocol: u8) -> u32 {
+        ip_length
+    }
+
+    /// Whether a packet whose IP header is at `l3` has a VLAN tag.
+    #[inline(always)]
+    fn is_tagged(&self, l3: usize) -> bool {
+        l3 != EthHdr::LEN
+    }
+
+    /// Gives a packet whose IP header is at `l3` the tag of this VLAN and no other. The priority stays. `None`
+    /// when there is no room for it, or the packet ends before.
+    #[inline(always)]
+    fn retag(&mut self, l3: usize, vlan: Option<u16>) -> Option<()> {
+        tag::write(self, l3, vlan)
+    }
 }

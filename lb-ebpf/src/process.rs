@@ -128,7 +128,7 @@ pub(crate) fn steer<P: Packet, T: Tables, const ADMITS: bool>(
     match forward(packet, tables, interface, now, &scratch.key, layout, &flow) {
         Ok((out, flags)) => {
             let verdict = way.forwarded(tables, out, interface);
-            let retag = tag::changes(layout.l3, flags, out != interface);
+            let retag = tag::changes(packet, layout.l3, flags, out != interface);
             if retag || layout.has(parse::TCP_SYN | parse::TCP_FIN | parse::TCP_RST) {
                 if layout.has(parse::TCP_FIN | parse::TCP_RST) {
                     conntrack::note_end(tables, &scratch.key, layout.tcp_flags, &flow);
@@ -244,7 +244,7 @@ fn forward<P: Packet, T: Tables>(
             entry.forward,
         )?
     };
-    check(&hop, layout)?;
+    check(packet, &hop, key.protocol, layout)?;
     if translated {
         rewrite::nat::rewrite_packed(packet, key, layout.packed(), flow)?;
     }
@@ -254,8 +254,14 @@ fn forward<P: Packet, T: Tables>(
 
 /// Whether a packet may go this way as it is.
 #[inline(always)]
-const fn check(hop: &NextHop, layout: &Layout) -> Result<(), Refusal> {
-    if hop.mtu != 0 && layout.ip_length > hop.mtu {
+fn check<P: Packet>(
+    packet: &P,
+    hop: &NextHop,
+    protocol: u8,
+    layout: &Layout,
+) -> Result<(), Refusal> {
+    let length = packet.largest(layout.ip_length, layout.l3, layout.l4, protocol);
+    if hop.mtu != 0 && length > hop.mtu {
         return Err(Refusal::TooBig(hop.mtu));
     }
     Ok(())

@@ -11,7 +11,7 @@
 //! extension headers is dropped: nobody begins a connection with them.
 
 use lb_common::{Counter, FlowKey, PROTOCOL_TCP};
-use network_types::ip::{IpProto, Ipv4Hdr, Ipv6Hdr};
+use network_types::ip::{IpProto, Ipv6Hdr};
 
 use crate::{
     Packet, Scratch, Tables, Verdict,
@@ -25,6 +25,7 @@ use crate::{
         segment::{Bound, Segment, Tail, pseudo},
     },
     step::Handover,
+    too_big::{Unfinished, unfinished},
 };
 
 /// Bytes of the header of an ICMP message.
@@ -143,11 +144,10 @@ fn unreachable<P: Packet>(
     let header = Outer::length(v4);
     let link = Link::read(packet, l3)?;
     let macs: [u8; 12] = packet.read(0)?;
-    let end = l3 + header + QUOTED;
-    if packet.length() > end {
-        packet.cut(end)?;
-    }
-    let quoted = sum(packet, l3, v4)?;
+    let l4 = packet.blur(l3 + header);
+    let unfinished = unfinished(packet, key.protocol, l4);
+    packet.resize(l3 + header + QUOTED)?;
+    let quoted = sum(packet, l3, v4, unfinished)?;
     packet.grow(header + ICMP)?;
     let payload = ICMP + header + QUOTED;
     let protocol = if v4 {
@@ -170,12 +170,15 @@ fn unreachable<P: Packet>(
 
 /// The sum of what is quoted.
 #[inline(always)]
-fn sum<P: Packet>(packet: &P, l3: usize, v4: bool) -> Option<Sum> {
+fn sum<P: Packet>(packet: &P, l3: usize, v4: bool, unfinished: Option<Unfinished>) -> Option<Sum> {
     const MOST: usize = (Ipv6Hdr::LEN + QUOTED) / 4;
-    const V4: usize = (Ipv4Hdr::LEN + QUOTED) / 4;
-    let mut sum = Sum::none();
+    let header = Outer::length(v4);
+    let (end, rest) = unfinished.map_or((header + QUOTED, Sum::none()), |segment| {
+        (header, segment.sum)
+    });
+    let mut sum = rest;
     for word in 0..MOST {
-        if v4 && word >= V4 {
+        if 4 * word >= end {
             break;
         }
         sum = sum.words(packet.read(l3 + 4 * word)?);

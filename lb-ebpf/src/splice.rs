@@ -27,7 +27,9 @@
 //! knows nothing of this one. So it makes the connection a stray, and a second one begins anew, unless the
 //! client has sent something else in between.
 
-use lb_common::{Counter, FLOW_FORWARD, FLOW_REPLY, FORWARD_SPLICED, FlowKey, STATE_STRAY, Splice};
+use lb_common::{
+    Counter, FLOW_FORWARD, FLOW_REPLY, FORWARD_SPLICED, FlowKey, PROTOCOL_TCP, STATE_STRAY, Splice,
+};
 
 use crate::{
     Flow, Packet, Scratch, Stage, Step, Tables, Verdict,
@@ -37,7 +39,7 @@ use crate::{
     rewrite::{
         l2, nat,
         outer::Outer,
-        segment::{Bound, Segment, Tail},
+        segment::{Bound, CHECK, Segment, Tail},
         tag,
     },
     way::Way,
@@ -46,7 +48,6 @@ use crate::{
 /// Where the numbers are in a TCP header.
 const NUMBER: usize = 4;
 const ACKNOWLEDGED: usize = 8;
-const CHECK: usize = 16;
 
 /// What has to be done with a packet before it is translated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,7 +159,7 @@ pub fn forward<P: Packet, T: Tables>(
             if layout.has(TCP_FIN | TCP_RST) {
                 conntrack::note_end(tables, &scratch.key, layout.tcp_flags, &flow);
             }
-            if layout.has(TCP_SYN) || tag::changes(layout.l3, flags, out != interface) {
+            if layout.has(TCP_SYN) || tag::changes(packet, layout.l3, flags, out != interface) {
                 scratch.handover.tcp_flags = layout.tcp_flags;
                 scratch.handover.out = out;
                 scratch.handover.hop_flags = flags;
@@ -268,7 +269,8 @@ fn send<P: Packet, T: Tables>(
         let (index, generation) = (handover.index, handover.generation);
         hop::to_instance(tables, interface, index, generation, now, 0)?
     };
-    if hop.mtu != 0 && layout.ip_length > hop.mtu {
+    let length = packet.largest(layout.ip_length, layout.l3, layout.l4, PROTOCOL_TCP);
+    if hop.mtu != 0 && length > hop.mtu {
         scratch.handover.mtu = hop.mtu;
         return Err(Counter::AnsweredTooBig);
     }
@@ -288,11 +290,10 @@ fn send<P: Packet, T: Tables>(
 #[inline(always)]
 pub(crate) fn shift<P: Packet>(packet: &mut P, l4: usize, field: usize, by: u32) -> Option<()> {
     let old: [u8; 4] = packet.read(l4 + field)?;
-    let check: [u8; 2] = packet.read(l4 + CHECK)?;
     let new = added(old, by);
-    let check = changed(old, new).apply(check);
     packet.write(l4 + field, new)?;
-    packet.write(l4 + CHECK, check)
+    let of = (PROTOCOL_TCP, false);
+    packet.change_checksum(l4 + CHECK, Difference::none(), changed(old, new), of)
 }
 
 /// A number in network byte order, and something more.

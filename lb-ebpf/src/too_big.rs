@@ -8,8 +8,14 @@
 //!
 //! The message is made of the packet itself: its end is cut off and headers are put in front.
 
-use lb_common::{Address, Counter};
-use network_types::ip::{IpProto, Ipv4Hdr, Ipv6Hdr};
+use core::mem::offset_of;
+
+use lb_common::{Address, Counter, PROTOCOL_TCP};
+use network_types::{
+    ip::{IpProto, Ipv4Hdr, Ipv6Hdr},
+    tcp::TcpHdr,
+    udp::UdpHdr,
+};
 
 use crate::{
     Packet, Scratch, Tables, Verdict,
@@ -75,7 +81,8 @@ fn try_answer<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &Scratc
     };
     // What comes from memory has no limit that the verifier would know.
     let l3 = packet.blur(handover.l3 as usize);
-    match message.write(packet, l3) {
+    let l4 = packet.blur(handover.l4 as usize);
+    match message.write(packet, (scratch.key.protocol, l3, l4)) {
         Some(()) => Verdict::Answer(Counter::AnsweredTooBig),
         None => Verdict::Drop(Counter::DropRewrite),
     }
@@ -91,12 +98,17 @@ struct Message {
 
 impl Message {
     #[inline(always)]
-    fn write<P: Packet>(&self, packet: &mut P, l3: usize) -> Option<()> {
+    fn write<P: Packet>(
+        &self,
+        packet: &mut P,
+        (protocol, l3, l4): (u8, usize, usize),
+    ) -> Option<()> {
         let link = Link::read(packet, l3)?;
         let macs: [u8; 12] = packet.read(0)?;
         let [a, b, c, d, e, f, g, h, i, j, k, l] = macs;
-        let quoted = self.sum(packet, l3)?;
-        packet.cut(l3 + self.quote)?;
+        let unfinished = unfinished(packet, protocol, l4);
+        packet.resize(l3 + self.quote)?;
+        let quoted = self.sum(packet, l3, unfinished)?;
         packet.grow(Outer::length(self.v4) + ICMP)?;
         link.write(packet, [g, h, i, j, k, l, a, b, c, d, e, f], self.v4)?;
         let payload = (ICMP + self.quote) as u16;
@@ -140,14 +152,43 @@ impl Message {
 
     /// The sum of what is quoted.
     #[inline(always)]
-    fn sum<P: Packet>(&self, packet: &P, l3: usize) -> Option<Sum> {
-        let mut sum = Sum::none();
+    fn sum<P: Packet>(&self, packet: &P, l3: usize, unfinished: Option<Unfinished>) -> Option<Sum> {
+        let (end, rest) = unfinished.map_or((self.quote, Sum::none()), |segment| {
+            (segment.at - l3, segment.sum)
+        });
+        let mut sum = rest;
         for word in 0..QUOTE_V6 / 4 {
-            if 4 * word >= self.quote {
+            if 4 * word >= end {
                 break;
             }
             sum = sum.words(packet.read(l3 + 4 * word)?);
         }
         Some(sum)
     }
+}
+
+/// A quoted segment whose checksum is still to be made.
+#[derive(Clone, Copy)]
+pub(crate) struct Unfinished {
+    /// Where it begins; it ends where the packet does.
+    pub(crate) at: usize,
+    /// Its sum once the checksum is made: the complement of what is in its place so far, since what is made of
+    /// all is such that all and the pseudo-header, whose sum that is, come to nothing.
+    pub(crate) sum: Sum,
+}
+
+/// The segment of `protocol` at `l4`, if its checksum is still to be made.
+#[inline(always)]
+pub(crate) fn unfinished<P: Packet>(packet: &mut P, protocol: u8, l4: usize) -> Option<Unfinished> {
+    let check_at = l4
+        + if protocol == PROTOCOL_TCP {
+            offset_of!(TcpHdr, check)
+        } else {
+            offset_of!(UdpHdr, check)
+        };
+    if !packet.is_unfinished(check_at) {
+        return None;
+    }
+    let sum = Sum::none().less(packet.read(check_at)?);
+    Some(Unfinished { at: l4, sum })
 }

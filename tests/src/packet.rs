@@ -7,6 +7,7 @@ pub mod check;
 pub mod far_end;
 pub mod fuzz;
 pub mod handshake;
+pub mod hook;
 pub mod kernel;
 pub mod lab;
 pub mod network;

@@ -104,7 +104,7 @@ const SIZES: Sizes = Sizes {
     tables: 16,
 };
 
-fn run_cases(cases: impl FnOnce() -> Vec<Case> + Send) -> Result<()> {
+fn run_cases(cases: impl Fn() -> Vec<Case> + Send + Sync) -> Result<()> {
     run(SIZES, move |lab| {
         serve(lab)?;
         for case in cases() {

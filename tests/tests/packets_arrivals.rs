@@ -6,7 +6,7 @@ use std::thread;
 use anyhow::{Context, Result, ensure};
 use lb_common::{
     Arrivals, Counter, FORWARD_L2DSR, PROTOCOL_TCP, PROTOCOL_UDP, SOURCE_UNIT_NS, VIP_LIMITED,
-    VIP_OWNED, VIP_SETTLES, Vip, names,
+    VIP_OWNED, VIP_SETTLES, Vip,
 };
 use lb_ebpf::Verdict;
 use lb_tests::packet::Build;
@@ -204,7 +204,7 @@ fn processors_that_receive_at_once_give_away_no_more_than_there_is() -> Result<(
                                 // One source, of as many addresses as there are processors.
                                 let from = client(0, processor as u32, port)?;
                                 let frame = Build::tcp(from, target(0, 81), SYN).bytes();
-                                kernel.run(names::PROGRAM, &frame, FRONT)?;
+                                kernel.run(&frame, FRONT)?;
                             }
                             Ok(())
                         })

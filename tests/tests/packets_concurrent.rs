@@ -9,7 +9,7 @@ use std::thread;
 use anyhow::{Result, anyhow, ensure};
 use lb_common::{
     FLOW_FORWARD, FLOW_REPLY, FORWARD_DNAT, FORWARD_L2DSR, INSTANCE_ACTIVE, INSTANCE_DOWN,
-    InstanceEntry, PROTOCOL_TCP, STATE_CLOSED, Settings, Vip, names,
+    InstanceEntry, PROTOCOL_TCP, STATE_CLOSED, Settings, Vip,
 };
 use lb_ebpf::hash;
 use lb_tests::packet::build::tcp;
@@ -65,7 +65,7 @@ fn hammer(kernel: &Kernel, processor: usize, seed: u64) -> Result<()> {
             let from = at(&format!("10.0.1.2:{port}"));
             Build::tcp(from, at(&format!("10.1.1.1:{to}")), flags)
         };
-        kernel.run(names::PROGRAM, &packet.bytes(), FRONT)?;
+        kernel.run(&packet.bytes(), FRONT)?;
     }
     Ok(())
 }

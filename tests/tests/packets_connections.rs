@@ -296,9 +296,7 @@ fn a_connection_that_begins_anew_voids_the_copies_of_other_processors() -> Resul
         serve(lab, l2dsr(1), &[1])?;
         let sent = |lab: &mut Lab, flags| -> Result<[u8; 6]> {
             let frame = from(5000, flags).bytes();
-            Ok(target(
-                &lab.kernel().run(names::PROGRAM, &frame, FRONT)?.frame,
-            ))
+            Ok(target(&lab.kernel().run(&frame, FRONT)?.frame))
         };
         for flags in [tcp::SYN, tcp::ACK, tcp::ACK] {
             ensure!(sent(lab, flags)? == MAC_1);
@@ -484,7 +482,7 @@ fn the_instance_with_fewer_connections_is_preferred() -> Result<()> {
             // Who sends a SYN and nothing else is soon forgotten.
             for flags in [tcp::SYN, tcp::ACK] {
                 let frame = from(10_000 + port, flags).bytes();
-                kernel.run(names::PROGRAM, &frame, FRONT)?;
+                kernel.run(&frame, FRONT)?;
             }
         }
         let (one, two) = (kernel.live(1)?, kernel.live(2)?);
@@ -501,13 +499,13 @@ fn the_instance_with_fewer_connections_is_preferred() -> Result<()> {
         {
             let port = u16::from_be_bytes(key.source_port);
             let frame = from(port, tcp::FIN | tcp::ACK).bytes();
-            kernel.run(names::PROGRAM, &frame, FRONT)?;
+            kernel.run(&frame, FRONT)?;
         }
         ensure!(kernel.live(1)? == 0);
         for port in 0..100 {
             for flags in [tcp::SYN, tcp::ACK] {
                 let frame = from(20_000 + port, flags).bytes();
-                kernel.run(names::PROGRAM, &frame, FRONT)?;
+                kernel.run(&frame, FRONT)?;
             }
         }
         let one = kernel.live(1)?;

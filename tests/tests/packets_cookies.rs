@@ -6,14 +6,14 @@ use std::net::SocketAddr;
 use anyhow::{Context, Result, ensure};
 use lb_common::{
     Arrivals, CookieKeys, Counter, FORWARD_SPLICED, PROTOCOL_TCP, VIP_COOKIES, VIP_LIMITED,
-    VIP_REFUSES, Vip, names,
+    VIP_REFUSES, Vip,
 };
 use lb_ebpf::Verdict;
 use lb_tests::packet::build::{extension, tcp};
 use lb_tests::packet::handshake::{
     ALWAYS, CLIENTS, FIRST_KEY, Handshake, NETS, SIZES, V4, goes, in_each, l4, mss, number, serve,
 };
-use lb_tests::packet::lab::{at, run, vip, vip_key};
+use lb_tests::packet::lab::{Lab, at, at_each_hook, run, vip, vip_key};
 use lb_tests::packet::network::FRONT;
 use lb_tests::packet::{Build, check};
 
@@ -144,20 +144,20 @@ fn forged_ones_are_what_they_were_without_cookies() -> Result<()> {
 
 #[test]
 fn what_one_program_has_asked_the_next_one_accepts() -> Result<()> {
-    for net in NETS {
-        let mut side = Handshake::new(net, 5000);
-        run(SIZES, |lab| {
-            serve(lab, ALWAYS)?;
-            side.ask(lab).map(drop)
-        })?;
-        run(SIZES, |lab| {
-            serve(lab, ALWAYS)?;
-            side.show(lab)?;
+    at_each_hook(|hook| {
+        for net in NETS {
+            let mut side = Handshake::new(net, 5000);
+            let mut lab = Lab::new(hook, SIZES)?;
+            serve(&mut lab, ALWAYS)?;
+            side.ask(&mut lab)?;
+            drop(lab);
+            let mut lab = Lab::new(hook, SIZES)?;
+            serve(&mut lab, ALWAYS)?;
+            side.show(&mut lab)?;
             ensure!(lab.counters().get(Counter::CookiesAccepted) == 1);
-            Ok(())
-        })?;
-    }
-    Ok(())
+        }
+        Ok(())
+    })
 }
 
 #[test]
@@ -343,7 +343,7 @@ fn a_flood_makes_no_entries_and_keeps_nobody_out() -> Result<()> {
     run(SIZES, |lab| {
         serve(lab, ALWAYS)?;
         let kernel = &*lab.kernel();
-        let send = |build: &Build| kernel.run(names::PROGRAM, &build.bytes(), FRONT);
+        let send = |build: &Build| kernel.run(&build.bytes(), FRONT);
         let (mut random, mut connected) = (1_u64, 0);
         for sent in 0..FLOOD {
             random = random
@@ -355,12 +355,12 @@ fn a_flood_makes_no_entries_and_keeps_nobody_out() -> Result<()> {
             let port = u16::from_be_bytes([bits[6], bits[7]]) | 1024;
             let mut syn = Handshake::new(V4, 5000).syn();
             syn.source = SocketAddr::from((source, port));
-            ensure!(send(&syn)?.action == 3);
+            ensure!(send(&syn)?.is_sent);
             if sent % 200 == 0 {
                 let mut side = Handshake::new(V4, 10_000 + (sent / 200) as u16);
                 side.cookie = number(&send(&side.syn())?.frame, 4)?;
                 let begun = send(&side.request(tcp::ACK))?;
-                if begun.action == 3 && number(&begun.frame, 4)? == CLIENTS {
+                if begun.is_sent && number(&begun.frame, 4)? == CLIENTS {
                     connected += 1;
                 }
             }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use lb_common::{Counter, PROTOCOL_TCP, Settings, names};
+use lb_common::{Counter, PROTOCOL_TCP, Settings};
 use lb_ebpf::Verdict;
 use lb_tests::packet::kernel::Sizes;
 use lb_tests::packet::lab::{Lab, instance, run, vip, vip_key};
@@ -107,7 +107,7 @@ fn beyond_the_limit_there_is_silence_with_a_reason() -> Result<()> {
         // The kernel's clock moves on, and with each of its seconds there is one answer more.
         let kernel = lab.kernel();
         for _ in 0..50 {
-            kernel.run(names::PROGRAM, &frame, FRONT)?;
+            kernel.run(&frame, FRONT)?;
         }
         let counters = kernel.counters()?;
         let (answered, silent) = (

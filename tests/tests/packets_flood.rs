@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use anyhow::{Context, Result, ensure};
 use lb_common::{
     Counter, FORWARD_L2DSR, FORWARD_NAT, PROTOCOL_TCP, SELECT_TURN, Settings, VIP_OWNED,
-    VIP_SETTLES, Vip, names,
+    VIP_SETTLES, Vip,
 };
 use lb_tests::packet::Build;
 use lb_tests::packet::kernel::{Kernel, Sizes, online};
@@ -73,9 +73,9 @@ fn serve(lab: &mut Lab) -> Result<()> {
 /// Where a packet went: what it has as its destination on the link and behind it, and as its source.
 fn send(kernel: &Kernel, from: SocketAddr, to: &str, flags: u8) -> Result<Option<Vec<u8>>> {
     let frame = Build::tcp(from, at(to), flags).bytes();
-    let outcome = kernel.run(names::PROGRAM, &frame, FRONT)?;
+    let outcome = kernel.run(&frame, FRONT)?;
     let went = [&outcome.frame[..6], &outcome.frame[26..38]].concat();
-    Ok((outcome.action == 3).then_some(went))
+    Ok((outcome.is_sent).then_some(went))
 }
 
 /// A client of whom there is one.

@@ -13,8 +13,9 @@ use lb_tests::daemon::mount_bpf;
 use lb_tests::other_layout;
 use lb_tests::packet::Build;
 use lb_tests::packet::build::tcp;
+use lb_tests::packet::hook::Hook;
 use lb_tests::packet::kernel::{Outcome, Sizes};
-use lb_tests::packet::lab::{Lab, at, in_network, instance, vip, vip_key};
+use lb_tests::packet::lab::{Lab, at, at_each_hook, instance, vip, vip_key};
 use lb_tests::packet::network::FRONT;
 
 const SIZES: Sizes = Sizes {
@@ -22,7 +23,6 @@ const SIZES: Sizes = Sizes {
     tables: 4,
 };
 /// `XDP_TX` of `linux/bpf.h`.
-const XDP_TX: u32 = 3;
 const CLIENTS: std::ops::Range<u16> = 5000..5020;
 
 /// Frames, and what became of each.
@@ -94,7 +94,7 @@ fn established(lab: &mut Lab) -> Result<Seen> {
 }
 
 fn run(lab: &mut Lab, frame: &[u8]) -> Result<Outcome> {
-    lab.kernel().run(names::PROGRAM, frame, FRONT)
+    lab.kernel().run(frame, FRONT)
 }
 
 fn counted(lab: &mut Lab, counter: Counter) -> Result<u64> {
@@ -103,15 +103,15 @@ fn counted(lab: &mut Lab, counter: Counter) -> Result<u64> {
 
 /// A program that follows another one whose table is of another layout, and what the clients of that go on
 /// with.
-fn follow(pins: &Path) -> Result<(Lab, other_layout::Table, Seen)> {
+fn follow(hook: Hook, pins: &Path) -> Result<(Lab, other_layout::Table, Seen)> {
     let (ours, theirs) = (pins.join("ours"), pins.join("theirs"));
-    let mut lab = Lab::new(SIZES)?;
+    let mut lab = Lab::new(hook, SIZES)?;
     serve(&mut lab, &[1])?;
     let seen = established(&mut lab)?;
     lab.kernel().pin(names::MAP_CONNECTIONS, &ours)?;
     drop(lab);
     let table = other_layout::connections(&ours, &theirs)?;
-    let mut lab = Lab::after(SIZES, &theirs, &other_layout::places())?;
+    let mut lab = Lab::after(hook, SIZES, &theirs, &other_layout::places())?;
     // Whoever is not known goes to the second one.
     serve(&mut lab, &[2])?;
     Ok((lab, table, seen))
@@ -119,14 +119,14 @@ fn follow(pins: &Path) -> Result<(Lab, other_layout::Table, Seen)> {
 
 #[test]
 fn connections_go_on_in_both_directions() -> Result<()> {
-    in_network(|| {
+    at_each_hook(|hook| {
         let pins = Pins::make()?;
-        let (mut lab, _table, seen) = follow(&pins.0)?;
+        let (mut lab, _table, seen) = follow(hook, &pins.0)?;
         // Some are met by their client's packets first, others by the instance's.
         for (frame, expected) in seen.iter().rev().chain(&seen) {
             let outcome = run(&mut lab, frame)?;
             ensure!(
-                outcome.action == XDP_TX && outcome.frame == *expected,
+                outcome.is_sent && outcome.frame == *expected,
                 "{frame:02x?} became {:02x?}, expected {expected:02x?}",
                 outcome.frame
             );
@@ -152,9 +152,9 @@ fn connections_go_on_in_both_directions() -> Result<()> {
 
 #[test]
 fn what_is_forgotten_is_forgotten_there_as_well() -> Result<()> {
-    in_network(|| {
+    at_each_hook(|hook| {
         let pins = Pins::make()?;
-        let (mut lab, table, _) = follow(&pins.0)?;
+        let (mut lab, table, _) = follow(hook, &pins.0)?;
         let before = table.keys().count();
         let down = |state| InstanceEntry {
             state,

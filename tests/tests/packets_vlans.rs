@@ -10,7 +10,7 @@ use lb_common::{
 use lb_ebpf::Verdict;
 use lb_tests::packet::build::tcp;
 use lb_tests::packet::kernel::Sizes;
-use lb_tests::packet::lab::{Lab, at, instance, run, vip, vip_key};
+use lb_tests::packet::lab::{Lab, at, at_each_hook, instance, run, vip, vip_key};
 use lb_tests::packet::network::{BACK, FRONT, FRONT_MAC};
 use lb_tests::packet::pieces::cut;
 use lb_tests::packet::{Build, check};
@@ -139,20 +139,26 @@ fn packets() -> Vec<(u8, Vec<u8>)> {
 
 #[test]
 fn tags_are_of_the_link_and_not_of_the_packet() -> Result<()> {
-    let mut plain = Vec::new();
-    run(SIZES, |lab| {
-        serve(lab)?;
-        compare(lab, &mut plain, Verdict::Redirect(BACK), |_| Vec::new())
-    })
-    .context("to another interface")?;
-    run(SIZES, |lab| {
+    at_each_hook(|hook| {
+        let mut plain = Vec::new();
+        let mut lab = Lab::new(hook, SIZES)?;
+        // Who follows packets sees the tag wherever the kernel has it.
+        lab.follow_all()?;
+        serve(&mut lab)?;
+        compare(&mut lab, &mut plain, Verdict::Redirect(BACK), |_| {
+            Vec::new()
+        })
+        .context("to another interface")?;
+        drop(lab);
+        let mut lab = Lab::new(hook, SIZES)?;
+        lab.follow_all()?;
         lab.make_vlan(VLAN)?;
-        serve(lab)?;
-        compare(lab, &mut plain, Verdict::Transmit, |priority| {
+        serve(&mut lab)?;
+        compare(&mut lab, &mut plain, Verdict::Transmit, |priority| {
             vec![[0x81, 0, priority | 1, 0x23]]
         })
+        .context("to a VLAN of the same interface")
     })
-    .context("to a VLAN of the same interface")
 }
 
 #[test]

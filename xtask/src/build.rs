@@ -1,10 +1,10 @@
-//! `cargo xtask build`: the XDP program, then the daemon that carries it.
+//! `cargo xtask build`: the programs for the kernel, then the daemon that carries them.
 //!
-//! The program is compiled into a target folder of its own (another compiler, other flags) and
-//! copied to `target/bpf/lb-xdp` only when it has changed, so that the daemon is rebuilt only then.
+//! They are compiled into a target folder of their own (another compiler, other flags) and copied to
+//! `target/bpf` only when they have changed, so that the daemon is rebuilt only then.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
@@ -38,7 +38,7 @@ impl Profile {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    object()?;
+    objects()?;
     let profile = if arguments.release {
         Profile::Release
     } else {
@@ -49,9 +49,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Builds the XDP program, has the kernel's verifier look at it, and puts it where the daemon's build
-/// looks for it.
-pub(crate) fn object() -> Result<PathBuf> {
+/// Builds the programs for the kernel, has its verifier look at them, and puts them where the daemon's build
+/// looks for them.
+pub(crate) fn objects() -> Result<()> {
     let toolchain = Toolchain::find_or_install()?;
     let folder = workspace::target().join("bpf-build");
     let mut cargo = workspace::cargo();
@@ -59,8 +59,7 @@ pub(crate) fn object() -> Result<PathBuf> {
         "build",
         "--package",
         "lb-ebpf",
-        "--bin",
-        "lb-xdp",
+        "--bins",
         "--features",
         "bpf",
     ]);
@@ -69,25 +68,30 @@ pub(crate) fn object() -> Result<PathBuf> {
         .arg(&folder);
     toolchain.apply(&mut cargo);
     step::quiet(
-        &format!("the XDP program ({})", toolchain.describe()),
+        &format!("the kernel's programs ({})", toolchain.describe()),
         &mut cargo,
     )?;
+    for name in workspace::OBJECTS {
+        let built = folder.join(bpf::TARGET).join("bpf").join(name);
+        place(name, &built, &folder.join(name))?;
+    }
+    Ok(())
+}
 
-    let built = folder.join(bpf::TARGET).join("bpf").join("lb-xdp");
-    let mut new = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
+/// Puts a mended copy of an object to its place, if it has changed.
+fn place(name: &str, built: &Path, mended: &Path) -> Result<()> {
+    let mut new = fs::read(built).with_context(|| format!("cannot read {}", built.display()))?;
     btf::mend_names(&mut new).with_context(|| format!("cannot use {}", built.display()))?;
-    let mended = folder.join("lb-xdp");
-    fs::write(&mended, &new).with_context(|| format!("cannot write {}", mended.display()))?;
-    verifier::check(&mended)?;
-    let place = workspace::bpf_object();
+    fs::write(mended, &new).with_context(|| format!("cannot write {}", mended.display()))?;
+    verifier::check(mended)?;
+    let place = workspace::bpf_object(name);
     if fs::read(&place).is_ok_and(|old| old == new) {
-        return Ok(place);
+        return Ok(());
     }
     if let Some(folder) = place.parent() {
         fs::create_dir_all(folder)?;
     }
-    fs::write(&place, new).with_context(|| format!("cannot write {}", place.display()))?;
-    Ok(place)
+    fs::write(&place, new).with_context(|| format!("cannot write {}", place.display()))
 }
 
 /// Builds the daemon.
@@ -96,12 +100,12 @@ pub(crate) fn daemon(profile: Profile) -> Result<PathBuf> {
     Ok(workspace::target().join(profile.name()).join("lb"))
 }
 
-/// Builds the XDP program, the daemon, and what drives it in tests, demo and benchmarks.
+/// Builds the programs for the kernel, the daemon, and what drives it in tests, demo and benchmarks.
 ///
 /// Daemon and harness in one go: cargo unites the features of what is built together, so the daemon's
 /// library, which the harness uses as well, would be compiled for each of them otherwise.
 pub(crate) fn with_harness(profile: Profile) -> Result<()> {
-    object()?;
+    objects()?;
     packages(profile, &["lb-userspace", "lb-tests"])
 }
 

@@ -15,7 +15,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    if let Err(error) = build::object() {
+    if let Err(error) = build::objects() {
         // L7 needs no XDP program, and the daemon explains itself when an L4 service is asked for.
         step::note(&format!("going on without the XDP program: {error:#}"));
     }

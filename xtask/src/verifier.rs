@@ -46,8 +46,9 @@ const fn bound(program: &'static str, steps: u32, frame: u32) -> Bound {
 /// more looks for a stage of its own first.
 const BOUNDS: &[Bound] = &[
     bound(names::PROGRAM, 200_000, 288),
+    bound(names::PROGRAM_TC, 300_000, 288),
     bound("lb_encapsulate", 60_000, 288),
-    bound("lb_too_big", 60_000, 288),
+    bound("lb_too_big", 250_000, 288),
     bound("lb_icmp", 60_000, 288),
     bound("lb_finish", 60_000, 288),
     bound("lb_refuse", 60_000, 288),

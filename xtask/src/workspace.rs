@@ -23,9 +23,12 @@ pub(crate) fn tools() -> PathBuf {
     target().join("tools")
 }
 
-/// The XDP object that the daemon embeds; `lb-userspace/build.rs` looks for it here.
-pub(crate) fn bpf_object() -> PathBuf {
-    target().join("bpf").join("lb-xdp")
+/// The objects that the daemon embeds: of XDP, and of traffic control.
+pub(crate) const OBJECTS: [&str; 2] = ["lb-xdp", "lb-tc"];
+
+/// Where such an object lies; `lb-userspace/build.rs` looks for it here.
+pub(crate) fn bpf_object(name: &str) -> PathBuf {
+    target().join("bpf").join(name)
 }
 
 /// The cargo that runs this tool, in the workspace's root.

@@ -178,7 +178,7 @@ impl Packet for SocketBuffer<'_> {
         None
     }
 
-    fn cut(&mut self, _length: usize) -> Option<()> {
+    fn resize(&mut self, _length: usize) -> Option<()> {
         None
     }
 }

@@ -5,9 +5,7 @@
 //! it is unless `datapath.log` says otherwise, the verifier finds nothing of this reachable and
 //! removes it, so it costs nothing.
 
-use aya_ebpf::{
-    helpers::bpf_ktime_get_coarse_ns, macros::map, maps::PerCpuArray, programs::XdpContext,
-};
+use aya_ebpf::{EbpfContext, helpers::bpf_ktime_get_coarse_ns, macros::map, maps::PerCpuArray};
 use aya_log_ebpf::{
     macro_support::{Level, level_enabled},
     warn,
@@ -23,7 +21,7 @@ static LOGGED: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTER_COUNT as
 
 /// Logs that a packet was dropped.
 #[inline(always)]
-pub(crate) fn dropped(context: &XdpContext, reason: Counter) {
+pub(crate) fn dropped(context: &impl EbpfContext, reason: Counter) {
     if level_enabled(Level::Warn) {
         log(context, reason as u32);
     }
@@ -31,7 +29,7 @@ pub(crate) fn dropped(context: &XdpContext, reason: Counter) {
 
 /// Out of line, to spare the stack of the packet path.
 #[inline(never)]
-fn log(context: &XdpContext, reason: u32) {
+fn log(context: &impl EbpfContext, reason: u32) {
     let Some(logged) = LOGGED.get_ptr_mut(reason) else {
         return;
     };

@@ -1,15 +1,13 @@
 //! The kernel's route and neighbour tables, asked by a helper.
 
-use core::ptr;
+use core::{ffi::c_void, ptr};
 
 use aya_ebpf::{
-    EbpfContext,
     bindings::{
         BPF_FIB_LKUP_RET_FWD_DISABLED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS,
         bpf_fib_lookup,
     },
     helpers::generated::bpf_fib_lookup as fib_lookup,
-    programs::XdpContext,
 };
 use lb_common::{Address, HOP_GATEWAY, NextHop, halves, is_v4};
 use lb_ebpf::Route;
@@ -19,11 +17,13 @@ use crate::maps::SUBINTERFACES;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
-/// Asks for the way from `source` to `destination` for a packet that came in by `interface`. `tot_len` stays zero: the answer is kept for packets of any length, so
-/// the MTU is remembered and compared by the caller.
+/// Asks for the way from `source` to `destination` for a packet that came in by `interface`, to which `context`
+/// belongs. The answer is kept for packets of any length, so the MTU is remembered and compared by the caller. A
+/// length of one fits all ways; without any, the kernel would compare that of a socket buffer, with the
+/// interface's MTU instead of the route's.
 #[inline(always)]
 pub(crate) fn ask(
-    context: &XdpContext,
+    context: *mut c_void,
     source: &Address,
     destination: &Address,
     interface: u32,
@@ -31,6 +31,7 @@ pub(crate) fn ask(
     // SAFETY: the struct is integers and unions of integers, for which zero is valid.
     let mut query: bpf_fib_lookup = unsafe { core::mem::zeroed() };
     query.ifindex = interface;
+    query.__bindgen_anon_1.tot_len = 1;
     let v4 = is_v4(destination);
     if v4 {
         query.family = AF_INET;
@@ -44,7 +45,7 @@ pub(crate) fn ask(
     // SAFETY: the context and the query are valid for the call, the length is the query's.
     let answer = unsafe {
         fib_lookup(
-            context.as_ptr(),
+            context,
             &raw mut query,
             size_of::<bpf_fib_lookup>() as i32,
             0,

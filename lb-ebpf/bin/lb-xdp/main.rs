@@ -17,6 +17,8 @@ mod flow;
 #[cfg(target_arch = "bpf")]
 mod former;
 #[cfg(target_arch = "bpf")]
+mod hook;
+#[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]
 mod packet;
@@ -28,6 +30,8 @@ mod programs;
 mod record;
 #[cfg(target_arch = "bpf")]
 mod reflect;
+#[cfg(target_arch = "bpf")]
+mod stage;
 #[cfg(target_arch = "bpf")]
 mod steer;
 #[cfg(target_arch = "bpf")]

@@ -1,13 +1,22 @@
 //! XDP memory.
 
-use core::{arch::asm, mem::offset_of, ptr};
+use core::{arch::asm, ffi::c_void, mem::offset_of, ptr};
 
 use aya_ebpf::{
-    bindings::xdp_md,
-    helpers::generated::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
+    bindings::{xdp_action, xdp_md},
+    helpers::{
+        bpf_redirect,
+        generated::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_load_bytes},
+    },
     programs::XdpContext,
 };
-use lb_ebpf::{Header, Packet, packet::MAX_OFFSET};
+use lb_ebpf::{
+    Header, Packet,
+    packet::MAX_OFFSET,
+    record::{DROP, Fate, REDIRECT, TRANSMIT},
+};
+
+use crate::hook::{Depth, Hook};
 
 /// The packet that an XDP program was called for.
 pub(crate) struct XdpPacket {
@@ -129,15 +138,53 @@ impl Packet for XdpPacket {
     }
 
     #[inline(always)]
-    fn cut(&mut self, length: usize) -> Option<()> {
+    fn resize(&mut self, length: usize) -> Option<()> {
         let change = length as i32 - self.length() as i32;
-        // The helper can also make a packet longer.
-        if change >= 0 {
-            return None;
+        // What is behind a packet may be no memory of anybody's.
+        if change > 0 {
+            return self.grow(change as usize);
         }
         // SAFETY: as above.
         let result = unsafe { bpf_xdp_adjust_tail(self.context, change) };
         (self.start, self.end) = bounds(self.context);
         (result == 0).then_some(())
+    }
+}
+
+impl Hook for XdpContext {
+    type Packet = XdpPacket;
+    type Action = u32;
+    const PASS: u32 = xdp_action::XDP_PASS;
+
+    #[inline(always)]
+    fn packet(&self, _depth: Depth) -> XdpPacket {
+        XdpPacket::new(self)
+    }
+
+    #[inline(always)]
+    fn length(&self) -> u32 {
+        XdpPacket::new(self).length() as u32
+    }
+
+    #[inline(always)]
+    fn interface(&self) -> u32 {
+        self.ingress_ifindex() as u32
+    }
+
+    #[inline(always)]
+    unsafe fn load(&self, to: *mut c_void, length: u32) -> bool {
+        // SAFETY: the caller's.
+        unsafe { bpf_xdp_load_bytes(self.ctx, 0, to, length) == 0 }
+    }
+
+    #[inline(always)]
+    fn carry_out(&self, fate: Fate) -> u32 {
+        match fate.action {
+            DROP => xdp_action::XDP_DROP,
+            TRANSMIT => xdp_action::XDP_TX,
+            // SAFETY: a helper without pointers.
+            REDIRECT => unsafe { bpf_redirect(fate.out, 0) as u32 },
+            _ => xdp_action::XDP_PASS,
+        }
     }
 }

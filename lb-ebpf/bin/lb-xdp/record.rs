@@ -7,20 +7,19 @@
 use core::{cell::UnsafeCell, mem::MaybeUninit, ptr};
 
 use aya_ebpf::{
-    helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns, generated::bpf_xdp_load_bytes},
+    helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns},
     macros::map,
     maps::{Array, RingBuf},
-    programs::XdpContext,
 };
 use lb_common::{
     Counter, EVENT_BYTES, EVENT_NEW, EVENTS_PER_SECOND, FlowEvent, Followers, MAX_FOLLOWERS,
 };
 use lb_ebpf::{
-    Packet as _, Scratch, Tables as _, opaque,
+    Scratch, Tables as _, opaque,
     record::{Whose, is_sample, wants},
 };
 
-use crate::{atomic, packet::XdpPacket, tables::Maps};
+use crate::{atomic, hook::Hook, tables::Maps};
 
 /// Bytes of [`FLOW_EVENTS`]: some two thousand events, which is what comes in while the daemon does
 /// something else for a tenth of a second. It is there whether anybody follows or not.
@@ -59,7 +58,7 @@ fn until() -> u64 {
 
 /// Writes down what became of a packet, if somebody wants to see it: [`Scratch::fate`].
 #[inline(always)]
-pub(crate) fn record(context: &XdpContext, maps: &Maps<'_>, scratch: &mut Scratch) {
+pub(crate) fn record(context: &impl Hook, maps: &Maps<'_>, scratch: &mut Scratch) {
     let until = until();
     // The exact time is for those packets alone that somebody wants.
     let now = maps.now();
@@ -118,14 +117,14 @@ fn followers(scratch: &mut Scratch, whose: Whose) -> u32 {
 
 #[inline(always)]
 fn write(
-    context: &XdpContext,
+    context: &impl Hook,
     maps: &Maps<'_>,
     scratch: &Scratch,
     (whose, followers): (Whose, u32),
     entry: &mut MaybeUninit<FlowEvent>,
 ) {
     let event = entry.as_mut_ptr();
-    let length = XdpPacket::new(context).length() as u32;
+    let length = context.length();
     let captured = opaque(u64::from(length).min(EVENT_BYTES as u64));
     let generation = maps
         .instance(whose.index)
@@ -137,7 +136,7 @@ fn write(
         (*event).key = scratch.key;
         (*event).counter = scratch.fate.counter;
         (*event).followers = followers;
-        (*event).interface = context.ingress_ifindex() as u32;
+        (*event).interface = context.interface();
         (*event).out = scratch.fate.out;
         (*event).length = length;
         (*event).vip = whose.vip;
@@ -152,7 +151,7 @@ fn write(
         // the helper gets.
         let captured = opaque(captured);
         let bytes = (&raw mut (*event).bytes).cast();
-        if captured > 0 && bpf_xdp_load_bytes(context.ctx, 0, bytes, captured as u32) == 0 {
+        if captured > 0 && context.load(bytes, captured as u32) {
             (*event).captured = captured as u32;
         }
     }

@@ -1,13 +1,11 @@
-//! The yardstick on the wire: what it costs to steer packets by XDP when there is nothing to decide.
+//! The yardstick on the wire: what it costs to steer packets when there is nothing to decide.
 
-use aya_ebpf::{Global, bindings::xdp_action, macros::xdp, programs::XdpContext};
-use lb_ebpf::Packet as _;
+use aya_ebpf::Global;
+use lb_ebpf::Packet;
 use network_types::{
     eth::{EthHdr, EtherType},
     ip::Ipv4Hdr,
 };
-
-use crate::packet::XdpPacket;
 
 /// The address whose packets are sent on, as it stands in them; its name is
 /// [`lb_common::names::REFLECTED`].
@@ -19,18 +17,9 @@ static LB_REFLECTED: Global<[u8; 4]> = Global::new([0; 4]);
 #[unsafe(no_mangle)]
 static LB_REFLECTED_TO: Global<[u8; 8]> = Global::new([0; 8]);
 
-/// Sends packets for one IPv4 address back out of their interface to one MAC address, and passes all
-/// others.
-#[xdp]
-pub fn lb_reflect(context: XdpContext) -> u32 {
-    match reflect(&mut XdpPacket::new(&context)) {
-        Some(()) => xdp_action::XDP_TX,
-        None => xdp_action::XDP_PASS,
-    }
-}
-
+/// Addresses a packet for one IPv4 address to one MAC address; nothing is done with all others.
 #[inline(always)]
-fn reflect(packet: &mut XdpPacket) -> Option<()> {
+pub(crate) fn reflect<P: Packet>(packet: &mut P) -> Option<()> {
     let mut ethernet: EthHdr = packet.read(0)?;
     let ip: Ipv4Hdr = packet.read(EthHdr::LEN)?;
     if ethernet.ether_type != EtherType::Ipv4 as u16 || ip.dst_addr != LB_REFLECTED.load() {

@@ -1,15 +1,15 @@
 //! The maps and helpers behind [`lb_ebpf::Tables`].
 
-use core::ptr;
+use core::{ffi::c_void, marker::PhantomData, ptr};
 
 use aya_ebpf::{
+    EbpfContext,
     bindings::BPF_NOEXIST,
     helpers::{
         bpf_get_prandom_u32, bpf_get_smp_processor_id,
         generated::{bpf_jiffies64, bpf_ktime_get_coarse_ns},
     },
     maps::lpm_trie::Key,
-    programs::XdpContext,
 };
 use lb_common::{
     ACL_ON, Address, Affinity, Arrivals, COUNTER_COUNT, ClientHop, ClientKey, ClientPin, Counter,
@@ -44,18 +44,20 @@ const EEXIST: i32 = -17;
 
 /// All maps, with what is looked up once for a packet.
 pub(crate) struct Maps<'a> {
-    context: &'a XdpContext,
+    context: *mut c_void,
     counters: *mut Counters,
     workplace: *mut Workplace,
+    of: PhantomData<&'a ()>,
 }
 
 impl<'a> Maps<'a> {
     #[inline(always)]
-    pub(crate) fn new(context: &'a XdpContext) -> Option<Self> {
+    pub(crate) fn new(context: &'a impl EbpfContext) -> Option<Self> {
         Some(Self {
-            context,
+            context: context.as_ptr(),
             counters: COUNTERS.get_ptr_mut(0)?,
             workplace: WORKPLACE.get_ptr_mut(0)?,
+            of: PhantomData,
         })
     }
 }

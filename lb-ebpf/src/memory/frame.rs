@@ -43,7 +43,11 @@ impl Packet for Frame<'_> {
         (bytes < self.0.len()).then(|| drop(self.0.drain(..bytes)))
     }
 
-    fn cut(&mut self, length: usize) -> Option<()> {
-        (length < self.0.len()).then(|| self.0.truncate(length))
+    fn resize(&mut self, length: usize) -> Option<()> {
+        if let Some(missing) = length.checked_sub(self.0.len()) {
+            return self.grow(missing);
+        }
+        self.0.truncate(length);
+        Some(())
     }
 }

@@ -15,6 +15,10 @@ use network_types::{
 
 use crate::{Flow, Packet, checksum::Difference, parse::Layout};
 
+/// What it does to a sum over an IPv6 header when the hop limit goes down by one. That of IPv4 has a checksum
+/// that makes up for it.
+pub(crate) const HOP: Difference = Difference::none().word([0, 1], [0, 0]);
+
 /// The TTL or hop limit of a packet, or `None` when the packet ends before it.
 #[inline(always)]
 fn ttl<P: Packet>(packet: &P, layout: &Layout) -> Option<u8> {
@@ -90,12 +94,13 @@ pub fn rewrite_addresses<P: Packet>(
     if ttl(packet, layout).is_none_or(|ttl| ttl <= 1) {
         return Err(Counter::DropTtl);
     }
+    let addresses = Difference::none()
+        .address(&key.source, &entry.source)
+        .address(&key.destination, &entry.destination);
     let rewritten = if layout.v4 {
-        let addresses = Difference::none()
-            .address(&key.source, &entry.source)
-            .address(&key.destination, &entry.destination);
         rewrite_v4(packet, layout.l3, addresses, entry)
     } else {
+        packet.resum(addresses);
         rewrite_v6(packet, layout.l3, entry)
     };
     rewritten.ok_or(Counter::DropRewrite)
@@ -111,7 +116,7 @@ fn translate<P: Packet>(
     let addresses = Difference::none()
         .address(&key.source, &entry.source)
         .address(&key.destination, &entry.destination);
-    let ports = addresses
+    let ports = Difference::none()
         .word(key.source_port, entry.source_port)
         .word(key.destination_port, entry.destination_port);
 
@@ -122,19 +127,12 @@ fn translate<P: Packet>(
         } else {
             offset_of!(UdpHdr, check)
         };
-    let old: [u8; 2] = packet.read(check_at)?;
-    let check = if tcp {
-        ports.apply(old)
-    } else {
-        ports.apply_udp(old)
-    };
-
+    packet.change_checksum(check_at, addresses, ports, (key.protocol, layout.v4))?;
     if layout.v4 {
         rewrite_v4(packet, layout.l3, addresses, entry)?;
     } else {
         rewrite_v6(packet, layout.l3, entry)?;
     }
-    packet.write(check_at, check)?;
     let (s, d) = (entry.source_port, entry.destination_port);
     // TCP and UDP both begin with the source port and the destination port.
     packet.write(layout.l4, [s[0], s[1], d[0], d[1]])
@@ -161,6 +159,7 @@ fn rewrite_v4<P: Packet>(
 
 #[inline(always)]
 fn rewrite_v6<P: Packet>(packet: &mut P, l3: usize, entry: &FlowEntry) -> Option<()> {
+    packet.resum(HOP);
     let mut ip: Ipv6Hdr = packet.read(l3)?;
     ip.hop_limit = ip.hop_limit.wrapping_sub(1);
     ip.src_addr = entry.source;

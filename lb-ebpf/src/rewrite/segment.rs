@@ -1,8 +1,9 @@
 //! TCP segments of lb's own, each made of the packet that it is in answer to or in the place of.
 //!
 //! None has data that anybody would miss, so all headers are written anew and checksums are not
-//! changed but made. What the frame is too long by is cut off behind; what it is too short by, since a
-//! header without options may get one, is added in front, where everything is written anew as well.
+//! changed but made, unless whoever sends the packet at last makes them ([`Packet::is_unfinished`]).
+
+use core::mem::offset_of;
 
 use lb_common::{FlowKey, PROTOCOL_TCP};
 use network_types::tcp::TcpHdr;
@@ -15,6 +16,8 @@ use crate::{Packet, checksum::Sum};
 
 /// Bytes of a header without options.
 const HEADER: usize = TcpHdr::LEN;
+/// Where the checksum is in it.
+pub(crate) const CHECK: usize = offset_of!(TcpHdr, check);
 
 /// What follows the header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,13 +84,8 @@ impl Segment {
         let macs: [u8; 12] = packet.read(0)?;
         let [v4_ttl, _]: [u8; 2] = packet.read(l3 + 8)?;
         let [_, v6_limit]: [u8; 2] = packet.read(l3 + 6)?;
-        let end = l3 + header + self.length();
-        let length = packet.length();
-        if length > end {
-            packet.cut(end)?;
-        } else if length < end {
-            packet.grow(end - length)?;
-        }
+        let is_unfinished = packet.is_unfinished(l3 + header + CHECK);
+        packet.resize(l3 + header + self.length())?;
         let [a, b, c, d, e, f, g, h, i, j, k, l] = macs;
         let macs = if is_back {
             [g, h, i, j, k, l, a, b, c, d, e, f]
@@ -118,18 +116,23 @@ impl Segment {
         } else {
             (key.source_port, key.destination_port)
         };
-        self.write(packet, key, from, to, l3 + header)
+        let head = pseudo(key, PROTOCOL_TCP, self.length());
+        if is_unfinished {
+            self.write(packet, (from, to), l3 + header, |_| head.folded())
+        } else {
+            let whole = |segment| head.plus(segment).checksum();
+            self.write(packet, (from, to), l3 + header, whole)
+        }
     }
 
-    /// Writes header and tail.
+    /// Writes header and tail, with the checksum that `check` makes of the sum of all else.
     #[inline(always)]
     fn write<P: Packet>(
         &self,
         packet: &mut P,
-        key: &FlowKey,
-        from: [u8; 2],
-        to: [u8; 2],
+        (from, to): ([u8; 2], [u8; 2]),
         at: usize,
+        check: impl FnOnce(Sum) -> [u8; 2],
     ) -> Option<()> {
         let (number, acknowledged) = (self.number.to_be_bytes(), self.acknowledged.to_be_bytes());
         let window = self.window.to_be_bytes();
@@ -145,15 +148,15 @@ impl Segment {
             }
             Tail::Nothing | Tail::Byte => [0; 4],
         };
-        let [c0, c1] = pseudo(key, PROTOCOL_TCP, self.length())
+        let sum = Sum::none()
             .word(from)
             .word(to)
             .words(number)
             .words(acknowledged)
             .word([offset, self.flags])
             .word(window)
-            .words(option)
-            .checksum();
+            .words(option);
+        let [c0, c1] = check(sum);
         packet.write(at, [from[0], from[1], to[0], to[1]])?;
         packet.write(at + 4, number)?;
         packet.write(at + 8, acknowledged)?;

@@ -16,19 +16,30 @@ const TAG: usize = 4;
 /// Ether type of a tag (IEEE 802.1Q).
 const KIND: [u8; 2] = [0x81, 0];
 
-/// Whether a frame whose IP header is at `l3` leaves with other tags than it has, by a way with these
+/// Whether a packet whose IP header is at `l3` leaves with other tags than it has, by a way with these
 /// [`lb_common::NextHop::flags`].
 #[inline(always)]
 #[must_use]
-pub const fn changes(l3: usize, flags: u16, is_elsewhere: bool) -> bool {
-    flags & HOP_TAGGED != 0 || l3 != EthHdr::LEN && is_elsewhere
+pub fn changes<P: Packet>(packet: &P, l3: usize, flags: u16, is_elsewhere: bool) -> bool {
+    flags & HOP_TAGGED != 0 || is_elsewhere && packet.is_tagged(l3)
 }
 
-/// Gives a frame whose IP header is at `l3` the tag that the way asks for and no other. The priority
-/// stays. `None` when there is no room for it, or the frame ends before.
+/// Gives a packet whose IP header is at `l3` the tag that the way asks for and no other. The priority
+/// stays. `None` when there is no room for it, or the packet ends before.
 #[inline(always)]
 #[must_use]
 pub fn rewrite<P: Packet>(packet: &mut P, l3: usize, flags: u16) -> Option<()> {
+    let vlan = (flags & HOP_TAGGED != 0).then_some(flags >> HOP_VLAN);
+    packet.retag(l3, vlan)
+}
+
+/// The same where all tags are among the packet's bytes.
+#[inline(always)]
+pub(crate) fn write<P: Packet + ?Sized>(
+    packet: &mut P,
+    l3: usize,
+    vlan: Option<u16>,
+) -> Option<()> {
     let macs: [u8; 12] = packet.read(0)?;
     // The compiler would compare `l3` with the packet's end, and the verifier would not see what for.
     let at = packet.blur(l3.checked_sub(2)?);
@@ -39,12 +50,12 @@ pub fn rewrite<P: Packet>(packet: &mut P, l3: usize, flags: u16) -> Option<()> {
         priority = control & 0xf0;
         packet.strip(l3 - EthHdr::LEN)?;
     }
-    if flags & HOP_TAGGED == 0 {
+    let Some(vlan) = vlan else {
         packet.write(0, macs)?;
         return packet.write(EthHdr::LEN - 2, ether_type);
-    }
+    };
     packet.grow(TAG)?;
-    let [high, low] = (flags >> HOP_VLAN).to_be_bytes();
+    let [high, low] = vlan.to_be_bytes();
     packet.write(0, macs)?;
     packet.write(EthHdr::LEN - 2, KIND)?;
     packet.write(EthHdr::LEN, [priority | high, low])?;

@@ -40,8 +40,8 @@ impl Packet for Watched<'_> {
         panic!("parsing strips nothing")
     }
 
-    fn cut(&mut self, _length: usize) -> Option<()> {
-        panic!("parsing cuts nothing off")
+    fn resize(&mut self, _length: usize) -> Option<()> {
+        panic!("parsing leaves the length as it is")
     }
 }
 

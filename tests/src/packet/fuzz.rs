@@ -17,6 +17,7 @@ use lb_common::{CookieKeys, Counters};
 pub use self::far_end::far_end_round;
 use self::frames::Frames;
 use self::world::World;
+use super::hook::Hook;
 use super::lab::Lab;
 use super::random::Random;
 
@@ -53,7 +54,9 @@ pub fn round(seed: u64, packets: u32) -> Result<Counters> {
 
 fn attempt(seed: u64, packets: u32, stride: u32) -> Result<Counters> {
     let mut random = Random::new(seed);
-    let mut lab = Lab::new(World::sizes(&mut random))?;
+    // In turn: the rounds of one run have seeds one after the other.
+    let hook = Hook::ALL[(seed & 1) as usize];
+    let mut lab = Lab::new(hook, World::sizes(&mut random))?;
     lab.set_cookie_keys(KEYS, 0)?;
     let mut world = World::make(&mut random, &mut lab)?;
     // Apart, as the rules below: who gets cookies, and what comes between other packets.
@@ -81,6 +84,9 @@ fn attempt(seed: u64, packets: u32, stride: u32) -> Result<Counters> {
         let between = frames.between(&mut cookies);
         for (frame, interface) in between.map_or_else(|| frames.next(&mut random), |one| vec![one])
         {
+            if !hook.takes(&frame) {
+                continue;
+            }
             number += 1;
             let place = || format!("packet {number} by interface {interface}: {frame:02x?}");
             if let Some(sender) = mutate::sender(&frame) {

@@ -25,14 +25,16 @@ use lb_ebpf::memory::CLIENTS;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
-use crate::artifact;
+use super::hook::Hook;
 use crate::daemon::mount_bpf;
 
 /// What the program has made of a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// The `XDP_*` action.
+    /// What the program has answered.
     pub action: u32,
+    /// Whether that sends the frame somewhere.
+    pub is_sent: bool,
     /// The frame afterwards.
     pub frame: Vec<u8>,
 }
@@ -81,6 +83,7 @@ impl Default for Sizes {
 
 /// The loaded program.
 pub struct Kernel {
+    hook: Hook,
     object: Ebpf,
     tables: BTreeMap<u32, Array<MapData, Table>>,
     events: RingBuf<MapData>,
@@ -109,26 +112,26 @@ pub fn pin(processor: usize) -> Result<()> {
 }
 
 impl Kernel {
-    /// Loads all programs from the object that `cargo xtask build` makes.
+    /// Loads all programs from the object that `cargo xtask build` makes for a hook.
     ///
     /// # Errors
     /// When there is no object, or the kernel refuses it.
-    pub fn load(sizes: Sizes) -> Result<Self> {
-        Self::load_over(sizes, EbpfLoader::new())
+    pub fn load(hook: Hook, sizes: Sizes) -> Result<Self> {
+        Self::load_over(hook, sizes, EbpfLoader::new())
     }
 
     /// As [`Self::load`], with a connection table that has memory for all of its elements.
     ///
     /// # Errors
     /// As [`Self::load`], and when there is no such memory.
-    pub fn load_preallocated(sizes: Sizes) -> Result<Self> {
+    pub fn load_preallocated(hook: Hook, sizes: Sizes) -> Result<Self> {
         mount_bpf()?;
         let pin = PathBuf::from(format!("/sys/fs/bpf/lb-test-connections-{}", process::id()));
         let table = HashMap::<MapData, FlowKey, FlowEntry>::create(sizes.connections, 0)?;
         table.map().pin(&pin)?;
         let mut loader = EbpfLoader::new();
         loader.map_pin_path(names::MAP_CONNECTIONS, &pin);
-        let loaded = Self::load_over(sizes, loader);
+        let loaded = Self::load_over(hook, sizes, loader);
         fs::remove_file(&pin)?;
         loaded
     }
@@ -138,47 +141,35 @@ impl Kernel {
     ///
     /// # Errors
     /// As [`Self::load`], and when there is no such table.
-    pub fn load_after(sizes: Sizes, former: &Path, places: &[u8]) -> Result<Self> {
+    pub fn load_after(hook: Hook, sizes: Sizes, former: &Path, places: &[u8]) -> Result<Self> {
         ensure!(former.exists(), "nothing is pinned at {}", former.display());
         let mut loader = EbpfLoader::new();
         loader
             .map_pin_path(names::MAP_FORMER, former)
             .override_global(names::HAS_FORMER, &1_u8, true)
             .override_global(names::FORMER_PLACES, places, true);
-        Self::load_over(sizes, loader)
+        Self::load_over(hook, sizes, loader)
     }
 
-    fn load_over(sizes: Sizes, mut loader: EbpfLoader<'_>) -> Result<Self> {
-        let path = artifact::object_path()?;
-        let bytes = fs::read(&path)
-            .with_context(|| format!("expected the XDP object at {}", path.display()))?;
+    fn load_over(hook: Hook, sizes: Sizes, mut loader: EbpfLoader<'_>) -> Result<Self> {
+        let path = hook.object()?;
+        let bytes =
+            fs::read(&path).with_context(|| format!("expected an object at {}", path.display()))?;
         let mut object = loader
             .map_max_entries(names::MAP_CONNECTIONS, sizes.connections)
             .map_max_entries(names::MAP_TABLES, sizes.tables)
             .map_max_entries(names::MAP_OPENINGS, sizes.opening_places())
             .load(&bytes)
-            .context("cannot load the XDP object")?;
-        for name in [names::PROGRAM, names::PROGRAM_PASS]
-            .iter()
-            .chain(&names::STAGES)
-        {
-            let program: &mut Xdp = object
-                .program_mut(name)
-                .with_context(|| format!("no program {name}"))?
-                .try_into()?;
-            program
-                .load()
-                .with_context(|| format!("the kernel refuses {name}"))?;
-        }
-        let stages = object.take_map(names::MAP_STAGES);
-        let mut stages = ProgramArray::try_from(stages.context("no map of stages")?)?;
-        for (place, name) in (0..).zip(names::STAGES) {
-            let program = object.program(name).context("no program")?;
-            stages.set(place, <&Xdp>::try_from(program)?.fd()?, 0)?;
+            .with_context(|| format!("cannot load {}", path.display()))?;
+        let stages = hook.load(&mut object)?;
+        if hook == Hook::Xdp {
+            let program = object.program_mut(names::PROGRAM_PASS);
+            <&mut Xdp>::try_from(program.context("no program that passes all")?)?.load()?;
         }
         let events = object.take_map(names::MAP_FLOW_EVENTS);
         let events = RingBuf::try_from(events.context("no ring of flow events")?)?;
         Ok(Self {
+            hook,
             object,
             tables: BTreeMap::new(),
             events,
@@ -200,7 +191,13 @@ impl Kernel {
         Ok(found.pin(path)?)
     }
 
-    /// One of the programs.
+    /// Where the programs are called.
+    #[must_use]
+    pub const fn hook(&self) -> Hook {
+        self.hook
+    }
+
+    /// One of the programs of XDP.
     ///
     /// # Errors
     /// When there is none of that name.
@@ -211,29 +208,15 @@ impl Kernel {
             .try_into()?)
     }
 
-    /// Runs a frame through a program, as if it had come in by `interface` (of the calling
-    /// thread's namespace, which must have an XDP program attached).
+    /// Runs a frame through the balancing program, as if it had come in by `interface` (of the calling
+    /// thread's namespace, which must have an XDP program attached for those of XDP).
     ///
     /// # Errors
     /// When the kernel cannot.
-    pub fn run(&self, name: &str, frame: &[u8], interface: u32) -> Result<Outcome> {
-        let mut out = vec![0; frame.len() + 256];
-        let context = context(frame.len(), interface);
-        let program = self.object.program(name);
-        let program: &Xdp = program
-            .with_context(|| format!("no program {name}"))?
-            .try_into()?;
-        let result = program.test_run(TestRunOptions {
-            data_in: Some(frame),
-            data_out: Some(&mut out),
-            ctx_in: Some(&context),
-            ..TestRunOptions::default()
-        })?;
-        out.truncate(result.data_size_out as usize);
-        Ok(Outcome {
-            action: result.return_value,
-            frame: out,
-        })
+    pub fn run(&self, frame: &[u8], interface: u32) -> Result<Outcome> {
+        let program = self.object.program(self.hook.program());
+        let program = program.context("no program")?;
+        self.hook.run(program, frame, interface)
     }
 
     /// Runs a frame `repeat` times over and returns the mean time of a run, as the kernel measures
@@ -248,7 +231,7 @@ impl Kernel {
         interface: u32,
         repeat: u32,
     ) -> Result<Duration> {
-        let context = context(frame.len(), interface);
+        let context = self.hook.context(frame.len(), interface);
         let result = self.program(name)?.test_run(TestRunOptions {
             data_in: Some(frame),
             ctx_in: Some(&context),
@@ -585,13 +568,4 @@ fn give<M: InnerMap>(object: &mut Ebpf, name: &str, map: &M) -> Result<()> {
     let array = array.with_context(|| format!("no map {name}"))?;
     let mut array: ArrayOfMaps<_, M> = array.try_into()?;
     Ok(array.set(0, map, 0)?)
-}
-
-/// The `xdp_md` that says how long the packet is and where it came in.
-fn context(length: usize, interface: u32) -> Vec<u8> {
-    // data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex
-    [0, length as u32, 0, interface, 0, 0]
-        .iter()
-        .flat_map(|field| field.to_ne_bytes())
-        .collect()
 }

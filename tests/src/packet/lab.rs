@@ -20,6 +20,7 @@ use lb_ebpf::memory::{Frame, MemoryTables};
 use lb_ebpf::{Scratch, Tables, Verdict, cookie::SLOT_BITS, process};
 use rustix::time::{ClockId, clock_gettime};
 
+use super::hook::Hook;
 use super::kernel::{Kernel, Sizes, pin};
 use super::network::{self, BACK, FRONT, NAT_V4, NAT_V6};
 use crate::artifact;
@@ -57,12 +58,23 @@ pub fn missing() -> Option<&'static str> {
     }
 }
 
-/// Runs `test` in a namespace made for it, or says why it cannot.
+/// Runs `test` with the programs of each hook, in a namespace made for it, or says why it cannot.
 ///
 /// # Errors
 /// Whatever `test` finds wrong.
-pub fn run(sizes: Sizes, test: impl FnOnce(&mut Lab) -> Result<()> + Send) -> Result<()> {
-    in_network(|| test(&mut Lab::new(sizes)?))
+pub fn run(sizes: Sizes, test: impl Fn(&mut Lab) -> Result<()> + Send + Sync) -> Result<()> {
+    at_each_hook(|hook| test(&mut Lab::new(hook, sizes)?))
+}
+
+/// Does `work`, which makes labs one after the other, for each hook.
+///
+/// # Errors
+/// Whatever `work` finds wrong.
+pub fn at_each_hook(work: impl Fn(Hook) -> Result<()> + Send + Sync) -> Result<()> {
+    for hook in Hook::ALL {
+        in_network(|| work(hook)).with_context(|| format!("{hook:?}"))?;
+    }
+    Ok(())
 }
 
 /// Does `work`, which makes labs one after the other, in a namespace made for it, or says why it cannot.
@@ -109,20 +121,20 @@ pub fn at(text: &str) -> SocketAddr {
 }
 
 impl Lab {
-    /// Loads the program, in a namespace of [`in_network`].
+    /// Loads the programs of a hook, in a namespace of [`in_network`].
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn new(sizes: Sizes) -> Result<Self> {
-        Self::of(Kernel::load(sizes)?, sizes)
+    pub fn new(hook: Hook, sizes: Sizes) -> Result<Self> {
+        Self::of(Kernel::load(hook, sizes)?, sizes)
     }
 
     /// As [`Self::new`], with a connection table that has memory for all of its elements.
     ///
     /// # Errors
     /// As [`Self::new`].
-    pub fn preallocated(sizes: Sizes) -> Result<Self> {
-        Self::of(Kernel::load_preallocated(sizes)?, sizes)
+    pub fn preallocated(hook: Hook, sizes: Sizes) -> Result<Self> {
+        Self::of(Kernel::load_preallocated(hook, sizes)?, sizes)
     }
 
     /// As [`Self::new`], after a program whose connection table is pinned at `former` and has its fields at
@@ -130,13 +142,17 @@ impl Lab {
     ///
     /// # Errors
     /// As [`Self::new`].
-    pub fn after(sizes: Sizes, former: &Path, places: &[u8]) -> Result<Self> {
-        Self::of(Kernel::load_after(sizes, former, places)?, sizes)
+    pub fn after(hook: Hook, sizes: Sizes, former: &Path, places: &[u8]) -> Result<Self> {
+        Self::of(Kernel::load_after(hook, sizes, former, places)?, sizes)
     }
 
     fn of(mut kernel: Kernel, sizes: Sizes) -> Result<Self> {
         // A receive queue exists for XDP only where a program is attached.
-        for interface in [FRONT, BACK] {
+        let attached = match kernel.hook() {
+            Hook::Xdp => &[FRONT, BACK][..],
+            Hook::Tc => &[],
+        };
+        for interface in attached.iter().copied() {
             kernel
                 .program(names::PROGRAM_PASS)?
                 .attach(network::name(interface), XdpMode::Driver)
@@ -468,7 +484,7 @@ impl Lab {
     /// # Errors
     /// When the halves differ in the verdict or the bytes.
     pub fn forward(&mut self, frame: &[u8], interface: u32) -> Result<Seen> {
-        let outcome = self.kernel.run(names::PROGRAM, frame, interface)?;
+        let outcome = self.kernel.run(frame, interface)?;
         let mut copy = frame.to_vec();
         let verdict = process(
             &mut Frame(&mut copy),
@@ -476,21 +492,16 @@ impl Lab {
             &mut Scratch::default(),
             interface,
         );
-        let action = match verdict {
-            Verdict::Drop(_) => 1,
-            Verdict::Pass(_) => 2,
-            Verdict::Transmit | Verdict::Answer(_) => 3,
-            Verdict::Redirect(_) => 4,
-        };
+        let hook = self.kernel.hook();
         ensure!(
-            outcome.action == action,
+            outcome.action == hook.action(verdict),
             "expected the kernel to do as the library ({verdict:?}), found action {}, counters \
              {:?}",
             outcome.action,
             nonzero(&self.kernel.counters()?)
         );
         ensure!(
-            outcome.frame == copy,
+            hook.is_same(&outcome.frame, &copy),
             "expected the kernel's frame to be the library's\n {copy:02x?}, found\n {:02x?}",
             outcome.frame
         );

@@ -27,7 +27,7 @@ use self::{
     vips::{CLIENT, DSR, DSR6, SETTLED, prepare, rules},
 };
 use crate::bench::report::{Comparison, Series};
-use crate::packet::{Build, Kernel, Lab, kernel::Sizes, lab, network::FRONT};
+use crate::packet::{Build, Kernel, Lab, hook::Hook, kernel::Sizes, lab, network::FRONT};
 
 /// Runs of one measurement that repeats a packet.
 const REPEAT: u32 = 500_000;
@@ -66,7 +66,7 @@ pub(super) fn run(rounds: u32, progress: &mut (dyn FnMut(&str) + Send)) -> Resul
         tables: 4,
     };
     lab::in_network(|| {
-        let mut lab = Lab::new(sizes)?;
+        let mut lab = Lab::new(Hook::Xdp, sizes)?;
         prepare(&mut lab)?;
         comparisons.push(repeated(lab.kernel(), rounds, progress)?);
         let rows = rows(lab.kernel())?;
@@ -104,7 +104,7 @@ fn with_memory(rounds: u32, progress: &mut (dyn FnMut(&str) + Send)) -> Result<C
         connections: 1 << 21,
         tables: 4,
     };
-    let mut lab = Lab::preallocated(sizes)?;
+    let mut lab = Lab::preallocated(Hook::Xdp, sizes)?;
     prepare(&mut lab)?;
     let mut rows = rows(lab.kernel())?;
     rows.retain(|row| BY_MEMORY.contains(&row.0));

@@ -3,7 +3,6 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::{Result, ensure};
-use lb_common::names;
 
 use super::{
     rows::{ACK, SYN, client},
@@ -45,7 +44,7 @@ pub(super) fn spliced(kernel: &mut Kernel) -> Result<Vec<u8>> {
 
 /// The packet as the program sends it on.
 fn sent(kernel: &mut Kernel, packet: &Build) -> Result<Vec<u8>> {
-    let outcome = kernel.run(names::PROGRAM, &packet.bytes(), FRONT)?;
+    let outcome = kernel.run(&packet.bytes(), FRONT)?;
     ensure!(
         [TRANSMITTED, REDIRECTED].contains(&outcome.action),
         "expected a packet that is sent, found action {} for {packet:?}",
@@ -56,7 +55,7 @@ fn sent(kernel: &mut Kernel, packet: &Build) -> Result<Vec<u8>> {
 
 /// What the instance would answer to a request by `nat`, once the program has forwarded it.
 pub(super) fn answer_to(kernel: &mut Kernel, request: &[u8], flags: u8) -> Result<Build> {
-    let forwarded = kernel.run(names::PROGRAM, request, FRONT)?.frame;
+    let forwarded = kernel.run(request, FRONT)?.frame;
     ensure!(
         forwarded[26..34] != request[26..34],
         "expected nat to rewrite addresses"
