@@ -14,6 +14,7 @@ use serde_json::Value;
 use crate::cleanup;
 use crate::daemon::{Daemon, Rights};
 use crate::instance::Instance;
+use crate::packet::hook::Hook;
 use crate::topology::{self, Family, Host, INTERFACE, Topology};
 
 /// Last part of the VIPs that are for `nat`.
@@ -23,6 +24,9 @@ pub const DSR: u8 = 101;
 
 /// Both families.
 pub const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+
+/// What says in a configuration that the packet path is in traffic control.
+const BY_TC: &str = "mode = \"tc\"";
 
 /// Within which the kernel must have what the control plane has decided.
 const PROMPT: Duration = Duration::from_secs(2);
@@ -53,7 +57,12 @@ impl Scene {
     /// # Errors
     /// As [`Scene::new`].
     pub fn with(instances: u8, configuration: &str, rights: Rights) -> Result<Self> {
-        let topology = Topology::new(instances)?;
+        // By traffic control there is nothing that has to be seen to beforehand, which is to be shown.
+        let topology = if configuration.contains(BY_TC) {
+            Topology::as_it_is(instances)?
+        } else {
+            Topology::new(instances)?
+        };
         for (number, family) in [NAT, DSR].iter().flat_map(|n| FAMILIES.map(|f| (*n, f))) {
             topology.route_to_balancer(address(number, family))?;
         }
@@ -229,9 +238,19 @@ impl Configuration {
     /// Adds the packet path, native, on the balancer's interface.
     #[must_use]
     pub fn packets(self) -> Self {
+        self.packets_at(Hook::Xdp)
+    }
+
+    /// The same at one hook or the other.
+    #[must_use]
+    pub fn packets_at(self, hook: Hook) -> Self {
         let sources = FAMILIES.map(|family| address(1, family).to_string());
+        let mode = match hook {
+            Hook::Xdp => "mode = \"native\"",
+            Hook::Tc => BY_TC,
+        };
         self.with(&format!(
-            "[datapath]\ninterfaces = [\"eth0\"]\nmode = \"native\"\n\
+            "[datapath]\ninterfaces = [\"eth0\"]\n{mode}\n\
              nat_sources = {sources:?}\npin_path = \"@PINS@\""
         ))
     }

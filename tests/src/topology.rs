@@ -7,10 +7,13 @@
 //!                                       └── i3 .13        10.77.0.0/24 and fd77::/64
 //! ```
 //!
-//! Two things about veth make or break such a network. Senders leave checksums to hardware that is
+//! Two things about veth make or break such a network for XDP. Senders leave checksums to hardware that is
 //! not there, and a packet that XDP forwards before anything has filled them in arrives broken: so
 //! `tx off` everywhere. And a packet that XDP sends back out of a veth arrives only when the other
 //! end runs an XDP program, too: so the balancer's port on the switch gets one that passes all.
+//!
+//! Traffic control asks for neither. [`Topology::as_it_is`] leaves both away: what comes by has checksums that
+//! nobody has made yet, and is up to 64 KB long.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -21,7 +24,7 @@ use anyhow::Result;
 
 use crate::command;
 use crate::netns::Namespace;
-use crate::pass::Pass;
+use crate::pass::Attached;
 
 /// Last part of the addresses of the second balancer, where there is one.
 pub const SECOND: u8 = 3;
@@ -109,7 +112,8 @@ pub struct Topology {
     /// Where instances run: `i1`, `i2` and so on.
     pub instances: Vec<Host>,
     switch: Namespace,
-    pass: Pass,
+    /// What XDP asks of a network, where that is seen to.
+    pass: Option<Attached>,
 }
 
 impl Topology {
@@ -118,6 +122,18 @@ impl Topology {
     /// # Errors
     /// When the process may not make namespaces or load programs.
     pub fn new(instances: u8) -> Result<Self> {
+        Self::with(instances, Some(Attached::pass()?))
+    }
+
+    /// The same with nothing done for XDP.
+    ///
+    /// # Errors
+    /// As [`Topology::new`].
+    pub fn as_it_is(instances: u8) -> Result<Self> {
+        Self::with(instances, None)
+    }
+
+    fn with(instances: u8, pass: Option<Attached>) -> Result<Self> {
         let switch = Namespace::new("switch")?;
         switch.sysctl("ipv6/conf/all/disable_ipv6", "1")?;
         switch.sysctl("ipv6/conf/default/disable_ipv6", "1")?;
@@ -125,14 +141,13 @@ impl Topology {
             "link add br0 type bridge forward_delay 0 stp_state 0 mcast_snooping 0",
             "link set br0 up",
         ])?;
-        let pass = Pass::load()?;
-        let balancer = balancer(&switch, &pass, "balancer", 1)?;
+        let balancer = balancer(&switch, pass.as_ref(), "balancer", 1)?;
         let client = Host::new("client", 2)?;
-        connect(&switch, &client)?;
+        connect(&switch, &client, pass.is_some())?;
         let mut hosts = Vec::new();
         for number in 1..=instances {
             let host = Host::new(&format!("i{number}"), 10 + number)?;
-            connect(&switch, &host)?;
+            connect(&switch, &host, pass.is_some())?;
             hosts.push(host);
         }
         Ok(Self {
@@ -157,7 +172,7 @@ impl Topology {
     /// # Errors
     /// As [`Topology::new`].
     pub fn another_balancer(&self, name: &str, number: u8) -> Result<Host> {
-        balancer(&self.switch, &self.pass, name, number)
+        balancer(&self.switch, self.pass.as_ref(), name, number)
     }
 
     /// Adds another host that passes packets on for others, by its kernel alone.
@@ -165,7 +180,7 @@ impl Topology {
     /// # Errors
     /// As [`Topology::new`].
     pub fn router(&self, name: &str, number: u8) -> Result<Host> {
-        router(&self.switch, name, number)
+        router(&self.switch, name, number, self.pass.is_some())
     }
 
     /// Sends the client's packets for an address to the balancer, as a router in front would.
@@ -218,7 +233,7 @@ fn port(host: &Host) -> String {
 }
 
 /// A host that passes packets on for others.
-fn router(switch: &Namespace, name: &str, number: u8) -> Result<Host> {
+fn router(switch: &Namespace, name: &str, number: u8, for_xdp: bool) -> Result<Host> {
     let host = Host::new(name, number)?;
     host.namespace.sysctl("ipv4/conf/all/forwarding", "1")?;
     host.namespace.sysctl("ipv6/conf/all/forwarding", "1")?;
@@ -227,19 +242,21 @@ fn router(switch: &Namespace, name: &str, number: u8) -> Result<Host> {
         host.namespace
             .sysctl(&format!("ipv4/conf/{interfaces}/send_redirects"), "0")?;
     }
-    connect(switch, &host)?;
+    connect(switch, &host, for_xdp)?;
     Ok(host)
 }
 
 /// A host for a daemon.
-fn balancer(switch: &Namespace, pass: &Pass, name: &str, number: u8) -> Result<Host> {
-    let host = router(switch, name, number)?;
-    pass.attach(switch, &port(&host))?;
+fn balancer(switch: &Namespace, pass: Option<&Attached>, name: &str, number: u8) -> Result<Host> {
+    let host = router(switch, name, number, pass.is_some())?;
+    if let Some(pass) = pass {
+        pass.attach(switch, &port(&host))?;
+    }
     Ok(host)
 }
 
 /// Plugs a host into the switch.
-fn connect(switch: &Namespace, host: &Host) -> Result<()> {
+fn connect(switch: &Namespace, host: &Host, for_xdp: bool) -> Result<()> {
     let (port, inside) = (port(host), host.namespace.name());
     switch.ip(&[
         format!("link add {port} type veth peer name {INTERFACE} netns {inside}"),
@@ -250,6 +267,9 @@ fn connect(switch: &Namespace, host: &Host) -> Result<()> {
         format!("addr add {}/64 dev {INTERFACE} nodad", host.v6),
         format!("link set {INTERFACE} up"),
     ])?;
+    if !for_xdp {
+        return Ok(());
+    }
     let mut offload: Command = host.namespace.command("ethtool");
     command::output(offload.args(["-K", INTERFACE, "tx", "off"])).map(drop)
 }

@@ -13,6 +13,7 @@ use lb_tests::client::curl::curl;
 use lb_tests::client::transfer::Transfer;
 use lb_tests::client::{bulk, tcp};
 use lb_tests::packet::Build;
+use lb_tests::packet::hook::Hook;
 use lb_tests::packet::random::Random;
 use lb_tests::scene::{Configuration, FAMILIES, NAT, Scene, address};
 use lb_tests::topology::Family;
@@ -30,12 +31,12 @@ const FLOOD: u64 = 100_000;
 const BATCH: u64 = 100;
 const REST: Duration = Duration::from_millis(4);
 
-fn configuration(forwarding: &str, above: u32) -> Configuration {
+fn configuration(hook: Hook, forwarding: &str, above: u32) -> Configuration {
     let settings = format!(
         "forwarding = \"{forwarding}\"\nhash_key = \"flow\"\nlimits = {{ syn_cookies_above = {above} }}"
     );
     Configuration::new("[]")
-        .packets()
+        .packets_at(hook)
         .with("max_connections = 200000")
         .service("web", instance::HTTP, &[10, 10], &settings)
         .service("stream", instance::TCP, &[10, 10], &settings)
@@ -88,8 +89,8 @@ fn use_all(scene: &Scene, family: Family) -> Result<u64> {
     Ok(u64::from(COUNT) + 1 + 3 + 1 + 1)
 }
 
-fn transfers(forwarding: &str) -> Result<()> {
-    let scene = Scene::new(2, configuration(forwarding, 0).text())?;
+fn transfers(hook: Hook, forwarding: &str) -> Result<()> {
+    let scene = Scene::new(2, configuration(hook, forwarding, 0).text())?;
     if forwarding == "dnat" {
         scene.answer_through_lb()?;
     }
@@ -164,19 +165,20 @@ impl Flood {
 #[test]
 #[ignore = "needs root"]
 fn transfers_by_nat_are_intact() -> Result<()> {
-    transfers("nat")
+    transfers(Hook::Xdp, "nat")?;
+    transfers(Hook::Tc, "nat").context("by traffic control")
 }
 
 #[test]
 #[ignore = "needs root"]
 fn transfers_by_dnat_are_intact() -> Result<()> {
-    transfers("dnat")
+    transfers(Hook::Xdp, "dnat")
 }
 
 #[test]
 #[ignore = "needs root"]
 fn a_flood_is_remembered_nowhere_and_keeps_nobody_out() -> Result<()> {
-    let scene = Scene::new(2, configuration("nat", 0).text())?;
+    let scene = Scene::new(2, configuration(Hook::Xdp, "nat", 0).text())?;
     let client = &scene.topology.client.namespace;
     let to = target(Family::V4, instance::TCP);
     let flood = Flood::start(&scene, to);
@@ -199,7 +201,7 @@ fn a_flood_is_remembered_nowhere_and_keeps_nobody_out() -> Result<()> {
 #[test]
 #[ignore = "needs root"]
 fn cookies_begin_with_a_flood_and_end_with_it() -> Result<()> {
-    let scene = Scene::new(2, configuration("nat", 1000).text())?;
+    let scene = Scene::new(2, configuration(Hook::Xdp, "nat", 1000).text())?;
     let client = &scene.topology.client.namespace;
     let to = target(Family::V4, instance::TCP);
     let calm = tcp::connections(client, to, COUNT)?;
@@ -232,7 +234,7 @@ fn cookies_begin_with_a_flood_and_end_with_it() -> Result<()> {
 #[test]
 #[ignore = "needs root"]
 fn what_began_by_a_cookie_outlives_the_daemon() -> Result<()> {
-    let mut scene = Scene::new(2, configuration("nat", 0).text())?;
+    let mut scene = Scene::new(2, configuration(Hook::Xdp, "nat", 0).text())?;
     let transfers = FAMILIES.map(|family| {
         let client = &scene.topology.client.namespace;
         let to = target(family, instance::TCP);
@@ -283,7 +285,7 @@ fn what_began_by_a_cookie_outlives_the_daemon() -> Result<()> {
 #[test]
 #[ignore = "needs root"]
 fn explain_says_what_becomes_of_a_syn() -> Result<()> {
-    let scene = Scene::new(1, configuration("nat", 0).text())?;
+    let scene = Scene::new(1, configuration(Hook::Xdp, "nat", 0).text())?;
     let to = target(Family::V4, instance::TCP);
     let path = format!("/explain/flow?source=10.77.0.2:40000&destination={to}");
     let told = scene.daemon.get(&path)?;

@@ -10,7 +10,7 @@ use lb_tests::command;
 use lb_tests::daemon::Daemon;
 use lb_tests::instance::{self, Instance};
 use lb_tests::netns::Namespace;
-use lb_tests::pass::Pass;
+use lb_tests::pass::Attached;
 use lb_tests::scene::{Configuration, FAMILIES, NAT, Scene, address};
 use lb_tests::topology::{Host, INTERFACE, Topology};
 
@@ -81,7 +81,7 @@ fn out_and_back(forwarding: &str) -> Result<()> {
     let topology = Topology::new(0)?;
     let host = far(&topology)?;
     // What is redirected into a veth arrives only when the other end runs an XDP program.
-    let pass = Pass::load()?;
+    let pass = Attached::pass()?;
     pass.attach(&host.namespace, INTERFACE)?;
     for family in FAMILIES {
         topology.route_to_balancer(address(NAT, family))?;

@@ -31,6 +31,9 @@ const SIZES: [&str; 3] = [
     "max_connections = 200000\nmax_tables = 24\npreallocate = true",
 ];
 
+/// Where the packet path is, in turn; every other restart moves it.
+const MODES: [&str; 2] = ["mode = \"native\"", "mode = \"tc\""];
+
 /// How the daemon ends before it is started again.
 #[derive(Clone, Copy, Debug)]
 enum End {
@@ -104,6 +107,9 @@ fn restart(scene: &mut Scene, number: usize, end: End, sizes: (&str, &str)) -> R
     }
     let text = fs::read_to_string(scene.daemon.file())?;
     ensure!(text.contains(sizes.0), "{text}");
+    let [former, mode] = [number + 1, number + 2].map(|number| MODES[number / 2 % MODES.len()]);
+    ensure!(text.contains(former), "{text}");
+    let text = text.replace(former, mode);
     scene.daemon.configure(&text.replace(sizes.0, sizes.1))?;
     if let End::KilledTwice = end {
         let life = LIVES[number / EVENTS.len() % LIVES.len()];

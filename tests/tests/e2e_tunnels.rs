@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use lb_tests::client::{bulk, tcp, udp};
 use lb_tests::decap::Decap;
 use lb_tests::instance;
+use lb_tests::packet::hook::Hook;
 use lb_tests::scene::{Configuration, DSR, FAMILIES, Scene, address};
 use lb_tests::topology::Family;
 use serde_json::Value;
@@ -18,12 +19,24 @@ const DATAGRAMS: u32 = 2;
 /// Bytes of a large transfer.
 const LARGE: usize = 16 << 20;
 
+/// Does it at each hook.
+fn at_each_hook(work: impl Fn(Hook) -> Result<()>) -> Result<()> {
+    Hook::ALL
+        .into_iter()
+        .try_for_each(|hook| work(hook).with_context(|| format!("{hook:?}")))
+}
+
 /// A scene in which the far ends run, in these families of instances.
-fn scene(forwarding: &str, families: &[Family], arguments: &[&str]) -> Result<(Scene, Vec<Decap>)> {
+fn scene(
+    hook: Hook,
+    forwarding: &str,
+    families: &[Family],
+    arguments: &[&str],
+) -> Result<(Scene, Vec<Decap>)> {
     let setting = &format!("forwarding = \"{forwarding}\"\nalgorithm = \"round_robin\"");
     let weights = [1, 1];
     let configuration = Configuration::new("[]")
-        .packets()
+        .packets_at(hook)
         .service_over(families, "stream", instance::TCP, &weights, setting)
         .service_over(families, "datagram", instance::UDP, &weights, setting)
         .vips(DSR, instance::TCP, "tcp", "stream")
@@ -41,8 +54,8 @@ fn counter(figures: &Value, label: &str) -> u64 {
 
 /// TCP and UDP in both families reach both instances, and what lb has sent is what they have
 /// unpacked.
-fn connections(forwarding: &str, families: &[Family]) -> Result<()> {
-    let (scene, ends) = scene(forwarding, families, &["--clamp-mss"])?;
+fn connections(hook: Hook, forwarding: &str, families: &[Family]) -> Result<()> {
+    let (scene, ends) = scene(hook, forwarding, families, &["--clamp-mss"])?;
     let client = &scene.topology.client.namespace;
     for family in FAMILIES {
         let at = |port| SocketAddr::new(address(DSR, family), port);
@@ -80,9 +93,9 @@ fn connections(forwarding: &str, families: &[Family]) -> Result<()> {
 }
 
 /// Large transfers arrive whole, whether clients learn what fits beforehand or by being told.
-fn large_transfers(forwarding: &str, families: &[Family], clamp: bool) -> Result<()> {
+fn large_transfers(hook: Hook, forwarding: &str, families: &[Family], clamp: bool) -> Result<()> {
     let arguments: &[&str] = if clamp { &["--clamp-mss"] } else { &[] };
-    let (scene, _ends) = scene(forwarding, families, arguments)?;
+    let (scene, _ends) = scene(hook, forwarding, families, arguments)?;
     for family in FAMILIES {
         let target = SocketAddr::new(address(DSR, family), instance::TCP);
         bulk::echo(&scene.topology.client.namespace, target, LARGE)
@@ -96,43 +109,43 @@ fn large_transfers(forwarding: &str, families: &[Family], clamp: bool) -> Result
 #[test]
 #[ignore = "needs root"]
 fn connections_by_ipip() -> Result<()> {
-    connections("ipip", &FAMILIES)
+    at_each_hook(|hook| connections(hook, "ipip", &FAMILIES))
 }
 
 #[test]
 #[ignore = "needs root"]
 fn connections_by_gue() -> Result<()> {
-    connections("gue", &FAMILIES)
+    at_each_hook(|hook| connections(hook, "gue", &FAMILIES))
 }
 
 #[test]
 #[ignore = "needs root"]
 fn connections_by_ipip_to_instances_of_ipv6_alone() -> Result<()> {
-    connections("ipip", &[Family::V6])
+    at_each_hook(|hook| connections(hook, "ipip", &[Family::V6]))
 }
 
 #[test]
 #[ignore = "needs root"]
 fn connections_by_gue_to_instances_of_ipv4_alone() -> Result<()> {
-    connections("gue", &[Family::V4])
+    at_each_hook(|hook| connections(hook, "gue", &[Family::V4]))
 }
 
 #[test]
 #[ignore = "needs root"]
 fn large_transfers_by_ipip_with_a_lower_mss() -> Result<()> {
-    large_transfers("ipip", &FAMILIES, true)
+    at_each_hook(|hook| large_transfers(hook, "ipip", &FAMILIES, true))
 }
 
 #[test]
 #[ignore = "needs root"]
 fn large_transfers_by_gue_whose_senders_are_told() -> Result<()> {
-    large_transfers("gue", &FAMILIES, false)
+    at_each_hook(|hook| large_transfers(hook, "gue", &FAMILIES, false))
 }
 
 #[test]
 #[ignore = "needs root"]
 fn a_stranger_gets_nothing_through() -> Result<()> {
-    let (scene, ends) = scene("ipip", &[Family::V4], &[])?;
+    let (scene, ends) = scene(Hook::Xdp, "ipip", &[Family::V4], &[])?;
     // The balancer's address is now somebody else's, as far as the instances have been told.
     drop(ends);
     let wrong = &scene.topology.client;

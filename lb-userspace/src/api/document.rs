@@ -76,7 +76,7 @@ pub(super) mod tag {
         ),
         (
             PACKET_PATH,
-            "The XDP program: how it is attached and what it counts.",
+            "The packet path in the kernel: how it is attached and what it counts.",
         ),
         (ADMINISTRATION, "The daemon itself."),
         (DOCUMENTATION, "This document, and a page to browse it."),

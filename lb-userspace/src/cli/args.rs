@@ -334,7 +334,7 @@ pub(super) enum DatapathCommand {
         #[command(flatten)]
         pins: Pins,
     },
-    /// Take the XDP program off all interfaces and forget its connections; works without a
+    /// Take the packet path off all interfaces and forget its connections; works without a
     /// running lb, and VIPs are not served until lb starts again
     Detach {
         #[command(flatten)]

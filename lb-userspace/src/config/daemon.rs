@@ -55,6 +55,7 @@ const MODE: Choice<DatapathMode> = Choice {
     choices: &[
         DatapathMode::Auto,
         DatapathMode::Native,
+        DatapathMode::Tc,
         DatapathMode::Generic,
         DatapathMode::Relay,
         DatapathMode::Off,
@@ -62,6 +63,7 @@ const MODE: Choice<DatapathMode> = Choice {
     name: |mode| match mode {
         DatapathMode::Auto => "auto",
         DatapathMode::Native => "native",
+        DatapathMode::Tc => "tc",
         DatapathMode::Generic => "generic",
         DatapathMode::Relay => "relay",
         DatapathMode::Off => "off",

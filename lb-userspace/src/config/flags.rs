@@ -39,7 +39,7 @@ pub struct Overrides {
     /// Attach the packet path to this interface; may be repeated
     #[arg(long, value_name = "NAME")]
     pub interface: Vec<String>,
-    /// auto, native, generic, relay or off
+    /// auto, native, tc, generic, relay or off
     #[arg(long, value_name = "MODE")]
     pub datapath_mode: Option<String>,
     /// Algorithm of services that name none

@@ -79,15 +79,21 @@ pub enum AttachMode {
     Native,
     /// In the network stack: works with every driver, at a multiple of the cost.
     Generic,
+    /// In traffic control: works with every driver, on socket buffers as the network stack has them.
+    Tc,
 }
 
 impl AttachMode {
+    /// All of them.
+    pub(crate) const ALL: [Self; 3] = [Self::Native, Self::Generic, Self::Tc];
+
     /// The name in API, metrics and logs.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Native => "native",
             Self::Generic => "generic",
+            Self::Tc => "tc",
         }
     }
 }

@@ -9,7 +9,7 @@ use super::datapath::{AttachMode, DatapathError};
 pub enum L4Error {
     /// VIPs are configured, but the packet path is switched off.
     #[error(
-        "expected datapath.mode to be auto, native, generic or relay, because VIPs are configured; \
+        "expected datapath.mode to be auto, native, tc, generic or relay, because VIPs are configured; \
          found off"
     )]
     Off,
@@ -104,7 +104,7 @@ pub enum L4Error {
         found: String,
     },
     /// The program could not be attached.
-    #[error("cannot attach the XDP program to {interface} in {mode} mode: {why}")]
+    #[error("cannot attach the program to {interface} in {mode} mode: {why}")]
     Attach {
         /// The interface.
         interface: String,

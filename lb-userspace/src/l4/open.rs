@@ -82,7 +82,7 @@ impl Opened {
 /// is missing, loudly if there are VIPs. Unless another lb serves them: then this one does not.
 ///
 /// # Errors
-/// In modes `native` and `generic` when the packet path cannot be had as asked for; in mode `off`
+/// In modes `native`, `tc` and `generic` when the packet path cannot be had as asked for; in mode `off`
 /// when it is wanted.
 pub fn open(spec: &DatapathSpec, wanted: bool) -> Result<Opened, L4Error> {
     match spec.mode {
@@ -99,7 +99,7 @@ pub fn open(spec: &DatapathSpec, wanted: bool) -> Result<Opened, L4Error> {
         DatapathMode::Auto if spec.interfaces.is_empty() && !wanted => {
             return Ok(Opened::off("no interface is configured".to_owned()));
         }
-        DatapathMode::Auto | DatapathMode::Native | DatapathMode::Generic => {}
+        DatapathMode::Auto | DatapathMode::Native | DatapathMode::Tc | DatapathMode::Generic => {}
     }
     match open_kernel(spec) {
         Ok(opened) => Ok(opened),

@@ -102,6 +102,8 @@ pub enum PathMode {
     Native,
     /// By the program, attached to the network stack of an interface or more.
     Generic,
+    /// By the program, attached to traffic control.
+    Tc,
     /// By the daemon's own sockets.
     Relay,
 }
@@ -113,6 +115,7 @@ impl PathMode {
         match self {
             Self::Native => "native",
             Self::Generic => "generic",
+            Self::Tc => "tc",
             Self::Relay => "relay",
         }
     }
@@ -120,7 +123,7 @@ impl PathMode {
     /// Whether the program is attached.
     #[must_use]
     pub const fn is_attached(self) -> bool {
-        matches!(self, Self::Native | Self::Generic)
+        matches!(self, Self::Native | Self::Generic | Self::Tc)
     }
 }
 
@@ -129,6 +132,7 @@ impl From<AttachMode> for PathMode {
         match mode {
             AttachMode::Native => Self::Native,
             AttachMode::Generic => Self::Generic,
+            AttachMode::Tc => Self::Tc,
         }
     }
 }

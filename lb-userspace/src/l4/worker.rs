@@ -571,12 +571,11 @@ async fn until(at: Option<Instant>) {
 }
 
 fn mode(interfaces: &[super::datapath::Attachment]) -> Option<AttachMode> {
-    let is_generic = |a: &super::datapath::Attachment| a.mode == AttachMode::Generic;
-    match interfaces {
-        [] => None,
-        some if some.iter().any(is_generic) => Some(AttachMode::Generic),
-        _ => Some(AttachMode::Native),
-    }
+    let has = |mode| interfaces.iter().any(|attached| attached.mode == mode);
+    // The worst of them.
+    [AttachMode::Generic, AttachMode::Tc, AttachMode::Native]
+        .into_iter()
+        .find(|mode| has(*mode))
 }
 
 /// What follows from a pass over the maps.

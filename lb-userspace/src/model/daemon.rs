@@ -112,15 +112,18 @@ pub struct AuditLogSpec {
     pub path: Option<PathBuf>,
 }
 
-/// How the XDP program is attached.
+/// How the program is attached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DatapathMode {
-    /// Native where the driver can, else generic with a warning. Where neither can be had, TCP VIPs
-    /// are relayed, and lb says what is missing.
+    /// Native where a driver can. Where none can, traffic control; where that cannot be had, and beside interfaces
+    /// whose drivers can, generic with a warning. Where nothing of it can be had, TCP VIPs are relayed, and lb says
+    /// what is missing.
     #[default]
     Auto,
     /// Native, or the start fails.
     Native,
+    /// Traffic control, which takes Linux 6.6.
+    Tc,
     /// Generic.
     Generic,
     /// Not in the kernel: TCP VIPs are relayed by the daemon itself, without any rights.

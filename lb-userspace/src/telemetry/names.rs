@@ -269,19 +269,19 @@ families! {
         "Connections of VIPs that are open.";
     L4_MODE: Gauge "lb_l4_mode"
         ["mode"]
-        "1 for how VIPs are served: native, generic, or relay where the daemon does it itself.";
+        "1 for how VIPs are served: native, tc, generic, or relay where the daemon does it itself.";
     L4_ATTACHED: Gauge "lb_l4_attached"
         ["interface", "mode"]
-        "1 for each interface that the XDP program is attached to.";
+        "1 for each interface that the packet path is attached to.";
     L4_RECEIVED: Counter "lb_l4_received_packets_total"
         []
-        "Packets that the XDP program saw: the sum of lb_l4_packets_total.";
+        "Packets that the program in the kernel saw: the sum of lb_l4_packets_total.";
     L4_PACKETS: Counter "lb_l4_packets_total"
         ["result", "reason"]
         "What became of the packets: forwarded, passed to the host, or dropped, and why.";
     L4_EVENTS: Counter "lb_l4_events_total"
         ["event"]
-        "What else happened in the XDP program.";
+        "What else happened in the program in the kernel.";
     L4_FLOW_FOLLOWERS: Gauge "lb_l4_flow_followers"
         []
         "Who follows packets now; while nobody does, none is recorded.";

@@ -8,8 +8,9 @@ use utoipa::ToSchema;
 pub struct Datapath {
     /// Whether the program is attached.
     pub attached: bool,
-    /// `native` when it is so on every interface, else `generic`; `relay` when TCP VIPs are relayed
-    /// by the daemon instead; absent when VIPs are not served.
+    /// `native` (XDP in the driver) when it is so on every interface, `tc` in traffic control, `generic` where one
+    /// interface or more has XDP in the network stack; `relay` when TCP VIPs are relayed by the daemon instead;
+    /// absent when VIPs are not served.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<String>,
     /// Why the mode is what it is; empty when it is what was asked for.
@@ -40,7 +41,7 @@ pub struct Datapath {
 pub struct Interface {
     /// Name of the interface.
     pub interface: String,
-    /// `native` or `generic`.
+    /// `native`, `tc` or `generic`.
     pub mode: String,
 }
 

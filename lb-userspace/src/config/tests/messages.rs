@@ -256,7 +256,7 @@ fn each_fault_is_said_in_its_own_words() {
         (
             "datapath.mode = \"skb\"",
             "",
-            "datapath.mode: expected \"auto\", \"native\", \"generic\", \"relay\" or \"off\", such as \"auto\"; found \"skb\"",
+            "datapath.mode: expected \"auto\", \"native\", \"tc\", \"generic\", \"relay\" or \"off\", such as \"auto\"; found \"skb\"",
         ),
         (
             "datapath.interfaces = [\"eth0\", \"eth0\"]",

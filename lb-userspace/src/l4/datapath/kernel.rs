@@ -1,4 +1,4 @@
-//! The packet path in the kernel: the XDP program, its links and its maps. aya is named here and
+//! The packet path in the kernel: the balancing program, its links and its maps. aya is named here and
 //! below, and nowhere else.
 //!
 //! **What outlives the daemon.** Links and maps are pinned. A daemon that starts looks for a set of
@@ -19,12 +19,11 @@ use std::{
 use aya::{
     Ebpf,
     maps::{IterableMap as _, MapData, MapError, PerCpuValues},
-    programs::Xdp,
 };
 use lb_common::{
     Acl, Address, AddressFilter, Affinity, Arrivals, ClientKey, ClientPin, CookieKeys, Counters,
     FlowEntry, FlowKey, InstanceEntry, PortRanges, PrefixKey, Settings, Subinterface, Table,
-    Traffic, Vip, VipKey, names,
+    Traffic, Vip, VipKey,
 };
 
 use self::{
@@ -32,6 +31,7 @@ use self::{
     affinity::AffinityMaps,
     events::Events,
     former::Former,
+    hook::Hook,
     layout::Layouts,
     links::Links,
     maps::{AddressMap, ArrivalMaps, CeilingMap, CookieMap, FilterMap, Maps, VlanMap},
@@ -46,6 +46,7 @@ pub(crate) mod decap;
 mod epoch;
 mod events;
 mod former;
+mod hook;
 mod layout;
 mod links;
 mod load;
@@ -71,6 +72,7 @@ pub(crate) use status::status;
 #[derive(Debug)]
 pub(crate) struct Kernel {
     program: Ebpf,
+    hook: Hook,
     maps: Maps,
     ceilings: CeilingMap,
     acl: AclMaps,
@@ -128,15 +130,17 @@ impl Datapath for Kernel {
         if let Some(former) = self.former.take() {
             self.rest = Some(takeover::connections(former, &mut self.maps, self.has_run));
         }
-        let Ok(xdp) = xdp(&mut self.program) else {
-            // It was there when it was loaded.
-            return Ok(());
-        };
         for link in &self.links.adopted {
-            links::switch(xdp, link).map_err(|why| DatapathError::Attach {
+            let switched = self.hook.switch(&mut self.program, link);
+            switched.map_err(|why| DatapathError::Attach {
                 interface: link.interface.clone(),
                 why,
             })?;
+        }
+        for link in self.links.replaced.drain(..) {
+            if let Err(error) = link.remove() {
+                tracing::warn!(%error, "an old link stays behind");
+            }
         }
         // After all of them have moved, and not before: who tries again finds it still to be done.
         if let Some(rest) = self.rest.take() {
@@ -506,15 +510,6 @@ fn forget_maps(object: &mut Ebpf) {
     for name in names {
         drop(object.take_map(&name));
     }
-}
-
-fn xdp(program: &mut Ebpf) -> Result<&mut Xdp, L4Error> {
-    program
-        .program_mut(names::PROGRAM)
-        .and_then(|program| program.try_into().ok())
-        .ok_or_else(|| L4Error::Load {
-            why: format!("the object holds no XDP program named {}", names::PROGRAM),
-        })
 }
 
 /// An error and its causes in one line; aya's own messages often leave the cause to the source.

@@ -94,13 +94,13 @@ impl Programs {
             DatapathMode::Auto => &[AttachMode::Native, AttachMode::Generic],
             DatapathMode::Native => &[AttachMode::Native],
             DatapathMode::Generic => &[AttachMode::Generic],
-            DatapathMode::Relay | DatapathMode::Off => &[],
+            DatapathMode::Tc | DatapathMode::Relay | DatapathMode::Off => &[],
         };
         let mut refused = Ok(());
         for mode in modes {
             let how = match mode {
                 AttachMode::Native => XdpMode::Driver,
-                AttachMode::Generic => XdpMode::Skb,
+                AttachMode::Generic | AttachMode::Tc => XdpMode::Skb,
             };
             match program.attach_to_if_index(index, how) {
                 Ok(_) => {

@@ -4,13 +4,15 @@
 //! program on the interface. So the daemon may die in any way, and `lb datapath detach` works while
 //! it lives.
 
-use aya::programs::{
-    Xdp, XdpMode,
-    links::{FdLink, LinkError, PinnedLink as AyaLink},
-    xdp::XdpLink,
+use aya::{
+    Ebpf,
+    programs::links::{FdLink, LinkError, PinnedLink as AyaLink},
 };
 
-use super::pins::{PinnedLink, Pins};
+use super::{
+    hook::Hook,
+    pins::{PinnedLink, Pins},
+};
 use crate::{
     l4::{AttachMode, L4Error, host},
     model::DatapathMode,
@@ -23,21 +25,52 @@ pub(super) struct Links {
     pub(super) adopted: Vec<PinnedLink>,
     /// Links that were made just now.
     pub(super) made: Vec<PinnedLink>,
+    /// Links of earlier daemons at the other hook of interfaces that ours are on now: they go on until ours can do
+    /// without them.
+    pub(super) replaced: Vec<PinnedLink>,
     /// Why the mode is not what was asked for, for each interface where it is not.
     pub(super) reasons: Vec<String>,
 }
 
-/// Brings `program` onto each of `interfaces`, unless a link of an earlier daemon is there in a mode
+/// What to attach, and how.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wish<'a> {
+    /// Where the program is called.
+    pub(super) hook: Hook,
+    /// To what.
+    pub(super) interfaces: &'a [String],
+    /// How.
+    pub(super) mode: DatapathMode,
+    /// Whether something better than the worst way is tried elsewhere, should no driver take the program.
+    pub(super) may_fail: bool,
+}
+
+impl Wish<'_> {
+    /// The modes to be tried, the best first.
+    const fn modes(&self) -> &'static [AttachMode] {
+        match (self.hook, self.mode) {
+            (Hook::Xdp, DatapathMode::Auto) => &[AttachMode::Native, AttachMode::Generic],
+            (Hook::Xdp, DatapathMode::Native) => &[AttachMode::Native],
+            (Hook::Xdp, DatapathMode::Generic) => &[AttachMode::Generic],
+            (Hook::Tc, DatapathMode::Auto | DatapathMode::Tc) => &[AttachMode::Tc],
+            _ => &[],
+        }
+    }
+}
+
+/// The hook that links of earlier daemons on these interfaces are at, if there are any.
+pub(super) fn hook_in_use(pins: &Pins, interfaces: &[String]) -> Result<Option<Hook>, L4Error> {
+    let links = pins.links()?;
+    let ours = |link: &&PinnedLink| interfaces.contains(&link.interface) && is_alive(link);
+    Ok(links.iter().find(ours).map(|link| Hook::of(link.mode)))
+}
+
+/// Brings the program of `object` onto each interface, unless a link of an earlier daemon is there in a mode
 /// that will do; takes links off interfaces that are not listed. When one interface fails, those
 /// that were attached just now are let go again.
-pub(super) fn attach(
-    program: &mut Xdp,
-    pins: &Pins,
-    interfaces: &[String],
-    mode: DatapathMode,
-) -> Result<Links, L4Error> {
+pub(super) fn attach(object: &mut Ebpf, pins: &Pins, wish: &Wish<'_>) -> Result<Links, L4Error> {
     let mut links = Links::default();
-    let result = try_attach(program, pins, interfaces, mode, &mut links);
+    let result = try_attach(object, pins, wish, &mut links);
     if let Err(error) = result {
         for link in &links.made {
             link.remove()?;
@@ -48,23 +81,26 @@ pub(super) fn attach(
 }
 
 fn try_attach(
-    program: &mut Xdp,
+    object: &mut Ebpf,
     pins: &Pins,
-    interfaces: &[String],
-    mode: DatapathMode,
+    wish: &Wish<'_>,
     links: &mut Links,
 ) -> Result<(), L4Error> {
-    let indices = interfaces
+    let indices = wish
+        .interfaces
         .iter()
         .map(|name| host::interface_index(name))
         .collect::<Result<Vec<u32>, _>>()?;
+    let interfaces = || wish.interfaces.iter().zip(&indices);
     for link in pins.links()? {
-        let is_wanted = interfaces
-            .iter()
-            .zip(&indices)
+        let is_wanted = interfaces()
             .any(|(name, index)| (name.as_str(), *index) == (link.interface.as_str(), link.index));
-        if is_wanted && will_do(link.mode, mode) && is_alive(&link) {
-            if mode == DatapathMode::Auto && link.mode == AttachMode::Generic {
+        if !is_wanted || !is_alive(&link) {
+            take_off(&link)?;
+        } else if Hook::of(link.mode) != wish.hook {
+            links.replaced.push(link);
+        } else if wish.modes().contains(&link.mode) {
+            if wish.mode == DatapathMode::Auto && link.mode == AttachMode::Generic {
                 let reason = format!(
                     "{} has run the program in generic mode since an earlier start; native mode \
                      is tried again after `lb datapath detach`",
@@ -75,105 +111,62 @@ fn try_attach(
             }
             links.adopted.push(link);
         } else {
-            let (interface, mode) = (&link.interface, link.mode);
-            tracing::info!(interface, %mode, "taking the XDP program off");
-            link.remove()?;
+            take_off(&link)?;
         }
     }
-    for (name, index) in interfaces.iter().zip(indices) {
-        if !links.adopted.iter().any(|link| link.index == index) {
-            attach_one(program, pins, name, index, mode, links)?;
+    let mut refused = Vec::new();
+    for (name, index) in interfaces() {
+        if links.adopted.iter().any(|link| link.index == *index) {
+            continue;
         }
+        let [best, worse @ ..] = wish.modes() else {
+            continue;
+        };
+        let pin = pins.link(*index, name, *best);
+        match wish.hook.attach(object, &pin) {
+            Ok(link) => made(link, links),
+            Err(why) if worse.is_empty() => return Err(not_attached(name, *best, why)),
+            Err(why) => refused.push((name, *index, why, worse)),
+        }
+    }
+    let is_nowhere = links.adopted.is_empty() && links.made.is_empty();
+    for (name, index, why, worse) in refused {
+        let Some(mode) = worse.first().filter(|_| !wish.may_fail || !is_nowhere) else {
+            return Err(not_attached(name, AttachMode::Native, why));
+        };
+        let link = wish.hook.attach(object, &pins.link(index, name, *mode));
+        made(link.map_err(|why| not_attached(name, *mode, why))?, links);
+        let reason = format!(
+            "{name} runs the program in {mode} mode, at a multiple of the cost of a packet, because \
+             native mode was refused: {why}"
+        );
+        tracing::warn!("{reason}");
+        links.reasons.push(reason);
     }
     Ok(())
 }
 
-const fn will_do(found: AttachMode, wanted: DatapathMode) -> bool {
-    match wanted {
-        // A generic link may be there because the driver could not do better.
-        DatapathMode::Auto => true,
-        DatapathMode::Native => matches!(found, AttachMode::Native),
-        DatapathMode::Generic => matches!(found, AttachMode::Generic),
-        DatapathMode::Relay | DatapathMode::Off => false,
+fn made(link: PinnedLink, links: &mut Links) {
+    tracing::info!(interface = link.interface, mode = %link.mode, "program attached");
+    links.made.push(link);
+}
+
+fn take_off(link: &PinnedLink) -> Result<(), L4Error> {
+    tracing::info!(interface = link.interface, mode = %link.mode, "taking the program off");
+    link.remove()
+}
+
+fn not_attached(interface: &str, mode: AttachMode, why: String) -> L4Error {
+    L4Error::Attach {
+        interface: interface.to_owned(),
+        mode,
+        why,
     }
 }
 
 /// A pinned link whose interface was deleted is a shell.
 fn is_alive(link: &PinnedLink) -> bool {
     host::interface_name(link.index).is_some() && AyaLink::from_pin(&link.path).is_ok()
-}
-
-fn attach_one(
-    program: &mut Xdp,
-    pins: &Pins,
-    name: &str,
-    index: u32,
-    mode: DatapathMode,
-    links: &mut Links,
-) -> Result<(), L4Error> {
-    let modes: &[AttachMode] = match mode {
-        DatapathMode::Auto => &[AttachMode::Native, AttachMode::Generic],
-        DatapathMode::Native => &[AttachMode::Native],
-        DatapathMode::Generic => &[AttachMode::Generic],
-        DatapathMode::Relay | DatapathMode::Off => &[],
-    };
-    let mut refused: Option<String> = None;
-    for (position, mode) in modes.iter().enumerate() {
-        match attach_as(program, &pins.link(index, name, *mode)) {
-            Ok(link) => {
-                tracing::info!(interface = name, %mode, "XDP program attached");
-                if let Some(why) = refused {
-                    let reason = format!(
-                        "{name} runs the program in generic mode, at a multiple of the cost of a \
-                         packet, because native mode was refused: {why}"
-                    );
-                    tracing::warn!("{reason}");
-                    links.reasons.push(reason);
-                }
-                links.made.push(link);
-                return Ok(());
-            }
-            Err(why) if position + 1 == modes.len() => {
-                return Err(L4Error::Attach {
-                    interface: name.to_owned(),
-                    mode: *mode,
-                    why,
-                });
-            }
-            Err(why) => refused = Some(why),
-        }
-    }
-    Ok(())
-}
-
-fn attach_as(program: &mut Xdp, pin: &PinnedLink) -> Result<PinnedLink, String> {
-    let mode = match pin.mode {
-        AttachMode::Native => XdpMode::Driver,
-        AttachMode::Generic => XdpMode::Skb,
-    };
-    let id = program
-        .attach_to_if_index(pin.index, mode)
-        .map_err(|error| super::chain(&error))?;
-    let link = program
-        .take_link(id)
-        .map_err(|error| super::chain(&error))?;
-    // Where the kernel makes no link, aya attaches without one. Such a program would come off with
-    // the daemon, so it is no substitute; dropping it takes it off.
-    let link = FdLink::try_from(link)
-        .map_err(|_| "the kernel made no link, which takes Linux 5.9 or later".to_owned())?;
-    link.pin(&pin.path).map_err(|error| super::chain(&error))?;
-    Ok(pin.clone())
-}
-
-/// Makes an earlier daemon's link run `program`, atomically: no packet sees neither.
-pub(super) fn switch(program: &mut Xdp, pin: &PinnedLink) -> Result<(), String> {
-    let mut switched = || -> Result<(), Box<dyn std::error::Error>> {
-        let link = FdLink::from(AyaLink::from_pin(&pin.path)?);
-        let id = program.attach_to_link(XdpLink::try_from(link)?)?;
-        drop(program.take_link(id)?);
-        Ok(())
-    };
-    switched().map_err(|error| super::chain(error.as_ref()))
 }
 
 /// The id of the program that runs on a pinned link.

@@ -10,17 +10,18 @@ use super::{
     chain,
     events::{self, Events},
     former::{self, Former},
-    links::{self, Links},
+    hook::Hook,
+    links::{self, Links, Wish},
     maps::{self, AddressMap, ArrivalMaps, CeilingMap, CookieMap, FilterMap, Maps, VlanMap},
     pins::{MapSet, Pins},
-    processors, stages, takeover, xdp,
+    processors, stages, takeover,
 };
 use crate::{
     l4::{L4Error, host},
-    model::DatapathSpec,
+    model::{DatapathMode, DatapathSpec},
 };
 
-/// The program as the build has embedded it.
+/// The programs of XDP as the build has embedded them, with what else lb runs in the kernel.
 #[cfg(bpf_object)]
 pub(super) static OBJECT: Option<&[u8]> = Some(aya::include_bytes_aligned!(concat!(
     env!("OUT_DIR"),
@@ -28,6 +29,15 @@ pub(super) static OBJECT: Option<&[u8]> = Some(aya::include_bytes_aligned!(conca
 )));
 #[cfg(not(bpf_object))]
 pub(super) static OBJECT: Option<&[u8]> = None;
+
+/// The same for traffic control.
+#[cfg(bpf_object)]
+pub(super) static OBJECT_TC: Option<&[u8]> = Some(aya::include_bytes_aligned!(concat!(
+    env!("OUT_DIR"),
+    "/lb-tc"
+)));
+#[cfg(not(bpf_object))]
+pub(super) static OBJECT_TC: Option<&[u8]> = None;
 
 /// Lines of the verifier's log in an error.
 const VERIFIER_LINES: usize = 12;
@@ -50,7 +60,6 @@ pub(crate) struct Loaded {
 /// # Errors
 /// When something that it needs is missing; nothing has been attached then.
 pub(crate) fn open(spec: &DatapathSpec) -> Result<Loaded, L4Error> {
-    let object = OBJECT.ok_or(L4Error::NoProgram)?;
     if spec.interfaces.is_empty() {
         return Err(L4Error::NoInterfaces);
     }
@@ -76,13 +85,21 @@ pub(crate) fn open(spec: &DatapathSpec) -> Result<Loaded, L4Error> {
     let former = running.iter().rev().find(|set| **set != ours).cloned();
     let former = former.or_else(|| left_behind(&sets, &ours));
     let former = former.and_then(|set| takeover::open(&set));
-    pins.make(&ours)?;
-    let result = build(object, spec, &pins, &ours, former.as_ref(), is_new);
-    if result.is_err() && is_new {
-        ours.remove()?;
-    }
-    let (mut program, maps, links, stages) = result?;
-    let rehearsal = Rehearsal::of(&program, spec, &pins, &ours)?;
+    let place = Place {
+        spec,
+        pins: &pins,
+        ours: &ours,
+        former: former.as_ref(),
+        is_new,
+    };
+    let Built {
+        hook,
+        mut program,
+        maps,
+        links,
+        stages,
+    } = best(&place)?;
+    let rehearsal = Rehearsal::of(&program, hook, spec, &pins, &ours)?;
     let ceilings = CeilingMap::take(&mut program)?;
     let acl = AclMaps::take(&mut program)?;
     let arrivals = ArrivalMaps::take(&mut program)?;
@@ -99,6 +116,7 @@ pub(crate) fn open(spec: &DatapathSpec) -> Result<Loaded, L4Error> {
     let has_run = running.contains(&ours);
     let kernel = Kernel {
         program,
+        hook,
         maps,
         ceilings,
         acl,
@@ -125,14 +143,76 @@ pub(crate) fn open(spec: &DatapathSpec) -> Result<Loaded, L4Error> {
     })
 }
 
-fn build(
-    object: &[u8],
-    spec: &DatapathSpec,
-    pins: &Pins,
-    ours: &MapSet,
-    former: Option<&Former>,
+/// What the programs are loaded over.
+struct Place<'a> {
+    spec: &'a DatapathSpec,
+    pins: &'a Pins,
+    ours: &'a MapSet,
+    former: Option<&'a Former>,
     is_new: bool,
-) -> Result<(Ebpf, Maps, Links, String), L4Error> {
+}
+
+/// Programs that are attached.
+struct Built {
+    hook: Hook,
+    program: Ebpf,
+    maps: Maps,
+    links: Links,
+    stages: String,
+}
+
+/// Attaches the programs at the best hook that can be had of those that were asked for.
+///
+/// Where nothing else is asked for that is XDP if at least one driver takes it. If none does, traffic control comes
+/// before XDP's own substitute, which makes a packet of each socket buffer, and that by copying most. What an
+/// earlier daemon has chosen stays.
+fn best(place: &Place<'_>) -> Result<Built, L4Error> {
+    let spec = place.spec;
+    let attempts: &[(Hook, bool)] = match spec.mode {
+        DatapathMode::Tc => &[(Hook::Tc, false)],
+        DatapathMode::Auto => match links::hook_in_use(place.pins, &spec.interfaces)? {
+            Some(Hook::Xdp) => &[(Hook::Xdp, false)],
+            Some(Hook::Tc) => &[(Hook::Tc, false)],
+            None => &[(Hook::Xdp, true), (Hook::Tc, true), (Hook::Xdp, false)],
+        },
+        _ => &[(Hook::Xdp, false)],
+    };
+    let mut refused: Option<L4Error> = None;
+    for (hook, may_fail) in attempts.iter().copied() {
+        place.pins.make(place.ours)?;
+        let built = build(place, hook, may_fail);
+        if built.is_err() && place.is_new {
+            place.ours.remove()?;
+        }
+        match built {
+            Err(error @ L4Error::Attach { .. }) if may_fail => {
+                tracing::debug!(%error, ?hook, "trying another way");
+                refused.get_or_insert(error);
+            }
+            Err(error) => return Err(error),
+            Ok(mut built) => {
+                if let (Hook::Tc, Some(error)) = (hook, refused) {
+                    let reason = format!("traffic control is used instead of XDP: {error}");
+                    tracing::info!("{reason}");
+                    built.links.reasons.push(reason);
+                }
+                return Ok(built);
+            }
+        }
+    }
+    // The last attempt may not fail.
+    Err(refused.unwrap_or(L4Error::NoProgram))
+}
+
+fn build(place: &Place<'_>, hook: Hook, may_fail: bool) -> Result<Built, L4Error> {
+    let Place {
+        spec,
+        pins,
+        ours,
+        former,
+        is_new,
+    } = *place;
+    let object = hook.object()?;
     let refused = |error: &dyn std::error::Error| L4Error::Load { why: chain(error) };
     let mut loader = EbpfLoader::new();
     for name in names::PINNED_MAPS {
@@ -159,13 +239,26 @@ fn build(
     }
     // A set without it is none, so whoever dies before this point leaves nothing that looks whole.
     former::describe(&ours.path)?;
-    let balancer = xdp(&mut program)?;
-    balancer.load().map_err(|error| L4Error::Load {
-        why: refusal(&error),
-    })?;
-    let stages = stages::load(&mut program, ours)?;
-    let links = links::attach(xdp(&mut program)?, pins, &spec.interfaces, spec.mode)?;
-    Ok((program, maps, links, stages))
+    hook.load(&mut program)?;
+    let stages = stages::load(&mut program, hook, ours)?;
+    let wish = Wish {
+        hook,
+        interfaces: &spec.interfaces,
+        mode: spec.mode,
+        may_fail,
+    };
+    let links = links::attach(&mut program, pins, &wish);
+    if links.is_err() {
+        // Of programs that nothing runs nobody is to think that they do.
+        ours.remove_stages(&stages)?;
+    }
+    Ok(Built {
+        hook,
+        maps,
+        links: links?,
+        stages,
+        program,
+    })
 }
 
 /// Places of each of so many processors for connections that have hardly begun.

@@ -235,6 +235,11 @@ impl MapSet {
         Ok(names.iter().filter_map(index).collect())
     }
 
+    /// Removes the pinned stages of a program.
+    pub(crate) fn remove_stages(&self, pin: &str) -> Result<(), L4Error> {
+        remove_file(&self.path.join(pin))
+    }
+
     /// Removes the pinned stages of all programs but the one whose pin is named so.
     pub(crate) fn remove_stages_but(&self, keep: &str) -> Result<(), L4Error> {
         for name in names_in(&self.path)? {
@@ -254,7 +259,7 @@ impl MapSet {
 fn parse_link(name: &str) -> Option<(AttachMode, u32, String)> {
     let (mode, rest) = name.split_once('-')?;
     let (index, interface) = rest.split_once('-')?;
-    let mode = [AttachMode::Native, AttachMode::Generic]
+    let mode = AttachMode::ALL
         .into_iter()
         .find(|known| known.as_str() == mode)?;
     let interface = interface.replace("%2E", ".").replace("%25", "%");

@@ -21,7 +21,6 @@ use aya::{
     maps::{
         Array, ArrayOfMaps, HashMap, InnerMap, Map, MapData, MapError, PerCpuArray, ProgramArray,
     },
-    programs::{TestRun as _, TestRunOptions},
 };
 use lb_common::{
     Affinity, ClientHop, ClientKey, ClientPin, Counter, CounterKind, Counters, FLOW_REPLY,
@@ -32,12 +31,11 @@ use lb_ebpf::hash;
 
 use super::{
     affinity, chain, events,
-    load::{OBJECT, refusal},
+    hook::Hook,
     maps::{self, data},
     pins::{MapSet, Pins},
     recorder, stages,
     tables::TableMaps,
-    xdp,
 };
 use crate::{
     l4::{
@@ -56,6 +54,7 @@ const GROWTH: usize = 256;
 #[derive(Debug)]
 pub(crate) struct Rehearsal {
     spec: DatapathSpec,
+    hook: Hook,
     pins: Pins,
     set: PathBuf,
     /// Maps that the program reads and that are not pinned.
@@ -68,6 +67,7 @@ impl Rehearsal {
     /// Notes the maps of `program`, which must still have them.
     pub(super) fn of(
         program: &Ebpf,
+        hook: Hook,
         spec: &DatapathSpec,
         pins: &Pins,
         set: &MapSet,
@@ -83,6 +83,7 @@ impl Rehearsal {
             });
         Ok(Self {
             spec: spec.clone(),
+            hook,
             pins: pins.clone(),
             set: set.path.clone(),
             own: own.collect::<Result<_, L4Error>>()?,
@@ -106,7 +107,8 @@ impl Rehearsal {
         let (mut program, _stages) = self.load()?;
         let live = Live::open(&self.set)?;
         let known = live.seed(&mut program, &probe.key())?;
-        let sent = play(&mut program, &frame, index)?;
+        let room = vec![0; frame.len() + GROWTH];
+        let sent = self.hook.play(&mut program, &frame, index, room)?;
         let mut told = tell(&mut program, &live, probe, &sent)?;
         interface.clone_into(&mut told.interface);
         told.known = known.map(|entry| (entry, host::monotonic_ns() - entry.last_seen));
@@ -128,14 +130,12 @@ impl Rehearsal {
 
     /// Loads the program with its stages.
     fn load(&self) -> Result<(Ebpf, ProgramArray<MapData>), L4Error> {
-        let object = OBJECT.ok_or(L4Error::NoProgram)?;
+        let object = self.hook.object()?;
         let folder = self.pins.make_rehearsal()?;
         let loaded = self.load_over(object, &folder);
         self.pins.remove_rehearsal()?;
         let mut program = loaded?;
-        xdp(&mut program)?.load().map_err(|error| L4Error::Load {
-            why: refusal(&error),
-        })?;
+        self.hook.load(&mut program)?;
         let stages = stages::enter(&mut program)?;
         Ok((program, stages))
     }
@@ -268,27 +268,6 @@ impl Live {
         let mut all = self.vips.iter().filter_map(Result::ok);
         all.find(|(_, vip)| vip.id == id).map(|(_, vip)| vip)
     }
-}
-
-/// Runs a frame through the program, as if it had come in by the interface with this index. Returns
-/// what became of its bytes.
-fn play(program: &mut Ebpf, frame: &[u8], interface: u32) -> Result<Vec<u8>, L4Error> {
-    let mut out = vec![0; frame.len() + GROWTH];
-    // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
-    let length = u32::try_from(frame.len()).unwrap_or(u32::MAX);
-    let context: Vec<u8> = [0, length, 0, interface, 0, 0]
-        .into_iter()
-        .flat_map(u32::to_ne_bytes)
-        .collect();
-    let result = xdp(program)?.test_run(TestRunOptions {
-        data_in: Some(frame),
-        data_out: Some(&mut out),
-        ctx_in: Some(&context),
-        ..TestRunOptions::default()
-    });
-    let result = result.map_err(|error| failed(&error))?;
-    out.truncate(result.data_size_out as usize);
-    Ok(out)
 }
 
 /// Reads in the maps of `program` what it has done with the one packet that it has seen.

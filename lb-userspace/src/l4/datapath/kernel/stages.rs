@@ -9,11 +9,14 @@
 use aya::{
     Ebpf,
     maps::{MapData, ProgramArray},
-    programs::Xdp,
 };
 use lb_common::names;
 
-use super::{chain, load::refusal, pins::MapSet, xdp};
+use super::{
+    chain,
+    hook::{self, Hook},
+    pins::MapSet,
+};
 use crate::l4::L4Error;
 
 /// Loads the stages, enters them into the program array of `program`, and pins that in `set`. Returns
@@ -21,10 +24,9 @@ use crate::l4::L4Error;
 ///
 /// # Errors
 /// When the kernel refuses any of it.
-pub(super) fn load(program: &mut Ebpf, set: &MapSet) -> Result<String, L4Error> {
+pub(super) fn load(program: &mut Ebpf, hook: Hook, set: &MapSet) -> Result<String, L4Error> {
     let stages = enter(program)?;
-    let info = xdp(program)?.info().map_err(|error| failed(&error))?;
-    let pin = format!("{}-{}", names::MAP_STAGES, info.id());
+    let pin = format!("{}-{}", names::MAP_STAGES, hook.info(program)?.id());
     stages
         .pin(set.path.join(&pin))
         .map_err(|error| failed(&error))?;
@@ -38,11 +40,7 @@ pub(super) fn load(program: &mut Ebpf, set: &MapSet) -> Result<String, L4Error> 
 /// When the kernel refuses any of it.
 pub(super) fn enter(program: &mut Ebpf) -> Result<ProgramArray<MapData>, L4Error> {
     for name in names::STAGES {
-        stage(program, name)?
-            .load()
-            .map_err(|error| L4Error::Load {
-                why: format!("{name}: {}", refusal(&error)),
-            })?;
+        hook::load(program, name)?;
     }
     let map = program
         .take_map(names::MAP_STAGES)
@@ -51,23 +49,11 @@ pub(super) fn enter(program: &mut Ebpf) -> Result<ProgramArray<MapData>, L4Error
         })?;
     let mut stages = ProgramArray::try_from(map).map_err(|error| failed(&error))?;
     for (place, name) in (0..).zip(names::STAGES) {
-        let stage = stage(program, name)?.fd().map_err(|error| failed(&error))?;
-        stages
-            .set(place, stage, 0)
-            .map_err(|error| failed(&error))?;
+        hook::enter(program, name, &mut stages, place)?;
     }
     Ok(stages)
 }
 
 fn failed(error: &dyn std::error::Error) -> L4Error {
     L4Error::Load { why: chain(error) }
-}
-
-fn stage<'a>(program: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp, L4Error> {
-    program
-        .program_mut(name)
-        .and_then(|program| program.try_into().ok())
-        .ok_or_else(|| L4Error::Load {
-            why: format!("the object holds no XDP program named {name}"),
-        })
 }

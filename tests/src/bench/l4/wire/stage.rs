@@ -13,17 +13,24 @@ use crate::client::tcp;
 use crate::command;
 use crate::daemon::Daemon;
 use crate::instance::{self, Instance};
+use crate::packet::hook::Hook;
 use crate::packet::kernel::pin;
-use crate::pass::Reflector;
-use crate::scene::{Configuration, DSR, NAT, address};
+use crate::pass::Attached;
+use crate::scene::{Configuration, DSR, FAMILIES, NAT, address};
 use crate::topology::{Family, Host, INTERFACE, SECOND, Topology, v4};
 
 /// Last part of the address that nftables balances.
 const NFT: u8 = 102;
-/// Last part of the address whose packets are sent on without a decision.
+/// Last parts of the addresses whose packets are sent on without a decision: by XDP, and by traffic control.
 const REFLECTED: u8 = 103;
-/// Last part of the address of the host that does so.
+const REFLECTED_TC: u8 = 104;
+/// Last parts of the addresses of the hosts that do so.
 const REFLECTOR: u8 = 4;
+const REFLECTOR_TC: u8 = 5;
+/// Last parts of the addresses that lb balances in traffic control, and of its host's.
+const NAT_TC: u8 = 105;
+const DSR_TC: u8 = 106;
+const BALANCER_TC: u8 = 6;
 /// The last part of the addresses that are reached through a router begins here.
 const ROUTED: u8 = 60;
 /// How many instances there are.
@@ -66,8 +73,8 @@ pub(super) struct Stage {
     /// The last one is the one without a balancer.
     pub(super) ways: Vec<Way>,
     _router: Host,
-    _reflector: (Host, Reflector),
-    _lb: Daemon,
+    _reflectors: [(Host, Attached); 2],
+    _lb: [Daemon; 2],
     instances: Vec<Instance>,
     /// The kernel's thread for what interrupts leave over.
     softirq: u32,
@@ -78,6 +85,7 @@ impl Stage {
     pub(super) fn make(progress: &mut (dyn FnMut(&str) + Send)) -> Result<Self> {
         const FORWARDED: &str = "forwarded alone";
         const STEERED: &str = "steered by XDP alone";
+        const STEERED_TC: &str = "steered by tc alone";
         let topology = Topology::new(INSTANCES)?;
         let router = topology.router("router", SECOND)?;
         let mut instances = Vec::new();
@@ -85,9 +93,10 @@ impl Stage {
         let mut routed = Vec::new();
         for (host, number) in topology.instances.iter().zip(ROUTED..) {
             let far: IpAddr = v4(number).into();
-            let held = [address(DSR, Family::V4), v4(REFLECTED).into(), far];
-            for address in held {
-                host.hold(address)?;
+            let held = [DSR, DSR_TC, REFLECTED, REFLECTED_TC].map(|number| v4(number).into());
+            let held = [&held[..], &[far]].concat();
+            for address in &held {
+                host.hold(*address)?;
             }
             router
                 .namespace
@@ -103,8 +112,20 @@ impl Stage {
         for number in [NAT, DSR] {
             topology.route_to_balancer(v4(number).into())?;
         }
-        let reflector = reflector(&topology)?;
-        let lb = Daemon::start(&topology.balancer, configuration().text())?;
+        let by_tc = topology.router("tc", BALANCER_TC)?;
+        for number in [NAT_TC, DSR_TC] {
+            topology.move_route(v4(number).into(), &by_tc)?;
+        }
+        let first = topology.another_balancer("reflector", REFLECTOR)?;
+        let second = topology.router("reflector-tc", REFLECTOR_TC)?;
+        let reflectors = [
+            reflector(&topology, first, Hook::Xdp, REFLECTED)?,
+            reflector(&topology, second, Hook::Tc, REFLECTED_TC)?,
+        ];
+        let lb = [
+            Daemon::start(&topology.balancer, &configuration(Hook::Xdp, [NAT, DSR]))?,
+            Daemon::start(&by_tc, &configuration(Hook::Tc, [NAT_TC, DSR_TC]))?,
+        ];
         let way = |name, floor, numbers: &[u8]| Way {
             name,
             floor,
@@ -117,11 +138,14 @@ impl Stage {
         }
         ways.push(way("lb, nat", Some(STEERED), &[NAT]));
         ways.push(way("lb, l2dsr", Some(STEERED), &[DSR]));
+        ways.push(way("lb by tc, nat", Some(STEERED_TC), &[NAT_TC]));
+        ways.push(way("lb by tc, l2dsr", Some(STEERED_TC), &[DSR_TC]));
         ways.push(Way {
             addresses: routed,
             ..way(FORWARDED, None, &[])
         });
         ways.push(way(STEERED, None, &[REFLECTED]));
+        ways.push(way(STEERED_TC, None, &[REFLECTED_TC]));
         let hosts = topology.instances.iter();
         ways.push(Way {
             addresses: hosts.map(|host| host.v4.into()).collect(),
@@ -131,7 +155,7 @@ impl Stage {
             topology,
             ways,
             _router: router,
-            _reflector: reflector,
+            _reflectors: reflectors,
             _lb: lb,
             instances,
             softirq: cpu::kernel_thread(&format!("ksoftirqd/{PROCESSOR}"))?,
@@ -231,9 +255,10 @@ impl Stage {
     }
 }
 
-fn configuration() -> Configuration {
-    let mut configuration = Configuration::new("[]").packets();
-    for (name, number) in [("nat", NAT), ("l2dsr", DSR)] {
+/// VIPs at two addresses, forwarded by `nat` and by `l2dsr`.
+fn configuration(hook: Hook, numbers: [u8; 2]) -> String {
+    let mut configuration = Configuration::new("[]").packets_at(hook);
+    for (name, number) in ["nat", "l2dsr"].into_iter().zip(numbers) {
         for (protocol, port) in [
             ("udp", SINK),
             ("udp", instance::UDP),
@@ -256,16 +281,19 @@ fn configuration() -> Configuration {
                 ));
         }
     }
-    configuration
+    // Each has its own address.
+    let sources = FAMILIES.map(|family| address(1, family).to_string());
+    let text = configuration.text();
+    text.replace(&format!("nat_sources = {sources:?}\n"), "")
 }
 
-/// A host like lb's whose program sends everything for one address to the first instance.
-fn reflector(topology: &Topology) -> Result<(Host, Reflector)> {
-    let host = topology.another_balancer("reflector", REFLECTOR)?;
+/// Lets a host send everything for one address to the first instance.
+fn reflector(topology: &Topology, host: Host, hook: Hook, address: u8) -> Result<(Host, Attached)> {
     let first = topology.instances.first().context("no instance")?;
-    let reflector = Reflector::load(v4(REFLECTED), first.namespace.mac(INTERFACE)?)?;
+    let mac = first.namespace.mac(INTERFACE)?;
+    let reflector = Attached::reflector(hook, v4(address), mac)?;
     reflector.attach(&host.namespace, INTERFACE)?;
-    topology.move_route(v4(REFLECTED).into(), &host)?;
+    topology.move_route(v4(address).into(), &host)?;
     Ok((host, reflector))
 }
 
