@@ -251,8 +251,10 @@ impl Inner {
             ip.tos = class;
             packet.write(at, ip)
         } else {
-            let [first, second]: [u8; 2] = packet.read(at)?;
-            packet.write(at, [first, second & 0x0f | class << 4])
+            let old @ [first, second]: [u8; 2] = packet.read(at)?;
+            let new = [first, second & 0x0f | class << 4];
+            packet.resum(Difference::none().word(old, new));
+            packet.write(at, new)
         }
     }
 }
@@ -274,7 +276,7 @@ const fn combined(outer: u8, inner: u8) -> Option<u8> {
 fn strip<P: Packet>(packet: &mut P, tunnel: &Tunnel, inner: &Inner, overhead: usize) -> Option<()> {
     let link = Link::read(packet, tunnel.l3)?;
     let macs: [u8; 12] = packet.read(0)?;
-    packet.strip(overhead)?;
+    packet.unwrap(overhead, inner.v4)?;
     link.write(packet, macs, inner.v4)
 }
 

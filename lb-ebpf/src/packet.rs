@@ -88,6 +88,12 @@ pub trait Packet {
         self.grow(bytes)
     }
 
+    /// Takes the outer headers of a tunnel away, as [`Self::strip`] does; what is inside is IPv4 or IPv6.
+    #[inline(always)]
+    fn unwrap(&mut self, bytes: usize, _v4: bool) -> Option<()> {
+        self.strip(bytes)
+    }
+
     /// Changes the checksum of TCP or UDP at `at` because what it covers has changed: the pseudo-header,
     /// and the segment itself. `None`, having changed nothing, when it does not lie in the packet.
     #[inline(always)]

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
+use crate::packet::hook::Hook;
 use crate::process::Process;
 use crate::topology::{Family, Host, INTERFACE};
 use crate::{artifact, cleanup};
@@ -19,12 +20,16 @@ impl Decap {
     ///
     /// # Errors
     /// When it does not come up.
-    pub fn start(host: &Host, balancer: &Host, arguments: &[&str]) -> Result<Self> {
+    pub fn start(hook: Hook, host: &Host, balancer: &Host, arguments: &[&str]) -> Result<Self> {
         let lb = artifact::program_path("lb")?;
         let from = [Family::V4, Family::V6].map(|family| balancer.address(family).to_string());
+        let mode = match hook {
+            Hook::Xdp => "native",
+            Hook::Tc => "tc",
+        };
         let mut command = host.namespace.command(&lb.to_string_lossy());
         command
-            .args(["decap", "--interface", INTERFACE, "--mode", "native"])
+            .args(["decap", "--interface", INTERFACE, "--mode", mode])
             .args(["--from", &from.join(",")])
             .args(arguments);
         let mut process = Process::start("lb decap", &mut command)?;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use lb_tests::client::{held::Held, tcp};
 use lb_tests::decap::Decap;
+use lb_tests::packet::hook::Hook;
 use lb_tests::scene::{Configuration, DSR, NAT, Scene, address};
 use lb_tests::topology::{Family, INTERFACE};
 use lb_tests::{cleanup, command, instance};
@@ -144,7 +145,7 @@ fn the_far_end_of_tunnels_keeps_what_it_needs_to_leave_and_follows_addresses_wit
         // An address that goes and one that comes while it runs.
         host.hold(IpAddr::V4(GUEST))?;
         host.namespace.ip(&[format!("addr del {vip}/32 dev lo")])?;
-        let end = Decap::start(host, &scene.topology.balancer, arguments)?;
+        let end = Decap::start(Hook::Xdp, host, &scene.topology.balancer, arguments)?;
         keeps(end.pid(), kept)?;
         host.namespace
             .ip(&[format!("addr del {GUEST}/32 dev lo")])?;

@@ -43,7 +43,7 @@ fn scene(
         .vips(DSR, instance::UDP, "udp", "datagram");
     let scene = Scene::new(2, configuration.text())?;
     let ends = (scene.topology.instances.iter())
-        .map(|host| Decap::start(host, &scene.topology.balancer, arguments))
+        .map(|host| Decap::start(hook, host, &scene.topology.balancer, arguments))
         .collect::<Result<_>>()?;
     Ok((scene, ends))
 }
@@ -150,7 +150,7 @@ fn a_stranger_gets_nothing_through() -> Result<()> {
     drop(ends);
     let wrong = &scene.topology.client;
     let ends = (scene.topology.instances.iter())
-        .map(|host| Decap::start(host, wrong, &[]))
+        .map(|host| Decap::start(Hook::Xdp, host, wrong, &[]))
         .collect::<Result<Vec<_>>>()?;
     let target = SocketAddr::new(address(DSR, Family::V4), instance::UDP);
     let tally = udp::flows(&wrong.namespace, target, 2, 1)?;

@@ -7,6 +7,7 @@ use lb_common::{DecapCounter, DecapSettings};
 use lb_ebpf::decap::Fate;
 use lb_tests::packet::build::tcp;
 use lb_tests::packet::far_end::FarEnd;
+use lb_tests::packet::hook::Hook;
 use lb_tests::packet::lab::{address, at, missing};
 use lb_tests::packet::tunnel::Outer;
 use lb_tests::packet::{Build, check, kernel};
@@ -23,7 +24,7 @@ const SETTINGS: DecapSettings = DecapSettings {
 };
 
 #[expect(clippy::print_stderr, reason = "says why a test was skipped")]
-fn run(settings: DecapSettings, test: impl FnOnce(&FarEnd) -> Result<()>) -> Result<()> {
+fn run(settings: DecapSettings, test: impl Fn(&FarEnd) -> Result<()>) -> Result<()> {
     if let Some(reason) = missing() {
         eprintln!("skipped: {reason}");
         return Ok(());
@@ -31,7 +32,11 @@ fn run(settings: DecapSettings, test: impl FnOnce(&FarEnd) -> Result<()>) -> Res
     kernel::pin(0)?;
     let addresses = |texts: &[&str]| texts.iter().map(|text| address(text)).collect::<Vec<_>>();
     let local = [addresses(&VIPS), addresses(&OWN)].concat();
-    test(&FarEnd::new(settings, &local, &addresses(&LB))?)
+    for hook in Hook::ALL {
+        let end = FarEnd::new(hook, settings, &local, &addresses(&LB))?;
+        test(&end).with_context(|| format!("{hook:?}"))?;
+    }
+    Ok(())
 }
 
 fn ip(text: &str) -> IpAddr {
@@ -68,7 +73,12 @@ fn every_tunnel_is_unpacked() -> Result<()> {
             for packet in [
                 syn.clone(),
                 syn.with(|packet| packet.payload = vec![7; 1300]),
-                syn.with(|packet| packet.tags = vec![(0x88a8, 7), (0x8100, 100)]),
+                syn.with(|packet| {
+                    // By traffic control the kernel takes tags out of the bytes, but not here.
+                    if end.hook() == Hook::Xdp {
+                        packet.tags = vec![(0x88a8, 7), (0x8100, 100)];
+                    }
+                }),
                 udp.clone(),
             ] {
                 let mut frame = outer(own, gue).around(&packet.bytes());

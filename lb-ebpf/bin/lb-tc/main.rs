@@ -8,6 +8,9 @@
 #[path = "../lb-xdp/atomic.rs"]
 mod atomic;
 #[cfg(target_arch = "bpf")]
+#[path = "../lb-xdp/decap.rs"]
+mod decap;
+#[cfg(target_arch = "bpf")]
 #[path = "../lb-xdp/diagnostics.rs"]
 mod diagnostics;
 #[cfg(target_arch = "bpf")]

@@ -7,6 +7,7 @@ use lb_ebpf::{
 };
 
 use crate::{
+    decap::decap,
     hook::{Depth, Hook as _},
     reflect::reflect,
     stage,
@@ -57,4 +58,10 @@ pub fn lb_reflect(context: TcContext) -> i32 {
         action,
         ..Fate::default()
     })
+}
+
+/// The far end of tunnels: unpacks what comes in by them.
+#[classifier]
+pub fn lb_decap(context: TcContext) -> i32 {
+    decap(&context)
 }

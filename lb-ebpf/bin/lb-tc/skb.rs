@@ -18,9 +18,10 @@ use core::{arch::asm, ffi::c_void, mem::offset_of, ptr};
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{
-        __sk_buff, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6,
-        BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_MARK_MANGLED_0,
-        BPF_F_PSEUDO_HDR, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
+        __sk_buff, BPF_F_ADJ_ROOM_DECAP_L3_IPV4, BPF_F_ADJ_ROOM_DECAP_L3_IPV6,
+        BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L4_UDP,
+        BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT,
+        TC_ACT_UNSPEC, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
     },
     helpers::{
         bpf_redirect,
@@ -247,10 +248,24 @@ impl Packet for SocketBuffer {
         (result == 0).then_some(())
     }
 
-    // Tags are not among the bytes, and tunnels end elsewhere.
+    // Tags and tunnels are taken off by what knows them.
     #[inline(always)]
     fn strip(&mut self, _bytes: usize) -> Option<()> {
         None
+    }
+
+    #[inline(always)]
+    fn unwrap(&mut self, bytes: usize, v4: bool) -> Option<()> {
+        let version = if v4 {
+            BPF_F_ADJ_ROOM_DECAP_L3_IPV4
+        } else {
+            BPF_F_ADJ_ROOM_DECAP_L3_IPV6
+        };
+        let flags = u64::from(BPF_F_ADJ_ROOM_FIXED_GSO | version);
+        let by = -(bytes as i32);
+        // SAFETY: a helper on the program's context.
+        let result = unsafe { bpf_skb_adjust_room(self.context, by, BPF_ADJ_ROOM_MAC, flags) };
+        (result == 0).then_some(())
     }
 
     #[inline(always)]

@@ -1,17 +1,16 @@
-//! The far end of tunnels: [`lb_ebpf::decap`] over XDP memory, and [`lb_ebpf::mss`] over what
-//! leaves the host.
+//! The far end of tunnels: [`lb_ebpf::decap`] over what comes in, and [`lb_ebpf::mss`] over what leaves the host.
 
 use core::ptr;
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::{TC_ACT_UNSPEC, xdp_action},
+    bindings::TC_ACT_UNSPEC,
     helpers::generated::{
         bpf_csum_diff, bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_store_bytes,
     },
-    macros::{classifier, map, xdp},
+    macros::{classifier, map},
     maps::{Array, HashMap, PerCpuArray},
-    programs::{TcContext, XdpContext},
+    programs::TcContext,
 };
 use lb_common::{
     Address, COUNTER_COUNT, Counters, DecapCounter, DecapSettings, MAX_FRIENDS, MAX_LOCAL,
@@ -20,9 +19,10 @@ use lb_ebpf::{
     Header, Packet,
     decap::{Fate, Host, unpack},
     mss,
+    record::{DROP, Fate as Verdict, PASS},
 };
 
-use crate::packet::XdpPacket;
+use crate::hook::{Depth, Hook};
 
 #[map]
 static DECAP_SETTINGS: Array<DecapSettings> = Array::with_max_entries(1, 0);
@@ -88,13 +88,17 @@ impl Host for Maps {
     }
 }
 
-/// Unpacks what comes in by tunnels.
-#[xdp]
-pub fn lb_decap(context: XdpContext) -> u32 {
-    match unpack(&mut XdpPacket::new(&context), &Maps) {
-        Fate::Pass(_) => xdp_action::XDP_PASS,
-        Fate::Drop(_) => xdp_action::XDP_DROP,
-    }
+/// Unpacks what comes in by a tunnel.
+#[inline(always)]
+pub(crate) fn decap<H: Hook>(context: &H) -> H::Action {
+    let action = match unpack(&mut context.packet(Depth::All), &Maps) {
+        Fate::Pass(_) => PASS,
+        Fate::Drop(_) => DROP,
+    };
+    context.carry_out(Verdict {
+        action,
+        ..Verdict::default()
+    })
 }
 
 /// Lowers the MSS of what answers tunnelled connections.

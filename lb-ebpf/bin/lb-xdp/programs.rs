@@ -7,6 +7,7 @@ use lb_ebpf::{
 };
 
 use crate::{
+    decap::decap,
     hook::{Depth, Hook as _},
     reflect::reflect,
     stage,
@@ -64,4 +65,10 @@ pub fn lb_reflect(context: XdpContext) -> u32 {
         action,
         ..Fate::default()
     })
+}
+
+/// The far end of tunnels: unpacks what comes in by them.
+#[xdp]
+pub fn lb_decap(context: XdpContext) -> u32 {
+    decap(&context)
 }

@@ -148,7 +148,7 @@ pub(super) struct Decap {
         value_parser = clap::value_parser!(u16).range(576..)
     )]
     pub(super) clamp_mss: Option<u16>,
-    /// How to attach: native where the driver can, else generic
+    /// How to attach: native where the driver can, else in traffic control, else generic
     #[arg(long, value_enum, default_value_t = DecapMode::Auto)]
     pub(super) mode: DecapMode,
 }
@@ -156,11 +156,13 @@ pub(super) struct Decap {
 /// How the far end of tunnels attaches.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(super) enum DecapMode {
-    /// Native where the driver can, else generic
+    /// Native where the driver can, else in traffic control, else generic
     Auto,
-    /// In the driver, or not at all
+    /// XDP in the driver, or not at all
     Native,
-    /// In the network stack
+    /// In traffic control
+    Tc,
+    /// XDP in the network stack
     Generic,
 }
 

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     app::rights,
-    l4::{Decap, DecapSpec},
+    l4::{AttachMode, Decap, DecapSpec},
     model::DatapathMode,
 };
 
@@ -22,7 +22,7 @@ const ADDRESSES: Duration = Duration::from_secs(1);
 /// Unpacks tunnels until SIGTERM or SIGINT.
 pub(super) fn run(asked: &Asked, json: bool, out: &mut (dyn Write + Send)) -> Result<(), CliError> {
     let mut decap = Decap::open(&spec(asked))?;
-    rights::keep(kept(asked)).map_err(|error| CliError::Rights(error.into()))?;
+    rights::keep(kept(asked, decap.mode())).map_err(|error| CliError::Rights(error.into()))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -42,6 +42,7 @@ fn spec(asked: &Asked) -> DecapSpec {
         mode: match asked.mode {
             DecapMode::Auto => DatapathMode::Auto,
             DecapMode::Native => DatapathMode::Native,
+            DecapMode::Tc => DatapathMode::Tc,
             DecapMode::Generic => DatapathMode::Generic,
         },
         from: (!asked.from_anywhere).then(|| asked.from.clone()),
@@ -51,12 +52,13 @@ fn spec(asked: &Asked) -> DecapSpec {
 }
 
 /// What is needed once the programs are attached: next to nothing, for maps are written and links taken
-/// off by descriptors that are open. Before Linux 6.6 what lowers the MSS hangs on no link, and taking
+/// off by descriptors that are open. Before Linux 6.6 what is in traffic control hangs on no link, and taking
 /// it off is a change of the interface.
-const fn kept(asked: &Asked) -> CapabilitySet {
-    match asked.clamp_mss {
-        Some(_) => CapabilitySet::NET_ADMIN,
-        None => CapabilitySet::empty(),
+const fn kept(asked: &Asked, mode: AttachMode) -> CapabilitySet {
+    if asked.clamp_mss.is_some() || matches!(mode, AttachMode::Tc) {
+        CapabilitySet::NET_ADMIN
+    } else {
+        CapabilitySet::empty()
     }
 }
 

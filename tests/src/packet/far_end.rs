@@ -6,20 +6,21 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 use aya::maps::{Array, HashMap, PerCpuArray};
-use aya::programs::{SchedClassifier, TestRun, TestRunOptions, Xdp};
+use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
-use lb_common::{Address, Counters, DecapSettings, names};
+use lb_common::{Address, Counter, Counters, DecapSettings, names};
 use lb_ebpf::decap::{Fate, unpack};
 use lb_ebpf::memory::{Frame, MemoryHost};
-use lb_ebpf::mss;
+use lb_ebpf::{Verdict, mss};
 
-use crate::artifact;
+use super::hook::Hook;
 
-const XDP_DROP: u32 = 1;
-const XDP_PASS: u32 = 2;
+/// The index of the loopback interface, by which frames come in.
+const LOOPBACK: u32 = 1;
 
 /// Both halves.
 pub struct FarEnd {
+    hook: Hook,
     object: Ebpf,
     memory: MemoryHost,
 }
@@ -35,15 +36,22 @@ impl FarEnd {
     ///
     /// # Errors
     /// When the programs cannot be loaded.
-    pub fn new(settings: DecapSettings, local: &[Address], friends: &[Address]) -> Result<Self> {
-        let path = artifact::object_path()?;
-        let bytes = fs::read(&path)
-            .with_context(|| format!("expected the XDP object at {}", path.display()))?;
+    pub fn new(
+        hook: Hook,
+        settings: DecapSettings,
+        local: &[Address],
+        friends: &[Address],
+    ) -> Result<Self> {
+        let path = hook.object()?;
+        let bytes =
+            fs::read(&path).with_context(|| format!("expected an object at {}", path.display()))?;
         let mut loader = EbpfLoader::new();
         for map in names::PINNED_MAPS {
             loader.map_max_entries(map, 1);
         }
-        let mut object = loader.load(&bytes).context("cannot load the XDP object")?;
+        let mut object = loader
+            .load(&bytes)
+            .with_context(|| format!("cannot load {}", path.display()))?;
         let map = |name: &str| format!("no map {name}");
         let name = names::MAP_DECAP_SETTINGS;
         let found = object.map_mut(name).with_context(|| map(name))?;
@@ -58,15 +66,11 @@ impl FarEnd {
                 found.insert(address, 0, 0)?;
             }
         }
-        let decap: &mut Xdp = (object.program_mut(names::PROGRAM_DECAP))
-            .context("no program")?
-            .try_into()?;
-        decap.load().context("the kernel refuses lb_decap")?;
-        let clamp: &mut SchedClassifier = (object.program_mut(names::PROGRAM_CLAMP))
-            .context("no program")?
-            .try_into()?;
-        clamp.load().context("the kernel refuses lb_clamp")?;
+        for name in [names::PROGRAM_DECAP, names::PROGRAM_CLAMP] {
+            hook.load_one(&mut object, name)?;
+        }
         Ok(Self {
+            hook,
             object,
             memory: MemoryHost::new(settings, local, friends),
         })
@@ -78,25 +82,22 @@ impl FarEnd {
     /// When the halves differ.
     pub fn receive(&self, frame: &[u8]) -> Result<(Fate, Vec<u8>)> {
         let program = self.object.program(names::PROGRAM_DECAP);
-        let program: &Xdp = program.context("no program")?.try_into()?;
-        let mut out = vec![0; frame.len() + 256];
-        let result = program.test_run(TestRunOptions {
-            data_in: Some(frame),
-            data_out: Some(&mut out),
-            ..TestRunOptions::default()
-        })?;
-        out.truncate(result.data_size_out as usize);
+        let outcome = self
+            .hook
+            .run(program.context("no program")?, frame, LOOPBACK)?;
         let mut copy = frame.to_vec();
         let fate = unpack(&mut Frame(&mut copy), &self.memory);
-        let action = match fate {
-            Fate::Pass(_) => XDP_PASS,
-            Fate::Drop(_) => XDP_DROP,
-        };
+        // What is not among these differs in its name alone.
+        let action = self.hook.action(match fate {
+            Fate::Pass(_) => Verdict::Pass(Counter::PassedNotVip),
+            Fate::Drop(_) => Verdict::Drop(Counter::DropNoStage),
+        });
         ensure!(
-            result.return_value == action && out == copy,
+            outcome.action == action && outcome.frame == copy,
             "expected {fate:?} as in the library, with\n {copy:02x?}, found action {} with\n \
-             {out:02x?}",
-            result.return_value
+             {:02x?}",
+            outcome.action,
+            outcome.frame
         );
         self.compare()?;
         Ok((fate, copy))
@@ -125,6 +126,12 @@ impl FarEnd {
         ensure!(out == copy, "expected\n {copy:02x?}, found\n {out:02x?}");
         self.compare()?;
         Ok(out)
+    }
+
+    /// Where the programs are called.
+    #[must_use]
+    pub const fn hook(&self) -> Hook {
+        self.hook
     }
 
     /// What was counted.

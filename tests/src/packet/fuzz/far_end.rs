@@ -9,6 +9,7 @@ use super::frames::{FLAGS, MOST, request};
 use super::mutate::{self, L3};
 use crate::packet::Build;
 use crate::packet::far_end::FarEnd;
+use crate::packet::hook::Hook;
 use crate::packet::lab::{address, at};
 use crate::packet::random::Random;
 use crate::packet::tunnel::Outer;
@@ -43,7 +44,9 @@ pub fn far_end_round(seed: u64, packets: u32) -> Result<Counters> {
         pad: [0; 3],
     };
     let addresses = |texts: &[&str]| texts.iter().map(|text| address(text)).collect::<Vec<_>>();
-    let end = FarEnd::new(settings, &addresses(LOCAL), &addresses(FRIENDS))?;
+    // In turn, as in the other rounds.
+    let hook = Hook::ALL[(seed & 1) as usize];
+    let end = FarEnd::new(hook, settings, &addresses(LOCAL), &addresses(FRIENDS))?;
     for number in 1..=packets {
         let is_answer = random.one_in(3);
         let mut frame = if is_answer {
@@ -57,6 +60,12 @@ pub fn far_end_round(seed: u64, packets: u32) -> Result<Counters> {
         // What goes out has a whole IP header, or the kernel does not run a program on it.
         let least = if is_answer { L3 + 40 } else { L3 };
         frame.resize(frame.len().clamp(least, MOST), 0);
+        // A tag is never among the bytes of what comes in by traffic control, but here nobody takes it out.
+        let is_tagged =
+            hook == Hook::Tc && matches!(frame.get(12..14), Some([0x81, 0] | [0x88, 0xa8]));
+        if !hook.takes(&frame) || is_tagged {
+            continue;
+        }
         let done = if is_answer {
             end.send(&frame).map(drop)
         } else {

@@ -5,13 +5,18 @@ use std::{collections::BTreeSet, net::IpAddr};
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, HashMap, MapData, PerCpuArray},
-    programs::{ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode, tc::qdisc_add_clsact},
+    programs::{
+        Program, ProgramError, SchedClassifier,
+        TcAttachType::{self, Egress, Ingress},
+        Xdp, XdpMode,
+        tc::qdisc_add_clsact,
+    },
 };
 use lb_common::{Address, Counters, DecapSettings, names};
 
 use super::{
     chain, forget_maps,
-    load::{OBJECT, refusal},
+    hook::{self, Hook},
     read, recorder, take, written,
 };
 use crate::{
@@ -32,6 +37,11 @@ pub(crate) struct Wanted<'a> {
 pub(crate) struct Programs {
     local: HashMap<MapData, Address, u32>,
     counters: PerCpuArray<MapData, Counters>,
+    /// What was told; programs are loaded by descriptors that have to be open.
+    _told: (
+        Array<MapData, DecapSettings>,
+        HashMap<MapData, Address, u32>,
+    ),
     mode: AttachMode,
     object: Ebpf,
 }
@@ -45,18 +55,41 @@ impl std::fmt::Debug for Programs {
 }
 
 impl Programs {
-    /// Loads the programs, tells them what they need to know, and attaches them.
+    /// Loads the programs, tells them what they need to know, and attaches them the best way that was asked
+    /// for.
     pub(crate) fn open(wanted: &Wanted<'_>) -> Result<Self, L4Error> {
-        let object = OBJECT.ok_or(L4Error::NoProgram)?;
         let index = host::interface_index(wanted.interface)?;
         host::check_rights()?;
         host::raise_memory_limit();
+        let modes: &[AttachMode] = match wanted.mode {
+            DatapathMode::Auto => &[AttachMode::Native, AttachMode::Tc, AttachMode::Generic],
+            DatapathMode::Native => &[AttachMode::Native],
+            DatapathMode::Tc => &[AttachMode::Tc],
+            DatapathMode::Generic => &[AttachMode::Generic],
+            DatapathMode::Relay | DatapathMode::Off => &[],
+        };
+        let mut refused = L4Error::NoProgram;
+        for mode in modes {
+            let mut programs = Self::load(wanted, *mode)?;
+            match programs.attach(wanted, index) {
+                Ok(()) => {
+                    forget_maps(&mut programs.object);
+                    return Ok(programs);
+                }
+                Err(error) => refused = error,
+            }
+        }
+        Err(refused)
+    }
+
+    fn load(wanted: &Wanted<'_>, mode: AttachMode) -> Result<Self, L4Error> {
         let mut loader = EbpfLoader::new();
         for name in names::PINNED_MAPS {
             // The maps of the balancing program come along; they need not hold anything.
             loader.map_max_entries(name, 1);
         }
         loader.map_max_entries(names::MAP_FLOW_EVENTS, recorder::UNREAD);
+        let object = Hook::of(mode).object()?;
         let mut object = loader.load(object).map_err(|error| load(&error))?;
         let mut settings: Array<_, DecapSettings> = take(&mut object, names::MAP_DECAP_SETTINGS)?;
         settings
@@ -70,53 +103,38 @@ impl Programs {
         let mut programs = Self {
             local: take(&mut object, names::MAP_DECAP_LOCAL)?,
             counters: take(&mut object, names::MAP_DECAP_COUNTERS)?,
-            mode: AttachMode::Native,
+            _told: (settings, friends),
+            mode,
             object,
         };
         for local in wanted.local {
             programs.learn(*local)?;
         }
-        programs.attach(wanted, index)?;
-        forget_maps(&mut programs.object);
         Ok(programs)
     }
 
     /// First what goes out, so that the first connection's answer is right.
     fn attach(&mut self, wanted: &Wanted<'_>, index: u32) -> Result<(), L4Error> {
+        let (object, interface) = (&mut self.object, wanted.interface);
         if wanted.settings.mtu != 0 {
-            clamp(&mut self.object, wanted.interface)?;
+            hook::load(object, names::PROGRAM_CLAMP)?;
+            let attached = traffic_control(object, names::PROGRAM_CLAMP, interface, Egress);
+            attached.map_err(|error| L4Error::Clamp {
+                interface: interface.to_owned(),
+                why: chain(&error),
+            })?;
         }
-        let program: &mut Xdp = program(&mut self.object, names::PROGRAM_DECAP)?;
-        program.load().map_err(|error| L4Error::Load {
-            why: refusal(&error),
-        })?;
-        let modes: &[AttachMode] = match wanted.mode {
-            DatapathMode::Auto => &[AttachMode::Native, AttachMode::Generic],
-            DatapathMode::Native => &[AttachMode::Native],
-            DatapathMode::Generic => &[AttachMode::Generic],
-            DatapathMode::Tc | DatapathMode::Relay | DatapathMode::Off => &[],
+        hook::load(object, names::PROGRAM_DECAP)?;
+        let attached = match self.mode {
+            AttachMode::Native => xdp(object, index, XdpMode::Driver),
+            AttachMode::Generic => xdp(object, index, XdpMode::Skb),
+            AttachMode::Tc => traffic_control(object, names::PROGRAM_DECAP, interface, Ingress),
         };
-        let mut refused = Ok(());
-        for mode in modes {
-            let how = match mode {
-                AttachMode::Native => XdpMode::Driver,
-                AttachMode::Generic | AttachMode::Tc => XdpMode::Skb,
-            };
-            match program.attach_to_if_index(index, how) {
-                Ok(_) => {
-                    self.mode = *mode;
-                    return Ok(());
-                }
-                Err(error) => {
-                    refused = Err(L4Error::Attach {
-                        interface: wanted.interface.to_owned(),
-                        mode: *mode,
-                        why: chain(&error),
-                    });
-                }
-            }
-        }
-        refused
+        attached.map_err(|error| L4Error::Attach {
+            interface: interface.to_owned(),
+            mode: self.mode,
+            why: chain(&error),
+        })
     }
 
     /// How the program that unpacks is attached.
@@ -150,33 +168,32 @@ impl Programs {
     }
 }
 
-/// Attaches what lowers the MSS of answers.
-fn clamp(object: &mut Ebpf, interface: &str) -> Result<(), L4Error> {
-    let program: &mut SchedClassifier = program(object, names::PROGRAM_CLAMP)?;
-    program.load().map_err(|error| L4Error::Load {
-        why: refusal(&error),
-    })?;
-    let attached = match program.attach(interface, TcAttachType::Egress) {
-        // Before Linux 6.6 a queueing discipline has to be there first.
-        Err(_) if qdisc_add_clsact(interface).is_ok() => {
-            program.attach(interface, TcAttachType::Egress)
-        }
-        result => result,
-    };
-    attached.map(drop).map_err(|error| L4Error::Clamp {
-        interface: interface.to_owned(),
-        why: chain(&error),
-    })
+fn xdp(object: &mut Ebpf, index: u32, mode: XdpMode) -> Result<(), ProgramError> {
+    let program: &mut Xdp = found(object, names::PROGRAM_DECAP)?;
+    program.attach_to_if_index(index, mode).map(drop)
 }
 
-fn program<'a, T>(object: &'a mut Ebpf, name: &str) -> Result<T, L4Error>
+fn traffic_control(
+    object: &mut Ebpf,
+    name: &str,
+    interface: &str,
+    way: TcAttachType,
+) -> Result<(), ProgramError> {
+    let program: &mut SchedClassifier = found(object, name)?;
+    let attached = match program.attach(interface, way) {
+        // Before Linux 6.6 a queueing discipline has to be there first.
+        Err(_) if qdisc_add_clsact(interface).is_ok() => program.attach(interface, way),
+        result => result,
+    };
+    attached.map(drop)
+}
+
+fn found<'a, T>(object: &'a mut Ebpf, name: &str) -> Result<T, ProgramError>
 where
-    T: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
+    T: TryFrom<&'a mut Program, Error = ProgramError>,
 {
-    let program = object.program_mut(name).ok_or_else(|| L4Error::Load {
-        why: format!("the object holds no program named {name}"),
-    })?;
-    T::try_from(program).map_err(|error| load(&error))
+    let program = object.program_mut(name);
+    T::try_from(program.ok_or(ProgramError::UnexpectedProgramType)?)
 }
 
 fn load(error: &dyn std::error::Error) -> L4Error {
