@@ -138,6 +138,13 @@ impl Sum {
         (!fold(self.0)).to_ne_bytes()
     }
 
+    /// The sum of this without another one that is part of it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn without(self, part: Self) -> Self {
+        Self(self.0 + (!fold(part.0)) as u64)
+    }
+
     /// The sum itself, which is what is in the place of a checksum that is still to be made.
     #[inline(always)]
     #[must_use]

@@ -218,7 +218,8 @@ impl Tunnel {
     }
 
     /// Over IPv4 UDP needs no checksum; over IPv6 receivers may insist on one, even for tunnels (RFC
-    /// 6935), so there is one wherever it can be known without reading the whole packet.
+    /// 6935), so there is one wherever it can be known without reading the whole packet, and the packet is
+    /// one: of several each would have another, which nobody makes.
     #[inline(always)]
     fn write_udp<P: Packet>(
         &self,
@@ -230,7 +231,7 @@ impl Tunnel {
         let source = (FIRST_PORT | (self.hash >> 32) as u16).to_be_bytes();
         let length = length.to_be_bytes();
         let check = match inner.sum {
-            Some(sum) if !self.v4 => sum
+            Some(sum) if !self.v4 && !packet.is_several() => sum
                 .address(&self.source)
                 .address(&self.destination)
                 .word([0, IpProto::Udp as u8])

@@ -133,6 +133,12 @@ pub trait Packet {
         ip_length
     }
 
+    /// Whether this is several packets, which are made of it when it is sent.
+    #[inline(always)]
+    fn is_several(&self) -> bool {
+        false
+    }
+
     /// Whether a packet whose IP header is at `l3` has a VLAN tag.
     #[inline(always)]
     fn is_tagged(&self, l3: usize) -> bool {

@@ -25,7 +25,7 @@ use crate::{
         segment::{Bound, Segment, Tail, pseudo},
     },
     step::Handover,
-    too_big::{Unfinished, unfinished},
+    too_big::unfinished,
 };
 
 /// Bytes of the header of an ICMP message.
@@ -145,8 +145,8 @@ fn unreachable<P: Packet>(
     let link = Link::read(packet, l3)?;
     let macs: [u8; 12] = packet.read(0)?;
     let l4 = packet.blur(l3 + header);
-    let unfinished = unfinished(packet, key.protocol, l4);
     packet.resize(l3 + header + QUOTED)?;
+    let unfinished = unfinished(packet, key.protocol, l4);
     let quoted = sum(packet, l3, v4, unfinished)?;
     packet.grow(header + ICMP)?;
     let payload = ICMP + header + QUOTED;
@@ -170,12 +170,13 @@ fn unreachable<P: Packet>(
 
 /// The sum of what is quoted.
 #[inline(always)]
-fn sum<P: Packet>(packet: &P, l3: usize, v4: bool, unfinished: Option<Unfinished>) -> Option<Sum> {
+fn sum<P: Packet>(packet: &P, l3: usize, v4: bool, unfinished: Option<Sum>) -> Option<Sum> {
     const MOST: usize = (Ipv6Hdr::LEN + QUOTED) / 4;
     let header = Outer::length(v4);
-    let (end, rest) = unfinished.map_or((header + QUOTED, Sum::none()), |segment| {
-        (header, segment.sum)
-    });
+    let (end, rest) = match unfinished {
+        Some(segment) => (header, segment),
+        None => (header + QUOTED, Sum::none()),
+    };
     let mut sum = rest;
     for word in 0..MOST {
         if 4 * word >= end {

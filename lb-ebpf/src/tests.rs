@@ -9,6 +9,7 @@ mod limits;
 mod opening;
 mod settled;
 mod translation;
+mod unfinished;
 
 use std::sync::Arc;
 
@@ -18,7 +19,7 @@ use lb_common::{
 };
 
 use crate::memory::{Frame, MemoryTables};
-use crate::{Route, Scratch, Verdict, process};
+use crate::{Packet, Route, Scratch, Verdict, process};
 
 /// The interface that packets come in by and, by the one route that there is, leave by.
 const INTERFACE: u32 = 3;
@@ -35,13 +36,18 @@ fn tables(capacity: usize) -> MemoryTables {
         next_hop_ttl_ms: 1000,
         ..Settings::default()
     });
-    tables.set_default_route(Route::Found(NextHop {
+    tables.set_default_route(way());
+    tables
+}
+
+/// The one route.
+fn way() -> Route {
+    Route::Found(NextHop {
         macs: [2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 1],
         interface: INTERFACE,
         mtu: 1500,
         ..NextHop::default()
-    }));
-    tables
+    })
 }
 
 fn v6(host: u8) -> Address {
@@ -82,12 +88,11 @@ fn table(instances: &[u16]) -> Arc<Table> {
 }
 
 fn send(tables: &MemoryTables, frame: &mut Vec<u8>) -> Verdict {
-    process(
-        &mut Frame(frame),
-        tables,
-        &mut Scratch::default(),
-        INTERFACE,
-    )
+    send_as(tables, &mut Frame(frame))
+}
+
+fn send_as<P: Packet>(tables: &MemoryTables, packet: &mut P) -> Verdict {
+    process(packet, tables, &mut Scratch::default(), INTERFACE)
 }
 
 /// A well-formed packet without checksums or payload; addresses of one family.

@@ -4,7 +4,7 @@
 use std::{net::Ipv4Addr, process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use lb_common::{Counter, CounterKind};
+use lb_common::{Counter, CounterKind, names};
 use lb_tests::{
     cleanup,
     client::{held::Held, udp},
@@ -29,6 +29,17 @@ fn xdp_program() -> Result<Option<String>> {
         .next()
         .and_then(|rest| rest.split_whitespace().next())
         .map(str::to_owned))
+}
+
+/// Its name.
+fn xdp_program_name() -> Result<Option<String>> {
+    let Some(id) = xdp_program()? else {
+        return Ok(None);
+    };
+    let id = id.parse::<u32>()?;
+    let mut all = aya::programs::loaded_programs().filter_map(Result::ok);
+    let program = all.find(|program| program.id() == id);
+    Ok(program.and_then(|program| program.name_as_str().map(str::to_owned)))
 }
 
 /// Whether a number is what weights of 1 and 3 make of `count` connections; a processor that meets
@@ -217,6 +228,36 @@ fn interfaces_and_modes_follow_the_configuration() -> Result<()> {
         assert!(l4::open(&spec, false)?.reason().is_some());
         assert_eq!(xdp_program()?, None);
         assert!(matches!(l4::open(&spec, true), Err(L4Error::Off)));
+        Ok(())
+    })
+}
+
+#[test]
+#[ignore = "needs root"]
+fn xdp_leaves_all_to_traffic_control_until_it_knows_all() -> Result<()> {
+    let place = Place::make()?;
+    place.balancer(|| {
+        let mut spec = place.spec();
+        spec.mode = DatapathMode::Tc;
+        let daemon = Daemon::start(&spec, [1, 1])?;
+        assert_eq!(daemon.settled()?.mode, Some(PathMode::Tc));
+        place.connect(10)?;
+        drop(daemon);
+        // Dies before it has written anything, over maps of another size.
+        spec.mode = DatapathMode::Native;
+        spec.max_connections *= 2;
+        drop(l4::open(&spec, true)?);
+        assert_eq!(xdp_program_name()?.as_deref(), Some(names::PROGRAM_PASS));
+        assert_eq!(pins(&spec.pin_path.join("links"))?.len(), 2);
+        place.connect(10)?;
+        let daemon = Daemon::start(&spec, [1, 1])?;
+        assert_eq!(daemon.settled()?.mode, Some(PathMode::Native));
+        assert_eq!(xdp_program_name()?.as_deref(), Some(names::PROGRAM));
+        assert_eq!(pins(&spec.pin_path.join("links"))?.len(), 1);
+        place.connect(10)?;
+        daemon.until("all connections to be counted", |report| {
+            report.counters.get(Counter::ConnectionsOpened) == 30
+        })?;
         Ok(())
     })
 }

@@ -48,7 +48,7 @@ const BOUNDS: &[Bound] = &[
     bound(names::PROGRAM, 200_000, 288),
     bound(names::PROGRAM_TC, 300_000, 288),
     bound("lb_encapsulate", 60_000, 288),
-    bound("lb_too_big", 250_000, 288),
+    bound("lb_too_big", 150_000, 288),
     bound("lb_icmp", 60_000, 288),
     bound("lb_finish", 60_000, 288),
     bound("lb_refuse", 60_000, 288),

@@ -302,7 +302,7 @@ impl Packet for SocketBuffer {
             return Some(());
         }
         // The kernel does not find an IP header behind a tag among the bytes. What is several packets needs it to.
-        if field!(self.context, gso_size) != 0 {
+        if self.is_several() {
             return None;
         }
         self.grow(bytes)
@@ -316,11 +316,18 @@ impl Packet for SocketBuffer {
         segment: Difference,
         (protocol, v4): (u8, bool),
     ) -> Option<()> {
-        let udp = if protocol == PROTOCOL_UDP {
-            u64::from(BPF_F_MARK_MANGLED_0)
-        } else {
-            0
-        };
+        let mut udp = 0;
+        if protocol == PROTOCOL_UDP {
+            udp = u64::from(BPF_F_MARK_MANGLED_0);
+            if self.read(at) == Some([0_u8; 2]) {
+                // There is none to make up for the changes. The header of IPv4 has one of its own.
+                self.resum(segment);
+                if !v4 {
+                    self.resum(pseudo);
+                }
+                return Some(());
+            }
+        }
         if pseudo != Difference::none() {
             let flags = u64::from(BPF_F_PSEUDO_HDR) | udp;
             let result = if v4 {
@@ -382,6 +389,11 @@ impl Packet for SocketBuffer {
             UdpHdr::LEN
         };
         (l4.wrapping_sub(l3) + header) as u32 + payload
+    }
+
+    #[inline(always)]
+    fn is_several(&self) -> bool {
+        field!(self.context, gso_size) != 0
     }
 
     #[inline(always)]

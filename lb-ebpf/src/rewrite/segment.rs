@@ -84,8 +84,8 @@ impl Segment {
         let macs: [u8; 12] = packet.read(0)?;
         let [v4_ttl, _]: [u8; 2] = packet.read(l3 + 8)?;
         let [_, v6_limit]: [u8; 2] = packet.read(l3 + 6)?;
-        let is_unfinished = packet.is_unfinished(l3 + header + CHECK);
         packet.resize(l3 + header + self.length())?;
+        let is_unfinished = packet.is_unfinished(l3 + header + CHECK);
         let [a, b, c, d, e, f, g, h, i, j, k, l] = macs;
         let macs = if is_back {
             [g, h, i, j, k, l, a, b, c, d, e, f]

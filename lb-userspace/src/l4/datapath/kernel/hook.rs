@@ -3,7 +3,8 @@
 //!
 //! All interfaces of a daemon have the same one. An earlier daemon may have left links of the other one: both can be on
 //! an interface at once, XDP before traffic control, so the new link is made before the old one is let go, and no packet
-//! finds neither.
+//! finds neither. An XDP program that comes before one of traffic control which works may not decide anything before it
+//! knows all: its link passes all packets on at first.
 
 use std::error::Error;
 
@@ -81,15 +82,30 @@ impl Hook {
         info.map_err(|error| failed(&error))
     }
 
-    /// Makes a link and pins it.
-    pub(super) fn attach(self, object: &mut Ebpf, pin: &PinnedLink) -> Result<PinnedLink, String> {
+    /// Makes a link and pins it. One of XDP that `stands_by` runs a program that passes all packets, until it is
+    /// [switched](Self::switch).
+    pub(super) fn attach(
+        self,
+        object: &mut Ebpf,
+        pin: &PinnedLink,
+        stands_by: bool,
+    ) -> Result<PinnedLink, String> {
         let mut attached = || -> Result<FdLink, Box<dyn Error>> {
             if self == Self::Xdp {
                 let mode = match pin.mode {
                     AttachMode::Generic => XdpMode::Skb,
                     AttachMode::Native | AttachMode::Tc => XdpMode::Driver,
                 };
-                let program: &mut Xdp = first(object, self)?.try_into()?;
+                if stands_by {
+                    load(object, names::PROGRAM_PASS)?;
+                }
+                let name = if stands_by {
+                    names::PROGRAM_PASS
+                } else {
+                    self.name()
+                };
+                let program = object.program_mut(name).ok_or_else(|| absent(name))?;
+                let program: &mut Xdp = program.try_into()?;
                 let id = program.attach_to_if_index(pin.index, mode)?;
                 // Where the kernel makes no link, aya attaches without one. Such a program would come off with
                 // the daemon, so it is no substitute; dropping it takes it off.

@@ -21,7 +21,8 @@ use crate::{
 /// What became of the interfaces.
 #[derive(Debug, Default)]
 pub(super) struct Links {
-    /// Links of earlier daemons, which still run the program of those.
+    /// Links of earlier daemons, which still run the program of those; and links that were made just now on
+    /// interfaces where an earlier daemon has the other hook: they pass all packets on to that for now.
     pub(super) adopted: Vec<PinnedLink>,
     /// Links that were made just now.
     pub(super) made: Vec<PinnedLink>,
@@ -100,11 +101,11 @@ fn try_attach(
         } else if Hook::of(link.mode) != wish.hook {
             links.replaced.push(link);
         } else if wish.modes().contains(&link.mode) {
-            if wish.mode == DatapathMode::Auto && link.mode == AttachMode::Generic {
+            if wish.mode == DatapathMode::Auto && link.mode != AttachMode::Native {
                 let reason = format!(
-                    "{} has run the program in generic mode since an earlier start; native mode \
-                     is tried again after `lb datapath detach`",
-                    link.interface
+                    "{} has run the program in {} mode since an earlier start; native mode is tried \
+                     again after `lb datapath detach`",
+                    link.interface, link.mode
                 );
                 tracing::warn!("{reason}");
                 links.reasons.push(reason);
@@ -123,7 +124,10 @@ fn try_attach(
             continue;
         };
         let pin = pins.link(*index, name, *best);
-        match wish.hook.attach(object, &pin) {
+        let stands_by = wish.hook == Hook::Xdp
+            && (links.replaced.iter()).any(|replaced| replaced.index == *index);
+        match wish.hook.attach(object, &pin, stands_by) {
+            Ok(link) if stands_by => links.adopted.push(link),
             Ok(link) => made(link, links),
             Err(why) if worse.is_empty() => return Err(not_attached(name, *best, why)),
             Err(why) => refused.push((name, *index, why, worse)),
@@ -134,7 +138,9 @@ fn try_attach(
         let Some(mode) = worse.first().filter(|_| !wish.may_fail || !is_nowhere) else {
             return Err(not_attached(name, AttachMode::Native, why));
         };
-        let link = wish.hook.attach(object, &pins.link(index, name, *mode));
+        let link = wish
+            .hook
+            .attach(object, &pins.link(index, name, *mode), false);
         made(link.map_err(|why| not_attached(name, *mode, why))?, links);
         let reason = format!(
             "{name} runs the program in {mode} mode, at a multiple of the cost of a packet, because \

@@ -185,7 +185,8 @@ fn best(place: &Place<'_>) -> Result<Built, L4Error> {
             place.ours.remove()?;
         }
         match built {
-            Err(error @ L4Error::Attach { .. }) if may_fail => {
+            // Kernels that are too old for traffic control as it is needed here may not even load it.
+            Err(error @ (L4Error::Attach { .. } | L4Error::Load { .. })) if may_fail => {
                 tracing::debug!(%error, ?hook, "trying another way");
                 refused.get_or_insert(error);
             }
