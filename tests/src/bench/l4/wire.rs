@@ -10,7 +10,7 @@
 //! measured in the same round and taken off.
 //!
 //! Each balancer also has a floor, which does what it does without balancing: for nftables a router that
-//! only forwards, on the same host; for lb a program that sends packets to one instance, on a host like
+//! only forwards, on the same host; for lb a program at the same hook that sends packets to one instance, on a host like
 //! lb's. A veth pair copies each packet that it gives to an XDP program and wakes up the other end for
 //! each that it sends, which no network card has to do; with its floor taken off, what is left is what
 //! the balancer itself costs.
