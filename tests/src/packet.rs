@@ -1,4 +1,4 @@
-//! Packets without a network: built byte by byte, run through the XDP program by
+//! Packets without a network: built byte by byte, run through the programs by
 //! `BPF_PROG_TEST_RUN` and through the pure library side by side, and judged by a library that has
 //! nothing to do with either.
 

@@ -236,8 +236,11 @@ fn interfaces_and_modes_follow_the_configuration() -> Result<()> {
 #[ignore = "needs root"]
 fn xdp_leaves_all_to_traffic_control_until_it_knows_all() -> Result<()> {
     let place = Place::make()?;
+    let other = ["link add other0 type veth peer name other1"];
+    place.topology.balancer.namespace.ip(&other)?;
     place.balancer(|| {
         let mut spec = place.spec();
+        spec.interfaces.push("other0".to_owned());
         spec.mode = DatapathMode::Tc;
         let daemon = Daemon::start(&spec, [1, 1])?;
         assert_eq!(daemon.settled()?.mode, Some(PathMode::Tc));
@@ -248,12 +251,12 @@ fn xdp_leaves_all_to_traffic_control_until_it_knows_all() -> Result<()> {
         spec.max_connections *= 2;
         drop(l4::open(&spec, true)?);
         assert_eq!(xdp_program_name()?.as_deref(), Some(names::PROGRAM_PASS));
-        assert_eq!(pins(&spec.pin_path.join("links"))?.len(), 2);
+        assert_eq!(pins(&spec.pin_path.join("links"))?.len(), 4);
         place.connect(10)?;
         let daemon = Daemon::start(&spec, [1, 1])?;
         assert_eq!(daemon.settled()?.mode, Some(PathMode::Native));
         assert_eq!(xdp_program_name()?.as_deref(), Some(names::PROGRAM));
-        assert_eq!(pins(&spec.pin_path.join("links"))?.len(), 1);
+        assert_eq!(pins(&spec.pin_path.join("links"))?.len(), 2);
         place.connect(10)?;
         daemon.until("all connections to be counted", |report| {
             report.counters.get(Counter::ConnectionsOpened) == 30

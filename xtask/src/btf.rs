@@ -25,7 +25,7 @@ const NAMED: [u32; 5] = [4, 5, 6, 7, 19];
 /// # Errors
 /// When the object or its type information is not what it says.
 pub(crate) fn mend_names(file: &mut [u8]) -> Result<()> {
-    let object = object::File::parse(&*file).context("the XDP program is no object file")?;
+    let object = object::File::parse(&*file).context("no object file")?;
     let section = object.section_by_name(SECTION);
     let Some((start, length)) = section.and_then(|section| section.file_range()) else {
         return Ok(());

@@ -44,7 +44,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Build the XDP program and the daemon that carries it
+    /// Build the programs for the kernel and the daemon that carries them
     Build(build::Arguments),
     /// Build, then run `lb` with the given arguments: `cargo xtask run -- run --config my.toml`
     Run(run::Arguments),

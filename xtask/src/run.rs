@@ -16,8 +16,10 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if let Err(error) = build::objects() {
-        // L7 needs no XDP program, and the daemon explains itself when an L4 service is asked for.
-        step::note(&format!("going on without the XDP program: {error:#}"));
+        // L7 needs no program in the kernel, and the daemon explains itself when an L4 service is asked for.
+        step::note(&format!(
+            "going on without the programs for the kernel: {error:#}"
+        ));
     }
     let lb = build::daemon(Profile::Fast)?;
     let status = Command::new(lb).args(&arguments.lb).status()?;

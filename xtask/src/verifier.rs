@@ -157,7 +157,7 @@ fn opened(bytes: &[u8], has_former: u8) -> Result<Ebpf> {
         .map_max_entries(names::MAP_TABLES, 4)
         .override_global(names::HAS_FORMER, &has_former, true)
         .load(bytes)
-        .context("cannot load the XDP object")
+        .context("cannot load the object")
 }
 
 fn program<'a>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut Program> {

@@ -8,6 +8,8 @@
 #[path = "../lb-xdp/atomic.rs"]
 mod atomic;
 #[cfg(target_arch = "bpf")]
+mod context;
+#[cfg(target_arch = "bpf")]
 #[path = "../lb-xdp/decap.rs"]
 mod decap;
 #[cfg(target_arch = "bpf")]

@@ -13,34 +13,23 @@
 //! * **Several packets in one**, which are made several when they are sent: a change of headers is a change of
 //!   all, and what has to fit a link is one of them.
 
-use core::{arch::asm, ffi::c_void, mem::offset_of, ptr};
+use core::{arch::asm, mem::offset_of, ptr};
 
 use aya_ebpf::{
-    EbpfContext as _,
     bindings::{
         __sk_buff, BPF_F_ADJ_ROOM_DECAP_L3_IPV4, BPF_F_ADJ_ROOM_DECAP_L3_IPV6,
         BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L4_UDP,
-        BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT,
-        TC_ACT_UNSPEC, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
+        BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR,
+        bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
     },
-    helpers::{
-        bpf_redirect,
-        generated::{
-            bpf_csum_update, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_head,
-            bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_vlan_pop,
-            bpf_skb_vlan_push,
-        },
+    helpers::generated::{
+        bpf_csum_update, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_head,
+        bpf_skb_change_tail, bpf_skb_pull_data, bpf_skb_vlan_pop, bpf_skb_vlan_push,
     },
     programs::TcContext,
 };
-use lb_common::{EVENT_BYTES, PROTOCOL_TCP, PROTOCOL_UDP};
-use lb_ebpf::{
-    Header, Packet,
-    checksum::Difference,
-    opaque,
-    packet::MAX_OFFSET,
-    record::{DROP, Fate, REDIRECT, TRANSMIT},
-};
+use lb_common::{PROTOCOL_TCP, PROTOCOL_UDP};
+use lb_ebpf::{Header, Packet, checksum::Difference, packet::MAX_OFFSET};
 use network_types::{
     eth::{EthHdr, EtherType},
     ip::{Ipv4Hdr, Ipv6Hdr},
@@ -48,7 +37,7 @@ use network_types::{
     udp::UdpHdr,
 };
 
-use crate::hook::{Depth, Hook};
+use crate::hook::Depth;
 
 /// `BPF_F_IPV6` of `linux/bpf.h`, known since Linux 6.16: the addresses of IPv6 are in the sum that the card has
 /// made, and their change and that of the checksum make up for each other.
@@ -65,9 +54,6 @@ const PLAIN_V6: usize = EthHdr::LEN + Ipv6Hdr::LEN + TcpHdr::LEN;
 const KIND: u16 = 0x8100_u16.to_be();
 /// Tags that are taken off.
 const MAX_TAGS: usize = 3;
-/// Bytes of a tag, and of what is before the first one.
-const TAG: u32 = 4;
-const MACS: u32 = 12;
 
 /// The packet that a program of traffic control was called for.
 ///
@@ -95,6 +81,7 @@ macro_rules! field {
         value as u32
     }};
 }
+pub(crate) use field;
 
 impl SocketBuffer {
     #[inline(always)]
@@ -431,69 +418,5 @@ impl Packet for SocketBuffer {
             }
         }
         Some(())
-    }
-}
-
-impl Hook for TcContext {
-    type Packet = SocketBuffer;
-    type Action = i32;
-    /// Whoever comes behind may still look at it.
-    const PASS: i32 = TC_ACT_UNSPEC;
-
-    #[inline(always)]
-    fn packet(&self, depth: Depth) -> SocketBuffer {
-        SocketBuffer::new(self, depth)
-    }
-
-    #[inline(always)]
-    fn length(&self) -> u32 {
-        let tag = if field!(self.skb.skb, vlan_present) != 0 {
-            TAG
-        } else {
-            0
-        };
-        field!(self.skb.skb, len) + tag
-    }
-
-    #[inline(always)]
-    fn interface(&self) -> u32 {
-        // Not `ingress_ifindex`, which is the same but where a packet is only tried.
-        field!(self.skb.skb, ifindex)
-    }
-
-    /// The tag is where it is on a wire.
-    #[inline(always)]
-    unsafe fn load(&self, to: *mut c_void, length: u32) -> bool {
-        let part = |from: u32, to: *mut c_void, length: u32| {
-            // SAFETY: the caller's.
-            unsafe { bpf_skb_load_bytes(self.as_ptr(), from, to, length) == 0 }
-        };
-        if field!(self.skb.skb, vlan_present) == 0 {
-            return part(0, to, length);
-        }
-        let kind = (field!(self.skb.skb, vlan_proto) as u16).to_ne_bytes();
-        let control = (field!(self.skb.skb, vlan_tci) as u16).to_be_bytes();
-        let rest = opaque(u64::from(length.wrapping_sub(MACS + TAG))) as u32;
-        if rest == 0 || rest > EVENT_BYTES as u32 - MACS - TAG {
-            return false;
-        }
-        // SAFETY: the caller's.
-        unsafe {
-            let tag = to.byte_add(MACS as usize).cast();
-            ptr::write_unaligned(tag, [kind[0], kind[1], control[0], control[1]]);
-            part(0, to, MACS) && part(MACS, to.byte_add((MACS + TAG) as usize), rest)
-        }
-    }
-
-    #[inline(always)]
-    fn carry_out(&self, fate: Fate) -> i32 {
-        let out = match fate.action {
-            DROP => return TC_ACT_SHOT,
-            TRANSMIT => self.interface(),
-            REDIRECT => fate.out,
-            _ => return TC_ACT_UNSPEC,
-        };
-        // SAFETY: a helper without pointers.
-        unsafe { bpf_redirect(out, 0) as i32 }
     }
 }

@@ -144,7 +144,7 @@ mod tests {
         };
         let error = Decap::open(&spec).unwrap_err().to_string();
         assert!(
-            error.contains("nothing0") || error.contains("without its XDP program"),
+            error.contains("nothing0") || error.contains("without its programs"),
             "{error}"
         );
     }

@@ -15,7 +15,7 @@ pub enum L4Error {
     Off,
     /// The daemon carries no program.
     #[error(
-        "this lb was built without its XDP program, so it can serve no VIP; run `cargo xtask \
+        "this lb was built without its programs for the kernel, so it can serve no VIP; run `cargo xtask \
          build` and start what that builds"
     )]
     NoProgram,
@@ -85,14 +85,14 @@ pub enum L4Error {
         found: String,
     },
     /// The program or its maps could not be loaded.
-    #[error("the kernel refused the XDP program: {why}")]
+    #[error("the kernel refused the program: {why}")]
     Load {
         /// The kernel's words.
         why: String,
     },
     /// The program's maps are not the daemon's.
     #[error(
-        "expected map {map} of the XDP program to be {expected}, found {found}: the program \
+        "expected map {map} of the program to be {expected}, found {found}: the program \
              and this lb are of different builds; run `cargo xtask build`"
     )]
     Mismatch {

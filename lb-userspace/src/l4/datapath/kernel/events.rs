@@ -36,7 +36,7 @@ impl Events {
         match EbpfLogger::init_with_logger(program, ToTracing) {
             Ok(logger) => Self(Some(logger)),
             Err(error) => {
-                tracing::warn!(%error, "the XDP program's log cannot be read");
+                tracing::warn!(%error, "the log of the program in the kernel cannot be read");
                 Self(None)
             }
         }
@@ -65,7 +65,7 @@ impl Log for ToTracing {
     }
 
     fn log(&self, record: &Record<'_>) {
-        tracing::warn!("XDP program: {}", record.args());
+        tracing::warn!("in the kernel: {}", record.args());
     }
 
     fn flush(&self) {}

@@ -96,9 +96,6 @@ impl Hook {
                     AttachMode::Generic => XdpMode::Skb,
                     AttachMode::Native | AttachMode::Tc => XdpMode::Driver,
                 };
-                if stands_by {
-                    load(object, names::PROGRAM_PASS)?;
-                }
                 let name = if stands_by {
                     names::PROGRAM_PASS
                 } else {
@@ -106,6 +103,10 @@ impl Hook {
                 };
                 let program = object.program_mut(name).ok_or_else(|| absent(name))?;
                 let program: &mut Xdp = program.try_into()?;
+                // That of the first interface is the one of the others too.
+                if stands_by && program.fd().is_err() {
+                    program.load()?;
+                }
                 let id = program.attach_to_if_index(pin.index, mode)?;
                 // Where the kernel makes no link, aya attaches without one. Such a program would come off with
                 // the daemon, so it is no substitute; dropping it takes it off.
