@@ -244,7 +244,13 @@ impl Configuration {
     /// The same at one hook or the other.
     #[must_use]
     pub fn packets_at(self, hook: Hook) -> Self {
-        let sources = FAMILIES.map(|family| address(1, family).to_string());
+        self.packets_on(hook, 1)
+    }
+
+    /// The same on the host whose addresses end in `number`.
+    #[must_use]
+    pub fn packets_on(self, hook: Hook, number: u8) -> Self {
+        let sources = FAMILIES.map(|family| address(number, family).to_string());
         let mode = match hook {
             Hook::Xdp => "mode = \"native\"",
             Hook::Tc => BY_TC,

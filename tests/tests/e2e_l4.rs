@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use lb_tests::client::{bulk, tcp, udp};
 use lb_tests::instance;
 use lb_tests::packet::hook::Hook;
@@ -99,13 +99,6 @@ fn sum(instances: &Value, service: &str, counter: &str) -> u64 {
     all.filter(|one| one["service"] == service)
         .map(|one| one["kernel"][counter].as_u64().unwrap_or_default())
         .sum()
-}
-
-/// Does it at each hook.
-fn at_each_hook(work: impl Fn(Hook) -> Result<()>) -> Result<()> {
-    Hook::ALL
-        .into_iter()
-        .try_for_each(|hook| work(hook).with_context(|| format!("{hook:?}")))
 }
 
 fn spread(hook: Hook, forwarding: Forwarding) -> Result<()> {
@@ -218,25 +211,25 @@ fn large_transfers(hook: Hook, forwarding: Forwarding) -> Result<()> {
 #[test]
 #[ignore = "needs root"]
 fn nat_spreads_connections_by_weight_and_counts_them() -> Result<()> {
-    at_each_hook(|hook| spread(hook, Forwarding::Nat))
+    Hook::each(|hook| spread(hook, Forwarding::Nat))
 }
 
 #[test]
 #[ignore = "needs root"]
 fn dnat_spreads_connections_by_weight_and_counts_them() -> Result<()> {
-    at_each_hook(|hook| spread(hook, Forwarding::Dnat))
+    Hook::each(|hook| spread(hook, Forwarding::Dnat))
 }
 
 #[test]
 #[ignore = "needs root"]
 fn large_transfers_by_dnat_are_intact() -> Result<()> {
-    at_each_hook(|hook| large_transfers(hook, Forwarding::Dnat))
+    Hook::each(|hook| large_transfers(hook, Forwarding::Dnat))
 }
 
 #[test]
 #[ignore = "needs root"]
 fn an_instance_that_refuses_is_heard_by_the_client() -> Result<()> {
-    at_each_hook(is_heard)
+    Hook::each(is_heard)
 }
 
 fn is_heard(hook: Hook) -> Result<()> {
@@ -272,17 +265,17 @@ fn is_heard(hook: Hook) -> Result<()> {
 #[test]
 #[ignore = "needs root"]
 fn l2dsr_spreads_connections_by_weight_and_counts_them() -> Result<()> {
-    at_each_hook(|hook| spread(hook, Forwarding::L2Dsr))
+    Hook::each(|hook| spread(hook, Forwarding::L2Dsr))
 }
 
 #[test]
 #[ignore = "needs root"]
 fn large_transfers_by_nat_are_intact() -> Result<()> {
-    at_each_hook(|hook| large_transfers(hook, Forwarding::Nat))
+    Hook::each(|hook| large_transfers(hook, Forwarding::Nat))
 }
 
 #[test]
 #[ignore = "needs root"]
 fn large_transfers_by_l2dsr_are_intact() -> Result<()> {
-    at_each_hook(|hook| large_transfers(hook, Forwarding::L2Dsr))
+    Hook::each(|hook| large_transfers(hook, Forwarding::L2Dsr))
 }

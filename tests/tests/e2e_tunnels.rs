@@ -19,13 +19,6 @@ const DATAGRAMS: u32 = 2;
 /// Bytes of a large transfer.
 const LARGE: usize = 16 << 20;
 
-/// Does it at each hook.
-fn at_each_hook(work: impl Fn(Hook) -> Result<()>) -> Result<()> {
-    Hook::ALL
-        .into_iter()
-        .try_for_each(|hook| work(hook).with_context(|| format!("{hook:?}")))
-}
-
 /// A scene in which the far ends run, in these families of instances.
 fn scene(
     hook: Hook,
@@ -109,37 +102,37 @@ fn large_transfers(hook: Hook, forwarding: &str, families: &[Family], clamp: boo
 #[test]
 #[ignore = "needs root"]
 fn connections_by_ipip() -> Result<()> {
-    at_each_hook(|hook| connections(hook, "ipip", &FAMILIES))
+    Hook::each(|hook| connections(hook, "ipip", &FAMILIES))
 }
 
 #[test]
 #[ignore = "needs root"]
 fn connections_by_gue() -> Result<()> {
-    at_each_hook(|hook| connections(hook, "gue", &FAMILIES))
+    Hook::each(|hook| connections(hook, "gue", &FAMILIES))
 }
 
 #[test]
 #[ignore = "needs root"]
 fn connections_by_ipip_to_instances_of_ipv6_alone() -> Result<()> {
-    at_each_hook(|hook| connections(hook, "ipip", &[Family::V6]))
+    Hook::each(|hook| connections(hook, "ipip", &[Family::V6]))
 }
 
 #[test]
 #[ignore = "needs root"]
 fn connections_by_gue_to_instances_of_ipv4_alone() -> Result<()> {
-    at_each_hook(|hook| connections(hook, "gue", &[Family::V4]))
+    Hook::each(|hook| connections(hook, "gue", &[Family::V4]))
 }
 
 #[test]
 #[ignore = "needs root"]
 fn large_transfers_by_ipip_with_a_lower_mss() -> Result<()> {
-    at_each_hook(|hook| large_transfers(hook, "ipip", &FAMILIES, true))
+    Hook::each(|hook| large_transfers(hook, "ipip", &FAMILIES, true))
 }
 
 #[test]
 #[ignore = "needs root"]
 fn large_transfers_by_gue_whose_senders_are_told() -> Result<()> {
-    at_each_hook(|hook| large_transfers(hook, "gue", &FAMILIES, false))
+    Hook::each(|hook| large_transfers(hook, "gue", &FAMILIES, false))
 }
 
 #[test]

@@ -32,11 +32,7 @@ fn run(settings: DecapSettings, test: impl Fn(&FarEnd) -> Result<()>) -> Result<
     kernel::pin(0)?;
     let addresses = |texts: &[&str]| texts.iter().map(|text| address(text)).collect::<Vec<_>>();
     let local = [addresses(&VIPS), addresses(&OWN)].concat();
-    for hook in Hook::ALL {
-        let end = FarEnd::new(hook, settings, &local, &addresses(&LB))?;
-        test(&end).with_context(|| format!("{hook:?}"))?;
-    }
-    Ok(())
+    Hook::each(|hook| test(&FarEnd::new(hook, settings, &local, &addresses(&LB))?))
 }
 
 fn ip(text: &str) -> IpAddr {

@@ -22,7 +22,7 @@ const SIZES: Sizes = Sizes {
     connections: 1024,
     tables: 4,
 };
-/// `XDP_TX` of `linux/bpf.h`.
+/// Ports of the clients.
 const CLIENTS: std::ops::Range<u16> = 5000..5020;
 
 /// Frames, and what became of each.

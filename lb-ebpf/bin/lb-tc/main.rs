@@ -8,6 +8,9 @@
 #[path = "../lb-xdp/atomic.rs"]
 mod atomic;
 #[cfg(target_arch = "bpf")]
+#[path = "../lb-xdp/bytes.rs"]
+mod bytes;
+#[cfg(target_arch = "bpf")]
 mod context;
 #[cfg(target_arch = "bpf")]
 #[path = "../lb-xdp/decap.rs"]
@@ -15,6 +18,9 @@ mod decap;
 #[cfg(target_arch = "bpf")]
 #[path = "../lb-xdp/diagnostics.rs"]
 mod diagnostics;
+#[cfg(target_arch = "bpf")]
+#[path = "../lb-xdp/entries.rs"]
+mod entries;
 #[cfg(target_arch = "bpf")]
 #[path = "../lb-xdp/fib.rs"]
 mod fib;

@@ -29,7 +29,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use lb_common::{PROTOCOL_TCP, PROTOCOL_UDP};
-use lb_ebpf::{Header, Packet, checksum::Difference, packet::MAX_OFFSET};
+use lb_ebpf::{Header, Packet, checksum::Difference};
 use network_types::{
     eth::{EthHdr, EtherType},
     ip::{Ipv4Hdr, Ipv6Hdr},
@@ -37,7 +37,7 @@ use network_types::{
     udp::UdpHdr,
 };
 
-use crate::hook::Depth;
+use crate::{bytes, hook::Depth};
 
 /// `BPF_F_IPV6` of `linux/bpf.h`, known since Linux 6.16: the addresses of IPv6 are in the sum that the card has
 /// made, and their change and that of the checksum make up for each other.
@@ -116,19 +116,11 @@ impl SocketBuffer {
         ether_type == EtherType::Ipv6 as u16 && is_known && linear >= PLAIN_V6
     }
 
-    /// The address of `H` at `offset`, if it lies in the first piece as a whole; as of XDP.
+    /// The address of `H` at `offset`, if it lies in the first piece as a whole.
     #[inline(always)]
     fn at<H: Header>(&self, offset: usize) -> Option<*mut H> {
-        const { assert!(size_of::<H>() > 1, "a header has two bytes at least") };
-        if offset > MAX_OFFSET {
-            return None;
-        }
         let (start, end) = bounds(self.context);
-        let start = start + offset;
-        if start + size_of::<H>() > end {
-            return None;
-        }
-        Some(start as *mut H)
+        bytes::place(start, end, offset)
     }
 
     /// Whether the card has made a sum of the whole packet.

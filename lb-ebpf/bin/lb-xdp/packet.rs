@@ -12,11 +12,13 @@ use aya_ebpf::{
 };
 use lb_ebpf::{
     Header, Packet,
-    packet::MAX_OFFSET,
     record::{DROP, Fate, REDIRECT, TRANSMIT},
 };
 
-use crate::hook::{Depth, Hook};
+use crate::{
+    bytes,
+    hook::{Depth, Hook},
+};
 
 /// The packet that an XDP program was called for.
 pub(crate) struct XdpPacket {
@@ -40,18 +42,7 @@ impl XdpPacket {
     /// The address of `H` at `offset`, if it lies in the packet as a whole.
     #[inline(always)]
     fn at<H: Header>(&self, offset: usize) -> Option<*mut H> {
-        // The compiler turns `start + 1 > end` into `start >= end`, from which the verifier learns
-        // nothing.
-        const { assert!(size_of::<H>() > 1, "a header has two bytes at least") };
-        // Without a limit the verifier cannot follow `data + offset`.
-        if offset > MAX_OFFSET {
-            return None;
-        }
-        let start = self.start + offset;
-        if start + size_of::<H>() > self.end {
-            return None;
-        }
-        Some(start as *mut H)
+        bytes::place(self.start, self.end, offset)
     }
 }
 

@@ -1,74 +1,14 @@
-//! The entry points.
+//! The entry points of XDP.
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
-use lb_ebpf::{
-    Stage,
-    record::{Fate, PASS, TRANSMIT},
-};
 
-use crate::{
-    decap::decap,
-    hook::{Depth, Hook as _},
-    reflect::reflect,
-    stage,
-};
+use crate::entries::entries;
 
-/// The balancing program: the first stage.
-#[xdp]
-pub fn lb_xdp(context: XdpContext) -> u32 {
-    stage::first(&context)
-}
-
-/// The programs of later stages.
-macro_rules! stages {
-    ($($name:ident: $stage:ident, $depth:ident;)+) => { $(
-        #[doc = concat!("[`Stage::", stringify!($stage), "`].")]
-        #[xdp]
-        pub fn $name(context: XdpContext) -> u32 {
-            stage::later(&context, Stage::$stage, Depth::$depth)
-        }
-    )+ };
-}
-
-stages! {
-    lb_encapsulate: Encapsulate, Ports;
-    lb_too_big: TooBig, All;
-    lb_icmp: Icmp, All;
-    lb_finish: Finish, All;
-    lb_fragment: Fragment, All;
-    lb_refuse: Refuse, All;
-    lb_admit: Admit, Ports;
-    lb_cookie: Cookie, All;
-    lb_splice: Splice, Ports;
-}
-
-/// Records a packet whose verdict is known, and carries that out.
-#[xdp]
-pub fn lb_record(context: XdpContext) -> u32 {
-    stage::record_and_act(&context)
-}
+entries!(xdp, lb_xdp, XdpContext, u32);
 
 /// Passes every packet: the floor of benchmarks, and what the peer of a veth needs so that packets
 /// that were transmitted by XDP reach it.
 #[xdp]
 pub fn lb_pass(_context: XdpContext) -> u32 {
     xdp_action::XDP_PASS
-}
-
-/// Sends packets for one IPv4 address back out of their interface to one MAC address, and passes all
-/// others: the floor of benchmarks on the wire.
-#[xdp]
-pub fn lb_reflect(context: XdpContext) -> u32 {
-    let decided = reflect(&mut context.packet(Depth::Ports));
-    let action = decided.map_or(PASS, |()| TRANSMIT);
-    context.carry_out(Fate {
-        action,
-        ..Fate::default()
-    })
-}
-
-/// The far end of tunnels: unpacks what comes in by them.
-#[xdp]
-pub fn lb_decap(context: XdpContext) -> u32 {
-    decap(&context)
 }

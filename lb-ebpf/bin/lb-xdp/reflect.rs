@@ -1,11 +1,16 @@
 //! The yardstick on the wire: what it costs to steer packets when there is nothing to decide.
 
 use aya_ebpf::Global;
-use lb_ebpf::Packet;
+use lb_ebpf::{
+    Packet,
+    record::{Fate, PASS, TRANSMIT},
+};
 use network_types::{
     eth::{EthHdr, EtherType},
     ip::Ipv4Hdr,
 };
+
+use crate::hook::{Depth, Hook};
 
 /// The address whose packets are sent on, as it stands in them; its name is
 /// [`lb_common::names::REFLECTED`].
@@ -17,9 +22,18 @@ static LB_REFLECTED: Global<[u8; 4]> = Global::new([0; 4]);
 #[unsafe(no_mangle)]
 static LB_REFLECTED_TO: Global<[u8; 8]> = Global::new([0; 8]);
 
-/// Addresses a packet for one IPv4 address to one MAC address; nothing is done with all others.
+/// Sends a packet for one IPv4 address back to one MAC address, and passes all others.
 #[inline(always)]
-pub(crate) fn reflect<P: Packet>(packet: &mut P) -> Option<()> {
+pub(crate) fn reflect<H: Hook>(context: &H) -> H::Action {
+    let is_readdressed = readdress(&mut context.packet(Depth::Ports)).is_some();
+    context.carry_out(Fate {
+        action: if is_readdressed { TRANSMIT } else { PASS },
+        ..Fate::default()
+    })
+}
+
+#[inline(always)]
+fn readdress<P: Packet>(packet: &mut P) -> Option<()> {
     let mut ethernet: EthHdr = packet.read(0)?;
     let ip: Ipv4Hdr = packet.read(EthHdr::LEN)?;
     if ethernet.ether_type != EtherType::Ipv4 as u16 || ip.dst_addr != LB_REFLECTED.load() {

@@ -39,6 +39,16 @@ impl Hook {
     /// Both.
     pub const ALL: [Self; 2] = [Self::Xdp, Self::Tc];
 
+    /// Does `work` for each, and says for which it went wrong.
+    ///
+    /// # Errors
+    /// Whatever `work` finds wrong.
+    pub fn each(work: impl Fn(Self) -> Result<()>) -> Result<()> {
+        Self::ALL
+            .into_iter()
+            .try_for_each(|hook| work(hook).with_context(|| format!("{hook:?}")))
+    }
+
     /// Where the object is.
     ///
     /// # Errors

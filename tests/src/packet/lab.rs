@@ -71,10 +71,7 @@ pub fn run(sizes: Sizes, test: impl Fn(&mut Lab) -> Result<()> + Send + Sync) ->
 /// # Errors
 /// Whatever `work` finds wrong.
 pub fn at_each_hook(work: impl Fn(Hook) -> Result<()> + Send + Sync) -> Result<()> {
-    for hook in Hook::ALL {
-        in_network(|| work(hook)).with_context(|| format!("{hook:?}"))?;
-    }
-    Ok(())
+    Hook::each(|hook| in_network(|| work(hook)))
 }
 
 /// Does `work`, which makes labs one after the other, in a namespace made for it, or says why it cannot.

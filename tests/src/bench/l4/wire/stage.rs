@@ -16,7 +16,7 @@ use crate::instance::{self, Instance};
 use crate::packet::hook::Hook;
 use crate::packet::kernel::pin;
 use crate::pass::Attached;
-use crate::scene::{Configuration, DSR, FAMILIES, NAT, address};
+use crate::scene::{Configuration, DSR, NAT};
 use crate::topology::{Family, Host, INTERFACE, SECOND, Topology, v4};
 
 /// Last part of the address that nftables balances.
@@ -123,8 +123,14 @@ impl Stage {
             reflector(&topology, second, Hook::Tc, REFLECTED_TC)?,
         ];
         let lb = [
-            Daemon::start(&topology.balancer, &configuration(Hook::Xdp, [NAT, DSR]))?,
-            Daemon::start(&by_tc, &configuration(Hook::Tc, [NAT_TC, DSR_TC]))?,
+            Daemon::start(
+                &topology.balancer,
+                configuration(Hook::Xdp, 1, [NAT, DSR]).text(),
+            )?,
+            Daemon::start(
+                &by_tc,
+                configuration(Hook::Tc, BALANCER_TC, [NAT_TC, DSR_TC]).text(),
+            )?,
         ];
         let way = |name, floor, numbers: &[u8]| Way {
             name,
@@ -255,9 +261,9 @@ impl Stage {
     }
 }
 
-/// VIPs at two addresses, forwarded by `nat` and by `l2dsr`.
-fn configuration(hook: Hook, numbers: [u8; 2]) -> String {
-    let mut configuration = Configuration::new("[]").packets_at(hook);
+/// VIPs at two addresses, forwarded by `nat` and by `l2dsr`, on a host.
+fn configuration(hook: Hook, host: u8, numbers: [u8; 2]) -> Configuration {
+    let mut configuration = Configuration::new("[]").packets_on(hook, host);
     for (name, number) in ["nat", "l2dsr"].into_iter().zip(numbers) {
         for (protocol, port) in [
             ("udp", SINK),
@@ -281,10 +287,7 @@ fn configuration(hook: Hook, numbers: [u8; 2]) -> String {
                 ));
         }
     }
-    // Each has its own address.
-    let sources = FAMILIES.map(|family| address(1, family).to_string());
-    let text = configuration.text();
-    text.replace(&format!("nat_sources = {sources:?}\n"), "")
+    configuration
 }
 
 /// Lets a host send everything for one address to the first instance.
