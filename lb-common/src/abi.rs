@@ -36,9 +36,9 @@ pub use flow::{
     STATE_STRAY, Splice, most_opening, same_flow,
 };
 pub use instance::{
-    CLIENT_HOPS, ClientHop, HOP_GATEWAY, HOP_TAGGED, HOP_VLAN, INSTANCE_ABSENT, INSTANCE_ACTIVE,
-    INSTANCE_DOWN, INSTANCE_DRAINING, INSTANCE_FAILED, InstanceEntry, MAX_INSTANCES,
-    MAX_SUBINTERFACES, NextHop, Subinterface,
+    CLIENT_HOPS, ClientHop, HOP_ACTIVE, HOP_GATEWAY, HOP_TAGGED, HOP_VLAN, INSTANCE_ABSENT,
+    INSTANCE_ACTIVE, INSTANCE_DOWN, INSTANCE_DRAINING, INSTANCE_FAILED, InstanceEntry,
+    MAX_INSTANCES, MAX_SUBINTERFACES, NextHop, Subinterface,
 };
 pub use ports::{MAX_RANGES, PortRange, PortRanges};
 pub use record::{

@@ -116,7 +116,7 @@ described! {
     ClientKey { client, service }
     ClientPin { until, instance, generation; pad }
     CookieKeys { keys, current, since, origin }
-    NextHop { fresh_until, macs, interface, mtu, generation, flags }
+    NextHop { fresh_until, macs, interface, mtu_and_epoch, generation, flags }
     ClientHop { address, hop }
 }
 

@@ -48,9 +48,9 @@ pub const MAP_VIPS: &str = "VIPS";
 /// [`crate::Address`] → [`crate::PortRanges`]: the addresses of VIPs. Each load of the program has its own, as
 /// with [`MAP_CEILINGS`].
 pub const MAP_VIP_ADDRESSES: &str = "VIP_ADDRESSES";
-/// Array of one `u64`: the number of changes of [`MAP_VIPS`], which the daemon adds one to after each, in
-/// memory that it shares with the programs. The program's own copies of VIPs are void as soon as it has
-/// moved.
+/// Array of one `u64`: the number of changes of [`MAP_VIPS`] and [`MAP_INSTANCES`], which the daemon adds one to
+/// after each, in memory that it shares with the programs. What a program keeps of VIPs and of the state of
+/// instances is void as soon as it has moved.
 pub const MAP_VIP_EPOCH: &str = "VIP_EPOCH";
 /// Array of [`crate::Table`]; [`crate::Vip::table`] is the index.
 pub const MAP_TABLES: &str = "TABLES";

@@ -58,7 +58,7 @@ fn mtu_to_instance<T: Tables>(tables: &T, scratch: &Scratch, interface: u32) -> 
         tables.now(),
         handover.forward,
     );
-    hop.map_or(0, |hop| hop.mtu)
+    hop.map_or(0, |hop| hop.mtu())
 }
 
 /// What the way to the client takes; 0 when that is not known.
@@ -76,7 +76,7 @@ fn mtu_to_client<T: Tables>(tables: &T, scratch: &mut Scratch, interface: u32) -
     }
     let (vip, client) = (&partner.source, &partner.destination);
     let hop = hop::to_address(tables, interface, tables.now(), vip, client);
-    hop.map_or(0, |hop| hop.mtu)
+    hop.map_or(0, |hop| hop.mtu())
 }
 
 #[inline(always)]

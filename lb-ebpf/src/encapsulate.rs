@@ -92,8 +92,8 @@ fn send<P: Packet, T: Tables>(
     )?;
     if encapsulates(handover.forward) {
         wrap(packet, tables, scratch, &hop)?;
-    } else if hop.mtu != 0 && largest(packet, &scratch.key, handover) > hop.mtu {
-        scratch.handover.mtu = hop.mtu;
+    } else if hop.mtu() != 0 && largest(packet, &scratch.key, handover) > hop.mtu() {
+        scratch.handover.mtu = hop.mtu();
         return Err(Counter::DropTooBig);
     } else {
         l2::rewrite(packet, &hop).ok_or(Counter::DropRewrite)?;
@@ -126,7 +126,11 @@ fn wrap<P: Packet, T: Tables>(
     let settings = tables.settings().ok_or(Counter::DropNoTunnelSource)?;
     let tunnel = Tunnel::new(&settings, &instance, handover, hash::flow(key))?;
     let overhead = tunnel.overhead() as u32;
-    let most = if hop.mtu == 0 { MAX_LENGTH } else { hop.mtu };
+    let most = if hop.mtu() == 0 {
+        MAX_LENGTH
+    } else {
+        hop.mtu()
+    };
     if largest(packet, key, handover) + overhead > most {
         handover.mtu = most.saturating_sub(overhead);
         return Err(Counter::DropTooBig);

@@ -259,7 +259,7 @@ fn send<P: Packet, T: Tables>(
         )?,
     };
     // Nobody is told of it: an ICMP error is about a first fragment only (RFC 1122, 3.2.2).
-    if hop.mtu != 0 && piece.ip_length > hop.mtu {
+    if hop.mtu() != 0 && piece.ip_length > hop.mtu() {
         return Err(Counter::DropTooBig);
     }
     if translates(entry.forward) {

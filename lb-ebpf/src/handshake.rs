@@ -192,7 +192,7 @@ fn synack<P: Packet, T: Tables>(
 #[inline(always)]
 fn fitting_mss<T: Tables>(tables: &T, key: &FlowKey, vip: &Vip, v4: bool) -> u16 {
     let slot = tables.slot(vip.table, hash::slot(hash::flow(key)));
-    let known = tables.instance_hop(slot.index()).map_or(0, |hop| hop.mtu);
+    let known = tables.instance_hop(slot.index()).map_or(0, |hop| hop.mtu());
     let mtu = if known == 0 { USUAL_MTU } else { known };
     let headers = Outer::length(v4) as u32 + 20;
     let fits = mtu

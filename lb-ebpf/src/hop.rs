@@ -4,6 +4,9 @@
 //! its answer is kept for a time that the settings give: per instance in an array, per client in a
 //! small direct-mapped cache. Both belong to one processor and need no synchronisation.
 //!
+//! With the way to an instance it is kept that the instance takes new connections, and in which epoch that was
+//! found: as long as the daemon has changed no instance, whoever has the way needs not look at the instance.
+//!
 //! A stale answer is better than none: when the kernel has forgotten a neighbour (nothing but this
 //! program may be talking to it) the old MAC address is used on.
 
@@ -12,7 +15,7 @@ use lb_common::{
     is_v4, same_address,
 };
 
-use crate::{Flow, Route, Tables, hash};
+use crate::{Flow, Hop as _, Route, Tables, hash};
 
 /// The way to an instance of this generation.
 ///
@@ -35,10 +38,50 @@ pub fn to_instance<T: Tables>(
         refresh_instance(tables, interface, index, now)?;
         tables.instance_hop(index).ok_or(Counter::DropNoRoute)?
     };
+    suits(&hop, forward)?;
+    Ok(hop)
+}
+
+/// Whether packets can take a way that are forwarded so: a router makes nothing of a frame whose
+/// destination is still the VIP.
+///
+/// # Errors
+///
+/// The drop reason.
+#[inline(always)]
+pub(crate) const fn suits(hop: &NextHop, forward: u8) -> Result<(), Counter> {
     if forward == FORWARD_L2DSR && hop.flags & HOP_GATEWAY != 0 {
         return Err(Counter::DropNotOnLink);
     }
-    Ok(hop)
+    Ok(())
+}
+
+/// The way to an instance that takes new connections in this epoch, which was read before; none when it does
+/// not, or the kernel has to be asked for it.
+#[inline(always)]
+pub(crate) fn to_active<T: Tables>(tables: &T, index: u16, epoch: u64, now: u64) -> Option<T::Hop> {
+    let hop = tables.hop_in_place(index)?;
+    let leads_on = hop.get().leads_on(epoch, now) || confirm(tables, index, epoch, now);
+    leads_on.then_some(hop)
+}
+
+/// Keeps with the way to an instance that it takes new connections, where that is so and the way is fresh;
+/// whether it is.
+#[inline(never)]
+fn confirm<T: Tables>(tables: &T, index: u16, epoch: u64, now: u64) -> bool {
+    let Some(instance) = tables.instance(index) else {
+        return false;
+    };
+    let Some(mut hop) = tables.instance_hop(index) else {
+        return false;
+    };
+    let is_fresh = now < hop.fresh_until && hop.generation == instance.generation;
+    if !is_fresh || !instance.takes_new() {
+        return false;
+    }
+    hop.note_active(epoch);
+    tables.cache_instance_hop(index, &hop);
+    true
 }
 
 /// Writes the way to an instance into the cache. Out of line and without a large result, to spare

@@ -67,5 +67,5 @@ pub use packet::{Header, Packet};
 pub use scratch::Scratch;
 pub use stages::{enter, process, resume};
 pub use step::{Stage, Step};
-pub use tables::{Flow, Insert, Route, Tables};
+pub use tables::{Flow, Hop, Insert, Route, Tables};
 pub use verdict::Verdict;

@@ -306,6 +306,7 @@ impl MemoryTables {
         if let Some(place) = lock(&self.instances).get_mut(index as usize) {
             *place = instance;
         }
+        self.vip_epoch.fetch_add(1, Relaxed);
     }
 
     /// Sets what the route table says of `destination`.

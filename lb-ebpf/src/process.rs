@@ -11,7 +11,7 @@ use lb_common::{
 };
 
 use crate::{
-    Flow, Packet, Scratch, Stage, Step, Tables, Verdict, affinity,
+    Flow, Hop as _, Packet, Scratch, Stage, Step, Tables, Verdict, affinity,
     begin::{self, Begun},
     conntrack::{self, Known},
     handshake::Shown,
@@ -71,8 +71,12 @@ pub(crate) fn steer<P: Packet, T: Tables, const ADMITS: bool>(
     interface: u32,
     layout: &Layout,
 ) -> Step {
+    let mut hop = None;
     let known = match settled::find(tables, &scratch.key, layout) {
-        settled::Found::Flow(flow, now) => Known::Flow(flow, now),
+        settled::Found::Flow(flow, now, to) => {
+            hop = Some(to);
+            Known::Flow(flow, now)
+        }
         settled::Found::Limited if !ADMITS => return to_admit(scratch, layout),
         settled::Found::Limited | settled::Found::No => {
             conntrack::find(tables, &scratch.key, layout)
@@ -125,7 +129,15 @@ pub(crate) fn steer<P: Packet, T: Tables, const ADMITS: bool>(
         return hand_over(scratch, layout, &entry, 0, stage);
     }
     let way = Way::new(packet, entry.vip, entry.instance, entry.direction);
-    match forward(packet, tables, interface, now, &scratch.key, layout, &flow) {
+    let known = (&flow, hop);
+    match forward(
+        packet,
+        tables,
+        (interface, now),
+        &scratch.key,
+        layout,
+        known,
+    ) {
         Ok((out, flags)) => {
             let verdict = way.forwarded(tables, out, interface);
             let retag = tag::changes(packet, layout.l3, flags, out != interface);
@@ -215,8 +227,8 @@ impl From<Counter> for Refusal {
     }
 }
 
-/// Finds the way of a packet and rewrites it; returns the interface to leave by and the flags of the
-/// way. On an error the packet is as it was.
+/// Finds the way of a packet that came in by this interface at this time, unless it was found with its flow, and
+/// rewrites it; returns the interface to leave by and the flags of the way. On an error the packet is as it was.
 ///
 /// The entry is read anew wherever it is needed. A copy that lives across calls of helpers would
 /// have to lie on the stack.
@@ -224,15 +236,18 @@ impl From<Counter> for Refusal {
 fn forward<P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,
-    interface: u32,
-    now: u64,
+    (interface, now): (u32, u64),
     key: &FlowKey,
     layout: &Layout,
-    flow: &T::Flow,
+    (flow, known): (&T::Flow, Option<T::Hop>),
 ) -> Result<(u32, u16), Refusal> {
     let entry = flow.entry();
     let translated = translates(entry.forward);
-    let hop = if entry.direction == FLOW_REPLY {
+    let hop = if let Some(known) = known {
+        let hop = known.get();
+        hop::suits(&hop, entry.forward)?;
+        hop
+    } else if entry.direction == FLOW_REPLY {
         hop::to_client(tables, interface, now, flow)?
     } else {
         hop::to_instance(
@@ -261,8 +276,8 @@ fn check<P: Packet>(
     layout: &Layout,
 ) -> Result<(), Refusal> {
     let length = packet.largest(layout.ip_length, layout.l3, layout.l4, protocol);
-    if hop.mtu != 0 && length > hop.mtu {
-        return Err(Refusal::TooBig(hop.mtu));
+    if hop.mtu() != 0 && length > hop.mtu() {
+        return Err(Refusal::TooBig(hop.mtu()));
     }
     Ok(())
 }

@@ -16,14 +16,15 @@
 //!   none is left.
 //!
 //! A clear slot whose instance is up is all there is to ask, which is what is done here, for VIPs of
-//! which this processor has a copy. Everything else goes the way of all packets.
+//! which this processor has a copy. That the instance is up is kept with the way to it ([`crate::hop`]), so
+//! three things are looked at: the VIP, the slot and the way. Everything else goes the way of all packets.
 
 use lb_common::{
     Counter, FLOW_FORWARD, FlowEntry, FlowKey, PROTOCOL_TCP, STATE_CLOSED, STATE_REMOVED,
     VIP_LIMITED, VIP_OWNED_BY_SOURCE, Vip, VipKey, halves, same_address,
 };
 
-use crate::{Tables, hash, hash::slot, parse::Layout};
+use crate::{Hop as _, Tables, hash, hash::slot, hop, parse::Layout};
 
 /// Places for copies of VIPs; a power of two.
 pub const RECENT_VIPS: usize = 256;
@@ -94,9 +95,9 @@ pub const fn slot_of(vip: &Vip, key: &FlowKey) -> u32 {
 
 /// What the slot of a packet says.
 #[derive(Debug)]
-pub(crate) enum Found<F> {
-    /// The flow of a packet that has a clear slot, and the time.
-    Flow(F, u64),
+pub(crate) enum Found<F, H> {
+    /// The flow of a packet that has a clear slot, the time, and the way to its instance.
+    Flow(F, u64, H),
     /// Nothing: others are to be asked.
     No,
     /// The packet begins a flow where it matters how fast flows begin.
@@ -105,21 +106,26 @@ pub(crate) enum Found<F> {
 
 /// Finds the flow of a packet by its slot.
 #[inline(always)]
-pub(crate) fn find<T: Tables>(tables: &T, key: &FlowKey, layout: &Layout) -> Found<T::Flow> {
+pub(crate) fn find<T: Tables>(
+    tables: &T,
+    key: &FlowKey,
+    layout: &Layout,
+) -> Found<T::Flow, T::Hop> {
     if key.protocol != PROTOCOL_TCP || layout.fragment || !tables.has_recent_vips() {
         return Found::No;
     }
     let now = tables.now();
-    let Some(vip) = tables.recent_vip(key, now) else {
+    let epoch = tables.vip_epoch();
+    let Some(vip) = tables.recent_vip(key, epoch, now) else {
         return Found::No;
     };
     let slot = tables.slot(vip.table, slot_of(&vip, key));
-    let Some(instance) = tables.instance(slot.index()) else {
-        return Found::No;
-    };
-    if !slot.is_clear() || !instance.takes_new() {
+    if !slot.is_clear() {
         return Found::No;
     }
+    let Some(hop) = hop::to_active(tables, slot.index(), epoch, now) else {
+        return Found::No;
+    };
     if layout.is_opening() {
         if vip.flags & VIP_LIMITED != 0 {
             return Found::Limited;
@@ -127,8 +133,8 @@ pub(crate) fn find<T: Tables>(tables: &T, key: &FlowKey, layout: &Layout) -> Fou
         note_begin(tables, vip.id, slot.index());
     }
     tables.count(Counter::PacketsSettled);
-    let entry = entry(&vip, slot.index(), instance.generation);
-    Found::Flow(tables.without_entry(&entry), now)
+    let entry = entry(&vip, slot.index(), hop.get().generation);
+    Found::Flow(tables.without_entry(&entry), now, hop)
 }
 
 /// The state of a flow without an entry: whose end was counted, so nobody counts it.

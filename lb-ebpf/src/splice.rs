@@ -270,8 +270,8 @@ fn send<P: Packet, T: Tables>(
         hop::to_instance(tables, interface, index, generation, now, 0)?
     };
     let length = packet.largest(layout.ip_length, layout.l3, layout.l4, PROTOCOL_TCP);
-    if hop.mtu != 0 && length > hop.mtu {
-        scratch.handover.mtu = hop.mtu;
+    if hop.mtu() != 0 && length > hop.mtu() {
+        scratch.handover.mtu = hop.mtu();
         return Err(Counter::AnsweredTooBig);
     }
     let turned = match turn {

@@ -36,6 +36,19 @@ pub trait Flow {
     fn change_splice(&self, old: Splice, new: Splice) -> bool;
 }
 
+/// A way that was last remembered, in place.
+pub trait Hop: Copy {
+    /// A copy of it.
+    fn get(&self) -> NextHop;
+}
+
+#[cfg(any(test, feature = "memory"))]
+impl Hop for NextHop {
+    fn get(&self) -> NextHop {
+        *self
+    }
+}
+
 /// What became of an insertion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Insert {
@@ -64,6 +77,8 @@ pub enum Route {
 pub trait Tables {
     /// A handle to an entry of the connection table.
     type Flow: Flow;
+    /// A handle to the way to an instance.
+    type Hop: Hop;
 
     /// The settings; `None` until the daemon has written them.
     fn settings(&self) -> Option<Settings>;
@@ -80,13 +95,13 @@ pub trait Tables {
     fn slot(&self, table: u32, slot: u32) -> Slot;
     /// The index of the owner of an unsettled slot; 0 is none.
     fn owner(&self, table: u32, slot: u32) -> u16;
-    /// The epoch of the VIPs, which moves after each change of one.
+    /// The epoch of VIPs and instances, which moves after each change of one.
     fn vip_epoch(&self) -> u64;
     /// Whether this processor has ever kept a copy of a VIP.
     fn has_recent_vips(&self) -> bool;
     /// This processor's copy of the VIP that packets with this key are for, if there is one and it
-    /// [holds](crate::settled::RecentVip::holds) at `now`.
-    fn recent_vip(&self, key: &FlowKey, now: u64) -> Option<Vip>;
+    /// [holds](crate::settled::RecentVip::holds) in this epoch, at `now`.
+    fn recent_vip(&self, key: &FlowKey, epoch: u64, now: u64) -> Option<Vip>;
     /// Keeps a copy of a VIP, made at `now`; `epoch` was read before the VIP was.
     fn keep_vip(&self, key: &VipKey, vip: &Vip, epoch: u64, now: u64);
 
@@ -178,6 +193,8 @@ pub trait Tables {
 
     /// What was last remembered by [`Tables::cache_instance_hop`].
     fn instance_hop(&self, index: u16) -> Option<NextHop>;
+    /// The same in place: for who carries it past calls, for which a copy would have to lie on the stack.
+    fn hop_in_place(&self, index: u16) -> Option<Self::Hop>;
     /// Remembers the way to an instance.
     fn cache_instance_hop(&self, index: u16, hop: &NextHop);
     /// What was last remembered by [`Tables::cache_client_hop`]; `place` is below

@@ -45,7 +45,7 @@ fn way() -> Route {
     Route::Found(NextHop {
         macs: [2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 1],
         interface: INTERFACE,
-        mtu: 1500,
+        mtu_and_epoch: 1500,
         ..NextHop::default()
     })
 }

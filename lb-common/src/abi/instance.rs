@@ -72,7 +72,8 @@ impl InstanceEntry {
     }
 }
 
-/// Where to send a packet for an instance; a cache of the kernel's route and neighbour tables.
+/// Where to send a packet for an instance; a cache of the kernel's route and neighbour tables, and of the
+/// instance's state.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NextHop {
@@ -83,8 +84,10 @@ pub struct NextHop {
     pub macs: [u8; 12],
     /// Interface to leave by.
     pub interface: u32,
-    /// Largest IP packet that the way takes, in bytes; 0: not known, no limit.
-    pub mtu: u32,
+    /// In the lower half, the [MTU](NextHop::mtu); with [`HOP_ACTIVE`], in the upper half the lowest bits of the
+    /// epoch in which the instance was found active. As one field, since the compiler copies two in pieces that
+    /// the verifier refuses.
+    pub mtu_and_epoch: u32,
     /// Generation of the instance that the entry was made for.
     pub generation: u16,
     /// Bits `HOP_*`.
@@ -95,8 +98,36 @@ pub struct NextHop {
 pub const HOP_GATEWAY: u16 = 1;
 /// [`NextHop::flags`]: frames leave with a VLAN tag, whose id begins at the bit [`HOP_VLAN`].
 pub const HOP_TAGGED: u16 = 2;
+/// [`NextHop::flags`]: the instance took new connections in the epoch of [`NextHop::mtu_and_epoch`].
+pub const HOP_ACTIVE: u16 = 4;
 /// [`NextHop::flags`]: the number of the lowest bit of the VLAN id.
 pub const HOP_VLAN: u16 = 4;
+
+impl NextHop {
+    /// Largest IP packet that the way takes, in bytes; 0: not known, or any that there is.
+    #[inline(always)]
+    #[must_use]
+    pub const fn mtu(&self) -> u32 {
+        self.mtu_and_epoch & 0xffff
+    }
+
+    /// Notes that the instance takes new connections in this epoch.
+    #[inline(always)]
+    pub const fn note_active(&mut self, epoch: u64) {
+        self.mtu_and_epoch = (epoch as u32) << 16 | self.mtu();
+        self.flags |= HOP_ACTIVE;
+    }
+
+    /// Whether the entry is fresh at `now`, and is the way to an instance that takes new connections: all that
+    /// there is to know of it, as long as the epoch is this one.
+    #[inline(always)]
+    #[must_use]
+    pub const fn leads_on(&self, epoch: u64, now: u64) -> bool {
+        now < self.fresh_until
+            && self.mtu_and_epoch >> 16 == epoch as u32 & 0xffff
+            && self.flags & HOP_ACTIVE != 0
+    }
+}
 
 /// An interface that is a VLAN of another one. Frames that the kernel's routes send to it leave by the
 /// other one, with a tag (IEEE 802.1Q).
@@ -145,6 +176,24 @@ const _: () = assert!(size_of::<ClientHop>() == 48 && CLIENT_HOPS.is_power_of_tw
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_way_leads_on_in_its_epoch_while_it_is_fresh() {
+        let mut hop = NextHop {
+            fresh_until: 100,
+            mtu_and_epoch: 1500,
+            flags: HOP_TAGGED | 7 << HOP_VLAN,
+            ..NextHop::default()
+        };
+        assert!(!hop.leads_on(0, 99), "nobody has looked at the instance");
+        let epoch = 0x7_0003_8001;
+        hop.note_active(0);
+        hop.note_active(epoch);
+        assert!(hop.leads_on(epoch, 99));
+        assert!(!hop.leads_on(epoch, 100));
+        assert!(!hop.leads_on(epoch - 1, 99) && !hop.leads_on(epoch + 1, 99));
+        assert_eq!((hop.mtu(), hop.flags >> HOP_VLAN), (1500, 7));
+    }
 
     #[test]
     fn flows_that_stay_do_so_with_an_instance_that_fails_and_with_no_other() {

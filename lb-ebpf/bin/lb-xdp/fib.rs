@@ -83,7 +83,7 @@ pub(crate) fn ask(
                 generation: 0,
                 macs: macs(&query),
                 flags,
-                mtu: mtu as u32,
+                mtu_and_epoch: mtu as u32,
             })
         }
         BPF_FIB_LKUP_RET_NO_NEIGH => Route::NoNeighbour,

@@ -2,8 +2,8 @@
 
 use core::ptr;
 
-use lb_common::{FlowEntry, Splice};
-use lb_ebpf::Flow;
+use lb_common::{FlowEntry, NextHop, Splice};
+use lb_ebpf::{Flow, Hop};
 
 use crate::atomic;
 
@@ -57,3 +57,15 @@ impl Flow for MapFlow {
 
 // What `atomic::fetch_or` asks of the field.
 const _: () = assert!(core::mem::offset_of!(FlowEntry, state) % 8 == 0);
+
+/// The way to an instance in place.
+#[derive(Clone, Copy)]
+pub(crate) struct MapHop(pub(crate) *const NextHop);
+
+impl Hop for MapHop {
+    #[inline(always)]
+    fn get(&self) -> NextHop {
+        // SAFETY: this processor's element, which nothing else writes.
+        unsafe { ptr::read(self.0) }
+    }
+}

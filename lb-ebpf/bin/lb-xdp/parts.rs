@@ -23,21 +23,26 @@ pub(crate) fn is_expected(filter: *const AddressFilter, key: &FlowKey) -> bool {
         unsafe { ptr::read(words.add(word)) >> (bit % 64) & 1 }
     };
     // SAFETY: fields of a map value, which the daemon writes word by word.
-    let (is_on, first, last, replies, destinations, sources) = unsafe {
+    let (replies, destinations, sources) = unsafe {
         (
-            ptr::read_volatile(&raw const (*filter).is_on),
-            ptr::read_volatile(&raw const (*filter).nat_port_first),
-            ptr::read_volatile(&raw const (*filter).nat_port_last),
             (&raw const (*filter).replies).cast(),
             (&raw const (*filter).destinations).cast(),
             (&raw const (*filter).sources).cast(),
         )
     };
     let to = filter_bit(&key.destination);
-    // What is for a VIP is not to pay for the rest.
+    // What is for a VIP is not to pay for the rest, not even for the line that the first fields lie in.
     if read(destinations, to, FILTER_WORDS) != 0 {
         return true;
     }
+    // SAFETY: as above.
+    let (is_on, first, last) = unsafe {
+        (
+            ptr::read_volatile(&raw const (*filter).is_on),
+            ptr::read_volatile(&raw const (*filter).nat_port_first),
+            ptr::read_volatile(&raw const (*filter).nat_port_last),
+        )
+    };
     let from = filter_bit(&key.source);
     let port = u64::from(u16::from_be_bytes(key.destination_port));
     // Joined without branches, which the verifier would go all ways of: a difference below zero has its

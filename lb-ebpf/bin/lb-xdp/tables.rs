@@ -29,7 +29,7 @@ use lb_ebpf::{
 
 use crate::{
     atomic, fib,
-    flow::MapFlow,
+    flow::{MapFlow, MapHop},
     former,
     maps::{
         ADDRESS_FILTER, AFFINITIES, ARRIVALS, BUCKETS, CLIENT_HOPS, CLIENTS, CONNECTIONS,
@@ -105,6 +105,7 @@ impl Maps<'_> {
 
 impl Tables for Maps<'_> {
     type Flow = MapFlow;
+    type Hop = MapHop;
 
     #[inline(always)]
     fn settings(&self) -> Option<Settings> {
@@ -175,11 +176,11 @@ impl Tables for Maps<'_> {
     }
 
     #[inline(always)]
-    fn recent_vip(&self, key: &FlowKey, now: u64) -> Option<Vip> {
+    fn recent_vip(&self, key: &FlowKey, epoch: u64, now: u64) -> Option<Vip> {
         let place = settled::place(&key.destination, key.destination_port);
         // SAFETY: this processor's element, which nothing else writes.
         let copy = unsafe { &*self.place_of_vip(place) };
-        copy.holds(key, self.vip_epoch(), now).then_some(copy.vip)
+        copy.holds(key, epoch, now).then_some(copy.vip)
     }
 
     #[inline(always)]
@@ -523,6 +524,11 @@ impl Tables for Maps<'_> {
     #[inline(always)]
     fn instance_hop(&self, index: u16) -> Option<NextHop> {
         NEXT_HOPS.get(index as u32).copied()
+    }
+
+    #[inline(always)]
+    fn hop_in_place(&self, index: u16) -> Option<MapHop> {
+        NEXT_HOPS.get_ptr(index as u32).map(MapHop)
     }
 
     #[inline(always)]

@@ -20,6 +20,7 @@ use crate::{
 
 impl Tables for MemoryTables {
     type Flow = Arc<MemoryFlow>;
+    type Hop = NextHop;
 
     fn settings(&self) -> Option<Settings> {
         *lock(&self.settings)
@@ -72,10 +73,10 @@ impl Tables for MemoryTables {
         !lock(&self.recent_vips).is_empty()
     }
 
-    fn recent_vip(&self, key: &FlowKey, now: u64) -> Option<Vip> {
+    fn recent_vip(&self, key: &FlowKey, epoch: u64, now: u64) -> Option<Vip> {
         let place = settled::place(&key.destination, key.destination_port);
         let copy = lock(&self.recent_vips).get(&place).copied()?;
-        (copy.holds(key, self.vip_epoch(), now)).then_some(copy.vip)
+        copy.holds(key, epoch, now).then_some(copy.vip)
     }
 
     fn keep_vip(&self, key: &VipKey, vip: &Vip, epoch: u64, now: u64) {
@@ -329,6 +330,10 @@ impl Tables for MemoryTables {
     fn instance_hop(&self, index: u16) -> Option<NextHop> {
         let hops = lock(&self.instance_hops);
         (u32::from(index) < MAX_INSTANCES).then(|| hops.get(&index).copied().unwrap_or_default())
+    }
+
+    fn hop_in_place(&self, index: u16) -> Option<NextHop> {
+        self.instance_hop(index)
     }
 
     fn cache_instance_hop(&self, index: u16, hop: &NextHop) {

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use lb_common::{
-    Counter, FORWARD_L2DSR, INSTANCE_ABSENT, INSTANCE_DOWN, INSTANCE_DRAINING, InstanceEntry,
-    PROTOCOL_TCP, PROTOCOL_UDP, SELECT_TURN, SLOTS, Slot, Table, VIP_OWNED, VIP_SETTLES, Vip,
-    VipKey, from_v4,
+    Counter, FORWARD_L2DSR, INSTANCE_ABSENT, INSTANCE_ACTIVE, INSTANCE_DOWN, INSTANCE_DRAINING,
+    InstanceEntry, PROTOCOL_TCP, PROTOCOL_UDP, SELECT_TURN, SLOTS, Slot, Table, VIP_OWNED,
+    VIP_SETTLES, Vip, VipKey, from_v4,
 };
 
 use super::{instance, packet, send, tables, vip};
@@ -181,6 +181,65 @@ fn instances_that_drain_or_fail_before_their_table_is_replaced() {
         assert_eq!(to(1003, RST), Err(Counter::DropStrayReset));
     }
     assert_eq!(balancer.count(Counter::ConnectionsMoved), 1);
+}
+
+#[test]
+fn what_is_kept_of_an_instance_holds_until_the_daemon_changes_one() {
+    let balancer = Balancer::new(64, Slot::clear(1), 0);
+    let to = |flags| balancer.send(1000, flags);
+    let is_kept = || {
+        let epoch = balancer.0.vip_epoch();
+        let hop = balancer.0.instance_hop(1).unwrap();
+        hop.leads_on(epoch, balancer.0.now())
+    };
+    // The first packet makes a copy of the VIP and asks for the way, the second looks at the instance.
+    assert_eq!(
+        (to(ACK), is_kept(), to(ACK), is_kept()),
+        (Ok(1), false, Ok(1), true)
+    );
+    for (state, syn, ack) in [
+        (INSTANCE_DRAINING, Err(Counter::DropNoInstance), Ok(1)),
+        (
+            INSTANCE_DOWN,
+            Err(Counter::DropNoInstance),
+            Err(Counter::DropNoInstance),
+        ),
+        (
+            INSTANCE_ABSENT,
+            Err(Counter::DropNoInstance),
+            Err(Counter::DropNoInstance),
+        ),
+    ] {
+        balancer.state(1, state);
+        assert_eq!((to(SYN), to(ACK), is_kept()), (syn, ack, false), "{state}");
+        balancer.state(1, INSTANCE_ACTIVE);
+        assert_eq!(
+            (to(SYN), to(ACK), is_kept()),
+            (Ok(1), Ok(1), true),
+            "{state}"
+        );
+    }
+    // Of another tenant of the index, the way is asked for anew.
+    let lookups = || balancer.count(Counter::RouteLookups);
+    let (before, entry) = (lookups(), balancer.0.instance(1).unwrap());
+    let generation = entry.generation + 1;
+    balancer.0.set_instance(
+        1,
+        InstanceEntry {
+            generation,
+            ..entry
+        },
+    );
+    assert_eq!((to(ACK), to(ACK), is_kept()), (Ok(1), Ok(1), true));
+    assert_eq!(lookups(), before + 1);
+    // So is one that is not fresh any more.
+    let ttl = u64::from(balancer.0.settings().unwrap().next_hop_ttl_ms) * 1_000_000;
+    balancer.0.set_now(balancer.0.now() + ttl);
+    assert_eq!(
+        (to(ACK), to(ACK), to(ACK), is_kept()),
+        (Ok(1), Ok(1), Ok(1), true)
+    );
+    assert_eq!(lookups(), before + 2);
 }
 
 #[test]

@@ -134,7 +134,10 @@ fn world(is_v4: bool, protocol: u8, instances: &[u16], mtu: u32) -> (MemoryTable
         ..settings
     });
     if let Route::Found(hop) = super::way() {
-        tables.set_default_route(Route::Found(NextHop { mtu, ..hop }));
+        tables.set_default_route(Route::Found(NextHop {
+            mtu_and_epoch: mtu,
+            ..hop
+        }));
     }
     let [client, own, to] = if is_v4 {
         [[10, 2, 0, 1], [10, 1, 1, 1], [10, 0, 0, 11]].map(from_v4)
@@ -207,7 +210,7 @@ proptest! {
         let (tables, mut frame) = world(is_v4, PROTOCOL_TCP, &[1], 1500);
         prop_assert_eq!(super::send(&tables, &mut frame), Verdict::Transmit);
         if let Route::Found(hop) = super::way() {
-            let narrow = NextHop { mtu: 1280, ..hop };
+            let narrow = NextHop { mtu_and_epoch: 1280, ..hop };
             tables.set_default_route(Route::Found(narrow));
             tables.set_now(10_000_000_000);
         }

@@ -461,9 +461,9 @@ impl Kernel {
     /// When there is no place for it.
     pub fn set_instance(&mut self, index: u16, instance: &InstanceEntry) -> Result<()> {
         ensure!(u32::from(index) < MAX_INSTANCES, "no place for {index}");
-        Ok(self
-            .array::<InstanceEntry>(names::MAP_INSTANCES)?
-            .set(u32::from(index), instance, 0)?)
+        self.array::<InstanceEntry>(names::MAP_INSTANCES)?
+            .set(u32::from(index), instance, 0)?;
+        self.move_vip_epoch()
     }
 
     /// Says what a follower wants to see.

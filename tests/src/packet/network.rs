@@ -165,7 +165,7 @@ fn hop(interface: u32, to: Mac, flags: u16) -> NextHop {
     NextHop {
         macs,
         interface,
-        mtu,
+        mtu_and_epoch: mtu,
         flags,
         ..NextHop::default()
     }

@@ -169,7 +169,9 @@ impl Datapath for Kernel {
 
     fn put_instance(&mut self, index: u16, entry: &InstanceEntry) -> Result<(), DatapathError> {
         let result = self.maps.instances.set(index.into(), entry, 0);
-        result.map_err(written(|| format!("instance {index}")))
+        result.map_err(written(|| format!("instance {index}")))?;
+        self.maps.vip_epoch.move_on();
+        Ok(())
     }
 
     fn reset_instance(&mut self, index: u16) -> Result<(), DatapathError> {

@@ -1,6 +1,6 @@
-//! The epoch of VIPs, moved without a system call.
+//! The epoch of VIPs and instances, moved without a system call.
 //!
-//! Each change of a VIP moves it, and a change is to take as few calls as can be. The kernel lets memory of
+//! Each change of one moves it, and a change is to take as few calls as can be. The kernel lets memory of
 //! such an array be mapped, so what would be two calls, to read and to write it, is one instruction.
 
 use std::{

@@ -110,7 +110,7 @@ pub(super) fn fits(folder: &Path, spec: &DatapathSpec) -> bool {
         })
 }
 
-/// The epoch of VIPs, in this process's memory.
+/// The epoch of VIPs and instances, in this process's memory.
 fn epoch(array: Array<MapData, u64>) -> Result<Epoch, L4Error> {
     Epoch::of(array).map_err(|error| L4Error::Mismatch {
         map: names::MAP_VIP_EPOCH,
@@ -407,12 +407,15 @@ impl Maps {
         }
         let get = &mut get;
         let tables = get(names::MAP_TABLES).map_err(mismatch(names::MAP_TABLES))?;
+        let vip_epoch = epoch(typed(names::MAP_VIP_EPOCH, get)?)?;
+        // Whoever was here before may have died between a change and this.
+        vip_epoch.move_on();
         Ok(Self {
             settings: typed(names::MAP_SETTINGS, get)?,
             instances: typed(names::MAP_INSTANCES, get)?,
             tables: TableMaps::open(tables, folder)?,
             vips: typed(names::MAP_VIPS, get)?,
-            vip_epoch: epoch(typed(names::MAP_VIP_EPOCH, get)?)?,
+            vip_epoch,
             connections: typed(names::MAP_CONNECTIONS, get)?,
             counters: typed(names::MAP_COUNTERS, get)?,
             vip_traffic: typed(names::MAP_VIP_TRAFFIC, get)?,
