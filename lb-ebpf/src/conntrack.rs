@@ -58,12 +58,8 @@ pub fn judge(layout: &Layout, entry: &FlowEntry, instance: &InstanceEntry) -> Ju
 /// Finds the connection of a packet.
 #[inline(always)]
 pub fn find<T: Tables>(tables: &T, key: &FlowKey, layout: &Layout) -> Known<T::Flow> {
-    let place = recent::place(key);
-    let moment = Moment {
-        place,
-        epoch: tables.epoch(place),
-        now: tables.now(),
-    };
+    let spot = recent::spot(key);
+    let moment = Moment::new(spot, tables.epoch(spot.place), tables.now());
     if layout.is_steady()
         && let Some(flow) = tables.recent_flow(key, moment)
     {

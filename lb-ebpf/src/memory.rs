@@ -34,7 +34,7 @@ use crate::{
     acl::Judged,
     budget::Budget,
     fragment::{FragmentKey, Note},
-    recent::Recent,
+    recent::{Mark, Recent},
     settled::RecentVip,
 };
 
@@ -77,7 +77,7 @@ pub struct MemoryTables {
     instances: Mutex<Vec<InstanceEntry>>,
     flows: Mutex<HashMap<FlowKey, Arc<MemoryFlow>>>,
     notes: Mutex<HashMap<FragmentKey, Note>>,
-    recent: Mutex<HashMap<u32, Recent>>,
+    recent: Mutex<HashMap<u32, (Mark, Recent)>>,
     epochs: Mutex<HashMap<u32, u64>>,
     openings: Mutex<Openings>,
     opening_places: u32,

@@ -160,7 +160,7 @@ pub trait Tables {
     /// The epoch of a place for copies, below [`crate::recent::RECENT`].
     fn epoch(&self, place: u32) -> u64;
     /// This processor's copy of the connection with this key, if there is one and it
-    /// [holds](crate::recent::Recent::holds).
+    /// [holds](crate::recent::Mark::holds).
     fn recent_flow(&self, key: &FlowKey, moment: Moment) -> Option<Self::Flow>;
     /// Keeps a copy of a connection that holds until `until`, unless one is there that holds.
     fn keep_recent(&self, key: &FlowKey, moment: Moment, flow: &Self::Flow, until: u64);

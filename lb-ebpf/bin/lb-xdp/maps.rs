@@ -22,7 +22,7 @@ use lb_ebpf::{
     acl::{JUDGED as JUDGED_COUNT, Judged},
     budget::Budget,
     fragment::{FRAGMENTS as FRAGMENT_COUNT, FragmentKey, Note},
-    recent::{RECENT as RECENT_COUNT, Recent},
+    recent::{Mark, RECENT as RECENT_COUNT, Recent},
     record::Whose,
     settled::{RECENT_VIPS, RecentVip},
 };
@@ -101,7 +101,12 @@ pub(crate) struct Workplace {
     pub(crate) entry: FlowEntry,
     /// Copies of VIPs, by [`lb_ebpf::settled::place`].
     pub(crate) vips: [RecentVip; RECENT_VIPS],
+    /// What is known of the copies in [`RECENT`], by place.
+    pub(crate) marks: [Mark; RECENT_COUNT as usize],
 }
+
+// What the kernel lets an element of such a map have.
+const _: () = assert!(size_of::<Workplace>() <= 1 << 15);
 
 /// The later stages, by [`lb_ebpf::Stage`].
 #[map]

@@ -22,7 +22,7 @@ use lb_ebpf::{
     acl::Judged,
     fragment::{FragmentKey, Note},
     opaque,
-    recent::{self, Moment},
+    recent::{self, Mark, Moment, RECENT as RECENT_COUNT},
     record::Whose,
     settled::{self, RECENT_VIPS, RecentVip},
 };
@@ -89,6 +89,14 @@ impl Maps<'_> {
     pub(crate) fn may_record(&self, now: u64, per_second: u32) -> bool {
         // SAFETY: as above.
         unsafe { (*self.workplace).events.spend(now, per_second) }
+    }
+
+    /// The mark of a connection's place.
+    #[inline(always)]
+    fn mark(&self, moment: Moment) -> *mut Mark {
+        let place = opaque(u64::from(moment.place)) as usize & (RECENT_COUNT as usize - 1);
+        // SAFETY: fields of a map value that the pointer is of; the place is below the length.
+        unsafe { (&raw mut (*self.workplace).marks).cast::<Mark>().add(place) }
     }
 
     #[inline(always)]
@@ -399,27 +407,28 @@ impl Tables for Maps<'_> {
 
     #[inline(always)]
     fn recent_flow(&self, key: &FlowKey, moment: Moment) -> Option<MapFlow> {
-        let recent = RECENT.get_ptr_mut(moment.place)?;
         // SAFETY: this processor's element, which nothing else writes.
-        unsafe {
-            (*recent)
-                .holds(key, moment)
-                .then(|| MapFlow(&raw mut (*recent).entry))
+        if unsafe { !(*self.mark(moment)).holds(moment) } {
+            return None;
         }
+        let recent = RECENT.get_ptr_mut(moment.place)?;
+        // SAFETY: as above.
+        unsafe { same_flow(&(*recent).key, key).then(|| MapFlow(&raw mut (*recent).entry)) }
     }
 
     #[inline(always)]
     fn keep_recent(&self, key: &FlowKey, moment: Moment, flow: &MapFlow, until: u64) {
-        let Some(recent) = RECENT.get_ptr_mut(moment.place) else {
-            return;
-        };
+        let mark = self.mark(moment);
         // SAFETY: this processor's element, which nothing else writes.
-        unsafe {
-            if (*recent).is_over(moment) {
+        if unsafe { !(*mark).is_over(moment) } {
+            return;
+        }
+        if let Some(recent) = RECENT.get_ptr_mut(moment.place) {
+            // SAFETY: as above.
+            unsafe {
                 (*recent).key = *key;
                 (*recent).entry = flow.entry();
-                (*recent).until = until;
-                (*recent).epoch = moment.epoch;
+                *mark = Mark::new(moment, until);
             }
         }
     }
@@ -441,7 +450,7 @@ impl Tables for Maps<'_> {
         }
         // An entry that is not there any more is what was wanted.
         let _ = CONNECTIONS.remove(key);
-        if let Some(epoch) = EPOCHS.get_ptr_mut(recent::place(key)) {
+        if let Some(epoch) = EPOCHS.get_ptr_mut(recent::spot(key).place) {
             // SAFETY: a map value of eight aligned bytes; all writers are atomic.
             unsafe { atomic::add(epoch, 1) }
         }

@@ -14,7 +14,7 @@ use crate::{
     acl::Judged,
     fragment::{FRAGMENTS, FragmentKey, Note},
     hash,
-    recent::{self, Moment, RECENT, Recent},
+    recent::{self, Mark, Moment, RECENT, Recent},
     settled::{self, RecentVip},
 };
 
@@ -232,21 +232,19 @@ impl Tables for MemoryTables {
     }
 
     fn recent_flow(&self, key: &FlowKey, moment: Moment) -> Option<Arc<MemoryFlow>> {
-        let recent = lock(&self.recent).get(&moment.place).copied()?;
-        recent
-            .holds(key, moment)
-            .then(|| MemoryFlow::new(&recent.entry))
+        let (mark, recent) = lock(&self.recent).get(&moment.place).copied()?;
+        let holds = mark.holds(moment) && recent.key == *key;
+        holds.then(|| MemoryFlow::new(&recent.entry))
     }
 
     fn keep_recent(&self, key: &FlowKey, moment: Moment, flow: &Arc<MemoryFlow>, until: u64) {
         let mut places = lock(&self.recent);
-        let recent = places.entry(moment.place).or_default();
-        if recent.is_over(moment) {
+        let (mark, recent) = places.entry(moment.place).or_default();
+        if mark.is_over(moment) {
+            *mark = Mark::new(moment, until);
             *recent = Recent {
                 key: *key,
                 entry: flow.entry(),
-                until,
-                epoch: moment.epoch,
             };
         }
     }
@@ -257,7 +255,9 @@ impl Tables for MemoryTables {
 
     fn remove_flow(&self, key: &FlowKey) {
         lock(&self.flows).remove(key);
-        *lock(&self.epochs).entry(recent::place(key)).or_default() += 1;
+        *lock(&self.epochs)
+            .entry(recent::spot(key).place)
+            .or_default() += 1;
     }
 
     fn noted(&self, key: &FragmentKey) -> Option<Note> {
