@@ -46,7 +46,7 @@ pub struct Recent {
 /// void from the beginning.
 #[derive(Clone, Copy, Debug)]
 pub struct Moment {
-    /// [`place`] of the connection.
+    /// Where the connection's copy is.
     pub place: u32,
     /// What a mark of the connection begins with, in this epoch.
     name: u32,

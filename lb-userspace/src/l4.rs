@@ -27,6 +27,7 @@ mod filter;
 mod fixture;
 mod flows;
 mod host;
+mod link;
 mod neighbour;
 mod open;
 mod owners;

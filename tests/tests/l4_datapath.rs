@@ -1,7 +1,7 @@
 //! The packet path in the kernel, driven by the daemon's library: attached, filled, pinned, adopted,
 //! taken off; with connections going through it all the while.
 
-use std::{net::Ipv4Addr, process::Command, time::Duration};
+use std::{net::Ipv4Addr, path::Path, process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use lb_common::{Counter, CounterKind, names};
@@ -228,6 +228,12 @@ fn interfaces_and_modes_follow_the_configuration() -> Result<()> {
         assert!(l4::open(&spec, false)?.reason().is_some());
         assert_eq!(xdp_program()?, None);
         assert!(matches!(l4::open(&spec, true), Err(L4Error::Off)));
+        // With nothing there, the one end of a veth pair is best served by traffic control.
+        spec.mode = DatapathMode::Auto;
+        let daemon = Daemon::start(&spec, [1, 1])?;
+        let report = daemon.settled()?;
+        assert_eq!((report.mode, &*report.reason), (Some(PathMode::Tc), ""));
+        place.connect(10)?;
         Ok(())
     })
 }
@@ -316,6 +322,20 @@ fn what_is_missing_is_said() -> Result<()> {
         spec.interfaces = vec!["nothing0".to_owned()];
         let error = l4::open(&spec, true).map(drop).unwrap_err().to_string();
         assert!(error.contains("\"nothing0\""), "{error}");
+        // IP packets without an Ethernet header are none that the programs can read.
+        if Path::new("/dev/net/tun").exists() {
+            let tun = ["tuntap add dev bare0 mode tun"];
+            place.topology.balancer.namespace.ip(&tun)?;
+            let bare = DatapathSpec {
+                interfaces: vec!["bare0".to_owned()],
+                ..place.spec()
+            };
+            let error = l4::open(&bare, true).map(drop).unwrap_err().to_string();
+            assert!(
+                error.contains("\"bare0\", an interface of type NONE (tun)"),
+                "{error}"
+            );
+        }
         spec.mode = DatapathMode::Auto;
         let opened = l4::open(&spec, true)?;
         assert!(

@@ -39,6 +39,14 @@ pub enum L4Error {
         /// The system's words.
         why: String,
     },
+    /// What comes in by an interface is nothing that the programs can read.
+    #[error("expected an interface with Ethernet frames, found {name:?}, {found}")]
+    NoFrames {
+        /// The name.
+        name: String,
+        /// What it is.
+        found: String,
+    },
     /// There is no BPF file system to pin to.
     #[error(
         "expected {path} to be on a BPF file system, where links and maps outlive the daemon: \

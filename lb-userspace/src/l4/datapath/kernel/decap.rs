@@ -20,7 +20,7 @@ use super::{
     read, recorder, take, written,
 };
 use crate::{
-    l4::{AttachMode, L4Error, host, plan::address},
+    l4::{AttachMode, L4Error, host, link::Link, plan::address},
     model::DatapathMode,
 };
 
@@ -59,9 +59,14 @@ impl Programs {
     /// for.
     pub(crate) fn open(wanted: &Wanted<'_>) -> Result<Self, L4Error> {
         let index = host::interface_index(wanted.interface)?;
+        let link = Link::named(wanted.interface)?;
         host::check_rights()?;
         host::raise_memory_limit();
         let modes: &[AttachMode] = match wanted.mode {
+            // As balancing does it: see `best` in load.rs.
+            DatapathMode::Auto if link.is_some_and(|link| link.is_pair()) => {
+                &[AttachMode::Tc, AttachMode::Native, AttachMode::Generic]
+            }
             DatapathMode::Auto => &[AttachMode::Native, AttachMode::Tc, AttachMode::Generic],
             DatapathMode::Native => &[AttachMode::Native],
             DatapathMode::Tc => &[AttachMode::Tc],
@@ -70,9 +75,13 @@ impl Programs {
         };
         let mut refused = L4Error::NoProgram;
         for mode in modes {
-            let mut programs = Self::load(wanted, *mode)?;
-            match programs.attach(wanted, index) {
-                Ok(()) => {
+            let programs = Self::load(wanted, *mode);
+            let attached = programs.and_then(|mut programs| {
+                programs.attach(wanted, index)?;
+                Ok(programs)
+            });
+            match attached {
+                Ok(mut programs) => {
                     forget_maps(&mut programs.object);
                     return Ok(programs);
                 }

@@ -17,7 +17,7 @@ use super::{
     processors, stages, takeover,
 };
 use crate::{
-    l4::{L4Error, host},
+    l4::{L4Error, host, link::Link},
     model::{DatapathMode, DatapathSpec},
 };
 
@@ -63,9 +63,9 @@ pub(crate) fn open(spec: &DatapathSpec) -> Result<Loaded, L4Error> {
     if spec.interfaces.is_empty() {
         return Err(L4Error::NoInterfaces);
     }
-    for name in &spec.interfaces {
-        host::interface_index(name)?;
-    }
+    let links = spec.interfaces.iter().map(|name| Link::named(name));
+    let links = links.collect::<Result<Vec<_>, _>>()?;
+    let are_pairs = (links.iter()).all(|link| link.as_ref().is_some_and(Link::is_pair));
     host::check_rights()?;
     host::raise_memory_limit();
     host::prepare_pins(&spec.pin_path)?;
@@ -91,6 +91,7 @@ pub(crate) fn open(spec: &DatapathSpec) -> Result<Loaded, L4Error> {
         ours: &ours,
         former: former.as_ref(),
         is_new,
+        are_pairs,
     };
     let Built {
         hook,
@@ -150,6 +151,8 @@ struct Place<'a> {
     ours: &'a MapSet,
     former: Option<&'a Former>,
     is_new: bool,
+    /// Whether all interfaces are ends of veth pairs.
+    are_pairs: bool,
 }
 
 /// Programs that are attached.
@@ -164,8 +167,9 @@ struct Built {
 /// Attaches the programs at the best hook that can be had of those that were asked for.
 ///
 /// Where nothing else is asked for that is XDP if at least one driver takes it. If none does, traffic control comes
-/// before XDP's own substitute, which makes a packet of each socket buffer, and that by copying most. What an
-/// earlier daemon has chosen stays.
+/// before XDP's own substitute, which makes a packet of each socket buffer, and that by copying most. On veth
+/// pairs it comes before XDP: their driver copies as well, and loses what is sent back to an end without a
+/// program. What an earlier daemon has chosen stays.
 fn best(place: &Place<'_>) -> Result<Built, L4Error> {
     let spec = place.spec;
     let attempts: &[(Hook, bool)] = match spec.mode {
@@ -173,6 +177,7 @@ fn best(place: &Place<'_>) -> Result<Built, L4Error> {
         DatapathMode::Auto => match links::hook_in_use(place.pins, &spec.interfaces)? {
             Some(Hook::Xdp) => &[(Hook::Xdp, false)],
             Some(Hook::Tc) => &[(Hook::Tc, false)],
+            None if place.are_pairs => &[(Hook::Tc, true), (Hook::Xdp, false)],
             None => &[(Hook::Xdp, true), (Hook::Tc, true), (Hook::Xdp, false)],
         },
         _ => &[(Hook::Xdp, false)],
@@ -192,8 +197,14 @@ fn best(place: &Place<'_>) -> Result<Built, L4Error> {
             }
             Err(error) => return Err(error),
             Ok(mut built) => {
-                if let (Hook::Tc, Some(error)) = (hook, refused) {
-                    let reason = format!("traffic control is used instead of XDP: {error}");
+                let taken = match hook {
+                    Hook::Tc => Some("traffic control is used instead of XDP"),
+                    Hook::Xdp if place.are_pairs => Some("XDP is used instead of traffic control"),
+                    // The links say why it is not the best of XDP.
+                    Hook::Xdp => None,
+                };
+                if let (Some(taken), Some(error)) = (taken, refused) {
+                    let reason = format!("{taken}: {error}");
                     tracing::info!("{reason}");
                     built.links.reasons.push(reason);
                 }
@@ -212,6 +223,7 @@ fn build(place: &Place<'_>, hook: Hook, may_fail: bool) -> Result<Built, L4Error
         ours,
         former,
         is_new,
+        ..
     } = *place;
     let object = hook.object()?;
     let refused = |error: &dyn std::error::Error| L4Error::Load { why: chain(error) };

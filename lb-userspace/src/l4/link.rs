@@ -1,0 +1,145 @@
+//! What an interface is, as the kernel's netlink tells.
+//!
+//! Two things are to be known before a program is attached. Whether frames on it begin with an Ethernet header:
+//! a program would see nothing that it knows on others, and lb would run and serve nobody. And whether it is one
+//! end of a veth pair, where XDP is the wrong choice: it copies each packet, and what it sends back is lost unless
+//! the other end has a program too.
+
+use std::io;
+
+use netlink_packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage},
+};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+
+use super::{L4Error, host};
+
+/// What is known of an interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Link {
+    layer: LinkLayerType,
+    kind: Option<InfoKind>,
+}
+
+impl Link {
+    /// Asks the kernel for the interface with this index.
+    fn of(index: u32) -> io::Result<Self> {
+        let socket = Socket::new(NETLINK_ROUTE)?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        let mut wanted = LinkMessage::default();
+        wanted.header.index = index;
+        let mut request = NetlinkMessage::from(RouteNetlinkMessage::GetLink(wanted));
+        request.header.flags = NLM_F_REQUEST;
+        request.finalize();
+        let mut bytes = vec![0; request.buffer_len()];
+        request.serialize(&mut bytes);
+        socket.send(&bytes, 0)?;
+        let (answer, _) = socket.recv_from_full()?;
+        Self::read(&answer)
+    }
+
+    /// Asks for the interface of this name.
+    ///
+    /// # Errors
+    /// When there is none, or its frames are none that lb can read. Where the kernel tells nothing of it, nothing
+    /// is known.
+    pub(crate) fn named(name: &str) -> Result<Option<Self>, L4Error> {
+        match Self::of(host::interface_index(name)?) {
+            Ok(link) if !link.has_frames() => Err(L4Error::NoFrames {
+                name: name.to_owned(),
+                found: link.describe(),
+            }),
+            Ok(link) => Ok(Some(link)),
+            Err(error) => {
+                tracing::debug!(%error, name, "nothing is known of the interface");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Reads an answer.
+    fn read(answer: &[u8]) -> io::Result<Self> {
+        let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(answer);
+        let message = match answer.map_err(io::Error::other)?.payload {
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(message)) => message,
+            NetlinkPayload::Error(error) => return Err(error.to_io()),
+            other => {
+                return Err(io::Error::other(format!(
+                    "expected a link, found {other:?}"
+                )));
+            }
+        };
+        let infos = message
+            .attributes
+            .into_iter()
+            .find_map(|attribute| match attribute {
+                LinkAttribute::LinkInfo(infos) => Some(infos),
+                _ => None,
+            });
+        let kind = infos.into_iter().flatten().find_map(|info| match info {
+            LinkInfo::Kind(kind) => Some(kind),
+            _ => None,
+        });
+        Ok(Self {
+            layer: message.header.link_layer_type,
+            kind,
+        })
+    }
+
+    /// Whether its frames begin with an Ethernet header; those of the loopback interface do, too.
+    const fn has_frames(&self) -> bool {
+        matches!(self.layer, LinkLayerType::Ether | LinkLayerType::Loopback)
+    }
+
+    /// What it is, for people.
+    fn describe(&self) -> String {
+        let kind = self.kind.as_ref().map(|kind| format!(" ({kind})"));
+        format!(
+            "an interface of type {}{}",
+            self.layer,
+            kind.unwrap_or_default()
+        )
+    }
+
+    /// Whether it is one end of a veth pair.
+    pub(crate) const fn is_pair(&self) -> bool {
+        matches!(self.kind, Some(InfoKind::Veth))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_loopback_interface_has_frames_and_is_no_pair() {
+        let index = host::interface_index("lo").unwrap();
+        let link = Link::of(index).unwrap();
+        assert!(link.has_frames() && !link.is_pair(), "{link:?}");
+    }
+
+    #[test]
+    fn one_that_is_not_there_is_an_error() {
+        let error = Link::of(0x7fff_fff0).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ENODEV));
+        assert!(Link::read(&[1, 2, 3]).is_err());
+    }
+
+    #[test]
+    fn interfaces_are_told_apart() {
+        let link = |layer, kind| Link { layer, kind };
+        let pair = link(LinkLayerType::Ether, Some(InfoKind::Veth));
+        assert!(pair.has_frames() && pair.is_pair());
+        let bridge = link(LinkLayerType::Ether, Some(InfoKind::Bridge));
+        assert!(bridge.has_frames() && !bridge.is_pair());
+        let tunnel = link(LinkLayerType::None, Some(InfoKind::Wireguard));
+        assert!(!tunnel.has_frames());
+        assert_eq!(tunnel.describe(), "an interface of type NONE (wireguard)");
+        assert_eq!(
+            link(LinkLayerType::Ppp, None).describe(),
+            "an interface of type PPP"
+        );
+    }
+}
