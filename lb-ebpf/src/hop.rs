@@ -4,15 +4,16 @@
 //! its answer is kept for a time that the settings give: per instance in an array, per client in a
 //! small direct-mapped cache. Both belong to one processor and need no synchronisation.
 //!
-//! With the way to an instance it is kept that the instance takes new connections, and in which epoch that was
-//! found: as long as the daemon has changed no instance, whoever has the way needs not look at the instance.
+//! With the way to an instance it is kept for up to a second that the instance takes new connections, and in which
+//! epoch that was found: as long as the daemon has changed no instance, whoever has the way needs not look at
+//! the instance.
 //!
 //! A stale answer is better than none: when the kernel has forgotten a neighbour (nothing but this
 //! program may be talking to it) the old MAC address is used on.
 
 use lb_common::{
-    Address, CLIENT_HOPS, ClientHop, Counter, FORWARD_L2DSR, HOP_GATEWAY, InstanceEntry, NextHop,
-    is_v4, same_address,
+    Address, CLIENT_HOPS, ClientHop, Counter, FORWARD_L2DSR, HOP_ACTIVE, HOP_GATEWAY,
+    InstanceEntry, NextHop, is_v4, same_address,
 };
 
 use crate::{Flow, Hop as _, Route, Tables, hash};
@@ -56,32 +57,34 @@ pub(crate) const fn suits(hop: &NextHop, forward: u8) -> Result<(), Counter> {
     Ok(())
 }
 
-/// The way to an instance that takes new connections in this epoch, which was read before; none when it does
-/// not, or the kernel has to be asked for it.
+/// The way to an instance of which is kept that it takes new connections in this epoch.
 #[inline(always)]
 pub(crate) fn to_active<T: Tables>(tables: &T, index: u16, epoch: u64, now: u64) -> Option<T::Hop> {
     let hop = tables.hop_in_place(index)?;
-    let leads_on = hop.get().leads_on(epoch, now) || confirm(tables, index, epoch, now);
-    leads_on.then_some(hop)
+    hop.get().leads_on(epoch, now).then_some(hop)
 }
 
-/// Keeps with the way to an instance that it takes new connections, where that is so and the way is fresh;
-/// whether it is.
+/// What [`note_active`] says of an instance that takes no new connections.
+pub(crate) const NOT_ACTIVE: u32 = u32::MAX;
+
+/// The generation of an instance that takes new connections, which is kept with the way to it, if that is fresh.
+/// The epoch was read before.
 #[inline(never)]
-fn confirm<T: Tables>(tables: &T, index: u16, epoch: u64, now: u64) -> bool {
+pub(crate) fn note_active<T: Tables>(tables: &T, index: u16, epoch: u64, now: u64) -> u32 {
     let Some(instance) = tables.instance(index) else {
-        return false;
+        return NOT_ACTIVE;
     };
-    let Some(mut hop) = tables.instance_hop(index) else {
-        return false;
-    };
-    let is_fresh = now < hop.fresh_until && hop.generation == instance.generation;
-    if !is_fresh || !instance.takes_new() {
-        return false;
+    if !instance.takes_new() {
+        return NOT_ACTIVE;
     }
-    hop.note_active(epoch);
-    tables.cache_instance_hop(index, &hop);
-    true
+    if let Some(mut hop) = tables.instance_hop(index)
+        && now < hop.fresh_until
+        && hop.generation == instance.generation
+    {
+        hop.note_active(epoch, now);
+        tables.cache_instance_hop(index, &hop);
+    }
+    u32::from(instance.generation)
 }
 
 /// Writes the way to an instance into the cache. Out of line and without a large result, to spare
@@ -103,6 +106,8 @@ fn refresh_instance<T: Tables>(
     });
     let mut hop = ask(tables, interface, now, &source, &instance.address, stale)?;
     hop.generation = instance.generation;
+    // An old answer may say so of an old epoch.
+    hop.flags &= !HOP_ACTIVE;
     tables.cache_instance_hop(index, &hop);
     Ok(())
 }

@@ -72,15 +72,13 @@ pub(crate) fn steer<P: Packet, T: Tables, const ADMITS: bool>(
     layout: &Layout,
 ) -> Step {
     let mut hop = None;
-    let known = match settled::find(tables, &scratch.key, layout) {
+    let known = match settled::find::<T, ADMITS>(tables, &scratch.key, layout) {
         settled::Found::Flow(flow, now, to) => {
-            hop = Some(to);
+            hop = to;
             Known::Flow(flow, now)
         }
-        settled::Found::Limited if !ADMITS => return to_admit(scratch, layout),
-        settled::Found::Limited | settled::Found::No => {
-            conntrack::find(tables, &scratch.key, layout)
-        }
+        settled::Found::Later if !ADMITS => return to_admit(scratch, layout),
+        settled::Found::Later | settled::Found::No => conntrack::find(tables, &scratch.key, layout),
     };
     let (flow, now) = match known {
         Known::Flow(flow, now) => (flow, now),

@@ -196,7 +196,8 @@ mod tests {
     }
 
     #[test]
-    fn a_place_that_was_never_taken_is_free_at_any_time() {
+    fn a_place_that_was_never_taken_is_free() {
+        // But for the last second of each 2.3 years, in which it is taken a second later.
         for now in [0, 1, SECOND, 1 << 54, (1 << 55) + SECOND, 1 << 56] {
             assert!(Mark::default().is_over(at(1, now, 0)), "{now}");
         }

@@ -16,8 +16,9 @@
 //!   none is left.
 //!
 //! A clear slot whose instance is up is all there is to ask, which is what is done here, for VIPs of
-//! which this processor has a copy. That the instance is up is kept with the way to it ([`crate::hop`]), so
-//! three things are looked at: the VIP, the slot and the way. Everything else goes the way of all packets.
+//! which this processor has a copy. That the instance is up is kept with the way to it ([`crate::hop`]), so who
+//! is sent there as he is looks at three things: the VIP, the slot and the way. Everything else goes the way of
+//! all packets.
 
 use lb_common::{
     Counter, FLOW_FORWARD, FlowEntry, FlowKey, PROTOCOL_TCP, STATE_CLOSED, STATE_REMOVED,
@@ -96,17 +97,19 @@ pub const fn slot_of(vip: &Vip, key: &FlowKey) -> u32 {
 /// What the slot of a packet says.
 #[derive(Debug)]
 pub(crate) enum Found<F, H> {
-    /// The flow of a packet that has a clear slot, the time, and the way to its instance.
-    Flow(F, u64, H),
+    /// The flow of a packet that has a clear slot, the time, and the way to its instance if that is kept.
+    Flow(F, u64, Option<H>),
     /// Nothing: others are to be asked.
     No,
-    /// The packet begins a flow where it matters how fast flows begin.
-    Limited,
+    /// The packet begins a flow where it matters how fast flows begin, or of its instance nothing is kept: the stage
+    /// that admits has to look at it.
+    Later,
 }
 
-/// Finds the flow of a packet by its slot.
+/// Finds the flow of a packet by its slot. `ADMITS`: whether this is the stage that looks at everything, the
+/// instance included.
 #[inline(always)]
-pub(crate) fn find<T: Tables>(
+pub(crate) fn find<T: Tables, const ADMITS: bool>(
     tables: &T,
     key: &FlowKey,
     layout: &Layout,
@@ -123,17 +126,24 @@ pub(crate) fn find<T: Tables>(
     if !slot.is_clear() {
         return Found::No;
     }
-    let Some(hop) = hop::to_active(tables, slot.index(), epoch, now) else {
-        return Found::No;
+    let (hop, generation) = if ADMITS {
+        match hop::note_active(tables, slot.index(), epoch, now) {
+            hop::NOT_ACTIVE => return Found::No,
+            generation => (None, generation as u16),
+        }
+    } else if let Some(hop) = hop::to_active(tables, slot.index(), epoch, now) {
+        (Some(hop), hop.get().generation)
+    } else {
+        return Found::Later;
     };
     if layout.is_opening() {
         if vip.flags & VIP_LIMITED != 0 {
-            return Found::Limited;
+            return Found::Later;
         }
         note_begin(tables, vip.id, slot.index());
     }
     tables.count(Counter::PacketsSettled);
-    let entry = entry(&vip, slot.index(), hop.get().generation);
+    let entry = entry(&vip, slot.index(), generation);
     Found::Flow(tables.without_entry(&entry), now, hop)
 }
 

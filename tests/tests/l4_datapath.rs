@@ -4,6 +4,7 @@
 use std::{net::Ipv4Addr, path::Path, process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};
+use aya::maps::{Array, Map, MapData};
 use lb_common::{Counter, CounterKind, names};
 use lb_tests::{
     cleanup,
@@ -230,10 +231,13 @@ fn interfaces_and_modes_follow_the_configuration() -> Result<()> {
         assert!(matches!(l4::open(&spec, true), Err(L4Error::Off)));
         // With nothing there, the one end of a veth pair is best served by traffic control.
         spec.mode = DatapathMode::Auto;
-        let daemon = Daemon::start(&spec, [1, 1])?;
-        let report = daemon.settled()?;
-        assert_eq!((report.mode, &*report.reason), (Some(PathMode::Tc), ""));
-        place.connect(10)?;
+        for start in ["first", "second"] {
+            let daemon = Daemon::start(&spec, [1, 1])?;
+            let report = daemon.settled()?;
+            let found = (report.mode, &*report.reason);
+            assert_eq!(found, (Some(PathMode::Tc), ""), "{start}");
+            place.connect(10)?;
+        }
         Ok(())
     })
 }
@@ -331,10 +335,20 @@ fn what_is_missing_is_said() -> Result<()> {
                 ..place.spec()
             };
             let error = l4::open(&bare, true).map(drop).unwrap_err().to_string();
-            assert!(
-                error.contains("\"bare0\", an interface of type NONE (tun)"),
-                "{error}"
-            );
+            let found = "\"bare0\", an interface of type NONE (tun)";
+            assert!(error.contains(found), "{error}");
+            // Beside others it costs what it is good for only.
+            let both = DatapathSpec {
+                interfaces: vec![INTERFACE.to_owned(), "bare0".to_owned()],
+                mode: DatapathMode::Auto,
+                ..place.spec()
+            };
+            let daemon = Daemon::start(&both, [1, 1])?;
+            let report = daemon.settled()?;
+            assert!(report.reason.contains(found), "{}", report.reason);
+            place.connect(10)?;
+            drop(daemon);
+            l4::detach(&both.pin_path)?;
         }
         spec.mode = DatapathMode::Auto;
         let opened = l4::open(&spec, true)?;
@@ -361,6 +375,34 @@ fn what_is_missing_is_said() -> Result<()> {
             "{error}"
         );
         l4::detach(&elsewhere.pin_path)?;
+        Ok(())
+    })
+}
+
+/// Where the epoch of VIPs and instances is.
+fn epoch(spec: &DatapathSpec) -> Result<u64> {
+    let pin = spec.pin_path.join(ours(1)).join(names::MAP_VIP_EPOCH);
+    let array = Array::<_, u64>::try_from(Map::from_map_data(MapData::from_pin(pin)?)?)?;
+    Ok(array.get(&0, 0)?)
+}
+
+#[test]
+#[ignore = "needs root"]
+fn instances_that_change_void_what_programs_have_kept_of_them() -> Result<()> {
+    let place = Place::make()?;
+    place.balancer(|| {
+        let spec = place.spec();
+        let daemon = Daemon::start(&spec, [1, 3])?;
+        daemon.settled()?;
+        let before = epoch(&spec)?;
+        daemon.admin(AdminState::Draining)?;
+        daemon.settled()?;
+        // One for the instance, one for the VIP whose table is another one.
+        ensure!(
+            epoch(&spec)? >= before + 2,
+            "from {before} to {}",
+            epoch(&spec)?
+        );
         Ok(())
     })
 }

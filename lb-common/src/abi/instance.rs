@@ -103,6 +103,9 @@ pub const HOP_ACTIVE: u16 = 4;
 /// [`NextHop::flags`]: the number of the lowest bit of the VLAN id.
 pub const HOP_VLAN: u16 = 4;
 
+/// Nanoseconds that a [note](NextHop::note_active) holds at most.
+const NOTED: u64 = 1_000_000_000;
+
 impl NextHop {
     /// Largest IP packet that the way takes, in bytes; 0: not known, or any that there is.
     #[inline(always)]
@@ -111,11 +114,16 @@ impl NextHop {
         self.mtu_and_epoch & 0xffff
     }
 
-    /// Notes that the instance takes new connections in this epoch.
+    /// Notes at `now` that the instance takes new connections in this epoch. The entry is then fresh for a second
+    /// at most: that is less than an epoch takes to come round, and what a daemon that ended before it has
+    /// moved the epoch may cost.
     #[inline(always)]
-    pub const fn note_active(&mut self, epoch: u64) {
+    pub const fn note_active(&mut self, epoch: u64, now: u64) {
         self.mtu_and_epoch = (epoch as u32) << 16 | self.mtu();
         self.flags |= HOP_ACTIVE;
+        if self.fresh_until > now + NOTED {
+            self.fresh_until = now + NOTED;
+        }
     }
 
     /// Whether the entry is fresh at `now`, and is the way to an instance that takes new connections: all that
@@ -187,12 +195,16 @@ mod tests {
         };
         assert!(!hop.leads_on(0, 99), "nobody has looked at the instance");
         let epoch = 0x7_0003_8001;
-        hop.note_active(0);
-        hop.note_active(epoch);
+        hop.note_active(0, 50);
+        hop.note_active(epoch, 60);
         assert!(hop.leads_on(epoch, 99));
         assert!(!hop.leads_on(epoch, 100));
         assert!(!hop.leads_on(epoch - 1, 99) && !hop.leads_on(epoch + 1, 99));
         assert_eq!((hop.mtu(), hop.flags >> HOP_VLAN), (1500, 7));
+        // The kernel's answer may be kept for longer, the note is not.
+        hop.fresh_until = 5 * NOTED;
+        hop.note_active(epoch, 100);
+        assert!(hop.leads_on(epoch, 99 + NOTED) && !hop.leads_on(epoch, 100 + NOTED));
     }
 
     #[test]

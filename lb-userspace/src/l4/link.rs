@@ -16,9 +16,43 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
 use super::{L4Error, host};
 
+/// What is known of the interfaces that programs are to be attached to.
+#[derive(Debug)]
+pub(crate) struct Known {
+    /// Whether each is one end of a veth pair.
+    pub(crate) are_pairs: bool,
+    /// Those whose frames are none that the programs can read, each as the error that it is.
+    pub(crate) bare: Vec<L4Error>,
+}
+
+impl Known {
+    /// Asks the kernel. Where it tells nothing, nothing is known, and nothing held against an interface.
+    ///
+    /// # Errors
+    /// When one is not there.
+    pub(crate) fn of(names: &[impl AsRef<str>]) -> Result<Self, L4Error> {
+        let (mut are_pairs, mut bare) = (true, Vec::new());
+        for name in names.iter().map(AsRef::as_ref) {
+            let link = Link::of(host::interface_index(name)?);
+            let link =
+                link.inspect_err(|error| tracing::warn!(%error, name, "its kind is not known"));
+            are_pairs &= link.as_ref().is_ok_and(Link::is_pair);
+            if let Ok(link) = link
+                && !link.has_frames()
+            {
+                bare.push(L4Error::NoFrames {
+                    name: name.to_owned(),
+                    found: link.describe(),
+                });
+            }
+        }
+        Ok(Self { are_pairs, bare })
+    }
+}
+
 /// What is known of an interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Link {
+struct Link {
     layer: LinkLayerType,
     kind: Option<InfoKind>,
 }
@@ -38,25 +72,6 @@ impl Link {
         socket.send(&bytes, 0)?;
         let (answer, _) = socket.recv_from_full()?;
         Self::read(&answer)
-    }
-
-    /// Asks for the interface of this name.
-    ///
-    /// # Errors
-    /// When there is none, or its frames are none that lb can read. Where the kernel tells nothing of it, nothing
-    /// is known.
-    pub(crate) fn named(name: &str) -> Result<Option<Self>, L4Error> {
-        match Self::of(host::interface_index(name)?) {
-            Ok(link) if !link.has_frames() => Err(L4Error::NoFrames {
-                name: name.to_owned(),
-                found: link.describe(),
-            }),
-            Ok(link) => Ok(Some(link)),
-            Err(error) => {
-                tracing::debug!(%error, name, "nothing is known of the interface");
-                Ok(None)
-            }
-        }
     }
 
     /// Reads an answer.
@@ -104,7 +119,7 @@ impl Link {
     }
 
     /// Whether it is one end of a veth pair.
-    pub(crate) const fn is_pair(&self) -> bool {
+    const fn is_pair(&self) -> bool {
         matches!(self.kind, Some(InfoKind::Veth))
     }
 }

@@ -20,7 +20,7 @@ use super::{
     read, recorder, take, written,
 };
 use crate::{
-    l4::{AttachMode, L4Error, host, link::Link, plan::address},
+    l4::{AttachMode, L4Error, host, link, plan::address},
     model::DatapathMode,
 };
 
@@ -59,14 +59,12 @@ impl Programs {
     /// for.
     pub(crate) fn open(wanted: &Wanted<'_>) -> Result<Self, L4Error> {
         let index = host::interface_index(wanted.interface)?;
-        let link = Link::named(wanted.interface)?;
+        if let Some(error) = link::Known::of(&[wanted.interface])?.bare.pop() {
+            return Err(error);
+        }
         host::check_rights()?;
         host::raise_memory_limit();
         let modes: &[AttachMode] = match wanted.mode {
-            // As balancing does it: see `best` in load.rs.
-            DatapathMode::Auto if link.is_some_and(|link| link.is_pair()) => {
-                &[AttachMode::Tc, AttachMode::Native, AttachMode::Generic]
-            }
             DatapathMode::Auto => &[AttachMode::Native, AttachMode::Tc, AttachMode::Generic],
             DatapathMode::Native => &[AttachMode::Native],
             DatapathMode::Tc => &[AttachMode::Tc],

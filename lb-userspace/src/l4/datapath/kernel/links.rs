@@ -42,6 +42,8 @@ pub(super) struct Wish<'a> {
     pub(super) interfaces: &'a [String],
     /// How.
     pub(super) mode: DatapathMode,
+    /// The mode that `auto` would choose if nothing were there.
+    pub(super) best: AttachMode,
     /// Whether something better than the worst way is tried elsewhere, should no driver take the program.
     pub(super) may_fail: bool,
 }
@@ -101,11 +103,11 @@ fn try_attach(
         } else if Hook::of(link.mode) != wish.hook {
             links.replaced.push(link);
         } else if wish.modes().contains(&link.mode) {
-            if wish.mode == DatapathMode::Auto && link.mode != AttachMode::Native {
+            if wish.mode == DatapathMode::Auto && link.mode != wish.best {
                 let reason = format!(
-                    "{} has run the program in {} mode since an earlier start; native mode is tried \
+                    "{} has run the program in {} mode since an earlier start; {} mode is tried \
                      again after `lb datapath detach`",
-                    link.interface, link.mode
+                    link.interface, link.mode, wish.best
                 );
                 tracing::warn!("{reason}");
                 links.reasons.push(reason);

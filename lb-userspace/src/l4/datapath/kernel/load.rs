@@ -17,7 +17,7 @@ use super::{
     processors, stages, takeover,
 };
 use crate::{
-    l4::{L4Error, host, link::Link},
+    l4::{AttachMode, L4Error, host, link},
     model::{DatapathMode, DatapathSpec},
 };
 
@@ -63,9 +63,12 @@ pub(crate) fn open(spec: &DatapathSpec) -> Result<Loaded, L4Error> {
     if spec.interfaces.is_empty() {
         return Err(L4Error::NoInterfaces);
     }
-    let links = spec.interfaces.iter().map(|name| Link::named(name));
-    let links = links.collect::<Result<Vec<_>, _>>()?;
-    let are_pairs = (links.iter()).all(|link| link.as_ref().is_some_and(Link::is_pair));
+    let mut known = link::Known::of(&spec.interfaces)?;
+    let has_others = known.bare.len() < spec.interfaces.len();
+    let may_go_on = spec.mode == DatapathMode::Auto && has_others;
+    if let Some(bare) = known.bare.pop_if(|_| !may_go_on) {
+        return Err(bare);
+    }
     host::check_rights()?;
     host::raise_memory_limit();
     host::prepare_pins(&spec.pin_path)?;
@@ -91,7 +94,7 @@ pub(crate) fn open(spec: &DatapathSpec) -> Result<Loaded, L4Error> {
         ours: &ours,
         former: former.as_ref(),
         is_new,
-        are_pairs,
+        are_pairs: known.are_pairs,
     };
     let Built {
         hook,
@@ -112,7 +115,12 @@ pub(crate) fn open(spec: &DatapathSpec) -> Result<Loaded, L4Error> {
     let recorder = RecorderMaps::take(&mut program)?;
     let events = Events::of(&mut program, spec.log);
     super::forget_maps(&mut program);
-    let reason = links.reasons.join("; ");
+    let mut reasons = links.reasons.clone();
+    for bare in known.bare {
+        tracing::warn!("nothing that comes in there is seen: {bare}");
+        reasons.push(bare.to_string());
+    }
+    let reason = reasons.join("; ");
     let leftover = sets.into_iter().filter(|set| *set != ours).collect();
     let has_run = running.contains(&ours);
     let kernel = Kernel {
@@ -258,6 +266,11 @@ fn build(place: &Place<'_>, hook: Hook, may_fail: bool) -> Result<Built, L4Error
         hook,
         interfaces: &spec.interfaces,
         mode: spec.mode,
+        best: if place.are_pairs {
+            AttachMode::Tc
+        } else {
+            AttachMode::Native
+        },
         may_fail,
     };
     let links = links::attach(&mut program, pins, &wish);
