@@ -1,5 +1,6 @@
 //! Packets that somebody may object to: those of sources that the ACL may hold, and those that begin a
-//! connection where it matters how fast connections begin, or may show the cookie that they were given.
+//! connection where it matters how fast connections begin, or may show the cookie that they were given. And those
+//! of settled slots of whose instance nothing is kept, which then is looked at ([`crate::settled`]).
 //!
 //! They are few, and what is asked of them (a trie, buckets that all processors share) would make
 //! the first stage larger for all others. So they get here by a tail call, with what their headers say,

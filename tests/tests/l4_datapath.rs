@@ -339,13 +339,14 @@ fn what_is_missing_is_said() -> Result<()> {
             assert!(error.contains(found), "{error}");
             // Beside others it costs what it is good for only.
             let both = DatapathSpec {
-                interfaces: vec![INTERFACE.to_owned(), "bare0".to_owned()],
+                interfaces: vec!["bare0".to_owned(), INTERFACE.to_owned()],
                 mode: DatapathMode::Auto,
                 ..place.spec()
             };
             let daemon = Daemon::start(&both, [1, 1])?;
             let report = daemon.settled()?;
             assert!(report.reason.contains(found), "{}", report.reason);
+            assert_eq!(report.mode, Some(PathMode::Tc));
             place.connect(10)?;
             drop(daemon);
             l4::detach(&both.pin_path)?;

@@ -103,8 +103,12 @@ pub const HOP_ACTIVE: u16 = 4;
 /// [`NextHop::flags`]: the number of the lowest bit of the VLAN id.
 pub const HOP_VLAN: u16 = 4;
 
-/// Nanoseconds that a [note](NextHop::note_active) holds at most.
-const NOTED: u64 = 1_000_000_000;
+/// The time of a [note](NextHop::note_active) is in units of so many bits of nanoseconds: 17 milliseconds.
+const NOTED_UNIT: u32 = 24;
+/// As many units as these bits hold are 4.9 hours, which no entry is fresh for.
+const NOTED_BITS: u64 = (1 << 20) - 1;
+/// Units for which a note holds: a second.
+const NOTE_HOLDS: u64 = 60;
 
 impl NextHop {
     /// Largest IP packet that the way takes, in bytes; 0: not known, or any that there is.
@@ -114,16 +118,15 @@ impl NextHop {
         self.mtu_and_epoch & 0xffff
     }
 
-    /// Notes at `now` that the instance takes new connections in this epoch. The entry is then fresh for a second
-    /// at most: that is less than an epoch takes to come round, and what a daemon that ended before it has
-    /// moved the epoch may cost.
+    /// Notes at `now` that the instance takes new connections in this epoch. That holds for a second at most, which
+    /// is less than the epoch's bits take to come round, and all that a daemon may cost that ended before it has
+    /// moved the epoch. When it was noted lies in the lowest bits of the time until which the entry is fresh, to
+    /// which they mean a millisecond.
     #[inline(always)]
     pub const fn note_active(&mut self, epoch: u64, now: u64) {
         self.mtu_and_epoch = (epoch as u32) << 16 | self.mtu();
         self.flags |= HOP_ACTIVE;
-        if self.fresh_until > now + NOTED {
-            self.fresh_until = now + NOTED;
-        }
+        self.fresh_until = self.fresh_until & !NOTED_BITS | now >> NOTED_UNIT & NOTED_BITS;
     }
 
     /// Whether the entry is fresh at `now`, and is the way to an instance that takes new connections: all that
@@ -131,7 +134,9 @@ impl NextHop {
     #[inline(always)]
     #[must_use]
     pub const fn leads_on(&self, epoch: u64, now: u64) -> bool {
+        let age = (now >> NOTED_UNIT).wrapping_sub(self.fresh_until) & NOTED_BITS;
         now < self.fresh_until
+            && age < NOTE_HOLDS
             && self.mtu_and_epoch >> 16 == epoch as u32 & 0xffff
             && self.flags & HOP_ACTIVE != 0
     }
@@ -186,25 +191,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_way_leads_on_in_its_epoch_while_it_is_fresh() {
-        let mut hop = NextHop {
-            fresh_until: 100,
-            mtu_and_epoch: 1500,
-            flags: HOP_TAGGED | 7 << HOP_VLAN,
-            ..NextHop::default()
-        };
-        assert!(!hop.leads_on(0, 99), "nobody has looked at the instance");
-        let epoch = 0x7_0003_8001;
-        hop.note_active(0, 50);
-        hop.note_active(epoch, 60);
-        assert!(hop.leads_on(epoch, 99));
-        assert!(!hop.leads_on(epoch, 100));
-        assert!(!hop.leads_on(epoch - 1, 99) && !hop.leads_on(epoch + 1, 99));
-        assert_eq!((hop.mtu(), hop.flags >> HOP_VLAN), (1500, 7));
-        // The kernel's answer may be kept for longer, the note is not.
-        hop.fresh_until = 5 * NOTED;
-        hop.note_active(epoch, 100);
-        assert!(hop.leads_on(epoch, 99 + NOTED) && !hop.leads_on(epoch, 100 + NOTED));
+    fn a_way_leads_on_in_its_epoch_for_a_second_while_it_is_fresh() {
+        const SECOND: u64 = 1_000_000_000;
+        // At the start, and where the bits of the note's time come round.
+        for now in [SECOND, (1 << 44) - SECOND / 2, 7 << 50] {
+            let mut hop = NextHop {
+                fresh_until: now + 3600 * SECOND,
+                mtu_and_epoch: 1500,
+                flags: HOP_TAGGED | 7 << HOP_VLAN,
+                ..NextHop::default()
+            };
+            let epoch = 0x7_0003_8001;
+            assert!(!hop.leads_on(0, now), "nobody has looked at the instance");
+            hop.note_active(0, now - SECOND);
+            hop.note_active(epoch, now);
+            assert!(hop.leads_on(epoch, now) && hop.leads_on(epoch, now + SECOND / 10 * 9));
+            assert!(!hop.leads_on(epoch, now + SECOND / 10 * 11));
+            assert!(!hop.leads_on(epoch - 1, now) && !hop.leads_on(epoch + 1, now));
+            assert_eq!((hop.mtu(), hop.flags >> HOP_VLAN), (1500, 7));
+            let ends = hop.fresh_until.abs_diff(now + 3600 * SECOND);
+            assert!(ends < SECOND / 500, "{ends}");
+            // Nothing is known of a way that is not fresh, whenever it was noted.
+            hop.fresh_until = now + SECOND / 10;
+            hop.note_active(epoch, now);
+            assert!(!hop.leads_on(epoch, now + SECOND / 5));
+        }
     }
 
     #[test]

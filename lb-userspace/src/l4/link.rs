@@ -16,37 +16,29 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
 use super::{L4Error, host};
 
-/// What is known of the interfaces that programs are to be attached to.
-#[derive(Debug)]
-pub(crate) struct Known {
-    /// Whether each is one end of a veth pair.
-    pub(crate) are_pairs: bool,
-    /// Those whose frames are none that the programs can read, each as the error that it is.
-    pub(crate) bare: Vec<L4Error>,
+/// Whether each of these interfaces is one end of a veth pair.
+///
+/// # Errors
+/// When one is not there.
+pub(crate) fn are_pairs(names: &[String]) -> Result<bool, L4Error> {
+    let mut are_pairs = true;
+    for name in names {
+        are_pairs &= Link::named(name)?.is_some_and(|link| link.is_pair());
+    }
+    Ok(are_pairs)
 }
 
-impl Known {
-    /// Asks the kernel. Where it tells nothing, nothing is known, and nothing held against an interface.
-    ///
-    /// # Errors
-    /// When one is not there.
-    pub(crate) fn of(names: &[impl AsRef<str>]) -> Result<Self, L4Error> {
-        let (mut are_pairs, mut bare) = (true, Vec::new());
-        for name in names.iter().map(AsRef::as_ref) {
-            let link = Link::of(host::interface_index(name)?);
-            let link =
-                link.inspect_err(|error| tracing::warn!(%error, name, "its kind is not known"));
-            are_pairs &= link.as_ref().is_ok_and(Link::is_pair);
-            if let Ok(link) = link
-                && !link.has_frames()
-            {
-                bare.push(L4Error::NoFrames {
-                    name: name.to_owned(),
-                    found: link.describe(),
-                });
-            }
-        }
-        Ok(Self { are_pairs, bare })
+/// Checks that the programs can read the frames of an interface.
+///
+/// # Errors
+/// When they cannot, or the interface is not there.
+pub(crate) fn check(name: &str) -> Result<(), L4Error> {
+    match Link::named(name)? {
+        Some(link) if !link.has_frames() => Err(L4Error::NoFrames {
+            name: name.to_owned(),
+            found: link.describe(),
+        }),
+        _ => Ok(()),
     }
 }
 
@@ -72,6 +64,13 @@ impl Link {
         socket.send(&bytes, 0)?;
         let (answer, _) = socket.recv_from_full()?;
         Self::read(&answer)
+    }
+
+    /// What is known of the interface of this name; nothing where the kernel tells nothing.
+    fn named(name: &str) -> Result<Option<Self>, L4Error> {
+        let link = Self::of(host::interface_index(name)?);
+        let link = link.inspect_err(|error| tracing::warn!(%error, name, "its kind is not known"));
+        Ok(link.ok())
     }
 
     /// Reads an answer.

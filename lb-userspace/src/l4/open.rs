@@ -7,7 +7,7 @@ use lb_common::{Counters, INSTANCE_ABSENT, InstanceEntry};
 use super::{
     Attachment, Handle, L4Error, Relay,
     datapath::{Datapath, kernel},
-    flows,
+    flows, link,
     reconcile::{GRACE, Reconciler},
     relay,
     report::{Report, Reporter},
@@ -136,12 +136,16 @@ fn without(spec: &DatapathSpec, wanted: bool, error: &L4Error) -> Opened {
 }
 
 fn open_kernel(spec: &DatapathSpec) -> Result<Opened, L4Error> {
+    let (spec, mut reasons) = with_frames(spec)?;
     let kernel::Loaded {
         kernel,
         rehearsal,
         recorder,
         reason,
-    } = kernel::open(spec)?;
+    } = kernel::open(&spec)?;
+    if !reason.is_empty() {
+        reasons.push(reason);
+    }
     let state = Reconciler::adopt(&kernel, GRACE)?;
     let known = known(state.instances());
     let vips = state.vips().len();
@@ -158,11 +162,36 @@ fn open_kernel(spec: &DatapathSpec) -> Result<Opened, L4Error> {
             rehearsal,
             recorder,
             state,
-            spec: spec.clone(),
-            reason,
+            spec,
+            reason: reasons.join("; "),
         })),
         known,
     })
+}
+
+/// The same with those interfaces only whose frames the programs can read, and what is to be said of the others.
+/// Whoever has asked for a mode has asked for it everywhere.
+fn with_frames(spec: &DatapathSpec) -> Result<(DatapathSpec, Vec<String>), L4Error> {
+    let (mut interfaces, mut bare) = (Vec::new(), Vec::new());
+    for name in &spec.interfaces {
+        match link::check(name) {
+            Ok(()) => interfaces.push(name.clone()),
+            Err(error @ L4Error::NoFrames { .. }) if spec.mode == DatapathMode::Auto => {
+                bare.push(error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    if let Some(error) = bare.pop_if(|_| interfaces.is_empty()) {
+        return Err(error);
+    }
+    let said = bare.iter().map(|error| {
+        tracing::warn!("nothing that comes in there is seen: {error}");
+        error.to_string()
+    });
+    let reasons = said.collect();
+    let spec = spec.clone();
+    Ok((DatapathSpec { interfaces, ..spec }, reasons))
 }
 
 /// The ids in the maps, tombstones included.

@@ -59,9 +59,7 @@ impl Programs {
     /// for.
     pub(crate) fn open(wanted: &Wanted<'_>) -> Result<Self, L4Error> {
         let index = host::interface_index(wanted.interface)?;
-        if let Some(error) = link::Known::of(&[wanted.interface])?.bare.pop() {
-            return Err(error);
-        }
+        link::check(wanted.interface)?;
         host::check_rights()?;
         host::raise_memory_limit();
         let modes: &[AttachMode] = match wanted.mode {

@@ -63,12 +63,7 @@ pub(crate) fn open(spec: &DatapathSpec) -> Result<Loaded, L4Error> {
     if spec.interfaces.is_empty() {
         return Err(L4Error::NoInterfaces);
     }
-    let mut known = link::Known::of(&spec.interfaces)?;
-    let has_others = known.bare.len() < spec.interfaces.len();
-    let may_go_on = spec.mode == DatapathMode::Auto && has_others;
-    if let Some(bare) = known.bare.pop_if(|_| !may_go_on) {
-        return Err(bare);
-    }
+    let are_pairs = link::are_pairs(&spec.interfaces)?;
     host::check_rights()?;
     host::raise_memory_limit();
     host::prepare_pins(&spec.pin_path)?;
@@ -94,7 +89,7 @@ pub(crate) fn open(spec: &DatapathSpec) -> Result<Loaded, L4Error> {
         ours: &ours,
         former: former.as_ref(),
         is_new,
-        are_pairs: known.are_pairs,
+        are_pairs,
     };
     let Built {
         hook,
@@ -115,12 +110,7 @@ pub(crate) fn open(spec: &DatapathSpec) -> Result<Loaded, L4Error> {
     let recorder = RecorderMaps::take(&mut program)?;
     let events = Events::of(&mut program, spec.log);
     super::forget_maps(&mut program);
-    let mut reasons = links.reasons.clone();
-    for bare in known.bare {
-        tracing::warn!("nothing that comes in there is seen: {bare}");
-        reasons.push(bare.to_string());
-    }
-    let reason = reasons.join("; ");
+    let reason = links.reasons.join("; ");
     let leftover = sets.into_iter().filter(|set| *set != ours).collect();
     let has_run = running.contains(&ours);
     let kernel = Kernel {
