@@ -43,6 +43,7 @@ mod stats;
 mod steer;
 mod sweep;
 mod tables;
+mod unserved;
 mod vlans;
 mod worker;
 
@@ -59,7 +60,7 @@ pub(crate) use host::interface_name;
 pub use open::{Opened, PinnedStatus, Running, detach, open, run, status};
 pub use reconcile::ReconcileError;
 pub use rehearsal::{Probe, Rehearsed, Sent, SlotView, TcpFlags};
-pub use relay::Relay;
+pub use relay::{Relay, Relayed, explain as explain_relayed};
 #[cfg(test)]
 pub(crate) use report::Reporter;
 pub use report::{

@@ -7,6 +7,7 @@
 
 mod acl;
 mod admit;
+mod candidates;
 mod change;
 mod check;
 mod discovery;
@@ -34,6 +35,7 @@ use crate::{
 
 pub use crate::model::{fingerprint, identity};
 pub use admit::{Around, Chosen};
+pub use candidates::Candidate;
 pub use change::{Applied, Change, Desired, EjectionEnd, Event, RecoveryStep, RegistryError};
 pub use feed::{Batch, Entry, Feed, Happening};
 pub use ids::{IdError, KnownId};

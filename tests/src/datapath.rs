@@ -133,6 +133,14 @@ impl Daemon {
     /// # Errors
     /// As [`Self::start`].
     pub fn start_by(clock: Clock, spec: &DatapathSpec, weights: [u16; 2]) -> Result<Self> {
+        Self::start_as(clock, spec, desired(weights)?)
+    }
+
+    /// The same with another configuration.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_as(clock: Clock, spec: &DatapathSpec, desired: Desired) -> Result<Self> {
         // One thread: a worker thread would be in another network namespace.
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -144,7 +152,7 @@ impl Daemon {
             opened.reason()
         );
         let registry = Arc::new(Registry::new(1, opened.known.iter().copied()));
-        registry.apply(configuration(weights)?)?;
+        registry.apply(Change::Configure(Box::new(desired)))?;
         let (end, ended) = oneshot::channel();
         let shutdown = async {
             let _ = ended.await;
@@ -210,11 +218,19 @@ impl Daemon {
     }
 }
 
-/// A service for TCP and one for UDP, each over both instances with these weights.
+/// The configuration of [`desired`].
 ///
 /// # Errors
 /// Never: all of it is valid.
 pub fn configuration(weights: [u16; 2]) -> Result<Change> {
+    Ok(Change::Configure(Box::new(desired(weights)?)))
+}
+
+/// A service for TCP and one for UDP, each over both instances with these weights.
+///
+/// # Errors
+/// Never: all of it is valid.
+pub fn desired(weights: [u16; 2]) -> Result<Desired> {
     let mut desired = Desired::default();
     for (name, port, protocol) in [
         ("web-tcp", instance::TCP, Protocol::Tcp),
@@ -239,7 +255,7 @@ pub fn configuration(weights: [u16; 2]) -> Result<Change> {
             service: name,
         });
     }
-    Ok(Change::Configure(Box::new(desired)))
+    Ok(desired)
 }
 
 /// The names of what is pinned in a folder.

@@ -25,7 +25,7 @@ use crate::{
     balance::Random,
     l7::explain::{self, Asked, Routed},
     model::{Exclusion, HashKey, Member, Timestamp},
-    registry::InstanceStatus,
+    registry::{self, InstanceStatus},
 };
 
 /// What would become of a request, and why
@@ -210,7 +210,7 @@ fn routed_to(answer: &mut Explanation, routed: &Routed, now: Timestamp) {
 fn of_member(
     member: &Member,
     status: &InstanceStatus,
-    candidate: explain::Candidate,
+    candidate: registry::Candidate,
     now: Timestamp,
 ) -> Candidate {
     let instance = &member.instance;

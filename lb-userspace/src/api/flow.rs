@@ -23,15 +23,18 @@ use super::{
     },
 };
 use crate::{
-    l4::{self, L4Error, Probe, Rehearsed, TcpFlags},
+    l4::{self, L4Error, PathMode, Probe, Rehearsed, TcpFlags},
     model::{Protocol, Timestamp, gateway_vip},
     registry::{Service, Snapshot},
 };
 
+mod relayed;
+
 /// What would become of a packet, and why
 ///
 /// The program of the packet path is run on a made-up packet, over the tables that serve, in a copy
-/// that sends, remembers and counts nothing. That takes a processor for some tenths of a second.
+/// that sends, remembers and counts nothing. That takes a processor for some tenths of a second. Where VIPs
+/// are relayed, the connection that the packet begins is what is told of.
 #[utoipa::path(
     get,
     path = "/api/v1/loadbalancer/explain/flow",
@@ -47,7 +50,7 @@ use crate::{
         ("flags" = Option<String>, Query, description = "Flags of TCP, with commas: `syn`, `ack`, \
             `fin`, `rst`; `syn` when nothing is said, which begins a connection"),
         ("interface" = Option<String>, Query, description = "The interface that it comes in by; the \
-            first one of the configuration when nothing is said"),
+            first one of the configuration when nothing is said; a relay has none"),
     ),
     responses(
         (status = OK, body = Envelope<FlowExplanation>, description = "What would become of it"),
@@ -60,6 +63,9 @@ pub(super) async fn flow(
 ) -> Result<Answer<FlowExplanation>, ApiError> {
     let probe = asked(parameters)?;
     let report = state.fresh_report().await;
+    if report.mode == Some(PathMode::Relay) {
+        return Ok(Answer::ok(relayed::explanation(&state, &probe, &report)?));
+    }
     let (path, question) = (state.packet_path().clone(), probe.clone());
     let told = tokio::task::spawn_blocking(move || path.rehearse(&question)).await;
     let told = told.map_err(|stopped| ApiError::Conflict(stopped.to_string()))?;
@@ -159,16 +165,8 @@ fn explanation(
         let found = instances.find(|instance| instance.id.index == index)?;
         Some(found.endpoint.name().to_owned())
     };
-    let flags = TcpFlags::ALL.iter();
-    let flags = flags.filter(|(_, flag)| probe.flags.0 & flag.0 != 0);
     FlowExplanation {
-        packet: AskedPacket {
-            source: probe.source.to_string(),
-            destination: probe.destination.to_string(),
-            protocol: probe.protocol.as_str().to_owned(),
-            flags: flags.map(|(name, _)| (*name).to_owned()).collect(),
-            interface: told.interface.clone(),
-        },
+        packet: asked_packet(probe, Some(told.interface.clone())),
         verdict: verdict(told.fate).to_owned(),
         counter: told.fate.label().to_owned(),
         reason: reason(told),
@@ -196,6 +194,18 @@ fn explanation(
         candidates: service.map_or_else(Vec::new, |service| {
             candidates(service, told, probe.destination.is_ipv4(), now)
         }),
+    }
+}
+
+fn asked_packet(probe: &Probe, interface: Option<String>) -> AskedPacket {
+    let flags = TcpFlags::ALL.iter();
+    let flags = flags.filter(|(_, flag)| probe.flags.0 & flag.0 != 0);
+    AskedPacket {
+        source: probe.source.to_string(),
+        destination: probe.destination.to_string(),
+        protocol: probe.protocol.as_str().to_owned(),
+        flags: flags.map(|(name, _)| (*name).to_owned()).collect(),
+        interface,
     }
 }
 

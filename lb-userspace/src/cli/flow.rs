@@ -34,11 +34,13 @@ pub(super) async fn explain(
 fn show(answer: &FlowExplanation) -> String {
     let packet = &answer.packet;
     let flags = packet.flags.join(",");
+    let by = packet.interface.iter().map(|name| format!(" by {name}"));
+    let by: String = by.collect();
     let mut rows = vec![(
         "Packet",
         format!(
-            "{} {} → {} {flags} by {}",
-            packet.protocol, packet.source, packet.destination, packet.interface
+            "{} {} → {} {flags}{by}",
+            packet.protocol, packet.source, packet.destination
         ),
     )];
     rows.push((

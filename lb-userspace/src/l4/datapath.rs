@@ -96,6 +96,14 @@ impl AttachMode {
             Self::Tc => "tc",
         }
     }
+
+    /// The first version of Linux that attaches so by links, as lb does.
+    pub(crate) const fn oldest_kernel(self) -> &'static str {
+        match self {
+            Self::Native | Self::Generic => "5.9",
+            Self::Tc => "6.6",
+        }
+    }
 }
 
 impl fmt::Display for AttachMode {

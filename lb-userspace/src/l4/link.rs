@@ -16,29 +16,34 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
 use super::{L4Error, host};
 
-/// Whether each of these interfaces is one end of a veth pair.
-///
-/// # Errors
-/// When one is not there.
-pub(crate) fn are_pairs(names: &[String]) -> Result<bool, L4Error> {
-    let mut are_pairs = true;
-    for name in names {
-        are_pairs &= Link::named(name)?.is_some_and(|link| link.is_pair());
-    }
-    Ok(are_pairs)
+/// An interface whose frames the programs can read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Framed {
+    /// Its index.
+    pub(crate) index: u32,
+    /// Whether it is known to be one end of a veth pair.
+    pub(crate) is_pair: bool,
 }
 
-/// Checks that the programs can read the frames of an interface.
-///
-/// # Errors
-/// When they cannot, or the interface is not there.
-pub(crate) fn check(name: &str) -> Result<(), L4Error> {
-    match Link::named(name)? {
-        Some(link) if !link.has_frames() => Err(L4Error::NoFrames {
-            name: name.to_owned(),
-            found: link.describe(),
-        }),
-        _ => Ok(()),
+impl Framed {
+    /// Looks at the interface of this name. One of which the kernel tells nothing is taken as it comes.
+    ///
+    /// # Errors
+    /// When the programs cannot read its frames, or it is not there.
+    pub(crate) fn named(name: &str) -> Result<Self, L4Error> {
+        let index = host::interface_index(name)?;
+        let link = Link::of(index);
+        let link = link.inspect_err(|error| tracing::warn!(%error, name, "its kind is not known"));
+        match link {
+            Ok(link) if !link.has_frames() => Err(L4Error::NoFrames {
+                name: name.to_owned(),
+                found: link.describe(),
+            }),
+            link => Ok(Self {
+                index,
+                is_pair: link.is_ok_and(|link| link.is_pair()),
+            }),
+        }
     }
 }
 
@@ -64,13 +69,6 @@ impl Link {
         socket.send(&bytes, 0)?;
         let (answer, _) = socket.recv_from_full()?;
         Self::read(&answer)
-    }
-
-    /// What is known of the interface of this name; nothing where the kernel tells nothing.
-    fn named(name: &str) -> Result<Option<Self>, L4Error> {
-        let link = Self::of(host::interface_index(name)?);
-        let link = link.inspect_err(|error| tracing::warn!(%error, name, "its kind is not known"));
-        Ok(link.ok())
     }
 
     /// Reads an answer.

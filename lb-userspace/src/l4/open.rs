@@ -7,11 +7,13 @@ use lb_common::{Counters, INSTANCE_ABSENT, InstanceEntry};
 use super::{
     Attachment, Handle, L4Error, Relay,
     datapath::{Datapath, kernel},
-    flows, link,
+    flows,
+    link::Framed,
     reconcile::{GRACE, Reconciler},
     relay,
     report::{Report, Reporter},
-    worker::{self, Worker},
+    unserved,
+    worker::Worker,
 };
 use crate::{
     model::{Clock, DatapathMode, DatapathSpec, InstanceId},
@@ -136,13 +138,17 @@ fn without(spec: &DatapathSpec, wanted: bool, error: &L4Error) -> Opened {
 }
 
 fn open_kernel(spec: &DatapathSpec) -> Result<Opened, L4Error> {
-    let (spec, mut reasons) = with_frames(spec)?;
+    let Chosen {
+        spec,
+        are_pairs,
+        mut reasons,
+    } = with_frames(spec)?;
     let kernel::Loaded {
         kernel,
         rehearsal,
         recorder,
         reason,
-    } = kernel::open(&spec)?;
+    } = kernel::open(&spec, are_pairs)?;
     if !reason.is_empty() {
         reasons.push(reason);
     }
@@ -169,13 +175,26 @@ fn open_kernel(spec: &DatapathSpec) -> Result<Opened, L4Error> {
     })
 }
 
-/// The same with those interfaces only whose frames the programs can read, and what is to be said of the others.
-/// Whoever has asked for a mode has asked for it everywhere.
-fn with_frames(spec: &DatapathSpec) -> Result<(DatapathSpec, Vec<String>), L4Error> {
+/// A packet path on interfaces whose frames the programs can read.
+struct Chosen {
+    spec: DatapathSpec,
+    /// Whether each of them is one end of a veth pair.
+    are_pairs: bool,
+    /// What is to be said of the others.
+    reasons: Vec<String>,
+}
+
+/// Leaves interfaces out whose frames the programs cannot read. Whoever has asked for a mode has asked for it
+/// everywhere.
+fn with_frames(spec: &DatapathSpec) -> Result<Chosen, L4Error> {
     let (mut interfaces, mut bare) = (Vec::new(), Vec::new());
+    let mut are_pairs = true;
     for name in &spec.interfaces {
-        match link::check(name) {
-            Ok(()) => interfaces.push(name.clone()),
+        match Framed::named(name) {
+            Ok(framed) => {
+                interfaces.push(name.clone());
+                are_pairs &= framed.is_pair;
+            }
             Err(error @ L4Error::NoFrames { .. }) if spec.mode == DatapathMode::Auto => {
                 bare.push(error);
             }
@@ -191,7 +210,11 @@ fn with_frames(spec: &DatapathSpec) -> Result<(DatapathSpec, Vec<String>), L4Err
     });
     let reasons = said.collect();
     let spec = spec.clone();
-    Ok((DatapathSpec { interfaces, ..spec }, reasons))
+    Ok(Chosen {
+        spec: DatapathSpec { interfaces, ..spec },
+        are_pairs,
+        reasons,
+    })
 }
 
 /// The ids in the maps, tombstones included.
@@ -276,7 +299,7 @@ pub fn run(
                 ..Report::default()
             });
             let handle = reporter.handle();
-            tokio::spawn(worker::mourn(registry, reporter, shutdown));
+            tokio::spawn(unserved::mourn(registry, reporter, shutdown));
             handle
         }
     };

@@ -132,6 +132,11 @@ impl Reconciler {
         })
     }
 
+    /// Whether the program works on these maps.
+    pub(crate) const fn is_active(&self) -> bool {
+        self.active
+    }
+
     /// Settings as they are in the maps.
     pub(crate) const fn settings(&self) -> Option<&Settings> {
         self.settings.as_ref()

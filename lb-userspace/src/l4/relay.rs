@@ -19,6 +19,8 @@
 //! proxy; a task on the control plane's runtime ([`control`]) opens and closes sockets as snapshots
 //! say and reports. What a worker shares are the fronts ([`front`]), replaced whole.
 //!
+//! [`explain`](mod@explain) tells what would become of a connection.
+//!
 //! [`choose`] finds an instance, [`pipe`] passes bytes, [`lines`] knows what is open, [`worker`] holds
 //! it together.
 
@@ -26,6 +28,7 @@ mod affinity;
 mod choose;
 mod connection;
 mod control;
+mod explain;
 mod front;
 mod lines;
 mod pipe;
@@ -52,6 +55,8 @@ use self::{
     worker::{Order, Shared, Worker},
 };
 use super::report::Handle;
+pub use explain::{Relayed, explain};
+
 use crate::{
     model::{Clock, DatapathSpec},
     registry::Registry,

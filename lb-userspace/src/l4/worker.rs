@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use lb_common::{Counter, Counters, InstanceEntry, Vip, VipKey};
+use lb_common::VipKey;
 use tokio::time::{Instant, sleep_until};
 
 use super::{
@@ -23,14 +23,13 @@ use super::{
     arrivals,
     ceilings::{self, Ceilings},
     cookies,
-    datapath::{AttachMode, Datapath},
+    datapath::Datapath,
     filter::Filter,
     host,
     neighbour::Greeter,
-    plan::{self, Host, Plan, ip, plan},
-    reconcile::{Outcome, ReconcileError, Reconciler},
-    report::{PathMode, Report, Reporter},
-    stats,
+    plan::{Host, ip},
+    reconcile::Reconciler,
+    report::{Report, Reporter},
     sweep::{Limits, Sweep},
     vlans,
 };
@@ -38,6 +37,10 @@ use crate::{
     model::{Clock, DatapathSpec},
     registry::{Registry, Snapshot},
 };
+
+mod figures;
+mod pass;
+mod walk;
 
 /// Shortest time between two passes. The first change goes to the kernel at once; the rest of a
 /// burst, such as failing checks, is gathered, because each pass may write tables.
@@ -206,314 +209,6 @@ impl Worker {
         }
     }
 
-    /// Brings the latest snapshot into the kernel.
-    fn reconcile(&mut self) -> Next {
-        let snapshot = self.registry.snapshot();
-        let now = self.clock.now();
-        let mut plan = plan(&snapshot, &self.host);
-        // Nobody is warned of what is mended already.
-        if !plan.warnings.is_empty() && self.host_has_changed() {
-            plan = plan::plan(&snapshot, &self.host);
-        }
-        self.warn(&plan);
-        if self.has_strangers(&plan) {
-            // Before the kernel sends them packets, so that the first one finds its way.
-            self.greet(&snapshot);
-        }
-        // Before anything that is new in the kernel gets packets.
-        self.limit();
-        // No program gets packets for VIPs before it knows who may not send any.
-        let ruled = self.rules.apply(&snapshot.acl, self.datapath.as_mut());
-        let applied = ruled.map_err(Into::into).and_then(|()| {
-            self.filter.widen(&plan, self.datapath.as_mut())?;
-            // Also before, for VIPs of an earlier daemon that this program does not serve yet. What fails
-            // fails again afterwards, and is told then: it must not hold up what else has changed.
-            let _ = self.pace(&snapshot);
-            let _ = self.stay(&plan);
-            self.state.apply(&plan, self.datapath.as_mut(), now)
-        });
-        let told = applied.is_ok().then(|| {
-            let paced = self.pace(&snapshot);
-            paced.and(self.stay(&plan))
-        });
-        let refused = told.and_then(Result::err);
-        let done = self.clock.now();
-        let took = done - now;
-        let report = &mut self.next.reconcile;
-        report.took = took;
-        let news = *applied.as_ref().unwrap_or(&Outcome::default());
-        let wait = match applied {
-            Ok(outcome) => {
-                let idle = idle_times(&plan, self.state.vips());
-                let longest = idle.values().copied().max().unwrap_or_default();
-                self.next.silence = self.spec.tcp_idle_timeout.max(longest);
-                self.sweep.set_idle(idle);
-                let report = &mut self.next.reconcile;
-                report.writes += outcome.writes;
-                self.is_behind = outcome.later.is_some();
-                if refused.is_none() {
-                    report.error = None;
-                    self.retry = RETRY.0;
-                }
-                if outcome.later.is_none() {
-                    if report.revision != snapshot.revision {
-                        report.held = done;
-                    }
-                    report.revision = snapshot.revision;
-                }
-                if outcome.withdrew {
-                    self.sweep.restart();
-                }
-                if outcome.writes > 0 {
-                    let (revision, writes) = (snapshot.revision, outcome.writes);
-                    tracing::debug!(revision, writes, ?took, "kernel tables brought up to date");
-                }
-                outcome.later.map(|at| at - now)
-            }
-            Err(error) => {
-                self.is_behind = true;
-                Some(self.note_failure(&error, snapshot.revision))
-            }
-        };
-        // Limits and affinity alone: everything else is in the kernel.
-        let again = refused.map(|error| self.note_failure(&error, snapshot.revision));
-        let wait = again.map_or(wait, |again| {
-            Some(wait.map_or(again, |wait| wait.min(again)))
-        });
-        self.read();
-        self.tidy();
-        let wait = if self.host_has_changed() {
-            Some(Duration::ZERO)
-        } else {
-            wait
-        };
-        Next {
-            wait,
-            walk: news.withdrew,
-        }
-    }
-
-    /// Notes why a pass has failed, and says when to try again.
-    fn note_failure(&mut self, error: &ReconcileError, revision: u64) -> Duration {
-        let error = error.to_string();
-        let report = &mut self.next.reconcile;
-        report.failures += 1;
-        if report.error.as_ref() != Some(&error) {
-            tracing::error!(revision, %error, "cannot bring the snapshot into the kernel");
-        }
-        report.error = Some(error);
-        let wait = self.retry;
-        self.retry = (wait * 2).min(RETRY.1);
-        wait
-    }
-
-    /// Asks the host what it has, and says whether that is something else than before.
-    fn host_has_changed(&mut self) -> bool {
-        let before = std::mem::replace(&mut self.host, ask(&self.spec));
-        before != self.host
-    }
-
-    /// Brings the limits of connections into the kernel. What fails is tried again with the next pass,
-    /// or the next look at what a service has.
-    fn limit(&mut self) {
-        let snapshot = self.registry.snapshot();
-        let (state, datapath) = (&self.state, self.datapath.as_mut());
-        if let Err(error) = self.ceilings.apply(&snapshot, state, datapath) {
-            tracing::warn!(%error, "cannot bring limits of connections into the kernel");
-        }
-    }
-
-    /// Brings into the kernel how fast new connections may begin, and what SYNs that come too fast are
-    /// answered with.
-    fn pace(&mut self, snapshot: &Snapshot) -> Result<(), ReconcileError> {
-        let (state, datapath) = (&self.state, self.datapath.as_mut());
-        let mut specs = snapshot.services.iter().map(|service| &service.spec);
-        if specs.any(|spec| spec.limits.arrivals.cookies_above.is_some()) {
-            self.cookies.renew(datapath)?;
-        }
-        Ok(self.arrivals.apply(snapshot, state, datapath)?)
-    }
-
-    /// Brings into the kernel whose clients stay with their instance.
-    fn stay(&mut self, plan: &Plan) -> Result<(), ReconcileError> {
-        let (state, datapath) = (&self.state, self.datapath.as_mut());
-        Ok(self.affinities.apply(plan, state, datapath)?)
-    }
-
-    /// Logs each warning once, until it is gone and comes back.
-    fn warn(&mut self, plan: &Plan) {
-        for warning in &plan.warnings {
-            if !self.warned.contains(warning) {
-                tracing::warn!("{warning}");
-            }
-        }
-        self.warned = plan.warnings.iter().cloned().collect();
-        self.next.warnings.clone_from(&plan.warnings);
-    }
-
-    /// Reads all figures and publishes a report. Says whether something in them is for a walk over
-    /// the connection table to see to.
-    fn read(&mut self) -> bool {
-        let snapshot = self.registry.snapshot();
-        let before = self.next.counters;
-        if let Err(error) = self.try_read(&snapshot) {
-            tracing::warn!(%error, "cannot read the kernel's figures");
-        }
-        let interfaces = self.datapath.attachments();
-        let missing: Vec<&str> = self
-            .spec
-            .interfaces
-            .iter()
-            .filter(|name| !interfaces.iter().any(|found| found.interface == **name))
-            .map(String::as_str)
-            .collect();
-        self.next.at = self.clock.now();
-        self.next.mode = mode(&interfaces).map(PathMode::from);
-        self.next.reason = if missing.is_empty() {
-            self.reason.clone()
-        } else {
-            format!("the program has been taken off {}", missing.join(", "))
-        };
-        self.next.interfaces = interfaces;
-        self.reporter.publish(self.next.clone());
-        self.has_work(&before)
-    }
-
-    /// Whether packets were dropped, since the counters stood at `before`, for reasons that the
-    /// daemon can do something about.
-    fn has_work(&mut self, before: &Counters) -> bool {
-        let is_more = |counter| self.next.counters.get(counter) > before.get(counter);
-        let (unresolved, forgotten) = (
-            is_more(Counter::DropNoNeighbour),
-            is_more(Counter::ConnectionsUnremembered),
-        );
-        let full = forgotten || is_more(Counter::DropTableFull);
-        if forgotten {
-            self.state.prolong(self.clock.now());
-        }
-        if unresolved {
-            self.sweep.collect_clients();
-            self.misses_neighbours = true;
-        }
-        if full {
-            self.sweep.note_crowd();
-        }
-        unresolved || full
-    }
-
-    fn try_read(&mut self, snapshot: &Snapshot) -> Result<(), super::datapath::DatapathError> {
-        let datapath = self.datapath.as_ref();
-        stats::instances(snapshot, &self.state, datapath)?;
-        // One that comes back is another one, and so may be whoever has its id.
-        self.live
-            .retain(|vip, _| self.state.vips().contains_key(vip));
-        self.next.vips = stats::vips(snapshot, &self.state, &self.live, datapath)?;
-        let counters = datapath.counters()?;
-        self.next.counters = counters;
-        let limits = datapath.limits();
-        self.next.connections.max = limits.connections;
-        self.next.clients.max = limits.clients;
-        self.next.tables_max = limits.tables.saturating_sub(1);
-        self.next.tables_used = self.state.tables_in_use();
-        Ok(())
-    }
-
-    /// Takes a step over the connection table, then over the clients; whether that was the last one of
-    /// both.
-    fn walk(&mut self) -> bool {
-        if self.walks_clients {
-            self.walks_clients = !self.walk_clients();
-        } else {
-            self.walks_clients = self.walk_connections();
-            return false;
-        }
-        !self.walks_clients
-    }
-
-    fn walk_clients(&mut self) -> bool {
-        match self.affinities.step(self.datapath.as_mut()) {
-            Ok(is_over) => {
-                self.next.clients.used = self.affinities.clients();
-                is_over
-            }
-            Err(error) => {
-                tracing::warn!(%error, "cannot walk over the clients");
-                true
-            }
-        }
-    }
-
-    fn walk_connections(&mut self) -> bool {
-        if !self.sweep.is_under_way() {
-            self.state.begin_walk(self.clock.now());
-            self.filter.begin_walk();
-        }
-        let known = &mut self.state.walked();
-        match self.sweep.step(self.datapath.as_mut(), known) {
-            Ok(None) => false,
-            Ok(Some(pass)) => {
-                self.greeter
-                    .greet(self.sweep.take_clients().into_iter().map(ip));
-                self.live = self.sweep.take_live();
-                let report = &mut self.next.connections;
-                report.entries = pass.entries;
-                report.forgotten += pass.forgotten;
-                report.corrected += pass.corrected;
-                if pass.corrected > 0 {
-                    tracing::debug!(by = pass.corrected, "live counters put right");
-                }
-                self.narrow();
-                self.advance();
-                true
-            }
-            Err(error) => {
-                tracing::warn!(%error, "cannot walk the connection table");
-                true
-            }
-        }
-    }
-
-    /// Takes addresses out of the filter that nobody has any more.
-    fn narrow(&mut self) {
-        let seen = self.sweep.take_ends();
-        let (state, datapath) = (&self.state, self.datapath.as_mut());
-        if let Err(error) = self.filter.narrow(seen, state, datapath) {
-            tracing::warn!(%error, "cannot bring the address filter into the kernel");
-        }
-    }
-
-    /// Lets slots change hands whose flows are over or remembered. Not while the maps are behind the
-    /// snapshot: what the walk has met may have been decided by half of it.
-    fn advance(&mut self) {
-        let report = &mut self.next.reconcile;
-        if self.is_behind {
-            return;
-        }
-        let silence = self.next.silence;
-        let (datapath, now) = (self.datapath.as_mut(), self.clock.now());
-        match self.state.advance(silence, datapath, now) {
-            Ok(writes) => report.writes += writes,
-            Err(error) => tracing::warn!(%error, "cannot bring slots to their new owners"),
-        }
-        self.tidy();
-    }
-
-    /// Sees to the memory of tables, when nothing waits for it.
-    fn tidy(&mut self) {
-        if let Err(error) = self.state.tidy(self.datapath.as_mut(), self.clock.now()) {
-            tracing::warn!(%error, "cannot see to the memory of tables");
-        }
-    }
-
-    /// Whether `plan` has instances that the kernel does not know by their address.
-    fn has_strangers(&self, plan: &Plan) -> bool {
-        let known = self.state.instances();
-        let address = |entry: &InstanceEntry| entry.address;
-        plan.instances
-            .iter()
-            .any(|(index, entry)| known.get(index).map(address) != Some(entry.address))
-    }
-
     /// Has instances greeted whose packets were dropped because the kernel has forgotten them, without
     /// waiting for the time at which all are. Figures are read whenever somebody asks for them, so it
     /// is not done where they are read: nobody is to be greeted more than once a second.
@@ -551,16 +246,6 @@ fn ask(spec: &DatapathSpec) -> Host {
     }
 }
 
-/// Idle times of connections that are not those of all, by the id of their VIP.
-fn idle_times(plan: &Plan, vips: &BTreeMap<VipKey, Vip>) -> BTreeMap<u16, Duration> {
-    let of = |(key, vip): (&VipKey, &Vip)| {
-        let idle = plan.vips.get(key)?.idle?;
-        // Ids are indices of counters, of which there are far fewer.
-        Some((u16::try_from(vip.id).ok()?, idle))
-    };
-    vips.iter().filter_map(of).collect()
-}
-
 async fn until(at: Option<Instant>) {
     match at {
         // A timer would take up to a millisecond to find out.
@@ -568,63 +253,6 @@ async fn until(at: Option<Instant>) {
         Some(at) => sleep_until(at).await,
         None => std::future::pending().await,
     }
-}
-
-fn mode(interfaces: &[super::datapath::Attachment]) -> Option<AttachMode> {
-    let has = |mode| interfaces.iter().any(|attached| attached.mode == mode);
-    // The worst of them.
-    [AttachMode::Generic, AttachMode::Tc, AttachMode::Native]
-        .into_iter()
-        .find(|mode| has(*mode))
-}
-
-/// What follows from a pass over the maps.
-#[derive(Clone, Copy, Debug)]
-struct Next {
-    /// After which time to try again.
-    wait: Option<Duration>,
-    /// Whether there are connections to forget.
-    walk: bool,
-}
-
-/// Says loudly, whenever a configuration has VIPs, that nobody serves them.
-pub(crate) async fn mourn(
-    registry: Arc<Registry>,
-    reporter: Reporter,
-    shutdown: impl Future<Output = ()>,
-) {
-    let mut revisions = registry.subscribe();
-    revisions.mark_changed();
-    let mut shutdown = std::pin::pin!(shutdown);
-    let mut configured = 0;
-    loop {
-        tokio::select! {
-            () = &mut shutdown => break,
-            alive = revisions.changed() => {
-                if alive.is_err() {
-                    break;
-                }
-                let snapshot = registry.snapshot();
-                if snapshot.configured != configured {
-                    configured = snapshot.configured;
-                    let mut report = (*reporter.latest()).clone();
-                    report.warnings = unserved(&snapshot, &report.reason);
-                    for warning in &report.warnings {
-                        tracing::error!("{warning}");
-                    }
-                    reporter.publish(report);
-                }
-            }
-        }
-    }
-}
-
-fn unserved(snapshot: &Snapshot, reason: &str) -> Vec<String> {
-    snapshot
-        .vips
-        .iter()
-        .map(|vip| format!("VIP {vip} is not served: {reason}"))
-        .collect()
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! The request takes the way of [`super::proxy`] as far as the pick: the same examination of its
 //! head, the same router, the same key, the same exclusions. What the pick would be is asked of a
-//! balancer of its own ([`crate::balance::odds()`]), so nothing that serves requests notices.
+//! balancer of its own ([`Service::candidates`]), so nothing that serves requests notices.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -20,9 +20,9 @@ use super::{
 };
 use crate::{
     affinity::Store,
-    balance::{Choice, Random, Tried, odds},
-    model::{Algorithm, Exclusion, Reason, RouteSpec, Timestamp},
-    registry::{Service, Snapshot},
+    balance::{Choice, Random, Tried},
+    model::{Algorithm, Reason, RouteSpec, Timestamp},
+    registry::{Candidate, Service, Snapshot},
 };
 
 /// A request that nobody has sent.
@@ -60,15 +60,6 @@ pub struct Routed {
     pub key: Option<u64>,
     /// What speaks for and against each member; same positions.
     pub candidates: Vec<Candidate>,
-}
-
-/// What speaks for or against a member.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Candidate {
-    /// Why it gets no new request; `None` when it may be picked.
-    pub exclusion: Option<Exclusion>,
-    /// Its chance of being picked, 0 to 1.
-    pub chance: f64,
 }
 
 /// Explains `asked`. `random` makes the picks.
@@ -122,7 +113,8 @@ pub fn explain(
         _ => hash(),
     };
     let key = (service.spec.algorithm == Algorithm::ConsistentHash).then_some(key);
-    let mut candidates = candidates(&service, key.unwrap_or_default(), now, random);
+    let key_of = key.unwrap_or_default();
+    let mut candidates = service.candidates(&*service.rehearsal(), key_of, now, random);
     if let Some(Ok(pinned)) = session.and_then(|session| session.pinned) {
         for (position, candidate) in candidates.iter_mut().enumerate() {
             candidate.chance = f64::from(u8::from(position == pinned));
@@ -151,16 +143,4 @@ fn refusal(service: &Service, nobody: bool, choice: &Choice<'_>) -> Option<Reaso
         return Some(Reason::ServiceBreakerOpen);
     }
     nobody.then(|| service.nobody(choice).err()).flatten()
-}
-
-fn candidates(service: &Service, key: u64, now: Timestamp, random: &Random) -> Vec<Candidate> {
-    let chances = odds(&*service.rehearsal(), &service.members, key, now, random);
-    let positions = 0..service.members.len();
-    positions
-        .zip(chances)
-        .map(|(position, chance)| Candidate {
-            exclusion: service.exclusion(position, now),
-            chance,
-        })
-        .collect()
 }

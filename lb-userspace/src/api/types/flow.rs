@@ -8,9 +8,11 @@ use utoipa::ToSchema;
 pub struct FlowExplanation {
     /// The packet as the program saw it.
     pub packet: AskedPacket,
-    /// `forwarded`, `passed` to the host, or `dropped`.
+    /// `forwarded`, `passed` to the host, or `dropped`; of a connection that a relay would get `relayed` or
+    /// `refused`.
     pub verdict: String,
-    /// The counter that it would be counted under; for a packet that is dropped the reason.
+    /// The counter that it would be counted under; for a packet that is dropped the reason. Of a relay `relayed`, or
+    /// the reason of `lb_l4_relay_refused_connections_total`.
     pub counter: String,
     /// Why, in a sentence.
     pub reason: String,
@@ -23,10 +25,11 @@ pub struct FlowExplanation {
     /// becomes of requests. Only for what is for no VIP of the packet path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway_vip: Option<String>,
-    /// The VIP's service.
+    /// The VIP's service; of a relay the one that serves, which may be its fallback.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<String>,
-    /// How packets of this service get to instances: `nat`, `dnat`, `l2dsr`, `ipip` or `gue`.
+    /// How packets of this service get to instances: `nat`, `dnat`, `l2dsr`, `ipip` or `gue`; absent of a relay, to
+    /// which it makes no difference.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forwarding: Option<String>,
     /// The service's algorithm in force.
@@ -59,8 +62,9 @@ pub struct AskedPacket {
     pub protocol: String,
     /// Flags of TCP.
     pub flags: Vec<String>,
-    /// The interface that it came in by.
-    pub interface: String,
+    /// The interface that it came in by; a relay does not know it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
 }
 
 /// What lb knows of a connection.
@@ -114,13 +118,13 @@ pub struct FlowCandidate {
     /// Its name.
     pub instance: String,
     /// Its part of the slots of the VIP's table, 0 to 1: its chance to get a new flow of which
-    /// nothing is known.
+    /// nothing is known. Of a relay its chance to get this connection, from trial picks.
     pub share: f64,
     /// Why it gets no new flow; absent when it may.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub excluded: Option<String>,
     /// Weight in force, in the units of the configuration.
     pub effective_weight: f64,
-    /// Live connections that the kernel counts.
+    /// Live connections that the kernel counts; of a relay connections of relay and gateway.
     pub live: u64,
 }

@@ -142,6 +142,7 @@ impl Datapath for Kernel {
                 tracing::warn!(%error, "an old link stays behind");
             }
         }
+        self.affinity.settle();
         // After all of them have moved, and not before: who tries again finds it still to be done.
         if let Some(rest) = self.rest.take() {
             self.affinity.merge(rest.old());

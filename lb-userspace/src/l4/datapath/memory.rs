@@ -42,6 +42,8 @@ pub(crate) struct Memory {
 struct Calls {
     /// How many writes succeed before the next one fails, once.
     fail_after: Option<u32>,
+    /// How the writes end that fail.
+    refused: Option<&'static str>,
     log: Vec<String>,
     /// How many tables were written that no room had been made for.
     unprepared: u32,
@@ -90,6 +92,11 @@ impl Memory {
         lock(&self.calls).fail_after = writes;
     }
 
+    /// Makes all writes fail whose name in the log ends so, until it is told otherwise.
+    pub(crate) fn refuse(&self, what: Option<&'static str>) {
+        lock(&self.calls).refused = what;
+    }
+
     /// What has been written since the last call.
     pub(crate) fn take_log(&self) -> Vec<String> {
         std::mem::take(&mut lock(&self.calls).log)
@@ -125,6 +132,10 @@ impl Memory {
 
     fn write(&self, what: String) -> Result<(), DatapathError> {
         let mut calls = lock(&self.calls);
+        if calls.refused.is_some_and(|refused| what.ends_with(refused)) {
+            let why = "injected".to_owned();
+            return Err(DatapathError::Write { what, why });
+        }
         match &mut calls.fail_after {
             Some(0) => {
                 calls.fail_after = None;

@@ -4,7 +4,7 @@
 //! lb remembers: a client that comes by a VIP and by the gateway, for the same service, stays with one
 //! instance. It does for as long as that takes new connections.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use super::{choose::Ends, front::Front, worker::Worker};
 use crate::{
@@ -25,15 +25,40 @@ pub(super) struct Client<'a> {
     pinned: Option<u64>,
 }
 
+/// How long clients of a service are remembered; `None` when they are not.
+fn ttl(service: &Service) -> Option<Duration> {
+    // Hashing keeps clients together without.
+    let hashes = service.spec.algorithm == Algorithm::ConsistentHash;
+    let ttl = service.spec.affinity.of_connections();
+    ttl.filter(|_| !hashes)
+}
+
+/// The position of the instance with this fingerprint, if that may have another connection.
+fn position(service: &Service, pinned: u64, choice: &Choice<'_>) -> Option<usize> {
+    let position = service.place(pinned)?;
+    exclusion(&service.members[position], choice)
+        .is_none()
+        .then_some(position)
+}
+
+/// The position of the instance that a client would stay with, without prolonging anything.
+pub(super) fn remembered(
+    store: &Store,
+    service: &Service,
+    client: IpAddr,
+    choice: &Choice<'_>,
+) -> Option<usize> {
+    ttl(service)?;
+    let scope = scope(service.name());
+    let entries = store.find(SessionId::of_address(client), choice.now);
+    let entry = entries.into_iter().find(|entry| entry.service == scope)?;
+    position(service, entry.instance, choice)
+}
+
 impl<'a> Client<'a> {
     /// A client of the service that `front` leads to; `None` when that remembers none.
     pub(super) fn of(worker: &'a Worker, front: &Front, ends: Ends) -> Option<Self> {
-        let spec = &front.service.spec;
-        let ttl = spec.affinity.of_connections()?;
-        // Hashing keeps clients together without.
-        if spec.algorithm == Algorithm::ConsistentHash {
-            return None;
-        }
+        let ttl = ttl(&front.service)?;
         let store = worker.shared.registry.sessions();
         let session = SessionId::of_address(ends.client.ip());
         let service = scope(front.service.name());
@@ -49,10 +74,7 @@ impl<'a> Client<'a> {
 
     /// The position of its instance, if that may have another connection of its.
     pub(super) fn position(&self, service: &Service, choice: &Choice<'_>) -> Option<usize> {
-        let position = service.place(self.pinned?)?;
-        exclusion(&service.members[position], choice)
-            .is_none()
-            .then_some(position)
+        position(service, self.pinned?, choice)
     }
 
     /// Remembers the instance with this fingerprint.

@@ -141,7 +141,7 @@ async fn attempt(
     Err(RelayRefusal::ConnectFailed)
 }
 
-const fn refusal(reason: Reason) -> RelayRefusal {
+pub(super) const fn refusal(reason: Reason) -> RelayRefusal {
     match reason {
         Reason::AtCapacity | Reason::ConnectionLimit | Reason::Overloaded => RelayRefusal::Limit,
         _ => RelayRefusal::NoInstance,
@@ -231,7 +231,7 @@ fn pick(worker: &Worker, front: &Front, tried: &mut Tried, key: u64) -> Option<u
 }
 
 /// What consistent hashing goes by, hashed as in the kernel.
-fn key(service: &Service, ends: Ends) -> u64 {
+pub(super) fn key(service: &Service, ends: Ends) -> u64 {
     let by_source = service.spec.hash_key == HashKey::Source
         || service.spec.affinity.of_connections().is_some();
     match (service.spec.algorithm, by_source) {

@@ -61,10 +61,18 @@ fn fallback<'a>(snapshot: &'a Snapshot, service: &Service) -> Option<&'a Arc<Ser
 /// The service's own balancer, but for the bound of consistent hashing: the kernel has none, and with
 /// one a client would lose its instance for want of other clients.
 fn balancer(service: &Service, workers: usize) -> Arc<dyn Balancer> {
-    if service.spec.algorithm == Algorithm::ConsistentHash && service.spec.bound().is_some() {
-        return balance::build_bounded(service.spec.algorithm, &service.members, workers, None);
-    }
-    Arc::clone(&service.balancer)
+    unbounded(service, workers).unwrap_or_else(|| Arc::clone(&service.balancer))
+}
+
+/// One like it that serves nobody. For one thread.
+pub(super) fn rehearsal(service: &Service) -> Arc<dyn Balancer> {
+    unbounded(service, 1).unwrap_or_else(|| service.rehearsal())
+}
+
+fn unbounded(service: &Service, workers: usize) -> Option<Arc<dyn Balancer>> {
+    let algorithm = service.spec.algorithm;
+    let is_bounded = algorithm == Algorithm::ConsistentHash && service.spec.bound().is_some();
+    is_bounded.then(|| balance::build_bounded(algorithm, &service.members, workers, None))
 }
 
 impl Front {

@@ -1,6 +1,7 @@
 //! The relay between real sockets: clients and instances are blocking threads of the test.
 
 mod changes;
+mod explain;
 mod limits;
 mod passing;
 

@@ -1,3 +1,4 @@
+use lb_common::Counter;
 use tokio::{sync::oneshot, task::JoinHandle};
 
 use super::*;
@@ -7,8 +8,11 @@ use crate::{
         datapath::memory::Memory,
         fixture::{A, B, World, service, vip},
         reconcile::GRACE,
+        report::PathMode,
+        unserved,
     },
-    model::{AdminState, Algorithm, Protocol, Timestamp},
+    model::{AclAction, AclSpec, AdminState, Algorithm, Protocol, Timestamp},
+    registry::{Change, Desired},
 };
 
 const VIP: &str = "192.0.2.1:80";
@@ -157,6 +161,72 @@ async fn failures_are_reported_and_tried_again() {
     assert_eq!(daemon.handle.report().reconcile.error, None);
 }
 
+/// A configuration with a rule, and this VIP beside the first one.
+fn ruled(daemon: &Daemon, other: Option<&str>) {
+    let rule = ("10.9.0.0/16".parse().unwrap(), AclAction::Deny);
+    let vips = [Some(VIP), other].into_iter().flatten();
+    let desired = Desired {
+        services: vec![service("web", Algorithm::RoundRobin, &[(A, 1), (B, 1)])],
+        vips: vips
+            .map(|address| vip(address, Protocol::Tcp, "web"))
+            .collect(),
+        acl: AclSpec {
+            rules: [rule].into_iter().collect(),
+            ..AclSpec::default()
+        },
+        ..Desired::default()
+    };
+    daemon.world.apply(Change::Configure(Box::new(desired)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn rules_that_find_no_memory_hold_up_new_vips_and_nothing_else() {
+    let daemon = Daemon::start();
+    daemon.pass(Duration::from_millis(10)).await;
+    for refused in ["acl", "prefixes"] {
+        daemon.memory.refuse(Some(refused));
+        ruled(&daemon, Some("192.0.2.2:80"));
+        daemon.world.admin("web", A, AdminState::Draining);
+        daemon.pass(Duration::from_millis(10)).await;
+        let report = daemon.handle.report();
+        let error = report.reconcile.error.clone().unwrap();
+        assert!(error.contains("injected"), "{error}");
+        assert_eq!(
+            daemon.memory.vips().len(),
+            1,
+            "nobody may be sent to a VIP without its rules"
+        );
+        let id = daemon.world.id("web", A);
+        let entry = daemon.memory.instances()[&id.index];
+        assert_eq!(entry.state, lb_common::INSTANCE_DRAINING);
+        assert!(!daemon.is_settled());
+        daemon.memory.refuse(None);
+        daemon.pass(RETRY.1).await;
+        assert!(daemon.is_settled());
+        assert_eq!(daemon.handle.report().reconcile.error, None);
+        assert_eq!(daemon.memory.vips().len(), 2);
+        // And all over again.
+        let services = vec![service("web", Algorithm::RoundRobin, &[(A, 1), (B, 1)])];
+        let vips = vec![vip(VIP, Protocol::Tcp, "web")];
+        daemon.world.configure(services, vips);
+        daemon.world.admin("web", A, AdminState::Enabled);
+        daemon.pass(GRACE).await;
+        assert!(daemon.is_settled());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_program_begins_without_its_rules() {
+    let daemon = Daemon::start();
+    daemon.memory.refuse(Some("acl"));
+    ruled(&daemon, None);
+    daemon.pass(Duration::from_millis(10)).await;
+    assert!(daemon.memory.vips().is_empty());
+    daemon.memory.refuse(None);
+    daemon.pass(RETRY.1).await;
+    assert_eq!(daemon.memory.vips().len(), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn figures_reach_the_instances_within_a_second() {
     use std::sync::atomic::Ordering;
@@ -278,7 +348,7 @@ async fn without_a_packet_path_unserved_vips_are_named() {
         ..Report::default()
     });
     let handle = reporter.handle();
-    tokio::spawn(mourn(
+    tokio::spawn(unserved::mourn(
         Arc::clone(&world.0),
         reporter,
         std::future::pending(),

@@ -1,8 +1,10 @@
 //! The maps of clients that stay with their instance.
 //!
 //! Who stays where is pinned beside the maps that make a set, so that a restart forgets nobody, once there
-//! is a service whose clients stay. A set without it is as good; where its size has changed it is made
-//! anew, and what was in the old one is copied.
+//! is a service whose clients stay. A set without it is as good. Where its size has changed it is made
+//! anew, and what was in the old one is copied; twice, because until all links run this program the one before
+//! it goes on giving clients their instance there. Where there is no memory for another size the old one
+//! goes on.
 
 use std::{
     fs, io,
@@ -12,7 +14,7 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, IterableMap as _, Map, MapData, MapError, MapInfo},
+    maps::{Array, HashMap, IterableMap as _, Map, MapData, MapError},
 };
 use lb_common::{Affinity, ClientKey, ClientPin, MAX_INSTANCES, MAX_VIPS, names};
 
@@ -37,7 +39,10 @@ pub(super) struct AffinityMaps {
     vips: Array<MapData, Affinity>,
     services: Array<MapData, u64>,
     clients: OnDemand<ClientMap>,
+    /// Clients that fit.
     most: u32,
+    /// The clients of a map that was too small or too large, which the program before this one still works on.
+    replaced: Option<ClientMap>,
     /// Where the clients are pinned.
     pin: PathBuf,
 }
@@ -66,6 +71,10 @@ fn read(folder: &Path, layouts: &Layouts) -> Vec<(ClientKey, ClientPin)> {
     found
 }
 
+fn all(clients: &ClientMap) -> Result<Vec<(ClientKey, ClientPin)>, MapError> {
+    clients.iter().collect()
+}
+
 fn lost(error: &MapError) {
     let error = super::chain(error);
     tracing::warn!(%error, "clients will be given other instances");
@@ -87,28 +96,51 @@ impl AffinityMaps {
             services: take_own(program, names::MAP_SERVICES, services)?,
             clients: OnDemand::take(program, names::MAP_CLIENTS)?,
             most: spec.max_affinity_clients,
+            replaced: None,
             pin: ours.path.join(names::MAP_CLIENTS),
         };
-        let pinned = MapInfo::from_pin(&maps.pin).map(|info| info.max_entries());
-        match pinned {
-            Ok(entries) if entries == maps.most => {
-                let map = MapData::from_pin(&maps.pin).and_then(Map::from_map_data);
-                let map = map.and_then(ClientMap::try_from);
-                if let Err(error) = maps.clients.need(|| map) {
-                    lost(&error);
-                }
-            }
-            Ok(_) => {
-                let clients = read(&ours.path, &Layouts::ours());
-                // What is made replaces it.
-                maps.copy(&clients);
-            }
-            Err(_) => {}
+        if fs::exists(&maps.pin).unwrap_or(false)
+            && let Err(error) = maps.adopt()
+        {
+            lost(&error);
         }
         if let Some(former) = former {
             maps.merge(former);
         }
         Ok(maps)
+    }
+
+    /// Goes on with the clients that are pinned.
+    fn adopt(&mut self) -> Result<(), MapError> {
+        let pinned = MapData::from_pin(&self.pin).and_then(Map::from_map_data)?;
+        let pinned = ClientMap::try_from(pinned)?;
+        let fitting = pinned.map().info()?.max_entries();
+        if fitting == self.most {
+            self.clients.need(|| Ok(pinned))?;
+            return Ok(());
+        }
+        if let Err(error) = self.need() {
+            let error = super::chain(&error);
+            let wanted = self.most;
+            tracing::warn!(%error, wanted, fitting, "the map of clients that is there goes on");
+            self.most = fitting;
+            self.clients.need(|| Ok(pinned))?;
+            return Ok(());
+        }
+        self.copy(&all(&pinned)?);
+        self.replaced = Some(pinned);
+        Ok(())
+    }
+
+    /// Takes over, once no other program gives clients their instance, what the one before has done meanwhile.
+    pub(super) fn settle(&mut self) {
+        let Some(replaced) = self.replaced.take() else {
+            return;
+        };
+        match all(&replaced) {
+            Ok(clients) => self.copy(&clients),
+            Err(error) => lost(&error),
+        }
     }
 
     /// Takes over clients of another set, but those that are known for longer here.
@@ -146,7 +178,7 @@ impl AffinityMaps {
         let (most, pin) = (self.most, &self.pin);
         self.clients.need(|| {
             let map = clients(most)?;
-            // What is there has another size, and was read.
+            // One that is there has another size.
             let _ = fs::remove_file(pin);
             let pinned = map.map().pin(pin);
             pinned.map_err(|error| MapError::PinError {

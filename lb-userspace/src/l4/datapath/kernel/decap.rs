@@ -20,7 +20,7 @@ use super::{
     read, recorder, take, written,
 };
 use crate::{
-    l4::{AttachMode, L4Error, host, link, plan::address},
+    l4::{AttachMode, L4Error, host, link::Framed, plan::address},
     model::DatapathMode,
 };
 
@@ -58,8 +58,7 @@ impl Programs {
     /// Loads the programs, tells them what they need to know, and attaches them the best way that was asked
     /// for.
     pub(crate) fn open(wanted: &Wanted<'_>) -> Result<Self, L4Error> {
-        let index = host::interface_index(wanted.interface)?;
-        link::check(wanted.interface)?;
+        let Framed { index, .. } = Framed::named(wanted.interface)?;
         host::check_rights()?;
         host::raise_memory_limit();
         let modes: &[AttachMode] = match wanted.mode {

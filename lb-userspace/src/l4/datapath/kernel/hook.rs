@@ -90,6 +90,7 @@ impl Hook {
         pin: &PinnedLink,
         stands_by: bool,
     ) -> Result<PinnedLink, String> {
+        let takes = format!("which takes Linux {} or later", pin.mode.oldest_kernel());
         let mut attached = || -> Result<FdLink, Box<dyn Error>> {
             if self == Self::Xdp {
                 let mode = match pin.mode {
@@ -111,7 +112,7 @@ impl Hook {
                 // Where the kernel makes no link, aya attaches without one. Such a program would come off with
                 // the daemon, so it is no substitute; dropping it takes it off.
                 return FdLink::try_from(program.take_link(id)?)
-                    .map_err(|_| "the kernel made no link, which takes Linux 5.9 or later".into());
+                    .map_err(|_| format!("the kernel made no link, {takes}").into());
             }
             let program: &mut SchedClassifier = first(object, self)?.try_into()?;
             // Before whoever is there already, as XDP is before all of them.
@@ -119,7 +120,7 @@ impl Hook {
             let name = host::interface_name(pin.index).ok_or("the interface is gone")?;
             let id = program
                 .attach_with_options(&name, TcAttachType::Ingress, options)
-                .map_err(|error| format!("{}, which takes Linux 6.6 or later", chain(&error)))?;
+                .map_err(|error| format!("{}, {takes}", chain(&error)))?;
             Ok(FdLink::try_from(program.take_link(id)?)?)
         };
         let link = attached().map_err(|error| chain(error.as_ref()))?;

@@ -105,16 +105,12 @@ fn try_attach(
         } else if wish.modes().contains(&link.mode) {
             if wish.mode == DatapathMode::Auto && link.mode != wish.best {
                 let reason = format!(
-                    "{} has run the program in {} mode since an earlier start; {} mode{} is tried again \
-                     after `lb datapath detach`",
+                    "{} has run the program in {} mode since an earlier start; {} mode, which takes Linux {}, \
+                     is tried again after `lb datapath detach`",
                     link.interface,
                     link.mode,
                     wish.best,
-                    if wish.best == AttachMode::Tc {
-                        ", which takes Linux 6.6,"
-                    } else {
-                        ""
-                    }
+                    wish.best.oldest_kernel(),
                 );
                 tracing::warn!("{reason}");
                 links.reasons.push(reason);

@@ -17,7 +17,7 @@ use super::{
     processors, stages, takeover,
 };
 use crate::{
-    l4::{AttachMode, L4Error, host, link},
+    l4::{AttachMode, L4Error, host},
     model::{DatapathMode, DatapathSpec},
 };
 
@@ -55,15 +55,15 @@ pub(crate) struct Loaded {
     pub(crate) reason: String,
 }
 
-/// Opens the packet path and says why it is not attached as asked for, if it is not.
+/// Opens the packet path and says why it is not attached as asked for, if it is not. `are_pairs` says whether all
+/// interfaces are ends of veth pairs.
 ///
 /// # Errors
 /// When something that it needs is missing; nothing has been attached then.
-pub(crate) fn open(spec: &DatapathSpec) -> Result<Loaded, L4Error> {
+pub(crate) fn open(spec: &DatapathSpec, are_pairs: bool) -> Result<Loaded, L4Error> {
     if spec.interfaces.is_empty() {
         return Err(L4Error::NoInterfaces);
     }
-    let are_pairs = link::are_pairs(&spec.interfaces)?;
     host::check_rights()?;
     host::raise_memory_limit();
     host::prepare_pins(&spec.pin_path)?;
