@@ -9,6 +9,7 @@ mod decap;
 mod filter;
 mod flow;
 mod instance;
+mod path_mtu;
 mod ports;
 mod record;
 mod settings;
@@ -40,6 +41,7 @@ pub use instance::{
     INSTANCE_ACTIVE, INSTANCE_DOWN, INSTANCE_DRAINING, INSTANCE_FAILED, InstanceEntry,
     MAX_INSTANCES, MAX_SUBINTERFACES, NextHop, Subinterface,
 };
+pub use path_mtu::{MAX_PATH_MTUS, PATH_MTU_HOLDS, PathMtu};
 pub use ports::{MAX_RANGES, PortRange, PortRanges};
 pub use record::{
     EVENT_BYTES, EVENT_NEW, EVENTS_PER_SECOND, FOLLOW_ALL_VIPS, FOLLOW_NEW, FlowEvent, Follower,
@@ -119,7 +121,8 @@ mod pod {
     use super::{
         Acl, AddressFilter, Affinity, Arrivals, ClientHop, ClientKey, ClientPin, CookieKeys,
         Counters, DecapSettings, Drops, FlowEntry, FlowKey, Followers, InstanceEntry, NextHop,
-        PortRanges, Settings, SteerCounts, SteerPorts, Subinterface, Table, Traffic, Vip, VipKey,
+        PathMtu, PortRanges, Settings, SteerCounts, SteerPorts, Subinterface, Table, Traffic, Vip,
+        VipKey,
     };
 
     macro_rules! pod {
@@ -146,6 +149,7 @@ mod pod {
         Followers,
         InstanceEntry,
         NextHop,
+        PathMtu,
         PortRanges,
         Settings,
         SteerCounts,

@@ -4,7 +4,7 @@
 pub const PROGRAM: &str = "lb_xdp";
 /// Programs that the balancing program hands packets on to, in the order of their places in
 /// [`MAP_STAGES`].
-pub const STAGES: [&str; 10] = [
+pub const STAGES: [&str; 11] = [
     "lb_encapsulate",
     "lb_too_big",
     "lb_icmp",
@@ -14,13 +14,14 @@ pub const STAGES: [&str; 10] = [
     "lb_admit",
     "lb_cookie",
     "lb_splice",
+    "lb_path_mtu",
     "lb_record",
 ];
 /// The balancing program of traffic control; the programs that it hands packets on to are named as those of XDP.
 pub const PROGRAM_TC: &str = "lb_tc";
 /// The place of the stage that decides nothing: it has the verdict already, writes down what became of the
 /// packet for whoever follows, and carries the verdict out.
-pub const STAGE_RECORD: u32 = 9;
+pub const STAGE_RECORD: u32 = 10;
 
 const _: () = assert!(STAGE_RECORD as usize == STAGES.len() - 1);
 
@@ -65,6 +66,9 @@ pub const MAP_CLIENT_HOPS: &str = "CLIENT_HOPS";
 /// `u32` → [`crate::Subinterface`]: VLANs, by the index of the interface that the kernel has for them.
 /// Each load of the program has its own, as with [`MAP_CEILINGS`].
 pub const MAP_SUBINTERFACES: &str = "SUBINTERFACES";
+/// [`crate::Address`] → [`crate::PathMtu`]: instances whose paths are narrower than the host's routes say. Each load of
+/// the program has its own, which begins empty; the daemon takes out what holds no longer.
+pub const MAP_PATH_MTUS: &str = "PATH_MTUS";
 /// Per-CPU array of one [`crate::Counters`].
 pub const MAP_COUNTERS: &str = "COUNTERS";
 /// Per-CPU array of [`crate::Traffic`] by [`crate::Vip::id`].
@@ -179,9 +183,9 @@ pub const PINNED_MAPS: [&str; 15] = [
     MAP_TURNS,
 ];
 
-/// The maps that the program reads and never writes. A second load of the
+/// The maps that the program reads and never writes, or not for packets such as are made up. A second load of the
 /// program that is asked what the first would do shares these with it, and has all others for itself.
-pub const READ_MAPS: [&str; 16] = [
+pub const READ_MAPS: [&str; 17] = [
     MAP_SETTINGS,
     MAP_INSTANCES,
     MAP_TABLES,
@@ -191,6 +195,7 @@ pub const READ_MAPS: [&str; 16] = [
     MAP_VIP_ADDRESSES,
     MAP_CEILINGS,
     MAP_SUBINTERFACES,
+    MAP_PATH_MTUS,
     MAP_PREFIXES,
     MAP_ACL,
     MAP_ADDRESS_FILTER,

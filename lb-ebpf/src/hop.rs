@@ -16,7 +16,7 @@ use lb_common::{
     InstanceEntry, NextHop, is_v4, same_address,
 };
 
-use crate::{Flow, Hop as _, Route, Tables, hash};
+use crate::{Flow, Hop, Route, Tables, hash, path_mtu};
 
 /// The way to an instance of this generation.
 ///
@@ -97,15 +97,17 @@ fn refresh_instance<T: Tables>(
     now: u64,
 ) -> Result<(), Counter> {
     let instance: InstanceEntry = tables.instance(index).ok_or(Counter::DropNoInstance)?;
-    let stale = tables
-        .instance_hop(index)
-        .filter(|hop| hop.generation == instance.generation && hop.fresh_until != 0);
+    let stale = tables.hop_in_place(index).filter(|hop| {
+        let hop = hop.get();
+        hop.generation == instance.generation && hop.fresh_until != 0
+    });
     // The answer is for all packets to the instance, so it is asked for from lb's own address.
     let source = tables.settings().map_or([0; 16], |settings| {
         settings.nat_source(is_v4(&instance.address))
     });
     let mut hop = ask(tables, interface, now, &source, &instance.address, stale)?;
     hop.generation = instance.generation;
+    hop.narrow(path_mtu::of(tables, &instance.address, now));
     // An old answer may say so of an old epoch.
     hop.flags &= !HOP_ACTIVE;
     tables.cache_instance_hop(index, &hop);
@@ -205,18 +207,18 @@ const fn place(client: &Address) -> u32 {
 }
 
 #[inline(always)]
-fn ask<T: Tables>(
+fn ask<T: Tables, H: Hop>(
     tables: &T,
     interface: u32,
     now: u64,
     source: &Address,
     destination: &Address,
-    stale: Option<NextHop>,
+    stale: Option<H>,
 ) -> Result<NextHop, Counter> {
     tables.count(Counter::RouteLookups);
     let mut hop = match tables.route(source, destination, interface) {
         Route::Found(hop) => hop,
-        Route::NoNeighbour => stale.ok_or(Counter::DropNoNeighbour)?,
+        Route::NoNeighbour => stale.ok_or(Counter::DropNoNeighbour)?.get(),
         Route::NoRoute => return Err(Counter::DropNoRoute),
         Route::ForwardingDisabled => return Err(Counter::DropForwardingDisabled),
     };

@@ -42,6 +42,7 @@ pub mod owner;
 pub mod pace;
 pub mod packet;
 pub mod parse;
+pub mod path_mtu;
 pub mod plain;
 mod process;
 pub mod recent;

@@ -25,8 +25,8 @@ use std::{
 
 use lb_common::{
     Acl, Address, AddressFilter, Affinity, Arrivals, ClientHop, ClientKey, ClientPin, CookieKeys,
-    Counters, FlowEntry, FlowKey, InstanceEntry, MAX_INSTANCES, NextHop, PortRanges, PrefixKey,
-    Settings, SourceSet, Table, Traffic, Vip, VipKey, most_opening,
+    Counters, FlowEntry, FlowKey, InstanceEntry, MAX_INSTANCES, NextHop, PathMtu, PortRanges,
+    PrefixKey, Settings, SourceSet, Table, Traffic, Vip, VipKey, most_opening,
 };
 
 use crate::{
@@ -89,6 +89,7 @@ pub struct MemoryTables {
     ceilings: Vec<AtomicU64>,
     instance_hops: Mutex<HashMap<u16, NextHop>>,
     client_hops: Mutex<HashMap<u32, ClientHop>>,
+    path_mtus: Mutex<HashMap<Address, PathMtu>>,
     routes: Mutex<HashMap<Address, Route>>,
     default_route: Mutex<Route>,
     now: AtomicU64,
@@ -143,6 +144,7 @@ impl MemoryTables {
             ceilings: zeros(),
             instance_hops: Mutex::default(),
             client_hops: Mutex::default(),
+            path_mtus: Mutex::default(),
             routes: Mutex::default(),
             default_route: Mutex::new(Route::NoRoute),
             now: AtomicU64::new(1),
@@ -312,6 +314,21 @@ impl MemoryTables {
     /// Sets what the route table says of `destination`.
     pub fn set_route(&self, destination: Address, route: Route) {
         lock(&self.routes).insert(destination, route);
+    }
+
+    /// What is noted of paths.
+    #[must_use]
+    pub fn path_mtus(&self) -> Vec<(Address, PathMtu)> {
+        let paths = lock(&self.path_mtus);
+        paths
+            .iter()
+            .map(|(address, path)| (*address, *path))
+            .collect()
+    }
+
+    /// Forgets what is noted of a path.
+    pub fn forget_path_mtu(&self, instance: &Address) {
+        lock(&self.path_mtus).remove(instance);
     }
 
     /// Sets what the route table says of all other destinations; [`Route::NoRoute`] at first.

@@ -4,7 +4,7 @@ use lb_common::Counter;
 
 use crate::{
     Packet, Scratch, Stage, Step, Tables, Verdict, admit, encapsulate, finish, fragment, handshake,
-    icmp, process::decide, refuse, splice, too_big,
+    icmp, path_mtu, process::decide, refuse, splice, too_big,
 };
 
 /// The first stage: what every packet goes through, and most go no further. Counts the packet under
@@ -41,6 +41,7 @@ pub fn resume<P: Packet, T: Tables>(
         Stage::Icmp => icmp::forward(packet, tables, scratch, interface),
         Stage::Finish => Step::Done(finish::finish(packet, tables, scratch, interface)),
         Stage::Refuse => Step::Done(refuse::refuse(packet, tables, scratch)),
+        Stage::PathMtu => Step::Done(path_mtu::learn(packet, tables, scratch)),
         Stage::TooBig => Step::Done(too_big::answer(packet, tables, scratch)),
     };
     counted(tables, step)
@@ -59,7 +60,7 @@ pub fn process<P: Packet, T: Tables>(
         match step {
             Step::Done(verdict) => return verdict,
             // `Admit`, `Fragment` and `Icmp` hand on to `Encapsulate`, that to `TooBig`, and that to
-            // nobody, nor do `Finish` and `Refuse`. `Cookie` gives back to `Admit` or `Splice` what it
+            // nobody, nor do `Finish`, `Refuse` and `PathMtu`, to which `Icmp` hands on too. `Cookie` gives back to `Admit` or `Splice` what it
             // never gets a second time: a packet that was found to show nothing, or a SYN. This ends.
             Step::Next(stage) => step = resume(stage, packet, tables, scratch, interface),
         }

@@ -33,6 +33,8 @@ pub enum Stage {
     Cookie = 7,
     /// [`crate::splice`].
     Splice = 8,
+    /// [`crate::path_mtu`].
+    PathMtu = 9,
 }
 
 /// How far a packet has come.

@@ -5,7 +5,8 @@
 
 use lb_common::{
     Address, Affinity, Arrivals, ClientHop, ClientKey, ClientPin, Counter, FlowEntry, FlowKey,
-    InstanceEntry, NextHop, PrefixKey, Settings, Slot, SourceSet, Splice, Traffic, Vip, VipKey,
+    InstanceEntry, NextHop, PathMtu, PrefixKey, Settings, Slot, SourceSet, Splice, Traffic, Vip,
+    VipKey,
 };
 
 use crate::{
@@ -42,8 +43,8 @@ pub trait Hop: Copy {
     fn get(&self) -> NextHop;
 }
 
-#[cfg(any(test, feature = "memory"))]
 impl Hop for NextHop {
+    #[inline(always)]
     fn get(&self) -> NextHop {
         *self
     }
@@ -191,10 +192,14 @@ pub trait Tables {
     /// Takes 1 from the live connections of an instance, atomically.
     fn live_end(&self, index: u16);
 
-    /// What was last remembered by [`Tables::cache_instance_hop`].
-    fn instance_hop(&self, index: u16) -> Option<NextHop>;
-    /// The same in place: for who carries it past calls, for which a copy would have to lie on the stack.
+    /// What was last remembered by [`Tables::cache_instance_hop`], in place: for who carries it past calls, for
+    /// which a copy would have to lie on the stack.
     fn hop_in_place(&self, index: u16) -> Option<Self::Hop>;
+    /// A copy of the same.
+    #[inline(always)]
+    fn instance_hop(&self, index: u16) -> Option<NextHop> {
+        self.hop_in_place(index).map(|hop| hop.get())
+    }
     /// Remembers the way to an instance.
     fn cache_instance_hop(&self, index: u16, hop: &NextHop);
     /// What was last remembered by [`Tables::cache_client_hop`]; `place` is below
@@ -205,6 +210,11 @@ pub trait Tables {
     /// Asks the kernel for the way from `source` to `destination` for a packet that came in by
     /// `interface`.
     fn route(&self, source: &Address, destination: &Address, interface: u32) -> Route;
+
+    /// What was last noted of the path to an instance.
+    fn path_mtu(&self, instance: &Address) -> Option<PathMtu>;
+    /// Notes it, if there is room.
+    fn note_path_mtu(&self, instance: &Address, path: &PathMtu);
 
     /// `CLOCK_MONOTONIC` in nanoseconds; a few milliseconds late is good enough.
     fn now(&self) -> u64;

@@ -64,7 +64,7 @@ pub use relay::{Relay, Relayed, explain as explain_relayed};
 #[cfg(test)]
 pub(crate) use report::Reporter;
 pub use report::{
-    ClientReport, ConnectionReport, Handle, PathMode, ReconcileReport, RelayedVip, Report,
-    VipReport,
+    ClientReport, ConnectionReport, Handle, PathMode, PathMtuReport, ReconcileReport, RelayedVip,
+    Report, VipReport,
 };
 pub use steer::Steerer;

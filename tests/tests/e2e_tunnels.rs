@@ -1,15 +1,16 @@
 //! Connections through tunnels: `ipip` and `gue` from lb, unpacked by `lb decap` on the instances,
 //! which answer the client themselves.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context, Result, ensure};
+use lb_tests::cleanup::within;
 use lb_tests::client::{bulk, tcp, udp};
 use lb_tests::decap::Decap;
 use lb_tests::instance;
 use lb_tests::packet::hook::Hook;
 use lb_tests::scene::{Configuration, DSR, FAMILIES, Scene, address};
-use lb_tests::topology::Family;
+use lb_tests::topology::{Family, Host, INTERFACE};
 use serde_json::Value;
 
 /// Connections or flows of one measurement.
@@ -133,6 +134,62 @@ fn large_transfers_by_ipip_with_a_lower_mss() -> Result<()> {
 #[ignore = "needs root"]
 fn large_transfers_by_gue_whose_senders_are_told() -> Result<()> {
     Hook::each(|hook| large_transfers(hook, "gue", &FAMILIES, false))
+}
+
+/// Puts a router that takes this much between the balancer and the instances.
+fn narrow(scene: &Scene, mtu: u32) -> Result<Host> {
+    let topology = &scene.topology;
+    let router = topology.router("router", 4)?;
+    for host in &topology.instances {
+        for (to, via) in [
+            (format!("{}/32", host.v4), router.v4.to_string()),
+            (format!("{}/128", host.v6), router.v6.to_string()),
+        ] {
+            let on = format!("route add {to} dev {INTERFACE} mtu lock {mtu}");
+            router.namespace.ip(&[on])?;
+            let by = format!("route add {to} via {via}");
+            topology.balancer.namespace.ip(&[by])?;
+        }
+    }
+    Ok(router)
+}
+
+/// Clients that are told nothing by the router, which does not know them, are told by lb.
+fn narrow_link(hook: Hook, forwarding: &str) -> Result<()> {
+    let (scene, _ends) = scene(hook, forwarding, &FAMILIES, &[])?;
+    let _router = narrow(&scene, 1400)?;
+    for family in FAMILIES {
+        let target = SocketAddr::new(address(DSR, family), instance::TCP);
+        bulk::echo(&scene.topology.client.namespace, target, 1 << 20)
+            .with_context(|| format!("{family}"))?;
+    }
+    let (learned, told) = (
+        scene.counted("path_mtus_learned")?,
+        scene.counted("answered_too_big")?,
+    );
+    ensure!(learned > 0 && told > 0, "{learned} learned, {told} told");
+    let mut paths = Value::Null;
+    let are_shown = within(Duration::from_secs(20), || {
+        let datapath = scene.daemon.get("/datapath").unwrap_or_default();
+        paths = datapath["path_mtus"].clone();
+        paths.as_array().is_some_and(|paths| !paths.is_empty())
+    });
+    ensure!(are_shown && paths[0]["mtu"] == 1400, "{paths}");
+    let status = scene.daemon.cli(&["datapath", "status"])?;
+    ensure!(status.contains("takes 1400 bytes"), "{status}");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_link_beyond_the_next_hop_that_is_too_narrow_for_ipip_is_found() -> Result<()> {
+    Hook::each(|hook| narrow_link(hook, "ipip"))
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_link_beyond_the_next_hop_that_is_too_narrow_for_gue_is_found() -> Result<()> {
+    Hook::each(|hook| narrow_link(hook, "gue"))
 }
 
 #[test]

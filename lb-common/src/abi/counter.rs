@@ -260,6 +260,9 @@ counters! {
     /// shows that cookie too late or not at all; or from that instance, and no answer.
     DropUnspliced = 43, "connection_unspliced", Dropped;
 
+    /// Times that a router has said that a tunnel's packet was too big for the path to its instance.
+    PathMtusLearned = 47, "path_mtus_learned", Event;
+
     /// Connections begun.
     ConnectionsOpened = 48, "connections_opened", Event;
     /// Connections whose end was seen.

@@ -118,6 +118,15 @@ impl NextHop {
         self.mtu_and_epoch & 0xffff
     }
 
+    /// Lowers the [MTU](Self::mtu) to what the path takes beyond the next hop.
+    #[inline(always)]
+    pub const fn narrow(&mut self, mtu: u32) {
+        let known = self.mtu();
+        if mtu != 0 && mtu <= 0xffff && (known == 0 || mtu < known) {
+            self.mtu_and_epoch = self.mtu_and_epoch & !0xffff | mtu;
+        }
+    }
+
     /// Notes at `now` that the instance takes new connections in this epoch. That holds for a second at most, which
     /// is less than the epoch's bits take to come round, and all that a daemon may cost that ended before it has
     /// moved the epoch. When it was noted lies in the lowest bits of the time until which the entry is fresh, to

@@ -20,6 +20,7 @@ macro_rules! entries {
             lb_admit: Admit, Ports;
             lb_cookie: Cookie, All;
             lb_splice: Splice, Ports;
+            lb_path_mtu: PathMtu, All;
         }
 
         /// Records a packet whose verdict is known, and carries that out.

@@ -14,8 +14,8 @@ use aya_ebpf::{
 use lb_common::{
     ACL_ON, Address, Affinity, Arrivals, COUNTER_COUNT, ClientHop, ClientKey, ClientPin, Counter,
     Counters, DROP_COUNT, Drops, FlowEntry, FlowKey, InstanceEntry, MAX_RANGES, NextHop,
-    PREFIX_DENIED, PrefixKey, SOURCE_WAYS, Settings, Slot, SourceSet, Traffic, VIP_OF_PORTS, Vip,
-    VipKey, same_flow,
+    PREFIX_DENIED, PathMtu, PrefixKey, SOURCE_WAYS, Settings, Slot, SourceSet, Traffic,
+    VIP_OF_PORTS, Vip, VipKey, same_flow,
 };
 use lb_ebpf::{
     Flow as _, Insert, Route, Scratch, Tables,
@@ -34,7 +34,7 @@ use crate::{
     maps::{
         ADDRESS_FILTER, AFFINITIES, ARRIVALS, BUCKETS, CLIENT_HOPS, CLIENTS, CONNECTIONS,
         COOKIE_KEYS, COUNTERS, EPOCHS, EXPIRED, FRAGMENTS, INSTANCE_TRAFFIC, INSTANCES, JUDGED,
-        LIVE, NEXT_HOPS, OPENINGS, PREFIXES, RECENT, SERVICES, SETTINGS, SOURCES, TURNS,
+        LIVE, NEXT_HOPS, OPENINGS, PATH_MTUS, PREFIXES, RECENT, SERVICES, SETTINGS, SOURCES, TURNS,
         VIP_ADDRESSES, VIP_DROPS, VIP_EPOCH, VIP_TRAFFIC, VIPS, WORKPLACE, Workplace,
     },
     parts::{acl, add_live, ceiling, column, is_expected, is_marked},
@@ -531,11 +531,6 @@ impl Tables for Maps<'_> {
     }
 
     #[inline(always)]
-    fn instance_hop(&self, index: u16) -> Option<NextHop> {
-        NEXT_HOPS.get(index as u32).copied()
-    }
-
-    #[inline(always)]
     fn hop_in_place(&self, index: u16) -> Option<MapHop> {
         NEXT_HOPS.get_ptr(index as u32).map(MapHop)
     }
@@ -546,6 +541,19 @@ impl Tables for Maps<'_> {
             // SAFETY: this processor's element, which nothing else writes.
             unsafe { ptr::write(element, *hop) }
         }
+    }
+
+    #[inline(always)]
+    fn path_mtu(&self, instance: &Address) -> Option<PathMtu> {
+        // SAFETY: the value is copied at once; what is read while another processor changes it is a moment of
+        // either.
+        unsafe { PATH_MTUS.get(instance) }.copied()
+    }
+
+    #[inline(always)]
+    fn note_path_mtu(&self, instance: &Address, path: &PathMtu) {
+        // Without room the path stays what the routes say.
+        let _ = PATH_MTUS.insert(instance, path, 0);
     }
 
     #[inline(always)]

@@ -4,8 +4,8 @@ use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use lb_common::{
     Address, Affinity, Arrivals, CLIENT_HOPS, ClientHop, ClientKey, ClientPin, Counter, FlowEntry,
-    FlowKey, InstanceEntry, MAX_INSTANCES, MAX_VIPS, NextHop, PREFIX_DENIED, PrefixKey, SLOTS,
-    SOURCE_SETS, Settings, Slot, SourceSet, Traffic, Vip, VipKey,
+    FlowKey, InstanceEntry, MAX_INSTANCES, MAX_PATH_MTUS, MAX_VIPS, NextHop, PREFIX_DENIED,
+    PathMtu, PrefixKey, SLOTS, SOURCE_SETS, Settings, Slot, SourceSet, Traffic, Vip, VipKey,
 };
 
 use super::{CLIENTS, MemoryFlow, MemoryTables, lock, prefix};
@@ -327,17 +327,24 @@ impl Tables for MemoryTables {
         }
     }
 
-    fn instance_hop(&self, index: u16) -> Option<NextHop> {
+    fn hop_in_place(&self, index: u16) -> Option<NextHop> {
         let hops = lock(&self.instance_hops);
         (u32::from(index) < MAX_INSTANCES).then(|| hops.get(&index).copied().unwrap_or_default())
     }
 
-    fn hop_in_place(&self, index: u16) -> Option<NextHop> {
-        self.instance_hop(index)
-    }
-
     fn cache_instance_hop(&self, index: u16, hop: &NextHop) {
         lock(&self.instance_hops).insert(index, *hop);
+    }
+
+    fn path_mtu(&self, instance: &Address) -> Option<PathMtu> {
+        lock(&self.path_mtus).get(instance).copied()
+    }
+
+    fn note_path_mtu(&self, instance: &Address, path: &PathMtu) {
+        let mut paths = lock(&self.path_mtus);
+        if paths.len() < MAX_PATH_MTUS as usize || paths.contains_key(instance) {
+            paths.insert(*instance, *path);
+        }
     }
 
     fn client_hop(&self, place: u32) -> Option<ClientHop> {

@@ -9,11 +9,11 @@ use super::{
     measure,
     state::ApiState,
     types::{
-        ConnectionTable, CounterValue, Datapath, DropCount, Envelope, Interface, Packets,
-        Reconcile, Usage, VipTraffic,
+        ConnectionTable, CounterValue, Datapath, DropCount, Envelope, Interface, NarrowPath,
+        Packets, Reconcile, Usage, VipTraffic,
     },
 };
-use crate::l4::{Attachment, PathMode, Report, VipReport};
+use crate::l4::{Attachment, PathMode, PathMtuReport, Report, VipReport};
 
 /// How the packet path is and what it counts
 ///
@@ -49,6 +49,7 @@ pub(super) fn document(report: &Report) -> Datapath {
             used: report.clients.used,
             max: u64::from(report.clients.max),
         },
+        path_mtus: report.path_mtus.iter().map(path_mtu).collect(),
         tables: Usage {
             used: report.tables_used as u64,
             max: u64::from(report.tables_max),
@@ -107,6 +108,14 @@ fn drops(counters: &Counters) -> Vec<DropCount> {
         count: counters.get(*reason),
     });
     counted.filter(|reason| reason.count > 0).collect()
+}
+
+fn path_mtu(report: &PathMtuReport) -> NarrowPath {
+    NarrowPath {
+        address: report.address.to_string(),
+        mtu: report.mtu,
+        expires_in_seconds: measure::round(report.left.as_secs_f64()),
+    }
 }
 
 fn vip(report: &VipReport) -> VipTraffic {

@@ -46,8 +46,8 @@ pub use config::{
     RouteDocument, Runtime, ServiceDocument, SetAtRunTime, Setting, VipDocument,
 };
 pub use datapath::{
-    ConnectionTable, CounterValue, Datapath, DropCount, Interface, Packets, Reconcile, Usage,
-    VipTraffic,
+    ConnectionTable, CounterValue, Datapath, DropCount, Interface, NarrowPath, Packets, Reconcile,
+    Usage, VipTraffic,
 };
 pub use debug::{BalancedMember, Balancing, Debug, Reset};
 pub use discovery::{Discovery, FoundInstance, Leaving, Refused, Source};

@@ -180,6 +180,13 @@ fn status(datapath: &Datapath) -> String {
             ),
         ),
     ]);
+    for path in &datapath.path_mtus {
+        let left = path.expires_in_seconds;
+        text += &format!(
+            "! the path to {} takes {} bytes, as a router has said; forgotten in {left:.0} s\n",
+            path.address, path.mtu
+        );
+    }
     let columns = [
         ("VIP", Lean::Left),
         ("SERVICE", Lean::Left),

@@ -11,8 +11,8 @@ use std::{collections::BTreeSet, fmt, os::fd::AsFd};
 
 use lb_common::{
     Acl, Address, AddressFilter, Affinity, Arrivals, ClientKey, ClientPin, CookieKeys, Counters,
-    FlowEntry, FlowEvent, FlowKey, Follower, InstanceEntry, PortRanges, PrefixKey, Settings,
-    Subinterface, Table, Traffic, Vip, VipKey,
+    FlowEntry, FlowEvent, FlowKey, Follower, InstanceEntry, PathMtu, PortRanges, PrefixKey,
+    Settings, Subinterface, Table, Traffic, Vip, VipKey,
 };
 
 pub(crate) mod kernel;
@@ -228,6 +228,18 @@ pub(crate) trait Datapath: fmt::Debug + Send {
     /// # Errors
     /// When the map cannot be written.
     fn remove_subinterface(&mut self, index: u32) -> Result<(), DatapathError>;
+
+    /// What routers have said of the paths to instances, and to whom else they may have said so.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    fn path_mtus(&self) -> Result<Vec<(Address, PathMtu)>, DatapathError>;
+
+    /// Forgets what was said of a path. One of which nothing was said is no error.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    fn forget_path_mtu(&mut self, instance: &Address) -> Result<(), DatapathError>;
 
     /// Sets the traffic of a VIP id to zero, for its next tenant.
     ///

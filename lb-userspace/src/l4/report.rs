@@ -2,7 +2,7 @@
 //!
 //! A [`Report`] is a value without a tie to the kernel; whoever holds a [`Handle`] sees the latest.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use lb_common::{Counters, Traffic};
 use tokio::sync::{Notify, watch};
@@ -45,6 +45,8 @@ pub struct Report {
     pub connections: ConnectionReport,
     /// Clients whose instance is remembered.
     pub clients: ClientReport,
+    /// Instances whose paths are narrower than the host's routes say, as the last walk has found them.
+    pub path_mtus: Vec<PathMtuReport>,
     /// Tables that VIPs point to.
     pub tables_used: usize,
     /// Tables that could be pointed to.
@@ -53,6 +55,17 @@ pub struct Report {
     pub reconcile: ReconcileReport,
     /// How long nothing must be heard of a connection that nobody remembers until it is over.
     pub silence: Duration,
+}
+
+/// What a router has said of the path to an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PathMtuReport {
+    /// The instance's address.
+    pub address: IpAddr,
+    /// Largest IP packet that the path takes, in bytes.
+    pub mtu: u32,
+    /// How much longer that holds, unless it is said again.
+    pub left: Duration,
 }
 
 /// How many clients' instances are remembered.

@@ -30,6 +30,10 @@ pub struct Datapath {
     /// Clients whose instance is remembered; a relay keeps them among the sessions.
     #[serde(default)]
     pub clients: Usage,
+    /// Instances whose paths are narrower than the host's routes say, because a router has said so of a tunnel's
+    /// packet; as of the last walk over the connection table.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub path_mtus: Vec<NarrowPath>,
     /// The tables from which instances are chosen.
     pub tables: Usage,
     /// How bringing the state into the kernel goes.
@@ -122,6 +126,17 @@ pub struct ConnectionTable {
     pub forgotten: u64,
     /// By how much live counters of instances had to be put right since the daemon's start.
     pub corrected: u64,
+}
+
+/// A path that is narrower than the host's routes say.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct NarrowPath {
+    /// The instance's address.
+    pub address: String,
+    /// Largest IP packet that the path takes, in bytes, outer headers included.
+    pub mtu: u32,
+    /// When that is forgotten, unless it is said again.
+    pub expires_in_seconds: f64,
 }
 
 /// How much of something is in use.

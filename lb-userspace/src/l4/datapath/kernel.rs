@@ -22,8 +22,8 @@ use aya::{
 };
 use lb_common::{
     Acl, Address, AddressFilter, Affinity, Arrivals, ClientKey, ClientPin, CookieKeys, Counters,
-    FlowEntry, FlowKey, InstanceEntry, PortRanges, PrefixKey, Settings, Subinterface, Table,
-    Traffic, Vip, VipKey,
+    FlowEntry, FlowKey, InstanceEntry, PathMtu, PortRanges, PrefixKey, Settings, Subinterface,
+    Table, Traffic, Vip, VipKey,
 };
 
 use self::{
@@ -35,6 +35,7 @@ use self::{
     layout::Layouts,
     links::Links,
     maps::{AddressMap, ArrivalMaps, CeilingMap, CookieMap, FilterMap, Maps, VlanMap},
+    path_mtus::PathMtuMap,
     pins::MapSet,
 };
 use super::{Adopted, Attachment, Cursor, Datapath, DatapathError, Limits};
@@ -52,6 +53,7 @@ mod links;
 mod load;
 mod maps;
 mod on_demand;
+mod path_mtus;
 pub(crate) mod pins;
 mod processors;
 mod recorder;
@@ -82,6 +84,7 @@ pub(crate) struct Kernel {
     cookies: CookieMap,
     addresses: AddressMap,
     vlans: VlanMap,
+    path_mtus: PathMtuMap,
     links: Links,
     events: Events,
     /// Our set of maps, and the name of our stages' pin in it.
@@ -253,6 +256,23 @@ impl Datapath for Kernel {
         match self.vlans.remove(index) {
             Err(error) if !is_absent(&error) => {
                 Err(written(|| format!("the VLAN of interface {index}"))(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn path_mtus(&self) -> Result<Vec<(Address, PathMtu)>, DatapathError> {
+        let all = self.path_mtus.all();
+        all.map_err(|error| DatapathError::Read {
+            what: "the MTUs of paths".to_owned(),
+            why: error.to_string(),
+        })
+    }
+
+    fn forget_path_mtu(&mut self, instance: &Address) -> Result<(), DatapathError> {
+        match self.path_mtus.remove(instance) {
+            Err(error) if !is_absent(&error) => {
+                Err(written(|| "the MTU of a path".to_owned())(error))
             }
             _ => Ok(()),
         }

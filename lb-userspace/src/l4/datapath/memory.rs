@@ -10,8 +10,8 @@ use std::{
 
 use lb_common::{
     Acl, Address, AddressFilter, Affinity, Arrivals, ClientKey, ClientPin, CookieKeys, Counters,
-    FlowEntry, FlowKey, InstanceEntry, MAX_INSTANCES, PortRanges, PrefixKey, SLOTS, Settings,
-    Subinterface, Table, Traffic, Vip, VipKey,
+    FlowEntry, FlowKey, InstanceEntry, MAX_INSTANCES, PathMtu, PortRanges, PrefixKey, SLOTS,
+    Settings, Subinterface, Table, Traffic, Vip, VipKey,
 };
 use lb_ebpf::{
     Route, Scratch, Tables as _, Verdict,
@@ -273,6 +273,16 @@ impl Datapath for Memory {
 
     fn remove_subinterface(&mut self, index: u32) -> Result<(), DatapathError> {
         self.write(format!("{index} is no vlan"))
+    }
+
+    fn path_mtus(&self) -> Result<Vec<(Address, PathMtu)>, DatapathError> {
+        Ok(self.kernel.path_mtus())
+    }
+
+    fn forget_path_mtu(&mut self, instance: &Address) -> Result<(), DatapathError> {
+        self.write("forget path mtu".to_owned())?;
+        self.kernel.forget_path_mtu(instance);
+        Ok(())
     }
 
     fn reset_vip(&mut self, id: u32) -> Result<(), DatapathError> {

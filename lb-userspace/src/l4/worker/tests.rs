@@ -328,6 +328,34 @@ fn instances_are_greeted_once_for_packets_that_have_missed_them() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_known_of_paths_is_told_and_forgotten_in_time() {
+    use lb_common::{PathMtu, from_v4};
+    use lb_ebpf::Tables as _;
+    let daemon = Daemon::start();
+    daemon.pass(Duration::from_millis(10)).await;
+    let kernel = daemon.memory.kernel();
+    let (now, minute) = (daemon.memory.now(), 60_000_000_000);
+    let path = |mtu, until| PathMtu { until, mtu, pad: 0 };
+    kernel.note_path_mtu(&from_v4([10, 0, 0, 1]), &path(1400, now + minute));
+    kernel.note_path_mtu(&from_v4([10, 0, 0, 2]), &path(1300, now));
+    // Of no instance.
+    kernel.note_path_mtu(&from_v4([10, 0, 0, 9]), &path(1300, now + minute));
+    daemon.pass(WALK + READ).await;
+    let told = || daemon.handle.report().path_mtus.clone();
+    let known = told();
+    assert_eq!(known.len(), 1);
+    assert_eq!(
+        (known[0].address.to_string(), known[0].mtu),
+        ("10.0.0.1".to_owned(), 1400)
+    );
+    assert!(known[0].left <= Duration::from_secs(60));
+    assert_eq!(kernel.path_mtus().len(), 1);
+    kernel.set_now(now + minute);
+    daemon.pass(WALK + READ).await;
+    assert!(told().is_empty() && kernel.path_mtus().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_end_leaves_everything_in_the_kernel() {
     let daemon = Daemon::start();
     daemon.pass(Duration::from_millis(10)).await;

@@ -13,6 +13,7 @@ use super::{
     hook::Hook,
     links::{self, Links, Wish},
     maps::{self, AddressMap, ArrivalMaps, CeilingMap, CookieMap, FilterMap, Maps, VlanMap},
+    path_mtus::PathMtuMap,
     pins::{MapSet, Pins},
     processors, stages, takeover,
 };
@@ -107,6 +108,7 @@ pub(crate) fn open(spec: &DatapathSpec, are_pairs: bool) -> Result<Loaded, L4Err
     let cookies = CookieMap::take(&mut program, former.as_ref())?;
     let addresses = AddressMap::take(&mut program)?;
     let vlans = VlanMap::take(&mut program)?;
+    let path_mtus = PathMtuMap::take(&mut program)?;
     let recorder = RecorderMaps::take(&mut program)?;
     let events = Events::of(&mut program, spec.log);
     super::forget_maps(&mut program);
@@ -125,6 +127,7 @@ pub(crate) fn open(spec: &DatapathSpec, are_pairs: bool) -> Result<Loaded, L4Err
         cookies,
         addresses,
         vlans,
+        path_mtus,
         links,
         events,
         ours: (ours, stages),

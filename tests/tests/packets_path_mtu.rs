@@ -1,0 +1,205 @@
+//! What routers say of tunnels' packets, and what clients are told from then on.
+
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::{Context, Result, ensure};
+use lb_common::{Counter, FORWARD_GUE, FORWARD_IPIP, FORWARD_NAT, PROTOCOL_TCP, Settings, Vip};
+use lb_ebpf::Verdict;
+use lb_tests::packet::Build;
+use lb_tests::packet::build::tcp;
+use lb_tests::packet::kernel::Sizes;
+use lb_tests::packet::lab::{Lab, at, instance, run, vip, vip_key};
+use lb_tests::packet::network::{FRONT_MAC, NAT_V4, NAT_V6};
+use lb_tests::packet::tunnel::{IcmpError, too_big};
+
+const SIZES: Sizes = Sizes {
+    connections: 1024,
+    tables: 16,
+};
+
+/// VIPs and clients of both families, and an instance of each.
+const VIPS: [(&str, &str); 2] = [
+    ("10.1.1.1", "10.0.1.2:5000"),
+    ("fd00:f::1", "[fd00:1::2]:5000"),
+];
+const INSTANCES: [&str; 2] = ["10.0.1.11", "fd00:1::11"];
+const ROUTERS: [&str; 2] = ["203.0.113.9", "2001:db8::9"];
+
+/// Port, index of the instance in [`INSTANCES`], forwarding, bytes of the outer headers.
+const WAYS: [(u16, usize, u8, u32); 5] = [
+    (80, 0, FORWARD_IPIP, 20),
+    (81, 0, FORWARD_GUE, 28),
+    (82, 1, FORWARD_IPIP, 40),
+    (83, 1, FORWARD_GUE, 48),
+    (84, 0, FORWARD_NAT, 0),
+];
+
+fn serve(lab: &mut Lab) -> Result<()> {
+    // Every packet looks the way up.
+    lab.set_settings(Settings {
+        icmp_rate: 1_000_000,
+        next_hop_ttl_ms: 0,
+        ..lab.settings()
+    })?;
+    for (number, (port, at, forward, _)) in (0..).zip(WAYS) {
+        let index = number as u16 + 1;
+        lab.set_instance(index, instance(INSTANCES[at], 8080))?;
+        for (half, (address, _)) in (0..).zip(VIPS) {
+            if forward == FORWARD_NAT && half == 1 {
+                continue;
+            }
+            let value = Vip {
+                forward,
+                table: number,
+                ..vip(2 * number + half + 1)
+            };
+            lab.serve(vip_key(address, port, PROTOCOL_TCP), value, &[index])?;
+        }
+    }
+    Ok(())
+}
+
+/// A packet from a client to this port of its VIP, so long without its frame's header.
+fn sized(half: usize, port: u16, length: u32) -> Build {
+    let (vip, client) = VIPS[half];
+    let to = SocketAddr::new(vip.parse().unwrap(), port);
+    let headers = if half == 0 { 40 } else { 60 };
+    Build::tcp(at(client), to, tcp::ACK)
+        .with(|packet| packet.payload = vec![0x55; length as usize - headers])
+}
+
+/// What a router says of the outer packet of `frame`, with so many bytes of it; it takes `mtu`.
+fn complaint(frame: &[u8], bytes: usize, mtu: u32) -> Result<IcmpError> {
+    let four = frame[14] >> 4 == 4;
+    let half = usize::from(!four);
+    let own: IpAddr = if four { NAT_V4 } else { NAT_V6 }.parse()?;
+    Ok(IcmpError {
+        macs: (FRONT_MAC, [2, 0, 0, 0, 0, 2]),
+        ends: (ROUTERS[half].parse()?, own),
+        class: 0,
+        ttl: 64,
+        head: if four { [3, 4] } else { [2, 0] },
+        rest: mtu.to_be_bytes(),
+        quoted: frame[14..].iter().copied().take(bytes).collect(),
+    })
+}
+
+/// Lets a router say something, which the host gets as well; whether anything was learned.
+fn tell(lab: &mut Lab, message: &IcmpError) -> Result<bool> {
+    let learned = |lab: &Lab| lab.counters().get(Counter::PathMtusLearned);
+    let before = learned(lab);
+    let seen = lab.send(&message.bytes())?;
+    let hosts = Verdict::Pass(Counter::PassedOtherProtocol);
+    ensure!(seen.verdict == hosts, "{:?}", seen.verdict);
+    Ok(learned(lab) > before)
+}
+
+/// The frame that a packet leaves in.
+fn sent(lab: &mut Lab, packet: &Build) -> Result<Vec<u8>> {
+    let seen = lab.send(&packet.bytes())?;
+    ensure!(seen.verdict == Verdict::Transmit, "{:?}", seen.verdict);
+    Ok(seen.frame)
+}
+
+/// Whether the way of a packet takes so much: who sends more is told so.
+fn takes(lab: &mut Lab, half: usize, port: u16, length: u32) -> Result<()> {
+    sent(lab, &sized(half, port, length)).context("what fits")?;
+    let more = sized(half, port, length + 1);
+    let seen = lab.send(&more.bytes())?;
+    let answer = Verdict::Answer(Counter::AnsweredTooBig);
+    ensure!(seen.verdict == answer, "{:?}", seen.verdict);
+    // No host of IPv6 has to believe less than 1280.
+    let told = if half == 1 { length.max(1280) } else { length };
+    ensure!(
+        seen.frame == too_big(&more.bytes(), told),
+        "{:02x?}",
+        seen.frame
+    );
+    Ok(())
+}
+
+#[test]
+fn clients_are_told_what_a_router_has_told_lb() -> Result<()> {
+    run(SIZES, |lab| {
+        serve(lab)?;
+        // Each message says less than the one before, since it is about the same two instances.
+        let mut mtu = 1480;
+        for (port, _, forward, overhead) in WAYS {
+            if forward == FORWARD_NAT {
+                continue;
+            }
+            for half in [0, 1] {
+                for quoted in [usize::MAX, if port > 81 { 48 } else { 28 }] {
+                    let what = format!("{port} from {} about {quoted} bytes", VIPS[half].1);
+                    let frame = sent(lab, &sized(half, port, mtu - overhead))?;
+                    mtu -= 4;
+                    let message = complaint(&frame, quoted, mtu)?;
+                    ensure!(tell(lab, &message)?, "{what}");
+                    takes(lab, half, port, mtu - overhead).context(what)?;
+                }
+            }
+        }
+        ensure!(lab.counters().adds_up());
+        Ok(())
+    })
+}
+
+#[test]
+fn the_path_is_the_instances_whatever_goes_there() -> Result<()> {
+    run(SIZES, |lab| {
+        serve(lab)?;
+        let frame = sent(lab, &sized(0, 80, 1400))?;
+        ensure!(tell(lab, &complaint(&frame, 64, 1300)?)?);
+        // By another tunnel, from the other family, and rewritten.
+        takes(lab, 0, 81, 1300 - 28)?;
+        takes(lab, 1, 80, 1300 - 20)?;
+        let syn = Build::tcp(at(VIPS[0].1), at("10.1.1.1:84"), tcp::SYN);
+        sent(lab, &syn)?;
+        takes(lab, 0, 84, 1300)?;
+        // The other instance is another one.
+        sent(lab, &sized(0, 82, 1400))?;
+        Ok(())
+    })
+}
+
+#[test]
+fn not_everything_is_believed() -> Result<()> {
+    run(SIZES, |lab| {
+        serve(lab)?;
+        let frame = sent(lab, &sized(0, 80, 1400))?;
+        let good = complaint(&frame, 64, 1300)?;
+        let with = |change: &dyn Fn(&mut IcmpError)| {
+            let mut message = good.clone();
+            change(&mut message);
+            message
+        };
+        for (what, message) in [
+            ("about something else", with(&|m| m.head = [3, 1])),
+            (
+                "larger than the packet",
+                with(&|m| m.rest = 1420_u32.to_be_bytes()),
+            ),
+            ("of another sender", with(&|m| m.quoted[15] ^= 1)),
+            ("no tunnel", with(&|m| m.quoted[9] = 47)),
+            ("with options", with(&|m| m.quoted[0] = 0x46)),
+            ("cut off", with(&|m| m.quoted.truncate(22))),
+        ] {
+            ensure!(!tell(lab, &message)?, "{what}");
+        }
+        sent(lab, &sized(0, 80, 1480))?;
+        // UDP to another port than that of tunnels.
+        let gue = sent(lab, &sized(0, 81, 1400))?;
+        let mut other = complaint(&gue, 64, 1300)?;
+        other.quoted[23] ^= 1;
+        ensure!(!tell(lab, &other)?, "another port");
+        // More than is known comes too late, and zero is what routers say that know no better.
+        ensure!(tell(lab, &good)?);
+        ensure!(!tell(lab, &complaint(&frame, 64, 1301)?)?);
+        takes(lab, 0, 80, 1280)?;
+        ensure!(tell(lab, &complaint(&frame, 64, 0)?)?);
+        takes(lab, 0, 80, 556)?;
+        let six = sent(lab, &sized(0, 82, 1400))?;
+        ensure!(tell(lab, &complaint(&six, 64, 600)?)?);
+        takes(lab, 0, 82, 1240)
+    })
+}
