@@ -33,13 +33,16 @@ pub(super) async fn explain(
 
 fn show(answer: &FlowExplanation) -> String {
     let packet = &answer.packet;
-    let flags = packet.flags.join(",");
+    let flags = match packet.flags.as_slice() {
+        [] => String::new(),
+        flags => format!(" {}", flags.join(",")),
+    };
     let by = packet.interface.iter().map(|name| format!(" by {name}"));
     let by: String = by.collect();
     let mut rows = vec![(
         "Packet",
         format!(
-            "{} {} → {} {flags}{by}",
+            "{} {} → {}{flags}{by}",
             packet.protocol, packet.source, packet.destination
         ),
     )];

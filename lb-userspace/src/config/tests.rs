@@ -5,12 +5,14 @@ use std::{net::IpAddr, path::Path, sync::Arc};
 use super::*;
 use crate::model::{Endpoint, EndpointError};
 
+mod callers;
 mod docs;
 mod environment;
 mod examples;
 mod faults;
 mod layers;
 mod messages;
+mod notices;
 mod random;
 mod schema;
 

@@ -18,12 +18,11 @@ pub(super) fn explanation(
     report: &l4::Report,
 ) -> Result<FlowExplanation, ApiError> {
     if probe.protocol == Protocol::Tcp && probe.flags != TcpFlags::SYN {
-        let expected =
-            "syn alone, since VIPs are relayed, and a relay knows connections by their begin";
+        let expected = "syn alone (VIPs are relayed, and a relay knows connections by their begin)";
         return Err(unexpected("flags", expected, &flags(probe).join(",")));
     }
     if let Some(interface) = &probe.interface {
-        let expected = "none, since VIPs are relayed, by sockets";
+        let expected = "none (VIPs are relayed, by sockets)";
         return Err(unexpected("interface", expected, interface));
     }
     let (snapshot, now) = (state.snapshot(), state.now());
