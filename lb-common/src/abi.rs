@@ -37,11 +37,11 @@ pub use flow::{
     STATE_STRAY, Splice, most_opening, same_flow,
 };
 pub use instance::{
-    CLIENT_HOPS, ClientHop, HOP_ACTIVE, HOP_GATEWAY, HOP_TAGGED, HOP_VLAN, INSTANCE_ABSENT,
-    INSTANCE_ACTIVE, INSTANCE_DOWN, INSTANCE_DRAINING, INSTANCE_FAILED, InstanceEntry,
-    MAX_INSTANCES, MAX_SUBINTERFACES, NextHop, Subinterface,
+    CLIENT_HOPS, ClientHop, HOP_ACTIVE, HOP_GATEWAY, HOP_PATH, HOP_TAGGED, HOP_VLAN,
+    INSTANCE_ABSENT, INSTANCE_ACTIVE, INSTANCE_DOWN, INSTANCE_DRAINING, INSTANCE_FAILED,
+    InstanceEntry, MAX_INSTANCES, MAX_SUBINTERFACES, NextHop, Subinterface,
 };
-pub use path_mtu::{MAX_PATH_MTUS, PATH_MTU_HOLDS, PathMtu};
+pub use path_mtu::{PATH_MTU_HOLDS, PathMtu};
 pub use ports::{MAX_RANGES, PortRange, PortRanges};
 pub use record::{
     EVENT_BYTES, EVENT_NEW, EVENTS_PER_SECOND, FOLLOW_ALL_VIPS, FOLLOW_NEW, FlowEvent, Follower,

@@ -66,8 +66,9 @@ pub const MAP_CLIENT_HOPS: &str = "CLIENT_HOPS";
 /// `u32` → [`crate::Subinterface`]: VLANs, by the index of the interface that the kernel has for them.
 /// Each load of the program has its own, as with [`MAP_CEILINGS`].
 pub const MAP_SUBINTERFACES: &str = "SUBINTERFACES";
-/// [`crate::Address`] → [`crate::PathMtu`]: instances whose paths are narrower than the host's routes say. Each load of
-/// the program has its own, which begins empty; the daemon takes out what holds no longer.
+/// Array of one map, [`crate::Address`] → [`crate::PathMtu`]: instances behind tunnels. The daemon says which there are,
+/// the program what it has learned of the paths to them. Each load of the program has its own, as with
+/// [`MAP_CEILINGS`].
 pub const MAP_PATH_MTUS: &str = "PATH_MTUS";
 /// Per-CPU array of one [`crate::Counters`].
 pub const MAP_COUNTERS: &str = "COUNTERS";

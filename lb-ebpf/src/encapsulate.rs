@@ -30,6 +30,7 @@ use crate::{
     checksum::Sum,
     conntrack, hash, hop,
     parse::{TCP_FIN, TCP_RST},
+    path_mtu,
     rewrite::{
         l2,
         link::Link,
@@ -81,16 +82,17 @@ fn send<P: Packet, T: Tables>(
     scratch: &mut Scratch,
     interface: u32,
 ) -> Result<u32, Counter> {
-    let handover = &scratch.handover;
-    let hop = hop::to_instance(
+    let (handover, now) = (&scratch.handover, tables.now());
+    let mut hop = hop::to_instance(
         tables,
         interface,
         handover.index,
         handover.generation,
-        tables.now(),
+        now,
         handover.forward,
     )?;
     if encapsulates(handover.forward) {
+        path_mtu::heed(tables, handover.index, now, &mut hop);
         wrap(packet, tables, scratch, &hop)?;
     } else if hop.mtu() != 0 && largest(packet, &scratch.key, handover) > hop.mtu() {
         scratch.handover.mtu = hop.mtu();

@@ -12,11 +12,11 @@
 //! program may be talking to it) the old MAC address is used on.
 
 use lb_common::{
-    Address, CLIENT_HOPS, ClientHop, Counter, FORWARD_L2DSR, HOP_ACTIVE, HOP_GATEWAY,
+    Address, CLIENT_HOPS, ClientHop, Counter, FORWARD_L2DSR, HOP_ACTIVE, HOP_GATEWAY, HOP_PATH,
     InstanceEntry, NextHop, is_v4, same_address,
 };
 
-use crate::{Flow, Hop, Route, Tables, hash, path_mtu};
+use crate::{Flow, Hop, Route, Tables, hash};
 
 /// The way to an instance of this generation.
 ///
@@ -107,9 +107,8 @@ fn refresh_instance<T: Tables>(
     });
     let mut hop = ask(tables, interface, now, &source, &instance.address, stale)?;
     hop.generation = instance.generation;
-    hop.narrow(path_mtu::of(tables, &instance.address, now));
-    // An old answer may say so of an old epoch.
-    hop.flags &= !HOP_ACTIVE;
+    // An old answer may say so of an old epoch, and of what was known of the path then.
+    hop.flags &= !(HOP_ACTIVE | HOP_PATH);
     tables.cache_instance_hop(index, &hop);
     Ok(())
 }

@@ -316,7 +316,7 @@ impl MemoryTables {
         lock(&self.routes).insert(destination, route);
     }
 
-    /// What is noted of paths.
+    /// Instances behind tunnels, and what is noted of the paths to them.
     #[must_use]
     pub fn path_mtus(&self) -> Vec<(Address, PathMtu)> {
         let paths = lock(&self.path_mtus);
@@ -326,9 +326,13 @@ impl MemoryTables {
             .collect()
     }
 
-    /// Forgets what is noted of a path.
-    pub fn forget_path_mtu(&self, instance: &Address) {
-        lock(&self.path_mtus).remove(instance);
+    /// Sets what is noted of the path to an instance behind a tunnel; `None`: it is none.
+    pub fn set_path_mtu(&self, instance: &Address, path: Option<PathMtu>) {
+        let mut paths = lock(&self.path_mtus);
+        match path {
+            Some(path) => paths.insert(*instance, path),
+            None => paths.remove(instance),
+        };
     }
 
     /// Sets what the route table says of all other destinations; [`Route::NoRoute`] at first.

@@ -211,10 +211,10 @@ pub trait Tables {
     /// `interface`.
     fn route(&self, source: &Address, destination: &Address, interface: u32) -> Route;
 
-    /// What was last noted of the path to an instance.
+    /// What was last noted of the path to an instance behind a tunnel; `None` when it is none.
     fn path_mtu(&self, instance: &Address) -> Option<PathMtu>;
-    /// Notes it, if there is room.
-    fn note_path_mtu(&self, instance: &Address, path: &PathMtu);
+    /// Notes it, if it is one; whether it was.
+    fn note_path_mtu(&self, instance: &Address, path: &PathMtu) -> bool;
 
     /// `CLOCK_MONOTONIC` in nanoseconds; a few milliseconds late is good enough.
     fn now(&self) -> u64;

@@ -37,7 +37,7 @@ pub const QUOTE_V4: usize = 576 - Ipv4Hdr::LEN - ICMP;
 pub const QUOTE_V6: usize = 1280 - Ipv6Hdr::LEN - ICMP;
 
 /// No link of IPv6 takes less (RFC 8200, 5).
-const MIN_MTU_V6: u32 = 1280;
+pub(crate) const MIN_MTU_V6: u32 = 1280;
 /// DSCP of network control (RFC 1812, 4.3.2.5, in today's words class selector 6).
 const CLASS: u8 = 0xc0;
 

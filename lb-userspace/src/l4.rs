@@ -33,6 +33,7 @@ mod open;
 mod owners;
 #[cfg(test)]
 mod packet_tests;
+mod paths;
 mod plan;
 mod recipe;
 mod reconcile;

@@ -56,7 +56,7 @@ const BOUNDS: &[Bound] = &[
     bound("lb_admit", 150_000, 288),
     bound("lb_cookie", 60_000, 288),
     bound("lb_splice", 60_000, 288),
-    bound("lb_path_mtu", 60_000, 320),
+    bound("lb_path_mtu", 60_000, 352),
     bound("lb_record", 60_000, 288),
     bound(names::PROGRAM_PASS, 100, 0),
     bound(names::PROGRAM_REFLECT, 500, 64),

@@ -100,6 +100,8 @@ pub const HOP_GATEWAY: u16 = 1;
 pub const HOP_TAGGED: u16 = 2;
 /// [`NextHop::flags`]: the instance took new connections in the epoch of [`NextHop::mtu_and_epoch`].
 pub const HOP_ACTIVE: u16 = 4;
+/// [`NextHop::flags`]: what is known of the path beyond the next hop is in [`NextHop::mtu`].
+pub const HOP_PATH: u16 = 8;
 /// [`NextHop::flags`]: the number of the lowest bit of the VLAN id.
 pub const HOP_VLAN: u16 = 4;
 
@@ -118,7 +120,7 @@ impl NextHop {
         self.mtu_and_epoch & 0xffff
     }
 
-    /// Lowers the [MTU](Self::mtu) to what the path takes beyond the next hop.
+    /// Lowers the [MTU](Self::mtu) to what the path takes beyond the next hop, if something is known of that.
     #[inline(always)]
     pub const fn narrow(&mut self, mtu: u32) {
         let known = self.mtu();

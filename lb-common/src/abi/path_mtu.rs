@@ -1,11 +1,9 @@
 //! What routers have said of the ways to instances.
 
-/// Paths that are narrower somewhere than the host's routes say, at most.
-pub const MAX_PATH_MTUS: u32 = 1024;
 /// Nanoseconds for which what a router has said holds: ten minutes, as RFC 1191 (6.3) and RFC 8201 (4) recommend.
 pub const PATH_MTU_HOLDS: u64 = 600_000_000_000;
 
-/// The MTU of the path to an address.
+/// The MTU of the path to an instance behind a tunnel. All zero: nothing was said.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PathMtu {

@@ -13,9 +13,9 @@ use aya_ebpf::{
 use lb_common::{
     Acl, Address, AddressFilter, Affinity, Arrivals, BUCKETS as BUCKET_COUNT,
     CLIENT_HOPS as CLIENT_HOP_COUNT, ClientHop, ClientKey, ClientPin, CookieKeys, Counters, Drops,
-    FlowEntry, FlowKey, InstanceEntry, MAX_INSTANCES, MAX_PATH_MTUS, MAX_PREFIXES,
-    MAX_SUBINTERFACES, MAX_VIPS, NextHop, PathMtu, PortRanges, SOURCE_SETS as SET_COUNT, Settings,
-    SourceSet, Subinterface, Table, Traffic, Vip, VipKey, names,
+    FlowEntry, FlowKey, InstanceEntry, MAX_INSTANCES, MAX_PREFIXES, MAX_SUBINTERFACES, MAX_VIPS,
+    NextHop, PathMtu, PortRanges, SOURCE_SETS as SET_COUNT, Settings, SourceSet, Subinterface,
+    Table, Traffic, Vip, VipKey, names,
 };
 use lb_ebpf::{
     Scratch,
@@ -158,10 +158,11 @@ pub(crate) static TURNS: PerCpuArray<u32> = PerCpuArray::with_max_entries(MAX_VI
 #[map]
 pub(crate) static ADDRESS_FILTER: Array<AddressFilter> = Array::with_max_entries(1, 0);
 
-/// Not pinned, as [`CEILINGS`]. Not an LRU map, as [`CONNECTIONS`]: the daemon takes out what holds no longer.
-#[map]
-pub(crate) static PATH_MTUS: HashMap<Address, PathMtu> =
-    HashMap::with_max_entries(MAX_PATH_MTUS, BPF_F_NO_PREALLOC);
+/// Not pinned, as [`CEILINGS`]. There as soon as there are tunnels.
+#[btf_map]
+pub(crate) static PATH_MTUS: btf_maps::ArrayOfMaps<PathMtuMap, 1> = btf_maps::ArrayOfMaps::new();
+
+type PathMtuMap = btf_maps::HashMap<Address, PathMtu, 1, { BPF_F_NO_PREALLOC as usize }>;
 
 /// Not pinned, as [`CEILINGS`]. There as soon as there are rules.
 #[btf_map]

@@ -4,7 +4,7 @@ use core::{ffi::c_void, marker::PhantomData, ptr};
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::BPF_NOEXIST,
+    bindings::{BPF_EXIST, BPF_NOEXIST},
     helpers::{
         bpf_get_prandom_u32, bpf_get_smp_processor_id,
         generated::{bpf_jiffies64, bpf_ktime_get_coarse_ns},
@@ -547,13 +547,16 @@ impl Tables for Maps<'_> {
     fn path_mtu(&self, instance: &Address) -> Option<PathMtu> {
         // SAFETY: the value is copied at once; what is read while another processor changes it is a moment of
         // either.
-        unsafe { PATH_MTUS.get(instance) }.copied()
+        unsafe { PATH_MTUS.get(0)?.get(instance).copied() }
     }
 
     #[inline(always)]
-    fn note_path_mtu(&self, instance: &Address, path: &PathMtu) {
-        // Without room the path stays what the routes say.
-        let _ = PATH_MTUS.insert(instance, path, 0);
+    fn note_path_mtu(&self, instance: &Address, path: &PathMtu) -> bool {
+        let flags = BPF_EXIST as u64;
+        let noted = PATH_MTUS
+            .get(0)
+            .map(|paths| paths.insert(instance, path, flags));
+        matches!(noted, Some(Ok(())))
     }
 
     #[inline(always)]

@@ -4,8 +4,8 @@ use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use lb_common::{
     Address, Affinity, Arrivals, CLIENT_HOPS, ClientHop, ClientKey, ClientPin, Counter, FlowEntry,
-    FlowKey, InstanceEntry, MAX_INSTANCES, MAX_PATH_MTUS, MAX_VIPS, NextHop, PREFIX_DENIED,
-    PathMtu, PrefixKey, SLOTS, SOURCE_SETS, Settings, Slot, SourceSet, Traffic, Vip, VipKey,
+    FlowKey, InstanceEntry, MAX_INSTANCES, MAX_VIPS, NextHop, PREFIX_DENIED, PathMtu, PrefixKey,
+    SLOTS, SOURCE_SETS, Settings, Slot, SourceSet, Traffic, Vip, VipKey,
 };
 
 use super::{CLIENTS, MemoryFlow, MemoryTables, lock, prefix};
@@ -340,11 +340,10 @@ impl Tables for MemoryTables {
         lock(&self.path_mtus).get(instance).copied()
     }
 
-    fn note_path_mtu(&self, instance: &Address, path: &PathMtu) {
+    fn note_path_mtu(&self, instance: &Address, path: &PathMtu) -> bool {
         let mut paths = lock(&self.path_mtus);
-        if paths.len() < MAX_PATH_MTUS as usize || paths.contains_key(instance) {
-            paths.insert(*instance, *path);
-        }
+        let known = paths.get_mut(instance);
+        known.map(|known| *known = *path).is_some()
     }
 
     fn client_hop(&self, place: u32) -> Option<ClientHop> {

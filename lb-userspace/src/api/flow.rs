@@ -64,7 +64,10 @@ pub(super) async fn flow(
     let probe = asked(parameters)?;
     let report = state.fresh_report().await;
     if report.mode == Some(PathMode::Relay) {
-        return Ok(Answer::ok(relayed::explanation(&state, &probe, &report)?));
+        let told = move || relayed::explanation(&state, &probe, &report);
+        let told = tokio::task::spawn_blocking(told).await;
+        let told = told.map_err(|stopped| ApiError::Conflict(stopped.to_string()))?;
+        return told.map(Answer::ok);
     }
     let (path, question) = (state.packet_path().clone(), probe.clone());
     let told = tokio::task::spawn_blocking(move || path.rehearse(&question)).await;

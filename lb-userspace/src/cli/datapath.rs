@@ -35,7 +35,7 @@ struct Pinned {
 /// What there is to see.
 enum Seen {
     /// A daemon's report.
-    Running(Datapath),
+    Running(Box<Datapath>),
     /// What a daemon has left behind.
     Left(Pinned),
 }
@@ -46,7 +46,7 @@ pub(super) async fn run(
 ) -> Result<(), CliError> {
     match command {
         DatapathCommand::Status { pins } => match look(context, &pins).await? {
-            Seen::Running(datapath) => context.show(&datapath, status),
+            Seen::Running(datapath) => context.show(&*datapath, status),
             Seen::Left(pinned) => {
                 context.say("lb is not running; the kernel goes on with what it has.")?;
                 context.show(&pinned, pinned_status)

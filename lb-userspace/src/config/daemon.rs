@@ -261,6 +261,8 @@ pub(super) fn read_datapath(root: &mut Section<'_, '_>) -> ReadDatapath {
         let pin_path = t.value("pin_path", &PIN_PATH, &Sourced::unset(unset.pin_path));
         let log = t.value("log", &Switch, &Sourced::unset(unset.log));
         let preallocate = t.value("preallocate", &Switch, &Sourced::unset(unset.preallocate));
+        let learns = Sourced::unset(unset.path_mtu_discovery);
+        let learns = t.value("path_mtu_discovery", &Switch, &learns);
         let acl = t.table("acl", acl::read);
         let values = |list: &[Sourced<String>]| list.iter().map(|i| i.value.clone()).collect();
         ReadDatapath {
@@ -275,6 +277,7 @@ pub(super) fn read_datapath(root: &mut Section<'_, '_>) -> ReadDatapath {
                 max_connections: max_connections.value,
                 max_tables: max_tables.value,
                 preallocate: preallocate.value,
+                path_mtu_discovery: learns.value,
                 max_affinity_clients: max_affinity_clients.value,
                 tcp_idle_timeout,
                 udp_idle_timeout,

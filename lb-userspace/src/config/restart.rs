@@ -73,6 +73,7 @@ pub fn needs_restart(running: &DaemonSpec, wanted: &DaemonSpec) -> Vec<&'static 
         max_connections,
         max_tables,
         preallocate,
+        path_mtu_discovery,
         max_affinity_clients,
         tcp_idle_timeout,
         udp_idle_timeout,
@@ -94,6 +95,10 @@ pub fn needs_restart(running: &DaemonSpec, wanted: &DaemonSpec) -> Vec<&'static 
     );
     compare(*max_tables != other.max_tables, "datapath.max_tables");
     compare(*preallocate != other.preallocate, "datapath.preallocate");
+    compare(
+        *path_mtu_discovery != other.path_mtu_discovery,
+        "datapath.path_mtu_discovery",
+    );
     compare(
         *max_affinity_clients != other.max_affinity_clients,
         "datapath.max_affinity_clients",

@@ -229,17 +229,23 @@ pub(crate) trait Datapath: fmt::Debug + Send {
     /// When the map cannot be written.
     fn remove_subinterface(&mut self, index: u32) -> Result<(), DatapathError>;
 
-    /// What routers have said of the paths to instances, and to whom else they may have said so.
+    /// Instances behind tunnels, and what routers have said of the paths to them.
     ///
     /// # Errors
     /// When the map cannot be read.
     fn path_mtus(&self) -> Result<Vec<(Address, PathMtu)>, DatapathError>;
 
-    /// Forgets what was said of a path. One of which nothing was said is no error.
+    /// Notes that an instance is behind a tunnel; nothing is known of its path.
+    ///
+    /// # Errors
+    /// When the map cannot be made or written.
+    fn put_path(&mut self, instance: &Address) -> Result<(), DatapathError>;
+
+    /// Notes that it is not any more.
     ///
     /// # Errors
     /// When the map cannot be written.
-    fn forget_path_mtu(&mut self, instance: &Address) -> Result<(), DatapathError>;
+    fn remove_path(&mut self, instance: &Address) -> Result<(), DatapathError>;
 
     /// Sets the traffic of a VIP id to zero, for its next tenant.
     ///

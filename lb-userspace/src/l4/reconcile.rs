@@ -96,6 +96,8 @@ pub(crate) struct Reconciler {
     changed: Timestamp,
     /// Whether the program works on these maps.
     active: bool,
+    /// Whether it must not begin to.
+    is_held_back: bool,
 }
 
 impl Reconciler {
@@ -129,12 +131,13 @@ impl Reconciler {
             tables,
             changed: Timestamp::default(),
             active: false,
+            is_held_back: false,
         })
     }
 
-    /// Whether the program works on these maps.
-    pub(crate) const fn is_active(&self) -> bool {
-        self.active
+    /// Says whether the program must not begin to work on these maps, if it has not yet.
+    pub(crate) const fn hold_back(&mut self, is_held_back: bool) {
+        self.is_held_back = is_held_back;
     }
 
     /// Settings as they are in the maps.
@@ -427,7 +430,7 @@ impl Pass<'_> {
     }
 
     fn activate(&mut self) -> Result<(), DatapathError> {
-        if !self.state.active {
+        if !self.state.active && !self.state.is_held_back {
             self.datapath.activate()?;
             self.state.active = true;
         }

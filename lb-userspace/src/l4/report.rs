@@ -2,7 +2,12 @@
 //!
 //! A [`Report`] is a value without a tie to the kernel; whoever holds a [`Handle`] sees the latest.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use lb_common::{Counters, Traffic};
 use tokio::sync::{Notify, watch};
@@ -39,6 +44,10 @@ pub struct Report {
     pub counters: Counters,
     /// VIPs that a relay cannot serve, and addresses that it cannot listen at.
     pub unserved: usize,
+    /// Addresses and ports that a relay cannot listen at, and why.
+    pub unheard: BTreeMap<SocketAddr, String>,
+    /// Addresses of VIPs whose packets reach no socket of the host's, so none of a relay's.
+    pub undelivered: BTreeSet<IpAddr>,
     /// VIPs and their traffic.
     pub vips: Vec<VipReport>,
     /// The connection table.

@@ -158,6 +158,8 @@ pub struct DatapathSpec {
     pub max_tables: u32,
     /// Whether the memory of all connections that there may be is taken at start.
     pub preallocate: bool,
+    /// Whether what routers say of tunnels' packets is believed.
+    pub path_mtu_discovery: bool,
     /// Clients whose instance is remembered at most, of all services with affinity by address.
     pub max_affinity_clients: u32,
     /// Idle time after which a TCP connection is forgotten.
@@ -185,6 +187,7 @@ impl Default for DatapathSpec {
             max_connections: 262_144,
             max_tables: 1024,
             preallocate: false,
+            path_mtu_discovery: true,
             max_affinity_clients: 65_536,
             tcp_idle_timeout: Duration::from_secs(3600),
             udp_idle_timeout: Duration::from_secs(60),

@@ -18,8 +18,8 @@ use aya::{Ebpf, EbpfLoader, util};
 use lb_common::{
     ACL_ON, Acl, Address, AddressFilter, Affinity, Arrivals, ClientKey, ClientPin, CookieKeys,
     Counters, Drops, FlowEntry, FlowEvent, FlowKey, Follower, Followers, InstanceEntry,
-    MAX_INSTANCES, PortRanges, PrefixKey, SOURCE_SETS, Settings, SourceSet, Subinterface, Table,
-    Traffic, Vip, VipKey, names,
+    MAX_INSTANCES, PathMtu, PortRanges, PrefixKey, SOURCE_SETS, Settings, SourceSet, Subinterface,
+    Table, Traffic, Vip, VipKey, names,
 };
 use lb_ebpf::memory::CLIENTS;
 use nix::sched::{CpuSet, sched_setaffinity};
@@ -89,6 +89,7 @@ pub struct Kernel {
     events: RingBuf<MapData>,
     acl: Option<Array<MapData, Acl>>,
     clients: Option<HashMap<MapData, ClientKey, ClientPin>>,
+    paths: Option<HashMap<MapData, Address, PathMtu>>,
     has_sources: bool,
     /// Empty as soon as nobody holds it.
     _stages: ProgramArray<MapData>,
@@ -175,6 +176,7 @@ impl Kernel {
             events,
             acl: None,
             clients: None,
+            paths: None,
             has_sources: false,
             _stages: stages,
         })
@@ -381,6 +383,24 @@ impl Kernel {
         Ok(self
             .array::<Affinity>(names::MAP_AFFINITIES)?
             .set(vip, affinity, 0)?)
+    }
+
+    /// Says that an instance is behind a tunnel.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn set_path(&mut self, instance: &Address) -> Result<()> {
+        let mut paths = match self.paths.take() {
+            Some(paths) => paths,
+            None => {
+                let map = HashMap::create(MAX_INSTANCES, NO_PREALLOC)?;
+                give(&mut self.object, names::MAP_PATH_MTUS, &map)?;
+                map
+            }
+        };
+        paths.insert(instance, PathMtu::default(), 0)?;
+        self.paths = Some(paths);
+        Ok(())
     }
 
     /// Sets the service of an instance whose clients stay.

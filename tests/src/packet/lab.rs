@@ -7,11 +7,12 @@ mod compare;
 mod serve;
 mod words;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use aya::programs::xdp::XdpMode;
-use lb_common::{AddressFilter, Settings, names};
+use lb_common::{Address, AddressFilter, Settings, names};
 use lb_ebpf::memory::{Frame, MemoryTables};
 use lb_ebpf::{Scratch, Verdict, process};
 
@@ -39,6 +40,8 @@ pub struct Lab {
     settings: Settings,
     /// Of everything that was ever written; addresses are never taken out.
     filter: AddressFilter,
+    /// Instances that may be behind tunnels: all that there ever were.
+    paths: BTreeSet<Address>,
     /// Whether somebody follows packets.
     is_followed: bool,
 }
@@ -137,6 +140,7 @@ impl Lab {
                 is_on: 1,
                 ..AddressFilter::default()
             },
+            paths: BTreeSet::new(),
             is_followed: false,
         };
         lab.set_settings(Settings {

@@ -1,5 +1,7 @@
 //! The same of a relay, which sees connections and no packets.
 
+use std::net::SocketAddr;
+
 use lb_common::Counter;
 
 use super::{ApiError, FlowCandidate, FlowExplanation, asked_packet, unexpected};
@@ -36,10 +38,35 @@ pub(super) fn explanation(
             (now, &Random::new(now.0)),
         )
     });
-    Ok(match relayed.flatten() {
-        Some(relayed) => of_vip(probe, &relayed),
-        None => of_host(probe, &snapshot),
+    let Some(relayed) = relayed.flatten() else {
+        return Ok(of_host(probe, &snapshot));
+    };
+    let told = of_vip(probe, &relayed);
+    Ok(match unheard(report, probe.destination) {
+        Some(why) => unserved(told, &why),
+        None => told,
     })
+}
+
+/// Why no connection gets to the relay there.
+fn unheard(report: &l4::Report, at: SocketAddr) -> Option<String> {
+    if let Some(why) = report.unheard.get(&at) {
+        return Some(format!("lb cannot listen there: {why}"));
+    }
+    let is_lost = report.undelivered.contains(&at.ip());
+    is_lost.then(|| format!("{} is no address of this host", at.ip()))
+}
+
+/// The same of a VIP that the relay would serve and does not.
+fn unserved(told: FlowExplanation, why: &str) -> FlowExplanation {
+    FlowExplanation {
+        verdict: "passed".to_owned(),
+        counter: Counter::PassedNotVip.label().to_owned(),
+        reason: format!("Its VIP is not served: {why}."),
+        instance: None,
+        candidates: Vec::new(),
+        ..told
+    }
 }
 
 fn flags(probe: &Probe) -> Vec<String> {
@@ -71,20 +98,20 @@ fn blank(probe: &Probe, verdict: &str, counter: &str, reason: String) -> FlowExp
 fn of_host(probe: &Probe, snapshot: &Snapshot) -> FlowExplanation {
     let to = probe.destination;
     let mut vips = snapshot.vips.iter();
-    let unserved = vips.find(|vip| {
+    let found = vips.find(|vip| {
         let (first, last) = vip.ports.ends();
         (vip.address, vip.protocol) == (to.ip(), probe.protocol)
             && (first..=last).contains(&to.port())
     });
     let passed = Counter::PassedNotVip.label();
-    if let Some(vip) = unserved {
+    if let Some(vip) = found {
         let why = vip.relay_obstacle().unwrap_or_default();
-        let why = format!("Its VIP is not served: {why}.");
-        return FlowExplanation {
+        let told = FlowExplanation {
             vip: Some(vip.to_string()),
             service: Some(vip.service.to_string()),
-            ..blank(probe, "passed", passed, why)
+            ..blank(probe, "passed", passed, String::new())
         };
+        return unserved(told, why);
     }
     let gateway = gateway_vip::holder(&snapshot.gateway.vips, to);
     FlowExplanation {

@@ -131,3 +131,36 @@ async fn what_a_relay_does_not_serve_is_the_hosts() {
         assert!(said.contains("VIPs are relayed"), "{said}");
     }
 }
+
+#[tokio::test]
+async fn a_vip_that_no_connection_gets_to_is_not_relayed() {
+    let path = "/explain/flow?source=198.51.100.7:4000&destination=192.0.2.1:80";
+    let mut report = Report {
+        mode: Some(PathMode::Relay),
+        ..Report::default()
+    };
+    report.connections.max = 10;
+    let (mut closed, mut lost) = (report.clone(), report);
+    let in_use = "Address already in use".to_owned();
+    closed
+        .unheard
+        .insert("192.0.2.1:80".parse().unwrap(), in_use);
+    lost.undelivered.insert("192.0.2.1".parse().unwrap());
+    for (report, why) in [
+        (closed, "already in use"),
+        (lost, "no address of this host"),
+    ] {
+        let world = relayed();
+        world.reporter.publish(report);
+        let told = world.get(path).await;
+        assert_eq!(
+            [&told["verdict"], &told["vip"]],
+            ["passed", "tcp/192.0.2.1:80"]
+                .map(|text| json!(text))
+                .each_ref()
+        );
+        let reason = told["reason"].as_str().unwrap();
+        assert!(reason.contains(why), "{reason}");
+        assert_eq!(told.get("instance"), None);
+    }
+}

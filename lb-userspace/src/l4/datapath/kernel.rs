@@ -269,10 +269,15 @@ impl Datapath for Kernel {
         })
     }
 
-    fn forget_path_mtu(&mut self, instance: &Address) -> Result<(), DatapathError> {
+    fn put_path(&mut self, instance: &Address) -> Result<(), DatapathError> {
+        let result = self.path_mtus.add(instance);
+        result.map_err(written(|| "the path to an instance".to_owned()))
+    }
+
+    fn remove_path(&mut self, instance: &Address) -> Result<(), DatapathError> {
         match self.path_mtus.remove(instance) {
             Err(error) if !is_absent(&error) => {
-                Err(written(|| "the MTU of a path".to_owned())(error))
+                Err(written(|| "the path to an instance".to_owned())(error))
             }
             _ => Ok(()),
         }

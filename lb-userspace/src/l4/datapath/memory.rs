@@ -279,9 +279,16 @@ impl Datapath for Memory {
         Ok(self.kernel.path_mtus())
     }
 
-    fn forget_path_mtu(&mut self, instance: &Address) -> Result<(), DatapathError> {
-        self.write("forget path mtu".to_owned())?;
-        self.kernel.forget_path_mtu(instance);
+    fn put_path(&mut self, instance: &Address) -> Result<(), DatapathError> {
+        self.write("path".to_owned())?;
+        let unknown = PathMtu::default();
+        self.kernel.set_path_mtu(instance, Some(unknown));
+        Ok(())
+    }
+
+    fn remove_path(&mut self, instance: &Address) -> Result<(), DatapathError> {
+        self.write("remove path".to_owned())?;
+        self.kernel.set_path_mtu(instance, None);
         Ok(())
     }
 

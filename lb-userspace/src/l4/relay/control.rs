@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     future::Future,
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
@@ -165,10 +165,12 @@ impl Control {
             .map(|(address, why)| format!("cannot listen at {address} for a VIP: {why}"))
             .collect();
         self.next.unserved = unserved.len() + closed.len();
+        self.next.unheard.clone_from(&self.closed);
+        self.next.undelivered = undelivered(&fronts);
         let warnings = unserved
             .into_iter()
             .chain(closed)
-            .chain(undelivered(&fronts))
+            .chain(self.next.undelivered.iter().copied().map(nowhere))
             .chain(self.otherwise(&fronts, snapshot));
         self.next.warnings = warnings.collect();
         for warning in &self.next.warnings {
@@ -261,24 +263,25 @@ fn unlimited(fronts: &Fronts, snapshot: &Snapshot) -> Vec<String> {
 }
 
 /// Addresses of VIPs whose packets do not reach any socket.
-fn undelivered(fronts: &Fronts) -> Vec<String> {
+fn undelivered(fronts: &Fronts) -> BTreeSet<IpAddr> {
     let addresses: BTreeSet<_> = fronts
         .all()
         .iter()
         .map(|front| front.spec.address)
         .collect();
-    let lost = addresses
+    addresses
         .into_iter()
-        .filter(|address| net::is_delivered(*address) == Some(false));
-    lost.map(|address| {
-        let (family, length) = match address.is_ipv4() {
-            true => ("", 32),
-            false => (" -6", 128),
-        };
-        format!(
-            "{address} is no address of this host, so packets for its VIPs reach nobody until \
-             `ip{family} route add local {address}/{length} dev lo`"
-        )
-    })
-    .collect()
+        .filter(|address| net::is_delivered(*address) == Some(false))
+        .collect()
+}
+
+fn nowhere(address: IpAddr) -> String {
+    let (family, length) = match address.is_ipv4() {
+        true => ("", 32),
+        false => (" -6", 128),
+    };
+    format!(
+        "{address} is no address of this host, so packets for its VIPs reach nobody until \
+         `ip{family} route add local {address}/{length} dev lo`"
+    )
 }

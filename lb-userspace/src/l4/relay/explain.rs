@@ -9,7 +9,7 @@ use std::{net::SocketAddr, sync::Arc};
 use super::{
     affinity,
     choose::{Ends, key, refusal},
-    front::{Fronts, rehearsal},
+    front::{rehearsal, serving},
 };
 use crate::{
     affinity::Store,
@@ -44,9 +44,8 @@ pub fn explain(
     (now, random): (Timestamp, &Random),
 ) -> Option<Relayed> {
     let ends = Ends { client, vip };
-    let fronts = Fronts::default().follow(snapshot, 1);
-    let front = fronts.at(vip)?;
-    let service = Arc::clone(&front.service);
+    let (spec, service) = serving(snapshot, vip)?;
+    let service = Arc::clone(service);
     let choice = Choice {
         key: key(&service, ends),
         worker: 0,
@@ -73,7 +72,7 @@ pub fn explain(
         None
     };
     Some(Relayed {
-        vip: front.spec.clone(),
+        vip: spec.clone(),
         service,
         refused,
         pinned,

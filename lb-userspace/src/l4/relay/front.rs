@@ -58,6 +58,35 @@ fn fallback<'a>(snapshot: &'a Snapshot, service: &Service) -> Option<&'a Arc<Ser
     snapshot.service(service.spec.fallback.as_ref()?.as_str())
 }
 
+/// The service that serves a VIP, and the one that would in its place, or whose place it has taken; `None` when
+/// the VIP cannot be relayed.
+fn services<'a>(
+    snapshot: &'a Snapshot,
+    spec: &VipSpec,
+) -> Option<(&'a Arc<Service>, Option<&'a Arc<Service>>)> {
+    if spec.relay_obstacle().is_some() {
+        return None;
+    }
+    // The registry refuses VIPs that lead nowhere.
+    let service = snapshot.service(spec.service.as_str())?;
+    Some(match snapshot.instead_of(spec.service.as_str()) {
+        Some(instead) => (instead, Some(service)),
+        None => (service, fallback(snapshot, service)),
+    })
+}
+
+/// The VIP that connections to an address and port are for, and the service that serves it.
+pub(super) fn serving(snapshot: &Snapshot, at: SocketAddr) -> Option<(&VipSpec, &Arc<Service>)> {
+    let holds = |spec: &&VipSpec| {
+        let (first, last) = spec.ports.ends();
+        spec.address == at.ip() && (first..=last).contains(&at.port())
+    };
+    let all = snapshot.vips.iter().filter(holds);
+    let all = all.filter_map(|spec| Some((spec, services(snapshot, spec)?.0)));
+    // One port comes before a range that holds it.
+    all.min_by_key(|(spec, _)| !matches!(spec.ports, Ports::One(_)))
+}
+
 /// The service's own balancer, but for the bound of consistent hashing: the kernel has none, and with
 /// one a client would lose its instance for want of other clients.
 fn balancer(service: &Service, workers: usize) -> Arc<dyn Balancer> {
@@ -106,14 +135,7 @@ impl Fronts {
     pub(crate) fn follow(&self, snapshot: &Snapshot, workers: usize) -> Self {
         let mut next = Self::default();
         for spec in snapshot.vips.iter() {
-            // The registry refuses VIPs that lead nowhere.
-            if spec.relay_obstacle().is_none()
-                && let Some(service) = snapshot.service(spec.service.as_str())
-            {
-                let services = match snapshot.instead_of(spec.service.as_str()) {
-                    Some(instead) => (instead, Some(service)),
-                    None => (service, fallback(snapshot, service)),
-                };
+            if let Some(services) = services(snapshot, spec) {
                 next.all.push(self.front(spec, services, workers));
             }
         }

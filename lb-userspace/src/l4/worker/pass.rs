@@ -26,9 +26,9 @@ pub(super) struct Next {
 /// A pass that did what does not depend on what was refused.
 struct Brought {
     outcome: Outcome,
-    /// Of limits, affinity and rules: what was refused first.
+    /// Of rules, limits and the like: what was refused first.
     refused: Option<ReconcileError>,
-    /// Whether VIPs wait for that.
+    /// Whether VIPs wait for that, or the program itself.
     withholds: bool,
 }
 
@@ -86,7 +86,7 @@ impl Worker {
         }
         // Before anything that is new in the kernel gets packets.
         self.limit();
-        let unruled = self.rule(snapshot, plan)?;
+        let unruled = self.rule(snapshot, plan);
         self.filter.widen(plan, self.datapath.as_mut())?;
         // Also before, for VIPs of an earlier daemon that this program does not serve yet. What fails
         // fails again afterwards, and is told then: it must not hold up what else has changed.
@@ -94,7 +94,7 @@ impl Worker {
         let _ = self.stay(plan);
         let outcome = self.state.apply(plan, self.datapath.as_mut(), now)?;
         let paced = self.pace(snapshot);
-        let told = paced.and(self.stay(plan));
+        let told = paced.and(self.stay(plan)).and(self.learn(plan));
         Ok(Brought {
             outcome,
             withholds: unruled.is_some(),
@@ -105,22 +105,16 @@ impl Worker {
     /// Brings the source ACL into the kernel, and says what was refused of it.
     ///
     /// No program gets packets for VIPs before it knows who may not send any: without all rules no program
-    /// begins, and one that runs gets no new VIPs. Those that it serves must not wait, or an instance
-    /// that fails would go on getting packets because a rule found no memory.
-    fn rule(
-        &mut self,
-        snapshot: &Snapshot,
-        plan: &mut Plan,
-    ) -> Result<Option<ReconcileError>, ReconcileError> {
-        match self.rules.apply(&snapshot.acl, self.datapath.as_mut()) {
-            Ok(()) => Ok(None),
-            Err(error) if !self.state.is_active() => Err(error.into()),
-            Err(error) => {
-                let served = self.state.vips();
-                plan.vips.retain(|key, _| served.contains_key(key));
-                Ok(Some(error.into()))
-            }
-        }
+    /// begins, and one that runs gets no new VIPs. Those that are served must not wait, be it by an
+    /// earlier daemon's program, or an instance that fails would go on getting packets because a rule found no
+    /// memory.
+    fn rule(&mut self, snapshot: &Snapshot, plan: &mut Plan) -> Option<ReconcileError> {
+        let ruled = self.rules.apply(&snapshot.acl, self.datapath.as_mut());
+        self.state.hold_back(ruled.is_err());
+        let error = ruled.err()?;
+        let served = self.state.vips();
+        plan.vips.retain(|key, _| served.contains_key(key));
+        Some(error.into())
     }
 
     /// Notes what a pass has done, and says when there is to be another.
@@ -138,8 +132,9 @@ impl Worker {
         self.sweep.set_idle(idle);
         let report = &mut self.next.reconcile;
         report.writes += outcome.writes;
-        self.is_behind = outcome.later.is_some() || brought.withholds;
-        if !self.is_behind {
+        // What is served is in the kernel as a whole, whatever waits.
+        self.is_behind = outcome.later.is_some();
+        if !self.is_behind && !brought.withholds {
             if report.revision != revision {
                 report.held = done;
             }
@@ -207,6 +202,12 @@ impl Worker {
     fn stay(&mut self, plan: &Plan) -> Result<(), ReconcileError> {
         let (state, datapath) = (&self.state, self.datapath.as_mut());
         Ok(self.affinities.apply(plan, state, datapath)?)
+    }
+
+    /// Brings into the kernel of whose paths it may learn.
+    fn learn(&mut self, plan: &Plan) -> Result<(), ReconcileError> {
+        let learns = self.spec.path_mtu_discovery;
+        Ok(self.paths.apply(plan, learns, self.datapath.as_mut())?)
     }
 
     /// Logs each warning once, until it is gone and comes back.

@@ -11,7 +11,7 @@ use crate::{
         report::PathMode,
         unserved,
     },
-    model::{AclAction, AclSpec, AdminState, Algorithm, Protocol, Timestamp},
+    model::{AclAction, AclSpec, AdminState, Algorithm, Forwarding, Protocol, Timestamp},
     registry::{Change, Desired},
 };
 
@@ -44,7 +44,10 @@ impl Daemon {
             vec![service("web", Algorithm::RoundRobin, &[(A, 1), (B, 1)])],
             vec![vip(VIP, Protocol::Tcp, "web")],
         );
-        let memory = Memory::new(8);
+        Self::over(Memory::new(8), world)
+    }
+
+    fn over(memory: Memory, world: World) -> Self {
         let clock = Clock::manual(Timestamp(1));
         let worker = worker(&memory, &world, &clock);
         let handle = worker.reporter().handle();
@@ -220,11 +223,36 @@ async fn no_program_begins_without_its_rules() {
     let daemon = Daemon::start();
     daemon.memory.refuse(Some("acl"));
     ruled(&daemon, None);
+    let has_begun = || daemon.memory.take_log().contains(&"activate".to_owned());
     daemon.pass(Duration::from_millis(10)).await;
-    assert!(daemon.memory.vips().is_empty());
+    assert!(!has_begun() && daemon.memory.vips().is_empty());
     daemon.memory.refuse(None);
     daemon.pass(RETRY.1).await;
+    assert!(has_begun());
     assert_eq!(daemon.memory.vips().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_earlier_program_serves_follows_while_the_next_one_waits_for_its_rules() {
+    let earlier = Daemon::start();
+    earlier.pass(Duration::from_millis(10)).await;
+    earlier.end.send(()).unwrap();
+    earlier.task.await.unwrap();
+    let daemon = Daemon::over(earlier.memory, earlier.world);
+    daemon.memory.take_log();
+    daemon.memory.refuse(Some("acl"));
+    ruled(&daemon, Some("192.0.2.2:80"));
+    daemon.world.admin("web", A, AdminState::Draining);
+    daemon.pass(Duration::from_millis(10)).await;
+    let id = daemon.world.id("web", A);
+    let entry = daemon.memory.instances()[&id.index];
+    assert_eq!(entry.state, lb_common::INSTANCE_DRAINING);
+    assert_eq!(daemon.memory.vips().len(), 1);
+    assert!(!daemon.memory.take_log().contains(&"activate".to_owned()));
+    daemon.memory.refuse(None);
+    daemon.pass(RETRY.1).await;
+    assert!(daemon.memory.take_log().contains(&"activate".to_owned()));
+    assert_eq!(daemon.memory.vips().len(), 2);
 }
 
 #[tokio::test(start_paused = true)]
@@ -332,14 +360,20 @@ async fn what_is_known_of_paths_is_told_and_forgotten_in_time() {
     use lb_common::{PathMtu, from_v4};
     use lb_ebpf::Tables as _;
     let daemon = Daemon::start();
-    daemon.pass(Duration::from_millis(10)).await;
     let kernel = daemon.memory.kernel();
+    daemon.pass(Duration::from_millis(10)).await;
+    assert!(kernel.path_mtus().is_empty(), "there is no tunnel");
+    let mut web = service("web", Algorithm::RoundRobin, &[(A, 1), (B, 1)]);
+    web.forwarding = Forwarding::Ipip;
+    let vips = || vec![vip(VIP, Protocol::Tcp, "web")];
+    daemon.world.configure(vec![web.clone()], vips());
+    daemon.pass(Duration::from_millis(10)).await;
     let (now, minute) = (daemon.memory.now(), 60_000_000_000);
     let path = |mtu, until| PathMtu { until, mtu, pad: 0 };
-    kernel.note_path_mtu(&from_v4([10, 0, 0, 1]), &path(1400, now + minute));
-    kernel.note_path_mtu(&from_v4([10, 0, 0, 2]), &path(1300, now));
+    assert!(kernel.note_path_mtu(&from_v4([10, 0, 0, 1]), &path(1400, now + minute)));
+    assert!(kernel.note_path_mtu(&from_v4([10, 0, 0, 2]), &path(1300, now)));
     // Of no instance.
-    kernel.note_path_mtu(&from_v4([10, 0, 0, 9]), &path(1300, now + minute));
+    assert!(!kernel.note_path_mtu(&from_v4([10, 0, 0, 9]), &path(1300, now + minute)));
     daemon.pass(WALK + READ).await;
     let told = || daemon.handle.report().path_mtus.clone();
     let known = told();
@@ -349,10 +383,18 @@ async fn what_is_known_of_paths_is_told_and_forgotten_in_time() {
         ("10.0.0.1".to_owned(), 1400)
     );
     assert!(known[0].left <= Duration::from_secs(60));
-    assert_eq!(kernel.path_mtus().len(), 1);
+    // Another configuration does not forget it, but with the tunnel it is gone.
+    web.instances[1].weight = 2;
+    daemon.world.configure(vec![web.clone()], vips());
+    daemon.pass(WALK + READ).await;
+    assert_eq!(told().len(), 1);
     kernel.set_now(now + minute);
     daemon.pass(WALK + READ).await;
-    assert!(told().is_empty() && kernel.path_mtus().is_empty());
+    assert!(told().is_empty());
+    web.forwarding = Forwarding::Nat;
+    daemon.world.configure(vec![web], vips());
+    daemon.pass(Duration::from_millis(10)).await;
+    assert!(kernel.path_mtus().is_empty());
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,11 +1,6 @@
 //! Walks over the connection table and the clients, and what follows from what they have met.
 
-use std::{collections::BTreeSet, time::Duration};
-
-use lb_common::{Address, INSTANCE_ABSENT};
-
 use super::{Worker, ip};
-use crate::l4::{datapath::DatapathError, report::PathMtuReport};
 
 impl Worker {
     /// Takes a step over the connection table, then over the clients; whether that was the last one of
@@ -52,8 +47,9 @@ impl Worker {
                 if pass.corrected > 0 {
                     tracing::debug!(by = pass.corrected, "live counters put right");
                 }
-                if let Err(error) = self.read_path_mtus() {
-                    tracing::warn!(%error, "cannot see to what is known of paths");
+                match self.paths.read(self.datapath.as_ref()) {
+                    Ok(known) => self.next.path_mtus = known,
+                    Err(error) => tracing::warn!(%error, "cannot read what is known of paths"),
                 }
                 self.narrow();
                 self.advance();
@@ -64,29 +60,6 @@ impl Worker {
                 true
             }
         }
-    }
-
-    /// Reads what routers have said of paths. What holds no longer is forgotten, and what is of no instance: anybody
-    /// can send such messages, and there is room for so many.
-    fn read_path_mtus(&mut self) -> Result<(), DatapathError> {
-        let now = self.datapath.now();
-        let entries = self.state.instances().values();
-        let present = entries.filter(|entry| entry.state != INSTANCE_ABSENT);
-        let known: BTreeSet<Address> = present.map(|entry| entry.address).collect();
-        self.next.path_mtus.clear();
-        for (address, path) in self.datapath.path_mtus()? {
-            if now < path.until && known.contains(&address) {
-                self.next.path_mtus.push(PathMtuReport {
-                    address: ip(address),
-                    mtu: path.mtu,
-                    left: Duration::from_nanos(path.until - now),
-                });
-            } else {
-                self.datapath.forget_path_mtu(&address)?;
-            }
-        }
-        self.next.path_mtus.sort_by_key(|path| path.address);
-        Ok(())
     }
 
     /// Takes addresses out of the filter that nobody has any more.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use anyhow::Result;
 use lb_common::{
     Acl, Address, Affinity, Arrivals, CookieKeys, FAR_WORDS, FOLLOW_ALL_VIPS, Follower,
-    InstanceEntry, NEAR_WORDS, PortRanges, PrefixKey, SLOTS, Settings, Slot, Subinterface, Table,
-    Vip, VipKey,
+    InstanceEntry, NEAR_WORDS, PathMtu, PortRanges, PrefixKey, SLOTS, Settings, Slot, Subinterface,
+    Table, Vip, VipKey,
 };
 use lb_ebpf::{Tables, cookie::SLOT_BITS};
 use rustix::time::{ClockId, clock_gettime};
@@ -237,7 +237,7 @@ impl Lab {
         Ok(())
     }
 
-    /// Writes an instance.
+    /// Writes an instance, which may be behind a tunnel.
     ///
     /// # Errors
     /// When the kernel refuses.
@@ -245,6 +245,11 @@ impl Lab {
         // As with `dnat`, of which an instance does not know.
         self.filter.add_source(&instance.address);
         self.put_filter()?;
+        if self.paths.insert(instance.address) {
+            let unknown = PathMtu::default();
+            self.memory.set_path_mtu(&instance.address, Some(unknown));
+            self.kernel.set_path(&instance.address)?;
+        }
         self.memory.set_instance(index, instance);
         self.kernel.set_instance(index, &instance)
     }

@@ -71,10 +71,6 @@ fn read(folder: &Path, layouts: &Layouts) -> Vec<(ClientKey, ClientPin)> {
     found
 }
 
-fn all(clients: &ClientMap) -> Result<Vec<(ClientKey, ClientPin)>, MapError> {
-    clients.iter().collect()
-}
-
 fn lost(error: &MapError) {
     let error = super::chain(error);
     tracing::warn!(%error, "clients will be given other instances");
@@ -127,20 +123,26 @@ impl AffinityMaps {
             self.clients.need(|| Ok(pinned))?;
             return Ok(());
         }
-        self.copy(&all(&pinned)?);
         self.replaced = Some(pinned);
+        self.follow();
         Ok(())
+    }
+
+    /// Copies what is in the map before.
+    fn follow(&mut self) {
+        let Some(replaced) = &self.replaced else {
+            return;
+        };
+        match syscall::lookup_all(replaced.map().fd().as_fd()) {
+            Ok(clients) => self.copy(&clients),
+            Err(error) => tracing::warn!(%error, "clients will be given other instances"),
+        }
     }
 
     /// Takes over, once no other program gives clients their instance, what the one before has done meanwhile.
     pub(super) fn settle(&mut self) {
-        let Some(replaced) = self.replaced.take() else {
-            return;
-        };
-        match all(&replaced) {
-            Ok(clients) => self.copy(&clients),
-            Err(error) => lost(&error),
-        }
+        self.follow();
+        self.replaced = None;
     }
 
     /// Takes over clients of another set, but those that are known for longer here.
@@ -173,20 +175,24 @@ impl AffinityMaps {
         }
     }
 
-    /// The clients, for which room is made if there is none.
+    /// The clients, for which room is made if there is none. What is pinned is replaced when everything else is done.
     fn need(&mut self) -> Result<&mut ClientMap, MapError> {
         let (most, pin) = (self.most, &self.pin);
-        self.clients.need(|| {
-            let map = clients(most)?;
-            // One that is there has another size.
-            let _ = fs::remove_file(pin);
-            let pinned = map.map().pin(pin);
-            pinned.map_err(|error| MapError::PinError {
+        let is_there = self.clients.get().is_some();
+        let map = self.clients.need(|| clients(most))?;
+        if !is_there {
+            let failed = |error| MapError::PinError {
                 name: Some(names::MAP_CLIENTS.to_owned()),
                 error,
-            })?;
-            Ok(map)
-        })
+            };
+            // Names of pins have no dots.
+            let beside = pin.with_file_name(format!("{}-next", names::MAP_CLIENTS));
+            let _ = fs::remove_file(&beside);
+            map.map().pin(&beside).map_err(failed)?;
+            let renamed = fs::rename(&beside, pin);
+            renamed.map_err(MapError::IoError)?;
+        }
+        Ok(map)
     }
 
     /// Clients that fit.

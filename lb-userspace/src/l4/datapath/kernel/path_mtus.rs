@@ -1,4 +1,5 @@
-//! What the program has learned of the paths to instances.
+//! Instances behind tunnels, and what the program has learned of the paths to them. Not pinned: it is one program's
+//! alone.
 
 use std::{io, os::fd::AsFd as _};
 
@@ -6,16 +7,13 @@ use aya::{
     Ebpf,
     maps::{HashMap, IterableMap as _, MapData, MapError},
 };
-use lb_common::{Address, MAX_PATH_MTUS, PathMtu, names};
+use lb_common::{Address, MAX_INSTANCES, PathMtu, names};
 
-use super::{
-    maps::{shape, take_own},
-    syscall,
-};
+use super::{maps::NO_PREALLOC, on_demand::OnDemand, syscall};
 use crate::l4::L4Error;
 
-/// See the module. Not pinned: it is one program's alone.
-pub(super) struct PathMtuMap(HashMap<MapData, Address, PathMtu>);
+/// See the module.
+pub(super) struct PathMtuMap(OnDemand<HashMap<MapData, Address, PathMtu>>);
 
 impl std::fmt::Debug for PathMtuMap {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -26,24 +24,28 @@ impl std::fmt::Debug for PathMtuMap {
 impl PathMtuMap {
     /// Takes the map out of a loaded program.
     pub(super) fn take(program: &mut Ebpf) -> Result<Self, L4Error> {
-        let shape = shape::<Address, PathMtu>(MAX_PATH_MTUS);
-        take_own(program, names::MAP_PATH_MTUS, shape).map(Self)
+        OnDemand::take(program, names::MAP_PATH_MTUS).map(Self)
     }
 
     /// All of them.
     pub(super) fn all(&self) -> io::Result<Vec<(Address, PathMtu)>> {
-        let map = self.0.map().fd().as_fd();
-        let (mut all, mut from) = (Vec::new(), None);
-        loop {
-            from = syscall::lookup_batch(map, from, &mut all)?;
-            if from.is_none() {
-                return Ok(all);
-            }
+        match self.0.get() {
+            None => Ok(Vec::new()),
+            Some(map) => syscall::lookup_all(map.map().fd().as_fd()),
         }
+    }
+
+    /// Adds an instance of which nothing is known.
+    pub(super) fn add(&mut self, instance: &Address) -> Result<(), MapError> {
+        let map = self
+            .0
+            .need(|| HashMap::create(MAX_INSTANCES, NO_PREALLOC))?;
+        map.insert(instance, PathMtu::default(), 0)
     }
 
     /// Removes one.
     pub(super) fn remove(&mut self, instance: &Address) -> Result<(), MapError> {
-        self.0.remove(instance)
+        let map = self.0.get_mut();
+        map.map_or(Ok(()), |map| map.remove(instance))
     }
 }

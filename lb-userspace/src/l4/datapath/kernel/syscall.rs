@@ -127,6 +127,22 @@ pub(super) fn lookup_batch<K: Pod + Default, V: Pod + Default>(
     }
 }
 
+/// All entries of a hash map of such keys and values.
+///
+/// # Errors
+/// As [`lookup_batch`].
+pub(super) fn lookup_all<K: Pod + Default, V: Pod + Default>(
+    map: BorrowedFd<'_>,
+) -> io::Result<Vec<(K, V)>> {
+    let (mut all, mut from) = (Vec::new(), None);
+    loop {
+        from = lookup_batch(map, from, &mut all)?;
+        if from.is_none() {
+            return Ok(all);
+        }
+    }
+}
+
 fn lookup_at_most<K: Pod + Default, V: Pod + Default>(
     map: BorrowedFd<'_>,
     from: Option<u32>,
