@@ -19,8 +19,8 @@ const SIZES: Sizes = Sizes {
 
 /// VIPs and clients of both families, and an instance of each.
 const VIPS: [(&str, &str); 2] = [
-    ("10.1.1.1", "10.0.1.2:5000"),
-    ("fd00:f::1", "[fd00:1::2]:5000"),
+    ("10.1.1.1:80", "10.0.1.2:5000"),
+    ("[fd00:f::1]:80", "[fd00:1::2]:5000"),
 ];
 const INSTANCES: [&str; 2] = ["10.0.1.11", "fd00:1::11"];
 const ROUTERS: [&str; 2] = ["203.0.113.9", "2001:db8::9"];
@@ -41,9 +41,9 @@ fn serve(lab: &mut Lab) -> Result<()> {
         next_hop_ttl_ms: 0,
         ..lab.settings()
     })?;
-    for (number, (port, at, forward, _)) in (0..).zip(WAYS) {
+    for (number, (port, which, forward, _)) in (0..).zip(WAYS) {
         let index = number as u16 + 1;
-        lab.set_instance(index, instance(INSTANCES[at], 8080))?;
+        lab.set_instance(index, instance(INSTANCES[which], 8080))?;
         for (half, (address, _)) in (0..).zip(VIPS) {
             if forward == FORWARD_NAT && half == 1 {
                 continue;
@@ -53,7 +53,8 @@ fn serve(lab: &mut Lab) -> Result<()> {
                 table: number,
                 ..vip(2 * number + half + 1)
             };
-            lab.serve(vip_key(address, port, PROTOCOL_TCP), value, &[index])?;
+            let address = at(address).ip().to_string();
+            lab.serve(vip_key(&address, port, PROTOCOL_TCP), value, &[index])?;
         }
     }
     Ok(())
@@ -62,7 +63,7 @@ fn serve(lab: &mut Lab) -> Result<()> {
 /// A packet from a client to this port of its VIP, so long without its frame's header.
 fn sized(half: usize, port: u16, length: u32) -> Build {
     let (vip, client) = VIPS[half];
-    let to = SocketAddr::new(vip.parse().unwrap(), port);
+    let to = SocketAddr::new(at(vip).ip(), port);
     let headers = if half == 0 { 40 } else { 60 };
     Build::tcp(at(client), to, tcp::ACK)
         .with(|packet| packet.payload = vec![0x55; length as usize - headers])
@@ -174,7 +175,7 @@ fn not_everything_is_believed() -> Result<()> {
             change(&mut message);
             message
         };
-        let vip: IpAddr = VIPS[0].0.parse()?;
+        let vip = at(VIPS[0].0).ip();
         let other: IpAddr = "10.0.1.2".parse()?;
         for (what, message) in [
             ("about something else", with(&|m| m.head = [3, 1])),
