@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use lb_common::{Address, encapsulates};
+use lb_common::Address;
 
 use super::{
     datapath::{Datapath, DatapathError},
@@ -30,20 +30,17 @@ impl Paths {
         learns: bool,
         datapath: &mut dyn Datapath,
     ) -> Result<(), DatapathError> {
-        let wanted = if learns {
-            wanted(plan)
-        } else {
-            BTreeSet::new()
-        };
-        let gone: Vec<Address> = self.present.difference(&wanted).copied().collect();
+        let none = BTreeSet::new();
+        let wanted = if learns { &plan.tunnelled } else { &none };
+        let gone: Vec<Address> = self.present.difference(wanted).copied().collect();
         for address in gone {
             datapath.remove_path(&address)?;
             self.present.remove(&address);
         }
         for address in wanted {
-            if !self.present.contains(&address) {
-                datapath.put_path(&address)?;
-                self.present.insert(address);
+            if !self.present.contains(address) {
+                datapath.put_path(address)?;
+                self.present.insert(*address);
             }
         }
         Ok(())
@@ -73,12 +70,4 @@ impl Paths {
         known.sort_by_key(|path| path.address);
         Ok(known)
     }
-}
-
-/// The instances that tunnels lead to.
-fn wanted(plan: &Plan) -> BTreeSet<Address> {
-    let tunnels = plan.vips.values().filter(|vip| encapsulates(vip.forward()));
-    let shares = tunnels.flat_map(|vip| vip.recipe.shares());
-    let instances = shares.filter_map(|share| plan.instances.get(&share.index));
-    instances.map(|entry| entry.address).collect()
 }

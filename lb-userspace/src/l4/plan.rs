@@ -5,7 +5,7 @@
 //! property that can be checked after any history.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -48,6 +48,8 @@ pub(crate) struct Plan {
     pub(crate) settings: Settings,
     /// Instances by index. Only those that a VIP leads to.
     pub(crate) instances: BTreeMap<u16, InstanceEntry>,
+    /// Addresses of those that are behind tunnels, whether they take new connections or not.
+    pub(crate) tunnelled: BTreeSet<Address>,
     /// VIPs.
     pub(crate) vips: BTreeMap<VipKey, VipPlan>,
     /// Interfaces that are VLANs of others, by their index.
@@ -158,6 +160,7 @@ pub(crate) const fn vip_key(spec: &VipSpec) -> VipKey {
 pub(crate) fn plan(snapshot: &Snapshot, host: &Host) -> Plan {
     let mut warnings = Vec::new();
     let mut instances = BTreeMap::new();
+    let mut tunnelled = BTreeSet::new();
     let mut vips = BTreeMap::new();
     for spec in snapshot.vips.iter() {
         let Some(service) = snapshot.service(spec.service.as_str()) else {
@@ -170,7 +173,7 @@ pub(crate) fn plan(snapshot: &Snapshot, host: &Host) -> Plan {
             ));
             continue;
         }
-        add_instances(service, &mut instances);
+        add_instances(service, &mut instances, &mut tunnelled);
         let vip = match fallback(snapshot, service, spec) {
             Some(instead) => vip_plan(instead, service, spec),
             None => vip_plan(service, service, spec),
@@ -178,7 +181,7 @@ pub(crate) fn plan(snapshot: &Snapshot, host: &Host) -> Plan {
         // Whoever was served by it goes on when nobody new is.
         let named = service.spec.fallback.as_ref();
         if let Some(fallback) = named.and_then(|name| snapshot.service(name.as_str())) {
-            add_instances(fallback, &mut instances);
+            add_instances(fallback, &mut instances, &mut tunnelled);
         }
         warn(spec, service, &vip, &mut warnings);
         warn_of_strangers(spec, service, &snapshot.vips, &mut warnings);
@@ -190,6 +193,7 @@ pub(crate) fn plan(snapshot: &Snapshot, host: &Host) -> Plan {
     Plan {
         settings,
         instances,
+        tunnelled,
         vips,
         vlans: host.vlans.clone(),
         warnings,
@@ -226,7 +230,12 @@ fn fallback<'a>(snapshot: &'a Snapshot, service: &Service, vip: &VipSpec) -> Opt
     (!can_serve(service) && can_serve(instead)).then_some(&**instead)
 }
 
-fn add_instances(service: &Service, into: &mut BTreeMap<u16, InstanceEntry>) {
+fn add_instances(
+    service: &Service,
+    into: &mut BTreeMap<u16, InstanceEntry>,
+    tunnelled: &mut BTreeSet<Address>,
+) {
+    let is_tunnelled = matches!(service.spec.forwarding, Forwarding::Ipip | Forwarding::Gue);
     let weights = service.packet_weights();
     let members = service.members.iter().zip(service.statuses.iter());
     for ((member, status), weight) in members.zip(weights) {
@@ -241,6 +250,9 @@ fn add_instances(service: &Service, into: &mut BTreeMap<u16, InstanceEntry>) {
             state: state(status, weight),
             pad: 0,
         };
+        if is_tunnelled {
+            tunnelled.insert(entry.address);
+        }
         into.insert(id.index, entry);
     }
 }

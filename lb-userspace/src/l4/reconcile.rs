@@ -135,6 +135,11 @@ impl Reconciler {
         })
     }
 
+    /// Whether the program works on these maps.
+    pub(crate) const fn is_active(&self) -> bool {
+        self.active
+    }
+
     /// Says whether the program must not begin to work on these maps, if it has not yet.
     pub(crate) const fn hold_back(&mut self, is_held_back: bool) {
         self.is_held_back = is_held_back;

@@ -92,9 +92,10 @@ impl Worker {
         // fails again afterwards, and is told then: it must not hold up what else has changed.
         let _ = self.pace(snapshot);
         let _ = self.stay(plan);
+        let learned = self.learn(plan);
         let outcome = self.state.apply(plan, self.datapath.as_mut(), now)?;
         let paced = self.pace(snapshot);
-        let told = paced.and(self.stay(plan)).and(self.learn(plan));
+        let told = paced.and(self.stay(plan)).and(learned);
         Ok(Brought {
             outcome,
             withholds: unruled.is_some(),
@@ -132,8 +133,10 @@ impl Worker {
         self.sweep.set_idle(idle);
         let report = &mut self.next.reconcile;
         report.writes += outcome.writes;
-        // What is served is in the kernel as a whole, whatever waits.
-        self.is_behind = outcome.later.is_some();
+        // What is served is in the kernel as a whole, whatever waits; but a program that has not begun sees nothing
+        // of the flows that another one has on other maps.
+        let waits = brought.withholds && !self.state.is_active();
+        self.is_behind = outcome.later.is_some() || waits;
         if !self.is_behind && !brought.withholds {
             if report.revision != revision {
                 report.held = done;

@@ -175,24 +175,22 @@ impl AffinityMaps {
         }
     }
 
-    /// The clients, for which room is made if there is none. What is pinned is replaced when everything else is done.
+    /// The clients, for which room is made if there is none. What is pinned is replaced at once, or stays.
     fn need(&mut self) -> Result<&mut ClientMap, MapError> {
         let (most, pin) = (self.most, &self.pin);
-        let is_there = self.clients.get().is_some();
-        let map = self.clients.need(|| clients(most))?;
-        if !is_there {
-            let failed = |error| MapError::PinError {
-                name: Some(names::MAP_CLIENTS.to_owned()),
-                error,
-            };
+        self.clients.need(|| {
+            let map = clients(most)?;
             // Names of pins have no dots.
             let beside = pin.with_file_name(format!("{}-next", names::MAP_CLIENTS));
             let _ = fs::remove_file(&beside);
-            map.map().pin(&beside).map_err(failed)?;
-            let renamed = fs::rename(&beside, pin);
-            renamed.map_err(MapError::IoError)?;
-        }
-        Ok(map)
+            let pinned = map.map().pin(&beside);
+            pinned.map_err(|error| MapError::PinError {
+                name: Some(names::MAP_CLIENTS.to_owned()),
+                error,
+            })?;
+            fs::rename(&beside, pin).map_err(MapError::IoError)?;
+            Ok(map)
+        })
     }
 
     /// Clients that fit.
