@@ -7,7 +7,7 @@
 //! packets, as if the link next to lb were the narrow one.
 //!
 //! Anybody can send such a message who can reach lb's own address, so it must not do much harm. It has to have come to
-//! that address, about a packet from there to an instance behind a tunnel; nothing below what every path takes is
+//! that address, about a packet from there to an instance behind a tunnel; nothing below what tunnels for IPv6 need is
 //! believed, nothing for longer than ten minutes, and nothing of it concerns other ways of forwarding, where the
 //! client is told by the router itself.
 
@@ -17,11 +17,11 @@ use lb_common::{
 };
 use network_types::ip::{IpProto, Ipv4Hdr, Ipv6Hdr};
 
-use crate::{Packet, Scratch, Tables, Verdict, icmp::HEADER};
+use crate::{Packet, Scratch, Tables, Verdict, icmp::HEADER, too_big::MIN_MTU_V6};
 
 /// What is believed at least: below that a tunnel for a VIP of IPv6 could not take what its senders do not go below
 /// (1280 bytes, and 48 of outer headers), and nobody who sends a message is to have that much say.
-const LEAST: u32 = 1280 + 48;
+const LEAST: u32 = MIN_MTU_V6 + 48;
 /// Nanoseconds for which a tunnel's way is kept at most: what a router says of its path is to be heeded soon.
 const WAY_HOLDS: u64 = 10_000_000_000;
 

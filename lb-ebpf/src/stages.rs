@@ -60,8 +60,9 @@ pub fn process<P: Packet, T: Tables>(
         match step {
             Step::Done(verdict) => return verdict,
             // `Admit`, `Fragment` and `Icmp` hand on to `Encapsulate`, that to `TooBig`, and that to
-            // nobody, nor do `Finish`, `Refuse` and `PathMtu`, to which `Icmp` hands on too. `Cookie` gives back to `Admit` or `Splice` what it
-            // never gets a second time: a packet that was found to show nothing, or a SYN. This ends.
+            // nobody, nor do `Finish`, `Refuse` and `PathMtu`, to which `Icmp` hands on too. `Cookie` gives
+            // back to `Admit` or `Splice` what it never gets a second time: a packet that was found to show
+            // nothing, or a SYN. This ends.
             Step::Next(stage) => step = resume(stage, packet, tables, scratch, interface),
         }
     }

@@ -99,9 +99,7 @@ fn of_host(probe: &Probe, snapshot: &Snapshot) -> FlowExplanation {
     let to = probe.destination;
     let mut vips = snapshot.vips.iter();
     let found = vips.find(|vip| {
-        let (first, last) = vip.ports.ends();
-        (vip.address, vip.protocol) == (to.ip(), probe.protocol)
-            && (first..=last).contains(&to.port())
+        (vip.address, vip.protocol) == (to.ip(), probe.protocol) && vip.ports.hold(to.port())
     });
     let passed = Counter::PassedNotVip.label();
     if let Some(vip) = found {

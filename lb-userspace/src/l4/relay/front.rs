@@ -77,10 +77,7 @@ fn services<'a>(
 
 /// The VIP that connections to an address and port are for, and the service that serves it.
 pub(super) fn serving(snapshot: &Snapshot, at: SocketAddr) -> Option<(&VipSpec, &Arc<Service>)> {
-    let holds = |spec: &&VipSpec| {
-        let (first, last) = spec.ports.ends();
-        spec.address == at.ip() && (first..=last).contains(&at.port())
-    };
+    let holds = |spec: &&VipSpec| spec.address == at.ip() && spec.ports.hold(at.port());
     let all = snapshot.vips.iter().filter(holds);
     let all = all.filter_map(|spec| Some((spec, services(snapshot, spec)?.0)));
     // One port comes before a range that holds it.
