@@ -102,10 +102,8 @@ fn send<P: Packet, T: Tables>(
     }
     // What comes from memory has no limit that the verifier would know.
     let l3 = packet.blur(scratch.handover.l3 as usize);
-    if tag::changes(packet, l3, hop.flags, hop.interface != interface) {
-        tag::rewrite(packet, l3, hop.flags).ok_or(Counter::DropHeadroom)?;
-    }
-    Ok(hop.interface)
+    let way = (hop.interface, hop.flags);
+    tag::rewrite(packet, tables, l3, way, interface)
 }
 
 /// What has to fit the way.

@@ -266,10 +266,8 @@ fn send<P: Packet, T: Tables>(
         nat::rewrite_addresses(packet, &scratch.key, &piece.layout(), entry)?;
     }
     l2::rewrite(packet, &hop).ok_or(Counter::DropRewrite)?;
-    if tag::changes(packet, piece.l3, hop.flags, hop.interface != interface) {
-        tag::rewrite(packet, piece.l3, hop.flags).ok_or(Counter::DropHeadroom)?;
-    }
-    Ok(hop.interface)
+    let way = (hop.interface, hop.flags);
+    tag::rewrite(packet, tables, piece.l3, way, interface)
 }
 
 /// Where the parts of a fragment are.

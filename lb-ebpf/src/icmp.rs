@@ -189,10 +189,8 @@ fn send<P: Packet, T: Tables>(
         translate(packet, scratch, message, by)?;
     }
     l2::rewrite(packet, &hop).ok_or(Counter::DropRewrite)?;
-    if tag::changes(packet, message.l3, hop.flags, hop.interface != interface) {
-        tag::rewrite(packet, message.l3, hop.flags).ok_or(Counter::DropHeadroom)?;
-    }
-    Ok(hop.interface)
+    let way = (hop.interface, hop.flags);
+    tag::rewrite(packet, tables, message.l3, way, interface)
 }
 
 /// Gives message and quote the addresses and ports that they have on the other side of lb.

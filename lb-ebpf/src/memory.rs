@@ -26,7 +26,7 @@ use std::{
 use lb_common::{
     Acl, Address, AddressFilter, Affinity, Arrivals, ClientHop, ClientKey, ClientPin, CookieKeys,
     Counters, FlowEntry, FlowKey, InstanceEntry, MAX_INSTANCES, NextHop, PathMtu, PortRanges,
-    PrefixKey, Settings, SourceSet, Table, Traffic, Vip, VipKey, most_opening,
+    PrefixKey, Settings, SourceSet, Subinterface, Table, Traffic, Vip, VipKey, most_opening,
 };
 
 use crate::{
@@ -90,6 +90,7 @@ pub struct MemoryTables {
     instance_hops: Mutex<HashMap<u16, NextHop>>,
     client_hops: Mutex<HashMap<u32, ClientHop>>,
     path_mtus: Mutex<HashMap<Address, PathMtu>>,
+    subinterfaces: Mutex<HashMap<u32, Subinterface>>,
     routes: Mutex<HashMap<Address, Route>>,
     default_route: Mutex<Route>,
     now: AtomicU64,
@@ -145,6 +146,7 @@ impl MemoryTables {
             instance_hops: Mutex::default(),
             client_hops: Mutex::default(),
             path_mtus: Mutex::default(),
+            subinterfaces: Mutex::default(),
             routes: Mutex::default(),
             default_route: Mutex::new(Route::NoRoute),
             now: AtomicU64::new(1),
@@ -314,6 +316,15 @@ impl MemoryTables {
     /// Sets what the route table says of `destination`.
     pub fn set_route(&self, destination: Address, route: Route) {
         lock(&self.routes).insert(destination, route);
+    }
+
+    /// Sets what is known of an interface that is a VLAN; `None`: it is none.
+    pub fn set_subinterface(&self, index: u32, of: Option<Subinterface>) {
+        let mut known = lock(&self.subinterfaces);
+        match of {
+            Some(of) => known.insert(index, of),
+            None => known.remove(&index),
+        };
     }
 
     /// Instances behind tunnels, and what is noted of the paths to them.

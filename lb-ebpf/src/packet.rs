@@ -145,10 +145,10 @@ pub trait Packet {
         l3 != EthHdr::LEN
     }
 
-    /// Gives a packet whose IP header is at `l3` the tag of this VLAN and no other. The priority stays. `None`
-    /// when there is no room for it, or the packet ends before.
+    /// Gives a packet whose IP header is at `l3` these VLAN tags and no others, as [`lb_common::tag`] has them; 0 is
+    /// none. The priority stays. `None` when there is no room for them, or the packet ends before.
     #[inline(always)]
-    fn retag(&mut self, l3: usize, vlan: Option<u16>) -> Option<()> {
-        tag::write(self, l3, vlan)
+    fn retag(&mut self, l3: usize, outer: u32, inner: u32) -> Option<()> {
+        tag::write(self, l3, outer, inner)
     }
 }

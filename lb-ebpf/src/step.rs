@@ -58,9 +58,9 @@ pub struct Handover {
     pub ip_length: u32,
     /// Largest IP packet that the way takes, for [`Stage::TooBig`].
     pub mtu: u32,
-    /// Interface that the packet leaves by, for [`Stage::Finish`].
+    /// [`lb_common::NextHop::interface`] of its way, for [`Stage::Finish`].
     pub out: u32,
-    /// [`lb_common::NextHop::flags`] of its way, for the same.
+    /// [`lb_common::NextHop::flags`] of it, for the same.
     pub hop_flags: u16,
     /// [`lb_common::Vip::id`].
     pub vip: u16,

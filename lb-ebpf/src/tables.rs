@@ -5,8 +5,8 @@
 
 use lb_common::{
     Address, Affinity, Arrivals, ClientHop, ClientKey, ClientPin, Counter, FlowEntry, FlowKey,
-    InstanceEntry, NextHop, PathMtu, PrefixKey, Settings, Slot, SourceSet, Splice, Traffic, Vip,
-    VipKey,
+    InstanceEntry, NextHop, PathMtu, PrefixKey, Settings, Slot, SourceSet, Splice, Subinterface,
+    Traffic, Vip, VipKey,
 };
 
 use crate::{
@@ -211,6 +211,8 @@ pub trait Tables {
     /// `interface`.
     fn route(&self, source: &Address, destination: &Address, interface: u32) -> Route;
 
+    /// What is known of an interface that is a VLAN, by its index.
+    fn subinterface(&self, index: u32) -> Option<Subinterface>;
     /// What was last noted of the path to an instance behind a tunnel; `None` when it is none.
     fn path_mtu(&self, instance: &Address) -> Option<PathMtu>;
     /// Notes it, if it is one; whether it was.

@@ -29,6 +29,7 @@ mod flows;
 mod host;
 mod link;
 mod neighbour;
+mod netlink;
 mod open;
 mod owners;
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use anyhow::{Context, Result, ensure};
 use lb_common::{
     Counter, FORWARD_DNAT, FORWARD_GUE, FORWARD_IPIP, FORWARD_L2DSR, FORWARD_NAT, PROTOCOL_TCP,
-    PROTOCOL_UDP, Vip,
+    PROTOCOL_UDP, TAG_CUSTOMER, TAG_SERVICE, Vip, tag,
 };
 use lb_ebpf::Verdict;
 use lb_tests::packet::build::tcp;
@@ -13,6 +13,7 @@ use lb_tests::packet::kernel::Sizes;
 use lb_tests::packet::lab::{Lab, at, at_each_hook, instance, run, vip, vip_key};
 use lb_tests::packet::network::{BACK, FRONT, FRONT_MAC};
 use lb_tests::packet::pieces::cut;
+use lb_tests::packet::tunnel::IcmpError;
 use lb_tests::packet::{Build, check};
 
 const SIZES: Sizes = Sizes {
@@ -22,6 +23,29 @@ const SIZES: Sizes = Sizes {
 
 /// The VLAN that the second interface is of the first, where it is one.
 const VLAN: u16 = 0x123;
+/// The tags of what leaves for it: outer and inner, as the daemon has them and, in front of the ids, as frames do.
+const LINKS: [(&str, [u32; 2], &[[u8; 4]]); 4] = [
+    (
+        "a VLAN",
+        [tag(TAG_CUSTOMER, VLAN), 0],
+        &[[0x81, 0, 1, 0x23]],
+    ),
+    (
+        "a provider's VLAN",
+        [tag(TAG_SERVICE, VLAN), 0],
+        &[[0x88, 0xa8, 1, 0x23]],
+    ),
+    (
+        "a VLAN within a provider's",
+        [tag(TAG_SERVICE, 0xffe), tag(TAG_CUSTOMER, VLAN)],
+        &[[0x88, 0xa8, 0xf, 0xfe], [0x81, 0, 1, 0x23]],
+    ),
+    (
+        "a VLAN within a VLAN",
+        [tag(TAG_CUSTOMER, 9), tag(TAG_CUSTOMER, VLAN)],
+        &[[0x81, 0, 0, 9], [0x81, 0, 1, 0x23]],
+    ),
+];
 
 /// A client on the first interface, a VIP, an instance on the second one, lb.
 const NETS: [[&str; 4]; 2] = [
@@ -150,45 +174,88 @@ fn tags_are_of_the_link_and_not_of_the_packet() -> Result<()> {
         })
         .context("to another interface")?;
         drop(lab);
-        let mut lab = Lab::new(hook, SIZES)?;
-        lab.follow_all()?;
-        lab.make_vlan(VLAN)?;
-        serve(&mut lab)?;
-        compare(&mut lab, &mut plain, Verdict::Transmit, |priority| {
-            vec![[0x81, 0, priority | 1, 0x23]]
-        })
-        .context("to a VLAN of the same interface")
+        for (link, [outer, inner], tags) in LINKS {
+            let mut lab = Lab::new(hook, SIZES)?;
+            lab.follow_all()?;
+            lab.make_vlan(outer, inner)?;
+            serve(&mut lab)?;
+            compare(&mut lab, &mut plain, Verdict::Transmit, |priority| {
+                let with = |[e0, e1, high, low]: [u8; 4]| [e0, e1, priority | high, low];
+                tags.iter().copied().map(with).collect()
+            })
+            .with_context(|| format!("to {link} of the same interface"))?;
+        }
+        Ok(())
     })
+}
+
+fn has(frame: &[u8], tags: &[[u8; 4]]) -> Result<()> {
+    let found = frame[12..].starts_with(tags.as_flattened());
+    ensure!(found, "expected {tags:02x?}, found {frame:02x?}");
+    Ok(())
 }
 
 #[test]
 fn replies_fragments_and_errors_have_them_too() -> Result<()> {
-    for ([client, own, behind, lb], (port, forward)) in NETS
+    let forwards = [FORWARDS[0], FORWARDS[1]];
+    let ways = NETS
         .into_iter()
-        .flat_map(|net| [FORWARDS[0], FORWARDS[1]].map(|forward| (net, forward)))
+        .flat_map(|net| forwards.map(|forward| (net, forward)));
+    for (([client, own, behind, lb], (port, forward)), (_, [outer, inner], tags)) in
+        ways.flat_map(|way| [LINKS[0], LINKS[2]].map(|link| (way, link)))
     {
         run(SIZES, |lab| {
-            lab.make_vlan(VLAN)?;
+            lab.make_vlan(outer, inner)?;
             serve(lab)?;
             let (client, to, own) = (end(client, 5000), end(own, port), end(behind, 8080));
             let packet = Build::udp(client, to, &[7; 1000]).with(|packet| packet.fragments = 0);
             for piece in cut(&packet.bytes(), 1, 400) {
                 let seen = lab.send(&piece)?;
                 ensure!(seen.verdict == Verdict::Transmit, "{:?}", seen.verdict);
-                ensure!(
-                    seen.frame[12..16] == [0x81, 0, 1, 0x23],
-                    "{:02x?}",
-                    seen.frame
-                );
+                has(&seen.frame, tags)?;
             }
+            // What comes in elsewhere goes over to the interface below, and not to the VLAN's own.
+            let seen = lab.send_by(&Build::udp(client, to, b"hello").bytes(), BACK)?;
+            ensure!(
+                seen.verdict == Verdict::Redirect(FRONT),
+                "{:?}",
+                seen.verdict
+            );
+            has(&seen.frame, tags)?;
+            // A router has no way for what the instance has answered.
+            let (head, router) = if client.is_ipv4() {
+                ([3, 1], "203.0.113.9")
+            } else {
+                ([1, 0], "2001:db8::9")
+            };
+            let quoted = Build::udp(to, client, &[7; 30]).bytes();
+            let complaint = IcmpError {
+                macs: (FRONT_MAC, [2, 0, 0, 0, 0, 2]),
+                ends: (router.parse()?, to.ip()),
+                class: 0,
+                ttl: 64,
+                head,
+                rest: [0; 4],
+                quoted: quoted[14..].to_vec(),
+            };
+            let seen = lab.send(&complaint.bytes())?;
+            ensure!(seen.verdict == Verdict::Transmit, "{:?}", seen.verdict);
+            has(&seen.frame, tags)?;
             // The way back is to no VLAN, and the tags of the request are none of the answer's.
             let seen_as = if forward == FORWARD_NAT {
                 end(lb, 40_000)
             } else {
                 client
             };
-            let answer = Build::udp(own, seen_as, b"answer")
-                .with(|packet| packet.tags = vec![(0x8100, VLAN)]);
+            let answer = Build::udp(own, seen_as, b"answer").with(|packet| {
+                let halves = |[e0, e1, high, low]: &[u8; 4]| {
+                    (
+                        u16::from_be_bytes([*e0, *e1]),
+                        u16::from_be_bytes([*high, *low]),
+                    )
+                };
+                packet.tags = tags.iter().map(halves).collect();
+            });
             let seen = lab.send_by(&answer.bytes(), BACK)?;
             ensure!(
                 seen.verdict == Verdict::Redirect(FRONT),
@@ -209,9 +276,9 @@ fn replies_fragments_and_errors_have_them_too() -> Result<()> {
 }
 
 #[test]
-fn nothing_is_sent_to_a_vlan_that_would_take_two_tags() -> Result<()> {
+fn nothing_is_sent_to_a_vlan_that_would_take_three_tags() -> Result<()> {
     run(SIZES, |lab| {
-        lab.make_vlan(0)?;
+        lab.make_vlan(0, 0)?;
         serve(lab)?;
         for (_, packet) in packets() {
             let seen = lab.send(&packet)?;

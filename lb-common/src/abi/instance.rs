@@ -96,7 +96,9 @@ pub struct NextHop {
 
 /// [`NextHop::flags`]: the next hop is a router, not the destination itself.
 pub const HOP_GATEWAY: u16 = 1;
-/// [`NextHop::flags`]: frames leave with a VLAN tag, whose id begins at the bit [`HOP_VLAN`].
+/// [`NextHop::flags`]: frames leave with a VLAN tag, whose id begins at the bit [`HOP_VLAN`]. Without an id it is
+/// other tags than one of 802.1Q: [`NextHop::interface`] is then a [`Subinterface`], which knows them and what is
+/// below it.
 pub const HOP_TAGGED: u16 = 2;
 /// [`NextHop::flags`]: the instance took new connections in the epoch of [`NextHop::mtu_and_epoch`].
 pub const HOP_ACTIVE: u16 = 4;
@@ -153,28 +155,49 @@ impl NextHop {
     }
 }
 
-/// An interface that is a VLAN of another one. Frames that the kernel's routes send to it leave by the
-/// other one, with a tag (IEEE 802.1Q).
+/// An interface that is a VLAN of another one, or a VLAN within a VLAN of another one. Frames that the kernel's
+/// routes send to it leave by the other one, with tags.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Subinterface {
-    /// Index of the other interface.
+    /// Index of the other interface, which is no VLAN itself.
     pub parent: u32,
-    /// VLAN id, 1 to 4094; 0: frames cannot be sent there.
-    pub vlan: u16,
-    /// Always zero.
-    pub pad: [u8; 2],
+    /// The [tag](tag) that comes first in a frame; 0: frames cannot be sent there.
+    pub outer: u32,
+    /// The [tag](tag) behind it; 0: there is none.
+    pub inner: u32,
+}
+
+/// Ether type of a VLAN's tag (IEEE 802.1Q).
+pub const TAG_CUSTOMER: u16 = 0x8100;
+/// Ether type of the tag of a provider's VLAN (IEEE 802.1ad), within which there may be others.
+pub const TAG_SERVICE: u16 = 0x88a8;
+
+/// A tag as the number that its four bytes are: the ether type, the VLAN id (1 to 4094).
+#[inline(always)]
+#[must_use]
+pub const fn tag(ether_type: u16, vlan: u16) -> u32 {
+    (ether_type as u32) << 16 | vlan as u32
 }
 
 /// VLANs of interfaces that are told of at most.
 pub const MAX_SUBINTERFACES: u32 = 4096;
 
 impl Subinterface {
-    /// [`NextHop::flags`] of the ways that lead there.
+    /// [`NextHop::interface`] and [`NextHop::flags`] of the ways that lead there, where `index` is its own; `None`
+    /// when there are none.
     #[inline(always)]
     #[must_use]
-    pub const fn flags(&self) -> u16 {
-        HOP_TAGGED | (self.vlan & 0xfff) << HOP_VLAN
+    pub const fn way(&self, index: u32) -> Option<(u32, u16)> {
+        if self.outer == 0 {
+            return None;
+        }
+        let is_plain = self.outer >> 16 == TAG_CUSTOMER as u32 && self.inner == 0;
+        Some(if is_plain {
+            (self.parent, HOP_TAGGED | (self.outer as u16) << HOP_VLAN)
+        } else {
+            (index, HOP_TAGGED)
+        })
     }
 }
 
@@ -193,7 +216,7 @@ pub struct ClientHop {
 }
 
 const _: () = assert!(size_of::<InstanceEntry>() == 32 && align_of::<InstanceEntry>() == 8);
-const _: () = assert!(size_of::<Subinterface>() == 8);
+const _: () = assert!(size_of::<Subinterface>() == 12);
 const _: () = assert!(size_of::<NextHop>() == 32 && align_of::<NextHop>() == 8);
 const _: () = assert!(size_of::<ClientHop>() == 48 && CLIENT_HOPS.is_power_of_two());
 

@@ -50,8 +50,6 @@ const HEADERS: usize = 640;
 /// The headers of a plain packet, without the options of TCP, of which nothing is read in the first stage.
 const PLAIN_V4: usize = EthHdr::LEN + Ipv4Hdr::LEN + TcpHdr::LEN;
 const PLAIN_V6: usize = EthHdr::LEN + Ipv6Hdr::LEN + TcpHdr::LEN;
-/// Ether type of a tag (IEEE 802.1Q), as the helper wants it.
-const KIND: u16 = 0x8100_u16.to_be();
 /// Tags that are taken off.
 const MAX_TAGS: usize = 3;
 
@@ -381,7 +379,7 @@ impl Packet for SocketBuffer {
     }
 
     #[inline(always)]
-    fn retag(&mut self, l3: usize, vlan: Option<u16>) -> Option<()> {
+    fn retag(&mut self, l3: usize, outer: u32, inner: u32) -> Option<()> {
         let mut priority = 0;
         for tag in 0..MAX_TAGS {
             let is_beside = field!(self.context, vlan_present) != 0;
@@ -402,11 +400,15 @@ impl Packet for SocketBuffer {
                 }
             }
         }
-        if let Some(vlan) = vlan {
-            // SAFETY: as above.
-            let result = unsafe { bpf_skb_vlan_push(self.context, KIND, priority | vlan) };
-            if result != 0 {
-                return None;
+        for tag in [inner, outer] {
+            if tag != 0 {
+                let ether_type = ((tag >> 16) as u16).to_be();
+                // SAFETY: as above. It puts the tag that it finds beside the bytes among them.
+                let result =
+                    unsafe { bpf_skb_vlan_push(self.context, ether_type, priority | tag as u16) };
+                if result != 0 {
+                    return None;
+                }
             }
         }
         Some(())

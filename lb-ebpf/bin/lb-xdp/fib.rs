@@ -71,11 +71,11 @@ pub(crate) fn ask(
             let mut flags = if direct { 0 } else { HOP_GATEWAY };
             // SAFETY: copied at once.
             if let Some(vlan) = unsafe { SUBINTERFACES.get(&interface) } {
-                if vlan.vlan == 0 {
+                let Some((out, tagged)) = vlan.way(interface) else {
                     return Route::NoRoute;
-                }
-                interface = vlan.parent;
-                flags |= vlan.flags();
+                };
+                interface = out;
+                flags |= tagged;
             }
             Route::Found(NextHop {
                 fresh_until: 0,

@@ -14,8 +14,8 @@ use aya_ebpf::{
 use lb_common::{
     ACL_ON, Address, Affinity, Arrivals, COUNTER_COUNT, ClientHop, ClientKey, ClientPin, Counter,
     Counters, DROP_COUNT, Drops, FlowEntry, FlowKey, InstanceEntry, MAX_RANGES, NextHop,
-    PREFIX_DENIED, PathMtu, PrefixKey, SOURCE_WAYS, Settings, Slot, SourceSet, Traffic,
-    VIP_OF_PORTS, Vip, VipKey, same_flow,
+    PREFIX_DENIED, PathMtu, PrefixKey, SOURCE_WAYS, Settings, Slot, SourceSet, Subinterface,
+    Traffic, VIP_OF_PORTS, Vip, VipKey, same_flow,
 };
 use lb_ebpf::{
     Flow as _, Insert, Route, Scratch, Tables,
@@ -34,8 +34,9 @@ use crate::{
     maps::{
         ADDRESS_FILTER, AFFINITIES, ARRIVALS, BUCKETS, CLIENT_HOPS, CLIENTS, CONNECTIONS,
         COOKIE_KEYS, COUNTERS, EPOCHS, EXPIRED, FRAGMENTS, INSTANCE_TRAFFIC, INSTANCES, JUDGED,
-        LIVE, NEXT_HOPS, OPENINGS, PATH_MTUS, PREFIXES, RECENT, SERVICES, SETTINGS, SOURCES, TURNS,
-        VIP_ADDRESSES, VIP_DROPS, VIP_EPOCH, VIP_TRAFFIC, VIPS, WORKPLACE, Workplace,
+        LIVE, NEXT_HOPS, OPENINGS, PATH_MTUS, PREFIXES, RECENT, SERVICES, SETTINGS, SOURCES,
+        SUBINTERFACES, TURNS, VIP_ADDRESSES, VIP_DROPS, VIP_EPOCH, VIP_TRAFFIC, VIPS, WORKPLACE,
+        Workplace,
     },
     parts::{acl, add_live, ceiling, column, is_expected, is_marked},
 };
@@ -541,6 +542,12 @@ impl Tables for Maps<'_> {
             // SAFETY: this processor's element, which nothing else writes.
             unsafe { ptr::write(element, *hop) }
         }
+    }
+
+    #[inline(always)]
+    fn subinterface(&self, index: u32) -> Option<Subinterface> {
+        // SAFETY: copied at once.
+        unsafe { SUBINTERFACES.get(&index).copied() }
     }
 
     #[inline(always)]

@@ -5,7 +5,7 @@ use std::sync::{Arc, atomic::Ordering::Relaxed};
 use lb_common::{
     Address, Affinity, Arrivals, CLIENT_HOPS, ClientHop, ClientKey, ClientPin, Counter, FlowEntry,
     FlowKey, InstanceEntry, MAX_INSTANCES, MAX_VIPS, NextHop, PREFIX_DENIED, PathMtu, PrefixKey,
-    SLOTS, SOURCE_SETS, Settings, Slot, SourceSet, Traffic, Vip, VipKey,
+    SLOTS, SOURCE_SETS, Settings, Slot, SourceSet, Subinterface, Traffic, Vip, VipKey,
 };
 
 use super::{CLIENTS, MemoryFlow, MemoryTables, lock, prefix};
@@ -334,6 +334,10 @@ impl Tables for MemoryTables {
 
     fn cache_instance_hop(&self, index: u16, hop: &NextHop) {
         lock(&self.instance_hops).insert(index, *hop);
+    }
+
+    fn subinterface(&self, index: u32) -> Option<Subinterface> {
+        lock(&self.subinterfaces).get(&index).copied()
     }
 
     fn path_mtu(&self, instance: &Address) -> Option<PathMtu> {

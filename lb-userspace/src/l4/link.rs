@@ -1,4 +1,4 @@
-//! What an interface is, as the kernel's netlink tells.
+//! What an interface is.
 //!
 //! Two things are to be known before a program is attached. Whether frames on it begin with an Ethernet header:
 //! a program would see nothing that it knows on others, and lb would run and serve nobody. And whether it is one
@@ -7,14 +7,9 @@
 
 use std::io;
 
-use netlink_packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
-use netlink_packet_route::{
-    RouteNetlinkMessage,
-    link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage},
-};
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use netlink_packet_route::link::{InfoKind, LinkLayerType};
 
-use super::{L4Error, host};
+use super::{L4Error, host, netlink};
 
 /// An interface whose frames the programs can read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,46 +52,10 @@ struct Link {
 impl Link {
     /// Asks the kernel for the interface with this index.
     fn of(index: u32) -> io::Result<Self> {
-        let socket = Socket::new(NETLINK_ROUTE)?;
-        socket.connect(&SocketAddr::new(0, 0))?;
-        let mut wanted = LinkMessage::default();
-        wanted.header.index = index;
-        let mut request = NetlinkMessage::from(RouteNetlinkMessage::GetLink(wanted));
-        request.header.flags = NLM_F_REQUEST;
-        request.finalize();
-        let mut bytes = vec![0; request.buffer_len()];
-        request.serialize(&mut bytes);
-        socket.send(&bytes, 0)?;
-        let (answer, _) = socket.recv_from_full()?;
-        Self::read(&answer)
-    }
-
-    /// Reads an answer.
-    fn read(answer: &[u8]) -> io::Result<Self> {
-        let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(answer);
-        let message = match answer.map_err(io::Error::other)?.payload {
-            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(message)) => message,
-            NetlinkPayload::Error(error) => return Err(error.to_io()),
-            other => {
-                return Err(io::Error::other(format!(
-                    "expected a link, found {other:?}"
-                )));
-            }
-        };
-        let infos = message
-            .attributes
-            .into_iter()
-            .find_map(|attribute| match attribute {
-                LinkAttribute::LinkInfo(infos) => Some(infos),
-                _ => None,
-            });
-        let kind = infos.into_iter().flatten().find_map(|info| match info {
-            LinkInfo::Kind(kind) => Some(kind),
-            _ => None,
-        });
+        let link = netlink::link(index)?;
         Ok(Self {
-            layer: message.header.link_layer_type,
-            kind,
+            layer: link.header.link_layer_type,
+            kind: netlink::kind(&link).cloned(),
         })
     }
 
@@ -130,13 +89,6 @@ mod tests {
         let index = host::interface_index("lo").unwrap();
         let link = Link::of(index).unwrap();
         assert!(link.has_frames() && !link.is_pair(), "{link:?}");
-    }
-
-    #[test]
-    fn one_that_is_not_there_is_an_error() {
-        let error = Link::of(0x7fff_fff0).unwrap_err();
-        assert_eq!(error.raw_os_error(), Some(libc::ENODEV));
-        assert!(Link::read(&[1, 2, 3]).is_err());
     }
 
     #[test]

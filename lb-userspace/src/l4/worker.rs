@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use lb_common::VipKey;
+use lb_common::{Subinterface, VipKey};
 use tokio::time::{Instant, sleep_until};
 
 use super::{
@@ -113,7 +113,7 @@ impl Worker {
         let seed = RandomState::new().build_hasher().finish();
         let mut worker = Self {
             datapath,
-            host: ask(&spec),
+            host: ask(&spec, &BTreeMap::new()),
             spec,
             reason,
             state,
@@ -233,18 +233,22 @@ impl Worker {
     }
 }
 
-/// What the host has of what a plan depends on.
-fn ask(spec: &DatapathSpec) -> Host {
+/// What the host has of what a plan depends on. These VLANs are known.
+fn ask(spec: &DatapathSpec, known: &BTreeMap<u32, Subinterface>) -> Host {
     let interfaces = &spec.interfaces;
     let families = interfaces
         .iter()
         .flat_map(|name| [true, false].map(|v4| (name.clone(), v4)));
+    let vlans = vlans::all();
     Host {
         addresses: addresses::of(interfaces.first().map(String::as_str)),
         not_forwarding: families
             .filter(|(name, v4)| host::forwards(name, *v4) == Some(false))
             .collect(),
-        vlans: vlans::all(),
+        vlans: vlans.unwrap_or_else(|error| {
+            tracing::warn!(%error, "the kernel does not tell of VLANs; those that are known stay");
+            known.clone()
+        }),
         spec: spec.clone(),
     }
 }

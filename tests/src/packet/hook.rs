@@ -194,7 +194,7 @@ fn descriptor(program: &Program) -> Result<&ProgramFd> {
 /// A frame without its VLAN tag.
 fn untagged(frame: &[u8]) -> Vec<u8> {
     match frame.get(12..16) {
-        Some([0x81, 0, ..]) => [&frame[..12], &frame[16..]].concat(),
+        Some([0x81, 0, ..] | [0x88, 0xa8, ..]) => [&frame[..12], &frame[16..]].concat(),
         _ => frame.to_vec(),
     }
 }

@@ -139,16 +139,14 @@ pub(super) fn way_to(host: IpAddr) -> Option<Route> {
 
 /// Tells it that [`BACK`] is a VLAN of [`FRONT`]: what the kernel's routes send there leaves by that.
 pub(super) fn tell_vlan(memory: &MemoryTables, vlan: &Subinterface) {
+    memory.set_subinterface(BACK, Some(*vlan));
     for (host, interface, mac) in HOSTS.iter().filter(|(_, interface, _)| *interface == BACK) {
-        let way = NextHop {
-            interface: vlan.parent,
-            ..hop(*interface, *mac, vlan.flags())
-        };
-        let route = if vlan.vlan == 0 {
-            Route::NoRoute
-        } else {
-            Route::Found(way)
-        };
+        let route = vlan.way(BACK).map_or(Route::NoRoute, |(out, flags)| {
+            Route::Found(NextHop {
+                interface: out,
+                ..hop(*interface, *mac, flags)
+            })
+        });
         memory.set_route(address(host), route);
     }
 }

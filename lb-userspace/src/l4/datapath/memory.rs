@@ -266,13 +266,16 @@ impl Datapath for Memory {
         Ok(())
     }
 
-    // What the program would make of it, the routes in memory say by themselves.
     fn put_subinterface(&mut self, index: u32, of: &Subinterface) -> Result<(), DatapathError> {
-        self.write(format!("vlan {} of {} is {index}", of.vlan, of.parent))
+        self.write(format!("tag {:08x} of {} is {index}", of.outer, of.parent))?;
+        self.kernel.set_subinterface(index, Some(*of));
+        Ok(())
     }
 
     fn remove_subinterface(&mut self, index: u32) -> Result<(), DatapathError> {
-        self.write(format!("{index} is no vlan"))
+        self.write(format!("{index} is no vlan"))?;
+        self.kernel.set_subinterface(index, None);
+        Ok(())
     }
 
     fn path_mtus(&self) -> Result<Vec<(Address, PathMtu)>, DatapathError> {

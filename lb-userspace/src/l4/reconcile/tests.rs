@@ -1,7 +1,8 @@
 //! What ends up in the maps, in which order, and that nothing is left behind.
 
 use lb_common::{
-    INSTANCE_ACTIVE, INSTANCE_DRAINING, INSTANCE_FAILED, PortRanges, Subinterface, Table, VipKey,
+    INSTANCE_ACTIVE, INSTANCE_DRAINING, INSTANCE_FAILED, PortRanges, Subinterface, TAG_CUSTOMER,
+    Table, VipKey, tag,
 };
 use lb_ebpf::Tables as _;
 use proptest::prelude::*;
@@ -158,14 +159,17 @@ fn vlans_are_told_to_each_program_as_they_come_and_go() {
     kernel.take_log();
     let of = |parent, vlan| Subinterface {
         parent,
-        vlan,
-        ..Subinterface::default()
+        outer: tag(TAG_CUSTOMER, vlan),
+        inner: 0,
     };
     let mut plan = world.plan();
     plan.vlans = BTreeMap::from([(7, of(2, 9)), (8, of(2, 10))]);
     // It is no change of what VIPs are, so it is none of the writes.
     assert_eq!(kernel.try_apply(&plan), Ok(Outcome::default()));
-    assert_eq!(kernel.take_log(), ["vlan 9 of 2 is 7", "vlan 10 of 2 is 8"]);
+    assert_eq!(
+        kernel.take_log(),
+        ["tag 81000009 of 2 is 7", "tag 8100000a of 2 is 8"]
+    );
     assert_eq!(kernel.try_apply(&plan), Ok(Outcome::default()));
     assert_eq!(kernel.take_log(), [""; 0]);
     plan.vlans = BTreeMap::from([(8, of(3, 10))]);
@@ -173,10 +177,13 @@ fn vlans_are_told_to_each_program_as_they_come_and_go() {
     assert!(kernel.try_apply(&plan).is_err());
     assert_eq!(kernel.take_log(), ["7 is no vlan"]);
     assert_eq!(kernel.try_apply(&plan), Ok(Outcome::default()));
-    assert_eq!(kernel.take_log(), ["vlan 10 of 3 is 8"]);
+    assert_eq!(kernel.take_log(), ["tag 8100000a of 3 is 8"]);
     let mut next = Kernel::over(kernel.memory.clone());
     next.try_apply(&plan).unwrap();
-    assert!(next.take_log().contains(&"vlan 10 of 3 is 8".to_owned()));
+    assert!(
+        next.take_log()
+            .contains(&"tag 8100000a of 3 is 8".to_owned())
+    );
 }
 
 #[test]

@@ -10,9 +10,9 @@ use lb_common::{
     Affinity, Arrivals, FORWARD_DNAT, FORWARD_GUE, FORWARD_IPIP, FORWARD_L2DSR, FORWARD_NAT,
     HASH_FLOW, HASH_SOURCE, INSTANCE_ABSENT, INSTANCE_ACTIVE, INSTANCE_DOWN, INSTANCE_DRAINING,
     InstanceEntry, PREFIX_ALLOWED, PREFIX_DENIED, PROTOCOL_TCP, PROTOCOL_UDP, PortRange,
-    SELECT_HASH, SELECT_LEAST_CONNECTIONS, SELECT_TURN, SLOTS, Settings, Slot, Table, VIP_COOKIES,
-    VIP_KEEPS_PORT, VIP_LIMITED, VIP_OWNED, VIP_OWNED_BY_SOURCE, VIP_REFUSES, VIP_SETTLES, Vip,
-    VipKey, translates,
+    SELECT_HASH, SELECT_LEAST_CONNECTIONS, SELECT_TURN, SLOTS, Settings, Slot, TAG_CUSTOMER,
+    TAG_SERVICE, Table, VIP_COOKIES, VIP_KEEPS_PORT, VIP_LIMITED, VIP_OWNED, VIP_OWNED_BY_SOURCE,
+    VIP_REFUSES, VIP_SETTLES, Vip, VipKey, tag, translates,
 };
 
 use crate::packet::kernel::Sizes;
@@ -42,6 +42,15 @@ const INSTANCES: &[(u16, &str)] = &[
 ];
 /// The one that may have so many connections and no more.
 const LIMITED: u16 = 10;
+
+/// What VLANs the second interface may be of the first: the outer tag, the inner one. Nothing is sent to the last.
+const VLANS: [(u32, u32); 5] = [
+    (tag(TAG_CUSTOMER, 7), 0),
+    (tag(TAG_CUSTOMER, 7), 0),
+    (tag(TAG_SERVICE, 7), 0),
+    (tag(TAG_SERVICE, 9), tag(TAG_CUSTOMER, 7)),
+    (0, 0),
+];
 
 const TABLES: u32 = 8;
 
@@ -80,7 +89,8 @@ impl World {
         let settings = settings(random, lab.settings());
         lab.set_settings(settings)?;
         if random.one_in(4) {
-            lab.make_vlan(random.pick(&[7, 7, 7, 0]))?;
+            let (outer, inner) = random.pick(&VLANS);
+            lab.make_vlan(outer, inner)?;
         }
         for (index, _) in INSTANCES {
             world.set_instance(*index, INSTANCE_ACTIVE, random, lab)?;

@@ -94,15 +94,15 @@ impl Lab {
         Ok(())
     }
 
-    /// Makes the second interface a VLAN of [`FRONT`], as far as the program knows.
+    /// Makes the second interface a VLAN of [`FRONT`] with these tags, as far as the program knows.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn make_vlan(&mut self, vlan: u16) -> Result<()> {
+    pub fn make_vlan(&mut self, outer: u32, inner: u32) -> Result<()> {
         let of = Subinterface {
             parent: FRONT,
-            vlan,
-            ..Subinterface::default()
+            outer,
+            inner,
         };
         network::tell_vlan(&self.memory, &of);
         self.kernel.set_subinterface(BACK, &of)
