@@ -4,7 +4,7 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use hyper::Method;
@@ -126,6 +126,21 @@ impl Daemon {
     pub fn start_in_vain(&mut self, after: Duration) -> Result<()> {
         let mut process = self.launch()?;
         std::thread::sleep(after);
+        process.kill()
+    }
+
+    /// Starts the daemon and kills it as soon as something is so, which is looked at all the time.
+    ///
+    /// # Errors
+    /// When it cannot be started, or that has not come within ten seconds.
+    pub fn start_until(&mut self, mut is_so: impl FnMut() -> bool) -> Result<()> {
+        let mut process = self.launch()?;
+        let begun = Instant::now();
+        while !is_so() {
+            if begun.elapsed() > Duration::from_secs(10) {
+                bail!("it has not come to that:\n{}", process.log());
+            }
+        }
         process.kill()
     }
 

@@ -1,12 +1,17 @@
 //! The kernel path without its daemon: traffic goes on, the next daemon adopts, `detach` ends it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use aya::programs::links::{FdLink, PinnedLink};
+use lb_common::names;
 use lb_tests::client::{held::Held, tcp, transfer, transfer::Transfer};
+use lb_tests::datapath::{ours, sets};
+use lb_tests::packet::hook::Hook;
 use lb_tests::scene::{Configuration, DSR, FAMILIES, NAT, Scene, address};
 use lb_tests::topology::Family;
 use lb_tests::{cleanup, command, instance};
@@ -16,10 +21,15 @@ use serde_json::Value;
 const STEPS: u32 = 400;
 const REST: Duration = Duration::from_millis(5);
 
+/// How long a daemon takes, at most, to look at the links that are there when its programs are loaded. It loads them
+/// once more then, which takes longer.
+const LOOKED: Duration = Duration::from_millis(50);
+
 const VIPS: [(u8, Family); 3] = [(NAT, Family::V4), (NAT, Family::V6), (DSR, Family::V4)];
 
-fn scene() -> Result<Scene> {
-    let mut configuration = Configuration::new("[]").packets();
+fn scene(hook: Hook) -> Result<Scene> {
+    let configuration = Configuration::new("[]").packets_at(hook);
+    let mut configuration = configuration.with("max_connections = 4000");
     for (name, number) in [("nat", NAT), ("l2dsr", DSR)] {
         let settings = format!("forwarding = \"{name}\"");
         configuration = configuration
@@ -82,7 +92,7 @@ fn connect(scene: &Scene, target: SocketAddr, count: u32) -> Result<()> {
 #[test]
 #[ignore = "needs root"]
 fn a_killed_daemon_breaks_nothing_and_its_successor_adopts() -> Result<()> {
-    let mut scene = scene()?;
+    let mut scene = scene(Hook::Xdp)?;
     let client = &scene.topology.client.namespace;
     for target in targets() {
         connect(&scene, target, 30)?;
@@ -141,10 +151,161 @@ fn a_killed_daemon_breaks_nothing_and_its_successor_adopts() -> Result<()> {
     Ok(())
 }
 
+/// The programs on the links, by what those are pinned as.
+fn programs(pins: &Path) -> Result<BTreeMap<PathBuf, u32>> {
+    let links = fs::read_dir(pins.join("links"))?;
+    let program = |path: PathBuf| {
+        let link = FdLink::from(PinnedLink::from_pin(&path)?);
+        Ok((path, link.info()?.program_id()))
+    };
+    links.map(|link| program(link?.path())).collect()
+}
+
+/// Connections that are open at all instances.
+fn live(scene: &Scene) -> Result<u64> {
+    Scene::age_figures();
+    let answer = scene.daemon.get("/instances")?;
+    let all = answer["instances"].as_array().into_iter().flatten();
+    let live = all.filter_map(|one| one["kernel"]["live_connections"].as_u64());
+    Ok(live.sum())
+}
+
+/// Stops the daemon and starts it on these interfaces.
+fn serve_on(scene: &mut Scene, interfaces: &[&str]) -> Result<()> {
+    scene.daemon.stop(Duration::from_secs(5))?;
+    change(scene, "interfaces", &format!("{interfaces:?}"))?;
+    scene.daemon.start_again()?;
+    scene.settle()?;
+    let attached = programs(scene.daemon.pins())?;
+    ensure!(attached.len() == interfaces.len(), "{attached:?}");
+    Ok(())
+}
+
+/// Gives a setting of the configuration file another value.
+fn change(scene: &Scene, name: &str, value: &str) -> Result<()> {
+    let text = fs::read_to_string(scene.daemon.file())?;
+    let lines = text.lines().map(|line| match line.split_once(" = ") {
+        Some((found, _)) if found == name => format!("{name} = {value}\n"),
+        _ => format!("{line}\n"),
+    });
+    scene.daemon.configure(&lines.collect::<String>())
+}
+
+/// Whether programs have been loaded over the second set of maps.
+fn has_loaded(pins: &Path) -> bool {
+    let names = fs::read_dir(pins.join(ours(2))).into_iter().flatten();
+    let mut names = names.filter_map(|entry| Some(entry.ok()?.file_name()));
+    names.any(|name| name.to_string_lossy().starts_with(names::MAP_STAGES))
+}
+
+/// Starts a daemon over maps of another size, and has it die when it has moved some links and not all. It finds the
+/// link of one interface and, when it wants to move it, finds it no more. Says which it has moved.
+fn die_between_links(scene: &mut Scene, interface: &str) -> Result<Vec<PathBuf>> {
+    change(scene, "max_connections", "5000")?;
+    let pins = pins(scene);
+    let before = programs(&pins)?;
+    let is_it = |link: &&PathBuf| link.to_string_lossy().ends_with(&format!("-{interface}"));
+    let link = before.keys().find(is_it).context("no such link")?;
+    let aside = pins.join("aside");
+    let is_moved = |now: &BTreeMap<PathBuf, u32>| now.iter().any(|(link, id)| before[link] != *id);
+    let (mut loaded, mut is_aside) = (None, false);
+    scene.daemon.start_until(|| {
+        if loaded.is_none() && has_loaded(&pins) {
+            loaded = Some(Instant::now());
+        }
+        // By then it has looked at the links, and is loading the programs that packets are tried on.
+        if loaded.is_some_and(|at| at.elapsed() > LOOKED) && !is_aside {
+            is_aside = fs::rename(link, &aside).is_ok();
+        }
+        is_aside && programs(&pins).is_ok_and(|now| is_moved(&now))
+    })?;
+    fs::rename(&aside, link)?;
+    ensure!(sets(&pins)?.len() == 2);
+    let mut after = programs(&pins)?;
+    after.retain(|link, id| before[link] != *id);
+    ensure!(!after.contains_key(link), "{link:?} was moved");
+    Ok(after.into_keys().collect())
+}
+
+/// A daemon dies when some links are moved to other maps and others are not, and that of the traffic is
+/// (`with_traffic`) or is not.
+fn half_moved(hook: Hook, with_traffic: bool) -> Result<()> {
+    let mut scene = scene(hook)?;
+    let namespace = &scene.topology.balancer.namespace;
+    namespace.ip(&[
+        "link add x1 type veth peer name y1",
+        "link set x1 up",
+        "link add x2 type veth peer name y2",
+        "link set x2 up",
+    ])?;
+    // The link that was made last is moved first.
+    if with_traffic {
+        serve_on(&mut scene, &["x1", "x2"])?;
+    }
+    serve_on(&mut scene, &["x1", "x2", "eth0"])?;
+    let client = &scene.topology.client.namespace;
+    let held: Vec<Held> = targets()
+        .iter()
+        .map(|target| Held::open(client, *target, 10))
+        .collect::<Result<_>>()?;
+    let opened: Vec<_> = held.iter().map(|held| held.opened().clone()).collect();
+    let ids = instances(&scene)?;
+    scene.daemon.kill()?;
+    let transfers = targets().map(|target| Transfer::start(client, target, STEPS, REST));
+
+    let moved = die_between_links(&mut scene, "x1")?;
+    let is_eth0 = |link: &PathBuf| link.to_string_lossy().ends_with("-eth0");
+    ensure!(moved.iter().any(is_eth0) == with_traffic, "{moved:?}");
+    for target in targets() {
+        connect(&scene, target, 30)?;
+    }
+    scene.daemon.start_again()?;
+    scene.settle()?;
+
+    ensure!(sets(scene.daemon.pins())?.len() == 1);
+    let programs = programs(scene.daemon.pins())?;
+    let different: BTreeSet<u32> = programs.values().copied().collect();
+    ensure!((programs.len(), different.len()) == (3, 1), "{programs:?}");
+    for (before, now) in ids.iter().zip(&instances(&scene)?) {
+        ensure!(
+            (&before.0, &before.1) == (&now.0, &now.1),
+            "{before:?} became {now:?}"
+        );
+    }
+    for target in targets() {
+        connect(&scene, target, 30)?;
+    }
+    for transfer in transfers {
+        let bytes = transfer.finish()?;
+        let full = u64::from(STEPS) * transfer::STEP as u64;
+        ensure!(bytes == full, "{bytes} of {full} bytes came back");
+    }
+    let mut found = 0;
+    let is_right = cleanup::within(Duration::from_secs(30), || {
+        found = live(&scene).unwrap_or_default();
+        found == 30
+    });
+    ensure!(is_right, "30 connections are held, {found} are open");
+    for (held, opened) in held.into_iter().zip(opened) {
+        let end = held.close()?;
+        ensure!(end == opened, "opened {opened}; at the end {end}");
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_daemon_that_dies_between_two_links_breaks_nothing() -> Result<()> {
+    for (hook, with_traffic) in [(Hook::Xdp, false), (Hook::Xdp, true), (Hook::Tc, true)] {
+        half_moved(hook, with_traffic).with_context(|| format!("{hook:?}, {with_traffic}"))?;
+    }
+    Ok(())
+}
+
 #[test]
 #[ignore = "needs root"]
 fn a_restart_with_other_weights_keeps_connections() -> Result<()> {
-    let mut scene = scene()?;
+    let mut scene = scene(Hook::Xdp)?;
     let client = &scene.topology.client.namespace;
     let held: Vec<Held> = targets()
         .iter()
@@ -178,7 +339,7 @@ fn a_restart_with_other_weights_keeps_connections() -> Result<()> {
 #[test]
 #[ignore = "needs root"]
 fn detach_takes_everything_off() -> Result<()> {
-    let mut scene = scene()?;
+    let mut scene = scene(Hook::Xdp)?;
     let pins = pins(&scene);
     let pinned = |path: &Path| fs::read_dir(path).map_or(0, Iterator::count);
     ensure!(
