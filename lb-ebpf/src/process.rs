@@ -137,7 +137,6 @@ pub(crate) fn steer<P: Packet, T: Tables, const ADMITS: bool>(
         known,
     ) {
         Ok((out, flags)) => {
-            let verdict = way.forwarded(tables, out, interface);
             let retag = tag::changes(packet, layout.l3, flags, out != interface);
             if retag || layout.has(parse::TCP_SYN | parse::TCP_FIN | parse::TCP_RST) {
                 if layout.has(parse::TCP_FIN | parse::TCP_RST) {
@@ -150,7 +149,7 @@ pub(crate) fn steer<P: Packet, T: Tables, const ADMITS: bool>(
                     return step;
                 }
             }
-            Step::Done(verdict)
+            Step::Done(way.forwarded(tables, out, interface))
         }
         Err(Refusal::TooBig(mtu)) => hand_over(scratch, layout, &entry, mtu, Stage::TooBig),
         Err(Refusal::Other(reason)) => Step::Done(way.refused(tables, reason)),

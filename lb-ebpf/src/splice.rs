@@ -155,7 +155,6 @@ pub fn forward<P: Packet, T: Tables>(
         (&flow, turn),
     ) {
         Ok((out, flags)) => {
-            let verdict = Way::of(packet, &scratch.handover).forwarded(tables, out, interface);
             if layout.has(TCP_FIN | TCP_RST) {
                 conntrack::note_end(tables, &scratch.key, layout.tcp_flags, &flow);
             }
@@ -165,7 +164,8 @@ pub fn forward<P: Packet, T: Tables>(
                 scratch.handover.hop_flags = flags;
                 return Step::Next(Stage::Finish);
             }
-            Step::Done(verdict)
+            let way = Way::of(packet, &scratch.handover);
+            Step::Done(way.forwarded(tables, out, interface))
         }
         Err(Counter::AnsweredTooBig) => Step::Next(Stage::TooBig),
         Err(reason) => Step::Done(way.refused(tables, reason)),

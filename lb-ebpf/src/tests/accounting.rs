@@ -3,16 +3,16 @@
 use std::collections::HashMap;
 
 use lb_common::{
-    Counter, FLOW_FORWARD, FLOW_REPLY, FORWARD_L2DSR, FORWARD_NAT, INSTANCE_ABSENT,
-    INSTANCE_ACTIVE, INSTANCE_DOWN, INSTANCE_DRAINING, INSTANCE_FAILED, InstanceEntry,
-    PROTOCOL_TCP, SELECT_HASH, SELECT_LEAST_CONNECTIONS, SELECT_TURN, STATE_CLOSED, Vip, VipKey,
-    from_v4,
+    Counter, FLOW_FORWARD, FLOW_REPLY, FORWARD_L2DSR, FORWARD_NAT, HOP_TAGGED, INSTANCE_ABSENT,
+    INSTANCE_ACTIVE, INSTANCE_DOWN, INSTANCE_DRAINING, INSTANCE_FAILED, InstanceEntry, NextHop,
+    PROTOCOL_TCP, SELECT_HASH, SELECT_LEAST_CONNECTIONS, SELECT_TURN, STATE_CLOSED, Subinterface,
+    TAG_CUSTOMER, TAG_SERVICE, Vip, VipKey, from_v4, tag,
 };
 use proptest::prelude::*;
 
-use super::{instance, packet, send, table, tables};
+use super::{INTERFACE, instance, packet, send, table, tables};
 use crate::memory::MemoryTables;
-use crate::{Tables, Verdict};
+use crate::{Route, Tables, Verdict};
 
 #[derive(Clone, Debug)]
 enum Event {
@@ -179,6 +179,38 @@ impl World {
         }
         assert_eq!(forwarded, counters.get(Counter::Transmitted));
         assert_eq!(dropped, counters.total(lb_common::CounterKind::Dropped));
+    }
+}
+
+#[test]
+fn what_gets_no_tags_is_lost_and_was_not_forwarded() {
+    const VLAN: u32 = 9;
+    let world = World::new(100);
+    world.tables.set_default_route(Route::Found(NextHop {
+        interface: VLAN,
+        flags: HOP_TAGGED,
+        ..NextHop::default()
+    }));
+    let known = Subinterface {
+        parent: INTERFACE,
+        outer: tag(TAG_SERVICE, 7),
+        inner: tag(TAG_CUSTOMER, 8),
+    };
+    let no_route = Verdict::Drop(Counter::DropNoRoute);
+    let mut sent = 0;
+    for (is_known, expected) in [(false, no_route), (true, Verdict::Transmit)] {
+        let of = is_known.then_some(known);
+        world.tables.set_subinterface(VLAN, of);
+        for (vip, flags) in [(0, 0x02), (0, 0x10), (1, 0x02), (1, 0x10)] {
+            let to = (from_v4(VIP), 80 + vip);
+            let mut frame = packet((from_v4([10, 0, 0, 2]), 5000), to, PROTOCOL_TCP, flags);
+            assert_eq!(send(&world.tables, &mut frame), expected, "{vip} {flags}");
+            sent += 1;
+            let both = [0, 1].map(|vip| world.tables.traffic_of_vip(vip));
+            let forwarded: u64 = both.iter().map(|vip| vip.packets_in).sum();
+            let dropped: u64 = both.iter().map(|vip| vip.dropped).sum();
+            assert_eq!((forwarded + dropped, dropped), (sent, sent.min(4)));
+        }
     }
 }
 
