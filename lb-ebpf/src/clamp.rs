@@ -16,7 +16,7 @@ use crate::{
     mss::{LEAST, Segment},
 };
 
-/// Lowers the MSS of a packet that begins a connection, and is rewritten and counted already.
+/// Lowers the MSS of a packet that begins a connection, and is rewritten already.
 #[inline(always)]
 pub(crate) fn clamp<P: Packet, T: Tables>(
     packet: &mut P,

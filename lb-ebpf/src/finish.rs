@@ -5,7 +5,7 @@ use lb_common::translates;
 
 use crate::{Packet, Scratch, Tables, Verdict, clamp, parse::TCP_SYN, rewrite::tag, way::Way};
 
-/// Finishes a packet that leaves by [`crate::step::Handover::out`].
+/// Finishes a packet that leaves by the way of [`crate::step::Handover::out`].
 #[inline(always)]
 pub fn finish<P: Packet, T: Tables>(
     packet: &mut P,

@@ -130,10 +130,24 @@ fn first<P: Packet, T: Tables>(
         | Step::Next(Stage::Encapsulate | Stage::Finish | Stage::Admit | Stage::Splice) => {
             note(tables, scratch);
         }
-        // Refused, or the host's.
+        Step::Done(Verdict::Pass(_)) => note_host(tables, scratch),
         _ => {}
     }
     step
+}
+
+/// Notes that a datagram for an address of VIPs is the host's, or what follows would be taken for theirs: a tuple
+/// without a protocol.
+#[inline(never)]
+fn note_host<T: Tables>(tables: &T, scratch: &mut Scratch) {
+    if !tables.is_vip_address(&scratch.fragment.destination) {
+        return;
+    }
+    scratch.note = Note {
+        seen: tables.now(),
+        flow: FlowKey::default(),
+    };
+    tables.note(&scratch.fragment, &scratch.note);
 }
 
 /// Notes whose fragments the datagram's are, and those between the same addresses.
@@ -171,6 +185,9 @@ fn later<P: Packet, T: Tables>(
         } else {
             Verdict::Pass(Counter::PassedFragment)
         });
+    }
+    if scratch.key.protocol == 0 {
+        return Step::Done(Verdict::Pass(Counter::PassedFragment));
     }
     let flow = tables.flow(&scratch.key);
     match &flow {

@@ -225,7 +225,7 @@ impl From<Counter> for Refusal {
 }
 
 /// Finds the way of a packet that came in by this interface at this time, unless it was found with its flow, and
-/// rewrites it; returns the interface to leave by and the flags of the way. On an error the packet is as it was.
+/// rewrites it; returns the way's interface and flags. On an error the packet is as it was.
 ///
 /// The entry is read anew wherever it is needed. A copy that lives across calls of helpers would
 /// have to lie on the stack.

@@ -250,7 +250,7 @@ const fn is_plain(layout: &Layout) -> bool {
     layout.l4.wrapping_sub(layout.l3) == Outer::length(layout.v4) && !layout.fragment
 }
 
-/// Sends the packet: the interface, and the flags of the way. On an error it is as it was, or not to be
+/// Sends the packet: returns the way's interface and flags. On an error it is as it was, or not to be
 /// sent.
 #[inline(always)]
 fn send<P: Packet, T: Tables>(

@@ -129,14 +129,15 @@ impl Daemon {
         process.kill()
     }
 
-    /// Starts the daemon and kills it as soon as something is so, which is looked at all the time.
+    /// Starts the daemon and kills it as soon as something is so, which is looked at all the time. It is shown what
+    /// the daemon has logged.
     ///
     /// # Errors
     /// When it cannot be started, or that has not come within ten seconds.
-    pub fn start_until(&mut self, mut is_so: impl FnMut() -> bool) -> Result<()> {
+    pub fn start_until(&mut self, mut is_so: impl FnMut(&str) -> bool) -> Result<()> {
         let mut process = self.launch()?;
         let begun = Instant::now();
-        while !is_so() {
+        while !is_so(&process.log()) {
             if begun.elapsed() > Duration::from_secs(10) {
                 bail!("it has not come to that:\n{}", process.log());
             }
@@ -303,21 +304,28 @@ impl Daemon {
 }
 
 impl Drop for Daemon {
-    /// Whatever a test was about: at its end every packet is accounted for.
+    /// Whatever a test was about: at its end every packet is accounted for, where there is a packet path and somebody
+    /// who tells of it.
     ///
     /// # Panics
-    /// When received = forwarded + passed + dropped does not hold.
+    /// When received = forwarded + passed + dropped does not hold, or nobody says so.
     fn drop(&mut self) {
-        if self.process.is_none() || std::thread::panicking() {
+        let text = fs::read_to_string(self.file()).unwrap_or_default();
+        let has_path = text.contains("interfaces = [");
+        if self.process.is_none() || !has_path || std::thread::panicking() {
             return;
         }
         let mut packets = Value::Null;
         // More than once: one that is under way is received and nothing more.
         let adds_up = cleanup::within(Duration::from_secs(2), || {
-            let datapath = self.get("/datapath");
-            packets = datapath.map_or(Value::Null, |mut datapath| datapath["packets"].take());
-            let count = |name: &str| packets[name].as_u64().unwrap_or_default();
-            count("received") == count("forwarded") + count("passed") + count("dropped")
+            packets = match self.get("/datapath") {
+                Ok(mut datapath) => datapath["packets"].take(),
+                Err(error) => Value::String(format!("{error:#}")),
+            };
+            let count = |name: &str| packets[name].as_u64();
+            let sent = ["forwarded", "passed", "dropped"].map(count);
+            let sent: Option<u64> = sent.into_iter().sum();
+            sent.is_some() && count("received") == sent
         });
         assert!(
             adds_up,

@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
+use lb_common::Counters;
 use lb_userspace::{
     l4::{self, Handle, Report},
     model::{
@@ -215,6 +216,31 @@ impl Daemon {
         let snapshot = self.registry.snapshot();
         let members = snapshot.services.iter().flat_map(|s| s.members.iter());
         members.map(|member| member.instance.id.index).collect()
+    }
+}
+
+impl Drop for Daemon {
+    /// As of [`crate::daemon::Daemon`].
+    ///
+    /// # Panics
+    /// When packets are not accounted for.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        let counters = self.runtime.block_on(async {
+            let mut counters = Counters::default();
+            for _ in 0..20 {
+                counters = self.handle.fresh(self.clock.now()).await.counters;
+                if counters.adds_up() {
+                    break;
+                }
+                // The next report is read anew.
+                tokio::time::sleep(Duration::from_millis(110)).await;
+            }
+            counters
+        });
+        assert!(counters.adds_up(), "packets are missing: {counters:?}");
     }
 }
 

@@ -4,7 +4,7 @@ use std::io::{BufRead as _, BufReader};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use lb_tests::client::udp::echo;
 use lb_tests::instance;
 use lb_tests::scene::{Configuration, DSR, FAMILIES, NAT, Scene, address};
@@ -124,7 +124,9 @@ fn what_is_not_forwarded_is_told_with_its_reason_and_asking_changes_nothing() ->
         let of = |field: &str| told["packets"][field].as_u64().unwrap_or_default();
         let opened = told["counters"].as_array().into_iter().flatten();
         let opened = opened.filter(|one| one["counter"] == "connections_opened");
-        let opened = opened.filter_map(|one| one["value"].as_u64()).sum();
+        let opened = opened.map(|one| one["count"].as_u64());
+        let opened: Option<u64> = opened.sum();
+        let opened = opened.context("no counter of connections")?;
         Ok([of("forwarded"), of("dropped"), opened])
     };
     let before = figures("/datapath")?;

@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::Path,
+    sync::mpsc::{self, TryRecvError},
     thread,
     time::{Duration, Instant},
 };
@@ -140,6 +141,49 @@ fn what_the_old_program_sees_after_the_copy_is_known_to_the_new_one() -> Result<
         assert_eq!((end.total(), end.failures().len()), (20, 0), "{end}");
         let closed = |report: &Report| report.counters.get(Counter::ConnectionsClosed);
         daemon.until("the ends", |report| closed(report) >= 20)?;
+        Ok(())
+    })
+}
+
+#[test]
+#[ignore = "needs root"]
+fn what_the_old_program_counts_while_the_new_one_is_loaded_is_counted() -> Result<()> {
+    let place = Place::make()?;
+    place.balancer(|| {
+        let mut spec = place.spec();
+        let client = place.topology.client.namespace.clone();
+        let daemon = Daemon::start(&spec, [1, 1])?;
+        daemon.settled()?;
+        let flows = udp::flows(&client, vip(instance::UDP), 5, 3)?;
+        ensure!(flows.failures().is_empty(), "{flows}");
+        drop(daemon);
+        spec.max_connections += 1024;
+        let (end, ended) = mpsc::channel::<()>();
+        let sending = thread::spawn(move || -> Result<u64> {
+            let mut sent = 5 * 3;
+            while ended.try_recv() == Err(TryRecvError::Empty) {
+                // Few connections: what has no place in the table is not counted.
+                let flows = udp::flows(&client, vip(instance::UDP), 1, 20)?;
+                ensure!(flows.failures().is_empty(), "{flows}");
+                sent += 20;
+                thread::sleep(Duration::from_millis(2));
+            }
+            Ok(sent)
+        });
+        let daemon = Daemon::start(&spec, [1, 1])?;
+        daemon.settled()?;
+        drop(end);
+        let sent = sending
+            .join()
+            .map_err(|_| anyhow::anyhow!("it panicked"))??;
+        let report = daemon.until("no packets", |_| true)?;
+        let vips = report.vips.iter().map(|vip| vip.traffic.packets_in);
+        let found: u64 = vips.sum();
+        // All but those of the moment in which the links move.
+        ensure!(
+            found <= sent && found * 20 >= sent * 19,
+            "{found} of {sent} packets were counted"
+        );
         Ok(())
     })
 }

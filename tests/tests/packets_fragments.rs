@@ -262,14 +262,29 @@ fn those_of_no_connection_are_dropped_or_the_hosts() -> Result<()> {
         ensure!(seen.verdict == Verdict::Pass(Counter::PassedNotVip));
         let seen = lab.send(&host[1])?;
         ensure!(seen.verdict == Verdict::Pass(Counter::PassedFragment));
-        // A VIP's, but at a port that is none.
-        let other = cut(&datagram(client, address(net.vip, 9999)).bytes(), 2, 1400);
-        let seen = lab.send(&other[0])?;
-        ensure!(seen.verdict == Verdict::Pass(Counter::PassedNotVip));
-        let seen = lab.send(&other[1])?;
-        ensure!(seen.verdict == Verdict::Drop(Counter::DropFragmentEarly));
+        // At a VIP's address, but a port that is none. Nothing is known of the later one when it comes first.
+        let early = Verdict::Drop(Counter::DropFragmentEarly);
+        for (id, before) in [(2, early), (4, Verdict::Transmit)] {
+            let other = cut(&datagram(client, address(net.vip, 9999)).bytes(), id, 1400);
+            let seen = lab.send(&other[1])?;
+            ensure!(seen.verdict == before, "{:?}", seen.verdict);
+            let seen = lab.send(&other[0])?;
+            ensure!(seen.verdict == Verdict::Pass(Counter::PassedNotVip));
+            let seen = lab.send(&other[1])?;
+            let host = Verdict::Pass(Counter::PassedFragment);
+            ensure!(seen.verdict == host, "{:?}", seen.verdict);
+            // The client begins to send datagrams to the VIP as well.
+            for piece in cut(
+                &datagram(client, address(net.vip, TURNS)).bytes(),
+                id + 1,
+                1400,
+            ) {
+                let seen = lab.send(&piece)?;
+                ensure!(seen.verdict == Verdict::Transmit, "{:?}", seen.verdict);
+            }
+        }
         // The instance goes between the first and the next.
-        let pieces = cut(&datagram(client, address(net.vip, TURNS)).bytes(), 3, 1400);
+        let pieces = cut(&datagram(client, address(net.vip, TURNS)).bytes(), 6, 1400);
         let seen = lab.send(&pieces[0])?;
         let index = u16::from(seen.frame[5] - 10);
         let gone = InstanceEntry {

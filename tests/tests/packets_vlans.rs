@@ -205,6 +205,7 @@ fn replies_fragments_and_errors_have_them_too() -> Result<()> {
         ways.flat_map(|way| [LINKS[0], LINKS[2]].map(|link| (way, link)))
     {
         run(SIZES, |lab| {
+            lab.follow_all()?;
             lab.make_vlan(outer, inner)?;
             serve(lab)?;
             let (client, to, own) = (end(client, 5000), end(own, port), end(behind, 8080));
@@ -285,6 +286,24 @@ fn nothing_is_sent_to_a_vlan_that_would_take_three_tags() -> Result<()> {
             let lost = Verdict::Drop(Counter::DropNoRoute);
             ensure!(seen.verdict == lost, "{:?}", seen.verdict);
         }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_way_that_was_found_is_not_taken_when_nothing_can_be_sent_there_any_more() -> Result<()> {
+    run(SIZES, |lab| {
+        let (_, [outer, inner], tags) = LINKS[2];
+        lab.make_vlan(outer, inner)?;
+        serve(lab)?;
+        let [client, own, ..] = NETS[0];
+        let packet = Build::udp(end(client, 5000), end(own, 81), b"hello").bytes();
+        has(&lab.send(&packet)?.frame, tags)?;
+        lab.make_vlan(0, inner)?;
+        let lost = Verdict::Drop(Counter::DropNoRoute);
+        let seen = lab.send(&packet)?;
+        ensure!(seen.verdict == lost, "{:?}", seen.verdict);
+        ensure!(lab.counters().adds_up());
         Ok(())
     })
 }

@@ -52,7 +52,7 @@ const BOUNDS: &[Bound] = &[
     bound("lb_icmp", 60_000, 288),
     bound("lb_finish", 60_000, 288),
     bound("lb_refuse", 60_000, 288),
-    bound("lb_fragment", 200_000, 288),
+    bound("lb_fragment", 400_000, 288),
     bound("lb_admit", 150_000, 288),
     bound("lb_cookie", 60_000, 288),
     bound("lb_splice", 60_000, 288),

@@ -82,7 +82,7 @@ pub struct NextHop {
     /// The first twelve bytes of the frame: MAC address of the next hop, MAC address of the
     /// outgoing interface.
     pub macs: [u8; 12],
-    /// Interface to leave by.
+    /// Interface to leave by; with [`HOP_TAGGED`] it may be one above that.
     pub interface: u32,
     /// In the lower half, the [MTU](NextHop::mtu); with [`HOP_ACTIVE`], in the upper half the lowest bits of the
     /// epoch in which the instance was found active. As one field, since the compiler copies two in pieces that
@@ -173,7 +173,7 @@ pub const TAG_CUSTOMER: u16 = 0x8100;
 /// Ether type of the tag of a provider's VLAN (IEEE 802.1ad), within which there may be others.
 pub const TAG_SERVICE: u16 = 0x88a8;
 
-/// A tag as the number that its four bytes are: the ether type, the VLAN id (1 to 4094).
+/// A tag as the number that its four bytes are: the ether type, the VLAN id (0 to 4094).
 #[inline(always)]
 #[must_use]
 pub const fn tag(ether_type: u16, vlan: u16) -> u32 {
@@ -193,6 +193,8 @@ impl Subinterface {
             return None;
         }
         let is_plain = self.outer >> 16 == TAG_CUSTOMER as u32 && self.inner == 0;
+        // A way without an id means something else.
+        let is_plain = is_plain && self.outer & 0xfff != 0;
         Some(if is_plain {
             (self.parent, HOP_TAGGED | (self.outer as u16) << HOP_VLAN)
         } else {

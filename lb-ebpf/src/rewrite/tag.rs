@@ -49,7 +49,9 @@ pub fn rewrite<P: Packet, T: Tables>(
     } else if flags >> HOP_VLAN != 0 {
         (out, tag(TAG_CUSTOMER, flags >> HOP_VLAN), 0)
     } else {
-        let below = tables.subinterface(out).ok_or(Counter::DropNoRoute)?;
+        // Since the way was found, it may have become one that nothing can be sent to.
+        let below = tables.subinterface(out).filter(|below| below.outer != 0);
+        let below = below.ok_or(Counter::DropNoRoute)?;
         (below.parent, below.outer, below.inner)
     };
     packet

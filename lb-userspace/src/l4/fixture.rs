@@ -53,7 +53,8 @@ pub(crate) fn host() -> Host {
             .map(|text| text.parse::<IpAddr>().unwrap())
             .to_vec(),
         not_forwarding: Vec::new(),
-        vlans: BTreeMap::new(),
+        vlans: Some(BTreeMap::new()),
+        untold: None,
     }
 }
 

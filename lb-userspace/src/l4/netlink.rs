@@ -2,7 +2,9 @@
 
 use std::io;
 
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{
+    NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkBuffer, NetlinkMessage, NetlinkPayload,
+};
 use netlink_packet_route::{
     RouteNetlinkMessage,
     link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage},
@@ -11,6 +13,8 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
 /// Messages of the kernel begin at multiples of so many bytes (`NLMSG_ALIGNTO` of `linux/netlink.h`).
 const ALIGNMENT: usize = 4;
+/// How often a list is asked for again that has changed while it was told.
+const TRIES: usize = 5;
 
 /// Asks for the interface with this index.
 ///
@@ -32,9 +36,20 @@ pub(super) fn link(index: u32) -> io::Result<LinkMessage> {
 ///
 /// # Errors
 /// When the kernel does not tell all.
-pub(super) fn links(kind: InfoKind) -> io::Result<Vec<LinkMessage>> {
+pub(super) fn links(kind: &InfoKind) -> io::Result<Vec<LinkMessage>> {
+    let mut found = list(kind);
+    for _ in 1..TRIES {
+        match &found {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => found = list(kind),
+            _ => break,
+        }
+    }
+    found
+}
+
+fn list(kind: &InfoKind) -> io::Result<Vec<LinkMessage>> {
     let mut wanted = LinkMessage::default();
-    let kind = vec![LinkInfo::Kind(kind)];
+    let kind = vec![LinkInfo::Kind(kind.clone())];
     wanted.attributes.push(LinkAttribute::LinkInfo(kind));
     let socket = ask(wanted, NLM_F_DUMP)?;
     let mut links = Vec::new();
@@ -58,15 +73,29 @@ fn ask(wanted: LinkMessage, flags: u16) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Reads one answer, which may be several messages. Returns whether it was the last one of a list.
-fn read(answer: &[u8], links: &mut Vec<LinkMessage>) -> io::Result<bool> {
+/// Reads one answer, which may be several messages. Returns whether it was the last one of a list. An interface of
+/// which something is told that nobody here can read is left out.
+pub(super) fn read(answer: &[u8], links: &mut Vec<LinkMessage>) -> io::Result<bool> {
     let mut rest = answer;
     while !rest.is_empty() {
-        let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest);
-        let message = message.map_err(io::Error::other)?;
-        let length = (message.header.length as usize).next_multiple_of(ALIGNMENT);
+        let buffer = NetlinkBuffer::new_checked(rest).map_err(io::Error::other)?;
+        let length = (buffer.length() as usize).next_multiple_of(ALIGNMENT);
+        if buffer.flags() & NLM_F_DUMP_INTR != 0 {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        let message = match NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest) {
+            Ok(message) => message,
+            Err(error) => {
+                tracing::debug!(%error, "an interface cannot be read");
+                rest = rest.get(length..).unwrap_or_default();
+                continue;
+            }
+        };
         match message.payload {
             NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => links.push(link),
+            NetlinkPayload::Done(done) if done.code < 0 => {
+                return Err(io::Error::from_raw_os_error(-done.code));
+            }
             NetlinkPayload::Done(_) => return Ok(true),
             NetlinkPayload::Error(error) => return Err(error.to_io()),
             other => {
@@ -123,16 +152,19 @@ mod tests {
         let indices: Vec<u32> = links.iter().map(|link| link.header.index).collect();
         assert_eq!(indices, [3, 4]);
         assert!(read(&two[..two.len() - 8], &mut links).is_err());
+        // It has changed meanwhile.
+        let mut changed = two;
+        changed[6..8].copy_from_slice(&NLM_F_DUMP_INTR.to_ne_bytes());
+        let error = read(&changed, &mut links).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::Interrupted);
         assert!(read(&[1, 2, 3], &mut links).is_err());
     }
 
     #[test]
     fn a_list_has_an_end() {
-        // No kernel is asked for less than what it has, and each namespace has a loopback interface; this test's
-        // kernel may know of no VLANs, and then tells of all.
-        let links = links(InfoKind::Vlan).unwrap();
-        let is_vlan = |link: &LinkMessage| kind(link) == Some(&InfoKind::Vlan);
-        assert!(links.iter().all(is_vlan) || links.iter().any(|link| link.header.index == 1));
+        // Of a kind that the kernel does not know it tells all, and each namespace has a loopback interface.
+        let links = links(&InfoKind::Other("lb-none".to_owned())).unwrap();
+        assert!(links.iter().any(|link| link.header.index == 1), "{links:?}");
     }
 
     #[test]

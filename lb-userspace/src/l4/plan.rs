@@ -14,9 +14,9 @@ use std::{
 use lb_common::{
     Address, FORWARD_DNAT, FORWARD_GUE, FORWARD_IPIP, FORWARD_L2DSR, FORWARD_NAT, HASH_FLOW,
     HASH_SOURCE, INSTANCE_ACTIVE, INSTANCE_DOWN, INSTANCE_DRAINING, INSTANCE_FAILED, InstanceEntry,
-    MAX_VIPS, PROTOCOL_TCP, PROTOCOL_UDP, PortRange, SELECT_HASH, SELECT_LEAST_CONNECTIONS,
-    SELECT_TURN, Settings, Subinterface, VIP_COOKIES, VIP_KEEPS_PORT, VIP_LIMITED, VIP_REFUSES,
-    VIP_STAYS, VipKey, from_v4,
+    MAX_SUBINTERFACES, MAX_VIPS, PROTOCOL_TCP, PROTOCOL_UDP, PortRange, SELECT_HASH,
+    SELECT_LEAST_CONNECTIONS, SELECT_TURN, Settings, Subinterface, VIP_COOKIES, VIP_KEEPS_PORT,
+    VIP_LIMITED, VIP_REFUSES, VIP_STAYS, VipKey, from_v4,
 };
 
 use super::recipe::{Order, Recipe, Share};
@@ -37,8 +37,10 @@ pub(crate) struct Host {
     pub(crate) addresses: Vec<IpAddr>,
     /// Interfaces that do not forward packets of a family (true: IPv4).
     pub(crate) not_forwarding: Vec<(String, bool)>,
-    /// Interfaces that are VLANs of others, by their index.
-    pub(crate) vlans: BTreeMap<u32, Subinterface>,
+    /// Interfaces that are VLANs of others, by their index; `None`: that is not known so far.
+    pub(crate) vlans: Option<BTreeMap<u32, Subinterface>>,
+    /// Why the kernel does not tell of those any more.
+    pub(crate) untold: Option<String>,
 }
 
 /// What should be in the maps.
@@ -52,8 +54,8 @@ pub(crate) struct Plan {
     pub(crate) tunnelled: BTreeSet<Address>,
     /// VIPs.
     pub(crate) vips: BTreeMap<VipKey, VipPlan>,
-    /// Interfaces that are VLANs of others, by their index.
-    pub(crate) vlans: BTreeMap<u32, Subinterface>,
+    /// [`Host::vlans`].
+    pub(crate) vlans: Option<BTreeMap<u32, Subinterface>>,
     /// What the operator should know: each says what will not work and why.
     pub(crate) warnings: Vec<String>,
 }
@@ -190,6 +192,7 @@ pub(crate) fn plan(snapshot: &Snapshot, host: &Host) -> Plan {
     let settings = settings(snapshot, host);
     warn_of_missing_sources(&vips, &settings, host, &mut warnings);
     warn_of_missing_forwarding(&vips, host, &mut warnings);
+    warn_of_vlans(host, &mut warnings);
     Plan {
         settings,
         instances,
@@ -197,6 +200,21 @@ pub(crate) fn plan(snapshot: &Snapshot, host: &Host) -> Plan {
         vips,
         vlans: host.vlans.clone(),
         warnings,
+    }
+}
+
+fn warn_of_vlans(host: &Host, warnings: &mut Vec<String>) {
+    if let Some(why) = &host.untold {
+        warnings.push(format!(
+            "the kernel does not tell which interfaces are VLANs ({why}): what was known of them holds"
+        ));
+    }
+    let found = host.vlans.as_ref().map_or(0, BTreeMap::len);
+    if found > MAX_SUBINTERFACES as usize {
+        warnings.push(format!(
+            "expected at most {MAX_SUBINTERFACES} interfaces that are VLANs, found {found}: what routes send \
+             to those with the highest indices is lost"
+        ));
     }
 }
 

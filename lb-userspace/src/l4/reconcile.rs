@@ -207,7 +207,7 @@ impl Reconciler {
         };
         pass.state.tables.wake(now);
         pass.settings(&plan.settings)?;
-        pass.vlans(&plan.vlans)?;
+        pass.vlans(plan.vlans.as_ref())?;
         pass.remove_vips(plan)?;
         pass.put_instances(plan)?;
         pass.make_room(plan)?;
@@ -483,8 +483,13 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Says which interfaces are VLANs of others. Not among the writes, as [`Self::addresses`].
-    fn vlans(&mut self, wanted: &BTreeMap<u32, Subinterface>) -> Result<(), DatapathError> {
+    /// Says which interfaces are VLANs of others. Not among the writes, as [`Self::addresses`]. While that is not
+    /// known no program begins, which would send what is for them elsewhere.
+    fn vlans(&mut self, wanted: Option<&BTreeMap<u32, Subinterface>>) -> Result<(), DatapathError> {
+        let wanted = wanted.ok_or_else(|| DatapathError::Read {
+            what: "which interfaces are VLANs".to_owned(),
+            why: "the kernel has not told so far".to_owned(),
+        })?;
         let present = self.state.vlans.keys().copied();
         let gone: Vec<u32> = present
             .filter(|index| !wanted.contains_key(index))

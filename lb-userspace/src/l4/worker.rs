@@ -113,7 +113,7 @@ impl Worker {
         let seed = RandomState::new().build_hasher().finish();
         let mut worker = Self {
             datapath,
-            host: ask(&spec, &BTreeMap::new()),
+            host: ask(&spec, None),
             spec,
             reason,
             state,
@@ -233,22 +233,23 @@ impl Worker {
     }
 }
 
-/// What the host has of what a plan depends on. These VLANs are known.
-fn ask(spec: &DatapathSpec, known: &BTreeMap<u32, Subinterface>) -> Host {
+/// What the host has of what a plan depends on. These VLANs are known, if any are.
+fn ask(spec: &DatapathSpec, known: Option<&BTreeMap<u32, Subinterface>>) -> Host {
     let interfaces = &spec.interfaces;
     let families = interfaces
         .iter()
         .flat_map(|name| [true, false].map(|v4| (name.clone(), v4)));
-    let vlans = vlans::all();
+    let (vlans, untold) = match vlans::all() {
+        Ok(vlans) => (Some(vlans), None),
+        Err(error) => (known.cloned(), Some(error.to_string())),
+    };
     Host {
         addresses: addresses::of(interfaces.first().map(String::as_str)),
         not_forwarding: families
             .filter(|(name, v4)| host::forwards(name, *v4) == Some(false))
             .collect(),
-        vlans: vlans.unwrap_or_else(|error| {
-            tracing::warn!(%error, "the kernel does not tell of VLANs; those that are known stay");
-            known.clone()
-        }),
+        vlans,
+        untold,
         spec: spec.clone(),
     }
 }

@@ -163,7 +163,10 @@ fn vlans_are_told_to_each_program_as_they_come_and_go() {
         inner: 0,
     };
     let mut plan = world.plan();
-    plan.vlans = BTreeMap::from([(7, of(2, 9)), (8, of(2, 10))]);
+    let known = BTreeMap::from([(7, of(2, 9)), (8, of(2, 10))]);
+    plan.vlans = None;
+    assert!(kernel.try_apply(&plan).is_err());
+    plan.vlans = Some(known);
     // It is no change of what VIPs are, so it is none of the writes.
     assert_eq!(kernel.try_apply(&plan), Ok(Outcome::default()));
     assert_eq!(
@@ -172,7 +175,7 @@ fn vlans_are_told_to_each_program_as_they_come_and_go() {
     );
     assert_eq!(kernel.try_apply(&plan), Ok(Outcome::default()));
     assert_eq!(kernel.take_log(), [""; 0]);
-    plan.vlans = BTreeMap::from([(8, of(3, 10))]);
+    plan.vlans = Some(BTreeMap::from([(8, of(3, 10))]));
     kernel.memory.fail_after(Some(1));
     assert!(kernel.try_apply(&plan).is_err());
     assert_eq!(kernel.take_log(), ["7 is no vlan"]);

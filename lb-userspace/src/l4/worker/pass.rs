@@ -176,7 +176,7 @@ impl Worker {
 
     /// Asks the host what it has, and says whether that is something else than before.
     fn host_has_changed(&mut self) -> bool {
-        let host = ask(&self.spec, &self.host.vlans);
+        let host = ask(&self.spec, self.host.vlans.as_ref());
         let before = std::mem::replace(&mut self.host, host);
         before != self.host
     }

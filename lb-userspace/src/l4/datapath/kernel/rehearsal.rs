@@ -24,8 +24,8 @@ use aya::{
 };
 use lb_common::{
     Affinity, ClientHop, ClientKey, ClientPin, Counter, CounterKind, Counters, FLOW_REPLY,
-    FlowEntry, FlowKey, HASH_SOURCE, MAX_INSTANCES, MAX_VIPS, NextHop, SELECT_HASH, Traffic, Vip,
-    VipKey, names,
+    FlowEntry, FlowKey, HASH_SOURCE, HOP_TAGGED, HOP_VLAN, MAX_INSTANCES, MAX_VIPS, NextHop,
+    SELECT_HASH, Subinterface, Traffic, Vip, VipKey, names,
 };
 use lb_ebpf::hash;
 
@@ -363,7 +363,7 @@ fn way(
             let values = hops.get(&place, 0).ok()?;
             values.iter().map(|hop| hop.hop).find(is_known)
         });
-        return Ok(found);
+        return found.map(|hop| below(program, hop)).transpose();
     }
     let Some(index) = instance else {
         return Ok(None);
@@ -371,7 +371,19 @@ fn way(
     let hops: PerCpuArray<_, NextHop> = own(program, names::MAP_NEXT_HOPS)?;
     let values = hops.get(&u32::from(index), 0);
     let values = values.map_err(|error| failed(&error))?;
-    Ok(values.iter().copied().find(is_known))
+    let found = values.iter().copied().find(is_known);
+    found.map(|hop| below(program, hop)).transpose()
+}
+
+/// A way by the interface that packets leave by, where that is below the one that it names.
+fn below(program: &mut Ebpf, mut hop: NextHop) -> Result<NextHop, L4Error> {
+    if hop.flags & HOP_TAGGED != 0 && hop.flags >> HOP_VLAN == 0 {
+        let vlans: HashMap<_, u32, Subinterface> = own(program, names::MAP_SUBINTERFACES)?;
+        if let Ok(vlan) = vlans.get(&hop.interface, 0) {
+            hop.interface = vlan.parent;
+        }
+    }
+    Ok(hop)
 }
 
 const fn is_known(hop: &NextHop) -> bool {

@@ -90,8 +90,6 @@ pub(super) fn state(old: &Former, new: &mut Maps) -> Result<(), L4Error> {
         for (index, entry) in &found.instances {
             let index = u32::from(*index);
             new.instances.set(index, entry, 0)?;
-            let traffic = old.instance_traffic.all(index)?;
-            figures(&mut new.instance_traffic, index, traffic)?;
         }
         let used: BTreeSet<u32> = found.vips.iter().map(|(_, vip)| vip.table).collect();
         let most = (new.tables.len() as usize).min(used.len() + 1) as u32;
@@ -112,10 +110,8 @@ pub(super) fn state(old: &Former, new: &mut Maps) -> Result<(), L4Error> {
             };
             let vip = lb_common::Vip { table, ..*vip };
             new.vips.insert(key, vip, 0)?;
-            figures(&mut new.vip_traffic, vip.id, old.vip_traffic.all(vip.id)?)?;
-            figures(&mut new.vip_drops, vip.id, old.vip_drops.all(vip.id)?)?;
         }
-        counters(old, new)
+        all_figures(old, new)
     };
     copied().map_err(|error| L4Error::Load {
         why: format!(
@@ -141,6 +137,26 @@ fn figures<T: aya::Pod + Default>(
     values.resize(processors, T::default());
     let values = PerCpuValues::try_from(values).map_err(MapError::from)?;
     Ok(map.set(index, values, 0)?)
+}
+
+/// Takes over what was counted, also of those VIPs and instances that both sets of maps have under the same number.
+fn all_figures(old: &Former, new: &mut Maps) -> Result<(), CopyError> {
+    for (index, entry) in &old.adopted.instances {
+        let index = u32::from(*index);
+        let here = new.instances.get(&index, 0)?;
+        if (here.identity, here.generation) == (entry.identity, entry.generation) {
+            let traffic = old.instance_traffic.all(index)?;
+            figures(&mut new.instance_traffic, index, traffic)?;
+        }
+    }
+    for (key, vip) in &old.adopted.vips {
+        let here = new.vips.get(key, 0);
+        if here.is_ok_and(|here| here.id == vip.id) {
+            figures(&mut new.vip_traffic, vip.id, old.vip_traffic.all(vip.id)?)?;
+            figures(&mut new.vip_drops, vip.id, old.vip_drops.all(vip.id)?)?;
+        }
+    }
+    counters(old, new)
 }
 
 /// Takes over the counters, of each processor at a moment when they add up.
@@ -200,7 +216,8 @@ pub(super) fn connections(old: Former, new: &mut Maps, has_run: bool) -> Rest {
                 let _ = new.expired.set(index, expired, 0);
             }
         }
-        if let Err(error) = counters(&old, new) {
+        // Last, because the old program counts on until the links move.
+        if let Err(error) = all_figures(&old, new) {
             tracing::warn!(%error, "some packets will be missing in figures");
         }
     }
