@@ -81,6 +81,43 @@ fn adds_up(scene: &Scene) -> Result<()> {
     Ok(())
 }
 
+/// What was refused is told of each VIP by its reason, to whoever asks how.
+fn told_of_each_vip(scene: &Scene) -> Result<()> {
+    let datapath = scene.daemon.get("/datapath")?;
+    let balancer = &scene.topology.balancer.namespace;
+    let metrics = http::request(balancer, API, Method::GET, "/metrics", "")?.text();
+    let text = scene.daemon.cli(&["datapath", "status"])?;
+    let vips = datapath["vips"].as_array().context("no VIPs")?;
+    let asked = |vip: &&Value| vip["service"] != "datagrams";
+    ensure!(vips.iter().filter(asked).count() == 4, "{datapath}");
+    for vip in vips.iter().filter(asked) {
+        let (name, drops) = (vip["vip"].as_str().context("no name")?, &vip["drops"]);
+        let denied = drops[0]["count"].as_u64().context("no drops")?;
+        ensure!(
+            drops[0]["reason"] == "source_denied" && vip["dropped"] == denied && denied > 0,
+            "{vip}"
+        );
+        let is_told = |metric: &str, end: &str| {
+            let mut lines = metrics.lines().filter(|line| line.starts_with(metric));
+            lines.any(|line| line.contains(&format!("vip=\"{name}\"")) && line.contains(end))
+        };
+        ensure!(
+            is_told("lb_l4_vip_drops_total{", "reason=\"source_denied\"")
+                && is_told(
+                    "lb_l4_vip_table_generation{",
+                    &format!("}} {}", vip["generation"])
+                ),
+            "{metrics}"
+        );
+        ensure!(
+            text.contains(&format!("{name} refused: source_denied "))
+                && text.contains("GENERATION"),
+            "{text}"
+        );
+    }
+    Ok(())
+}
+
 #[test]
 #[ignore = "needs root"]
 fn a_rule_of_run_time_cuts_whoever_is_connected_and_survives_the_daemon() -> Result<()> {
@@ -102,6 +139,7 @@ fn a_rule_of_run_time_cuts_whoever_is_connected_and_survives_the_daemon() -> Res
     }
     ensure!(denied(&scene)? > 8);
     adds_up(&scene)?;
+    told_of_each_vip(&scene)?;
     // Without a daemon the kernel goes on by the same rules.
     let log = scene.daemon.log();
     scene.daemon.kill()?;

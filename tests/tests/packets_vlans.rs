@@ -23,8 +23,11 @@ const SIZES: Sizes = Sizes {
 
 /// The VLAN that the second interface is of the first, where it is one.
 const VLAN: u16 = 0x123;
+/// What it is, and the tags of what leaves for it.
+type Link = (&'static str, [u32; 2], &'static [[u8; 4]]);
+
 /// The tags of what leaves for it: outer and inner, as the daemon has them and, in front of the ids, as frames do.
-const LINKS: [(&str, [u32; 2], &[[u8; 4]]); 4] = [
+const LINKS: [Link; 4] = [
     (
         "a VLAN",
         [tag(TAG_CUSTOMER, VLAN), 0],

@@ -162,9 +162,9 @@ impl NextHop {
 pub struct Subinterface {
     /// Index of the other interface, which is no VLAN itself.
     pub parent: u32,
-    /// The [tag](tag) that comes first in a frame; 0: frames cannot be sent there.
+    /// The [`tag()`] that comes first in a frame; 0: frames cannot be sent there.
     pub outer: u32,
-    /// The [tag](tag) behind it; 0: there is none.
+    /// The [`tag()`] behind it; 0: there is none.
     pub inner: u32,
 }
 

@@ -197,6 +197,7 @@ fn status(datapath: &Datapath) -> String {
         ("PACKETS OUT", Lean::Right),
         ("BYTES OUT", Lean::Right),
         ("DROPPED", Lean::Right),
+        ("GENERATION", Lean::Right),
     ];
     let rows = datapath.vips.iter().map(|vip| {
         vec![
@@ -209,6 +210,7 @@ fn status(datapath: &Datapath) -> String {
             vip.packets_out.to_string(),
             format::bytes(vip.bytes_out),
             vip.dropped.to_string(),
+            vip.generation.to_string(),
         ]
     });
     text += "\n";

@@ -111,6 +111,7 @@ fn the_packet_path_is_shown() {
         "0",
         "0 B",
         "3",
+        "2",
     ];
     assert_eq!(cells(&text, "udp/"), row);
     let text = lb.run("datapath counters").ok();
