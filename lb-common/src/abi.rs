@@ -40,7 +40,7 @@ pub use instance::{
     CLIENT_HOPS, ClientHop, HOP_ACTIVE, HOP_GATEWAY, HOP_PATH, HOP_TAGGED, HOP_VLAN,
     INSTANCE_ABSENT, INSTANCE_ACTIVE, INSTANCE_DOWN, INSTANCE_DRAINING, INSTANCE_FAILED,
     InstanceEntry, MAX_INSTANCES, MAX_SUBINTERFACES, NextHop, Subinterface, TAG_CUSTOMER,
-    TAG_SERVICE, tag,
+    TAG_SERVICE, names_subinterface, tag,
 };
 pub use path_mtu::{PATH_MTU_HOLDS, PathMtu};
 pub use ports::{MAX_RANGES, PortRange, PortRanges};

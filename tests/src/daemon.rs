@@ -304,22 +304,24 @@ impl Daemon {
 }
 
 impl Drop for Daemon {
-    /// Whatever a test was about: at its end every packet is accounted for, where there is a packet path and somebody
-    /// who tells of it.
+    /// Whatever a test was about: at its end every packet is accounted for.
     ///
     /// # Panics
-    /// When received = forwarded + passed + dropped does not hold, or nobody says so.
+    /// When received = forwarded + passed + dropped does not hold, or nobody says so of a packet path that was
+    /// configured.
     fn drop(&mut self) {
-        let text = fs::read_to_string(self.file()).unwrap_or_default();
-        let has_path = text.contains("interfaces = [");
-        if self.process.is_none() || !has_path || std::thread::panicking() {
+        if self.process.is_none() || std::thread::panicking() {
             return;
         }
+        let text = fs::read_to_string(self.file()).unwrap_or_default();
+        let has_path = text.contains("interfaces");
         let mut packets = Value::Null;
         // More than once: one that is under way is received and nothing more.
         let adds_up = cleanup::within(Duration::from_secs(2), || {
             packets = match self.get("/datapath") {
                 Ok(mut datapath) => datapath["packets"].take(),
+                // An API that lets nobody in, or is not there.
+                Err(_) if !has_path => return true,
                 Err(error) => Value::String(format!("{error:#}")),
             };
             let count = |name: &str| packets[name].as_u64();

@@ -176,7 +176,7 @@ fn what_the_old_program_counts_while_the_new_one_is_loaded_is_counted() -> Resul
         let sent = sending
             .join()
             .map_err(|_| anyhow::anyhow!("it panicked"))??;
-        let report = daemon.until("no packets", |_| true)?;
+        let report = daemon.until("figures of by now", |_| true)?;
         let vips = report.vips.iter().map(|vip| vip.traffic.packets_in);
         let found: u64 = vips.sum();
         // All but those of the moment in which the links move.

@@ -107,6 +107,13 @@ pub const HOP_PATH: u16 = 8;
 /// [`NextHop::flags`]: the number of the lowest bit of the VLAN id.
 pub const HOP_VLAN: u16 = 4;
 
+/// Whether a way with these [`NextHop::flags`] names a [`Subinterface`], which knows the tags.
+#[inline(always)]
+#[must_use]
+pub const fn names_subinterface(flags: u16) -> bool {
+    flags & HOP_TAGGED != 0 && flags >> HOP_VLAN == 0
+}
+
 /// The time of a [note](NextHop::note_active) is in units of so many bits of nanoseconds: 17 milliseconds.
 const NOTED_UNIT: u32 = 24;
 /// As many units as these bits hold are 4.9 hours, which no entry is fresh for.

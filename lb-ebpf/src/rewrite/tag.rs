@@ -10,7 +10,7 @@
 //! one of a provider's (802.1ad), it names the interface, and what there is to know of that is asked here, where
 //! nobody else pays for it.
 
-use lb_common::{Counter, HOP_TAGGED, HOP_VLAN, TAG_CUSTOMER, tag};
+use lb_common::{Counter, HOP_TAGGED, HOP_VLAN, TAG_CUSTOMER, names_subinterface, tag};
 use network_types::eth::EthHdr;
 
 use crate::{Packet, Tables};
@@ -44,15 +44,15 @@ pub fn rewrite<P: Packet, T: Tables>(
     if !changes(packet, l3, flags, out != interface) {
         return Ok(out);
     }
-    let (out, outer, inner) = if flags & HOP_TAGGED == 0 {
-        (out, 0, 0)
-    } else if flags >> HOP_VLAN != 0 {
-        (out, tag(TAG_CUSTOMER, flags >> HOP_VLAN), 0)
-    } else {
+    let (out, outer, inner) = if names_subinterface(flags) {
         // Since the way was found, it may have become one that nothing can be sent to.
         let below = tables.subinterface(out).filter(|below| below.outer != 0);
         let below = below.ok_or(Counter::DropNoRoute)?;
         (below.parent, below.outer, below.inner)
+    } else if flags & HOP_TAGGED != 0 {
+        (out, tag(TAG_CUSTOMER, flags >> HOP_VLAN), 0)
+    } else {
+        (out, 0, 0)
     };
     packet
         .retag(l3, outer, inner)

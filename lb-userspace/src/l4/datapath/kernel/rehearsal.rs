@@ -24,8 +24,8 @@ use aya::{
 };
 use lb_common::{
     Affinity, ClientHop, ClientKey, ClientPin, Counter, CounterKind, Counters, FLOW_REPLY,
-    FlowEntry, FlowKey, HASH_SOURCE, HOP_TAGGED, HOP_VLAN, MAX_INSTANCES, MAX_VIPS, NextHop,
-    SELECT_HASH, Subinterface, Traffic, Vip, VipKey, names,
+    FlowEntry, FlowKey, HASH_SOURCE, MAX_INSTANCES, MAX_VIPS, NextHop, SELECT_HASH, Subinterface,
+    Traffic, Vip, VipKey, names, names_subinterface,
 };
 use lb_ebpf::hash;
 
@@ -377,7 +377,7 @@ fn way(
 
 /// A way by the interface that packets leave by, where that is below the one that it names.
 fn below(program: &mut Ebpf, mut hop: NextHop) -> Result<NextHop, L4Error> {
-    if hop.flags & HOP_TAGGED != 0 && hop.flags >> HOP_VLAN == 0 {
+    if names_subinterface(hop.flags) {
         let vlans: HashMap<_, u32, Subinterface> = own(program, names::MAP_SUBINTERFACES)?;
         if let Ok(vlan) = vlans.get(&hop.interface, 0) {
             hop.interface = vlan.parent;
