@@ -105,7 +105,7 @@ described! {
     }
     InstanceEntry { address, identity, port, generation, weight, state; pad }
     VipKey { address, port, protocol, kind, last; pad }
-    Vip { id, table, generation, forward, select, hash_of, flags }
+    Vip { id, table, generation, forward, select, hash_of, flags, owned_forward; pad }
     FlowKey { source, destination, source_port, destination_port, protocol; pad, pad_end }
     FlowEntry {
         last_seen, source, destination, source_port, destination_port, instance, generation, state, vip,

@@ -82,15 +82,16 @@ pub fn begin<T: Tables, const ADMITS: bool>(
             Counter::PassedNotVip
         });
     };
-    if vip.flags & VIP_SETTLES != 0 {
+    if vip.flags & VIP_SETTLES != 0 && epoch.is_multiple_of(2) {
         // By its very port, also where the VIP has several.
         let key = scratch.key.vip();
-        tables.keep_vip(&key, &vip, epoch, tables.now());
+        tables.keep_vip(&key, &vip, epoch);
     }
     let owned = owner::of(tables, &vip, &scratch.key);
     let begun = match owner::keeping(tables, owned.owner) {
         Some(instance) if !is_opening(tcp_flags) => {
             scratch.entry = settled::entry(&vip, owned.owner, instance.generation);
+            scratch.entry.forward = vip.forward_of_owners();
             Ok(go_on(tables, scratch, owned, tcp_flags))
         }
         _ if tcp_flags & TCP_RST != 0 => Err(Counter::DropStrayReset),

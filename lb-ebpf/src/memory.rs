@@ -116,7 +116,7 @@ impl MemoryTables {
             settings: Mutex::default(),
             vips: Mutex::default(),
             vip_addresses: Mutex::default(),
-            vip_epoch: AtomicU64::new(0),
+            vip_epoch: AtomicU64::new(2),
             recent_vips: Mutex::default(),
             filter: Mutex::default(),
             acl: Mutex::default(),
@@ -185,28 +185,31 @@ impl MemoryTables {
         self.now.store(now, Relaxed);
     }
 
+    /// Changes a VIP or an instance: all that `write` does is one change for whoever keeps copies of them.
+    pub fn change<T>(&self, write: impl FnOnce() -> T) {
+        self.vip_epoch.fetch_add(1, Relaxed);
+        write();
+        self.vip_epoch.fetch_add(1, Relaxed);
+    }
+
     /// Inserts or replaces a VIP.
     pub fn set_vip(&self, key: VipKey, vip: Vip) {
-        lock(&self.vips).insert(key, vip);
-        self.vip_epoch.fetch_add(1, Relaxed);
+        self.change(|| lock(&self.vips).insert(key, vip));
     }
 
     /// Removes a VIP.
     pub fn remove_vip(&self, key: &VipKey) {
-        lock(&self.vips).remove(key);
-        self.vip_epoch.fetch_add(1, Relaxed);
+        self.change(|| lock(&self.vips).remove(key));
     }
 
     /// Notes that VIPs have this address, some of them several ports.
     pub fn set_vip_address(&self, address: Address, ranges: PortRanges) {
-        lock(&self.vip_addresses).insert(address, ranges);
-        self.vip_epoch.fetch_add(1, Relaxed);
+        self.change(|| lock(&self.vip_addresses).insert(address, ranges));
     }
 
     /// Notes that no VIP has this address any more.
     pub fn remove_vip_address(&self, address: &Address) {
-        lock(&self.vip_addresses).remove(address);
-        self.vip_epoch.fetch_add(1, Relaxed);
+        self.change(|| lock(&self.vip_addresses).remove(address));
     }
 
     /// Writes the filter in front of connections and VIPs.
@@ -307,10 +310,11 @@ impl MemoryTables {
 
     /// Writes an instance; an index that is out of range is ignored.
     pub fn set_instance(&self, index: u16, instance: InstanceEntry) {
-        if let Some(place) = lock(&self.instances).get_mut(index as usize) {
-            *place = instance;
-        }
-        self.vip_epoch.fetch_add(1, Relaxed);
+        self.change(|| {
+            if let Some(place) = lock(&self.instances).get_mut(index as usize) {
+                *place = instance;
+            }
+        });
     }
 
     /// Sets what the route table says of `destination`.

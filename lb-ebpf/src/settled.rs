@@ -30,11 +30,11 @@ use crate::{Hop as _, Tables, hash, hash::slot, hop, parse::Layout};
 /// Places for copies of VIPs; a power of two.
 pub const RECENT_VIPS: usize = 256;
 
-/// Nanoseconds that a copy of a VIP holds at most. It is void as soon as the epoch of the VIPs has
-/// moved; this is for a daemon that ended between a change and that.
-const HOLDS: u64 = 1_000_000_000;
-
 /// A copy of a VIP whose flows are not remembered.
+///
+/// It holds for one epoch, an even one. While the daemon changes a VIP or an instance the epoch is odd, and
+/// nobody keeps anything: so at no moment does one processor go by a new table, and another one by its copy of
+/// what was before. Should the daemon end meanwhile the epoch stays odd, which costs time and nothing else.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RecentVip {
@@ -42,32 +42,31 @@ pub struct RecentVip {
     pub key: VipKey,
     /// The VIP.
     pub vip: Vip,
-    /// The epoch of the VIPs, read before the VIP was.
+    /// Always zero.
+    pub pad: u32,
+    /// The epoch of the VIPs, read before the VIP was; 0, which no epoch is: there is no copy.
     pub epoch: u64,
-    /// `CLOCK_MONOTONIC` nanoseconds until which the copy holds; 0: there is none.
-    pub until: u64,
 }
 
 impl RecentVip {
-    /// A copy made at `now`; `epoch` was read before the VIP was.
+    /// A copy; `epoch` was read before the VIP was, and is even.
     #[inline(always)]
     #[must_use]
-    pub const fn new(key: &VipKey, vip: &Vip, epoch: u64, now: u64) -> Self {
+    pub const fn new(key: &VipKey, vip: &Vip, epoch: u64) -> Self {
         Self {
             key: *key,
             vip: *vip,
+            pad: 0,
             epoch,
-            until: now + HOLDS,
         }
     }
 
-    /// Whether the copy holds for a packet with this key, at `now` and in this epoch.
+    /// Whether the copy holds for a packet with this key in this epoch.
     #[inline(always)]
     #[must_use]
-    pub const fn holds(&self, key: &FlowKey, epoch: u64, now: u64) -> bool {
+    pub const fn holds(&self, key: &FlowKey, epoch: u64) -> bool {
         u16::from_ne_bytes(self.key.port) == u16::from_ne_bytes(key.destination_port)
             && same_address(&self.key.address, &key.destination)
-            && now < self.until
             && epoch == self.epoch
     }
 }
@@ -117,15 +116,15 @@ pub(crate) fn find<T: Tables, const ADMITS: bool>(
     if key.protocol != PROTOCOL_TCP || layout.fragment || !tables.has_recent_vips() {
         return Found::No;
     }
-    let now = tables.now();
     let epoch = tables.vip_epoch();
-    let Some(vip) = tables.recent_vip(key, epoch, now) else {
+    let Some(vip) = tables.recent_vip(key, epoch) else {
         return Found::No;
     };
     let slot = tables.slot(vip.table, slot_of(&vip, key));
     if !slot.is_clear() {
         return Found::No;
     }
+    let now = tables.now();
     let (hop, generation) = if ADMITS {
         match hop::note_active(tables, slot.index(), epoch, now) {
             hop::NOT_ACTIVE => return Found::No,
@@ -210,14 +209,12 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_holds_for_its_key_its_time_and_its_epoch() {
+    fn a_copy_holds_for_its_key_and_its_epoch() {
         let key = key(1, 80);
-        let copy = RecentVip::new(&key.vip(), &Vip::default(), 3, 5);
-        assert!(copy.holds(&key, 3, 5 + HOLDS - 1));
-        assert!(!copy.holds(&key, 3, 5 + HOLDS));
-        assert!(!copy.holds(&key, 4, 5));
-        assert!(!copy.holds(&self::key(2, 80), 3, 5));
-        assert!(!copy.holds(&self::key(1, 81), 3, 5));
-        assert!(!RecentVip::default().holds(&FlowKey::default(), 0, 0));
+        let copy = RecentVip::new(&key.vip(), &Vip::default(), 4);
+        assert!(copy.holds(&key, 4));
+        assert!(!copy.holds(&key, 5) && !copy.holds(&key, 6));
+        assert!(!copy.holds(&self::key(2, 80), 4));
+        assert!(!copy.holds(&self::key(1, 81), 4));
     }
 }

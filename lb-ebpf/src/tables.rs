@@ -96,15 +96,16 @@ pub trait Tables {
     fn slot(&self, table: u32, slot: u32) -> Slot;
     /// The index of the owner of an unsettled slot; 0 is none.
     fn owner(&self, table: u32, slot: u32) -> u16;
-    /// The epoch of VIPs and instances, which moves after each change of one.
+    /// The epoch of VIPs and instances: odd while one is being changed, and another even number after each change.
+    /// Never 0 where packets are processed.
     fn vip_epoch(&self) -> u64;
     /// Whether this processor has ever kept a copy of a VIP.
     fn has_recent_vips(&self) -> bool;
     /// This processor's copy of the VIP that packets with this key are for, if there is one and it
-    /// [holds](crate::settled::RecentVip::holds) in this epoch, at `now`.
-    fn recent_vip(&self, key: &FlowKey, epoch: u64, now: u64) -> Option<Vip>;
-    /// Keeps a copy of a VIP, made at `now`; `epoch` was read before the VIP was.
-    fn keep_vip(&self, key: &VipKey, vip: &Vip, epoch: u64, now: u64);
+    /// [holds](crate::settled::RecentVip::holds) in this epoch.
+    fn recent_vip(&self, key: &FlowKey, epoch: u64) -> Option<Vip>;
+    /// Keeps a copy of a VIP; `epoch` was read before the VIP was, and is even.
+    fn keep_vip(&self, key: &VipKey, vip: &Vip, epoch: u64);
 
     /// Whether a packet with this key may be for a VIP or belong to a connection
     /// ([`lb_common::AddressFilter::expects`]).

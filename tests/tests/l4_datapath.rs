@@ -380,11 +380,16 @@ fn what_is_missing_is_said() -> Result<()> {
     })
 }
 
-/// Where the epoch of VIPs and instances is.
-fn epoch(spec: &DatapathSpec) -> Result<u64> {
+/// The epoch of VIPs and instances.
+fn epoch_of(spec: &DatapathSpec) -> Result<Array<MapData, u64>> {
     let pin = spec.pin_path.join(ours(1)).join(names::MAP_VIP_EPOCH);
-    let array = Array::<_, u64>::try_from(Map::from_map_data(MapData::from_pin(pin)?)?)?;
-    Ok(array.get(&0, 0)?)
+    Ok(Array::try_from(Map::from_map_data(MapData::from_pin(
+        pin,
+    )?)?)?)
+}
+
+fn epoch(spec: &DatapathSpec) -> Result<u64> {
+    Ok(epoch_of(spec)?.get(&0, 0)?)
 }
 
 #[test]
@@ -398,12 +403,21 @@ fn instances_that_change_void_what_programs_have_kept_of_them() -> Result<()> {
         let before = epoch(&spec)?;
         daemon.admin(AdminState::Draining)?;
         daemon.settled()?;
-        // One for the instance, one for the VIP whose table is another one.
+        // One for the instance, one for the VIP whose table is another one. It is odd during each.
+        let after = epoch(&spec)?;
+        ensure!(after >= before + 4, "from {before} to {after}");
         ensure!(
-            epoch(&spec)? >= before + 2,
-            "from {before} to {}",
-            epoch(&spec)?
+            before % 2 == 0 && after % 2 == 0,
+            "from {before} to {after}"
         );
+        // As a daemon leaves it that ends in the middle of a change.
+        drop(daemon);
+        epoch_of(&spec)?.set(0, after + 1, 0)?;
+        place.connect(10)?;
+        let daemon = Daemon::start(&spec, [1, 3])?;
+        daemon.settled()?;
+        let next = epoch(&spec)?;
+        ensure!(next > after && next % 2 == 0, "from {after} to {next}");
         Ok(())
     })
 }

@@ -2,8 +2,9 @@
 
 use anyhow::{Result, ensure};
 use lb_common::{
-    Counter, FORWARD_GUE, FORWARD_IPIP, FORWARD_L2DSR, INSTANCE_DRAINING, InstanceEntry,
-    PROTOCOL_TCP, SELECT_TURN, Slot, VIP_OWNED, VIP_OWNED_BY_SOURCE, VIP_SETTLES, Vip,
+    Counter, FORWARD_GUE, FORWARD_IPIP, FORWARD_L2DSR, FORWARD_NAT, INSTANCE_DRAINING,
+    InstanceEntry, PROTOCOL_TCP, SELECT_TURN, Slot, VIP_OWNED, VIP_OWNED_BY_SOURCE, VIP_SETTLES,
+    Vip,
 };
 use lb_ebpf::Verdict;
 use lb_tests::packet::Build;
@@ -128,6 +129,32 @@ fn owners_are_known_by_their_own_hash() -> Result<()> {
         ensure!(target(lab, 5001, tcp::ACK)? == MAC_2);
         ensure!(target(lab, 5002, tcp::ACK)? == MAC_1);
         ensure!(lab.flows()? == 3);
+        Ok(())
+    })
+}
+
+#[test]
+fn flows_of_owners_go_on_as_they_were_forwarded() -> Result<()> {
+    run(SIZES, |lab| {
+        serve(lab, settling(FORWARD_L2DSR, 0), Slot::clear(1), 0)?;
+        ensure!(target(lab, 5000, tcp::SYN)? == MAC_1);
+        let translating = Vip {
+            flags: VIP_OWNED,
+            owned_forward: FORWARD_L2DSR,
+            ..settling(FORWARD_NAT, 1)
+        };
+        serve(lab, translating, Slot::unsettled(2), 1)?;
+        for (port, flags, address) in [
+            (5000, tcp::ACK, [10, 1, 1, 1]),
+            (5001, tcp::SYN, [10, 0, 1, 12]),
+            (5001, tcp::ACK, [10, 0, 1, 12]),
+            (5000, tcp::ACK, [10, 1, 1, 1]),
+        ] {
+            let seen = lab.send(&from(port, flags).bytes())?;
+            ensure!(seen.verdict == Verdict::Transmit, "{:?}", seen.verdict);
+            ensure!(seen.frame[30..34] == address, "{port}");
+        }
+        ensure!(lab.flows()? == 3 && lab.live(1)? == 1 && lab.live(2)? == 1);
         Ok(())
     })
 }

@@ -84,7 +84,7 @@ pub struct NextHop {
     pub macs: [u8; 12],
     /// Interface to leave by; with [`HOP_TAGGED`] it may be one above that.
     pub interface: u32,
-    /// In the lower half, the [MTU](NextHop::mtu); with [`HOP_ACTIVE`], in the upper half the lowest bits of the
+    /// In the lower half, the [MTU](NextHop::mtu); with [`HOP_ACTIVE`], in the upper half the lowest bits of half the
     /// epoch in which the instance was found active. As one field, since the compiler copies two in pieces that
     /// the verifier refuses.
     pub mtu_and_epoch: u32,
@@ -138,26 +138,25 @@ impl NextHop {
         }
     }
 
-    /// Notes at `now` that the instance takes new connections in this epoch. That holds for a second at most, which
-    /// is less than the epoch's bits take to come round, and all that a daemon may cost that ended before it has
-    /// moved the epoch. When it was noted lies in the lowest bits of the time until which the entry is fresh, to
-    /// which they mean a millisecond.
+    /// Notes at `now` that the instance takes new connections in this epoch, which is even. That holds for a second
+    /// at most, which is less than the epoch's bits take to come round. When it was noted lies in the lowest bits of
+    /// the time until which the entry is fresh, to which they mean a millisecond.
     #[inline(always)]
     pub const fn note_active(&mut self, epoch: u64, now: u64) {
-        self.mtu_and_epoch = (epoch as u32) << 16 | self.mtu();
+        self.mtu_and_epoch = (epoch as u32 >> 1) << 16 | self.mtu();
         self.flags |= HOP_ACTIVE;
         self.fresh_until = self.fresh_until & !NOTED_BITS | now >> NOTED_UNIT & NOTED_BITS;
     }
 
     /// Whether the entry is fresh at `now`, and is the way to an instance that takes new connections: all that
-    /// there is to know of it, as long as the epoch is this one.
+    /// there is to know of it, as long as the epoch is this one, which is even.
     #[inline(always)]
     #[must_use]
     pub const fn leads_on(&self, epoch: u64, now: u64) -> bool {
         let age = (now >> NOTED_UNIT).wrapping_sub(self.fresh_until) & NOTED_BITS;
         now < self.fresh_until
             && age < NOTE_HOLDS
-            && self.mtu_and_epoch >> 16 == epoch as u32 & 0xffff
+            && self.mtu_and_epoch >> 16 == epoch as u32 >> 1 & 0xffff
             && self.flags & HOP_ACTIVE != 0
     }
 }
@@ -244,13 +243,13 @@ mod tests {
                 flags: HOP_TAGGED | 7 << HOP_VLAN,
                 ..NextHop::default()
             };
-            let epoch = 0x7_0003_8001;
+            let epoch = 0x7_0003_8002;
             assert!(!hop.leads_on(0, now), "nobody has looked at the instance");
             hop.note_active(0, now - SECOND);
             hop.note_active(epoch, now);
             assert!(hop.leads_on(epoch, now) && hop.leads_on(epoch, now + SECOND / 10 * 9));
             assert!(!hop.leads_on(epoch, now + SECOND / 10 * 11));
-            assert!(!hop.leads_on(epoch - 1, now) && !hop.leads_on(epoch + 1, now));
+            assert!(!hop.leads_on(epoch - 2, now) && !hop.leads_on(epoch + 2, now));
             assert_eq!((hop.mtu(), hop.flags >> HOP_VLAN), (1500, 7));
             let ends = hop.fresh_until.abs_diff(now + 3600 * SECOND);
             assert!(ends < SECOND / 500, "{ends}");

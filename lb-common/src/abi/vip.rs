@@ -168,6 +168,23 @@ pub struct Vip {
     pub hash_of: u8,
     /// Bits `VIP_*`.
     pub flags: u8,
+    /// With [`VIP_OWNED`]: how flows of owners are forwarded when new ones are forwarded otherwise; else zero. A
+    /// service that remembers nothing may get another forwarding, or be stood in for.
+    pub owned_forward: u8,
+    /// Always zero.
+    pub pad: [u8; 3],
+}
+
+impl Vip {
+    /// How flows of owners are forwarded.
+    #[inline(always)]
+    #[must_use]
+    pub const fn forward_of_owners(&self) -> u8 {
+        match self.owned_forward {
+            0 => self.forward,
+            other => other,
+        }
+    }
 }
 
 /// [`Vip::flags`]: the slots of the table have owners, whose the packets are that belong to no
@@ -184,4 +201,4 @@ pub const VIP_SETTLES: u8 = 2;
 pub const VIP_STAYS: u8 = 0x40;
 
 const _: () = assert!(size_of::<VipKey>() == 24 && align_of::<VipKey>() == 8);
-const _: () = assert!(size_of::<Vip>() == 16 && align_of::<Vip>() == 4);
+const _: () = assert!(size_of::<Vip>() == 20 && align_of::<Vip>() == 4);

@@ -185,22 +185,19 @@ impl Tables for Maps<'_> {
     }
 
     #[inline(always)]
-    fn recent_vip(&self, key: &FlowKey, epoch: u64, now: u64) -> Option<Vip> {
+    fn recent_vip(&self, key: &FlowKey, epoch: u64) -> Option<Vip> {
         let place = settled::place(&key.destination, key.destination_port);
         // SAFETY: this processor's element, which nothing else writes.
         let copy = unsafe { &*self.place_of_vip(place) };
-        copy.holds(key, epoch, now).then_some(copy.vip)
+        copy.holds(key, epoch).then_some(copy.vip)
     }
 
     #[inline(always)]
-    fn keep_vip(&self, key: &VipKey, vip: &Vip, epoch: u64, now: u64) {
+    fn keep_vip(&self, key: &VipKey, vip: &Vip, epoch: u64) {
         let place = settled::place(&key.address, key.port);
         // SAFETY: this processor's element, which nothing else writes.
         unsafe {
-            ptr::write(
-                self.place_of_vip(place),
-                RecentVip::new(key, vip, epoch, now),
-            );
+            ptr::write(self.place_of_vip(place), RecentVip::new(key, vip, epoch));
             (*self.workplace).keeps = 1;
         }
     }

@@ -73,15 +73,15 @@ impl Tables for MemoryTables {
         !lock(&self.recent_vips).is_empty()
     }
 
-    fn recent_vip(&self, key: &FlowKey, epoch: u64, now: u64) -> Option<Vip> {
+    fn recent_vip(&self, key: &FlowKey, epoch: u64) -> Option<Vip> {
         let place = settled::place(&key.destination, key.destination_port);
         let copy = lock(&self.recent_vips).get(&place).copied()?;
-        copy.holds(key, epoch, now).then_some(copy.vip)
+        copy.holds(key, epoch).then_some(copy.vip)
     }
 
-    fn keep_vip(&self, key: &VipKey, vip: &Vip, epoch: u64, now: u64) {
+    fn keep_vip(&self, key: &VipKey, vip: &Vip, epoch: u64) {
         let place = settled::place(&key.address, key.port);
-        let copy = RecentVip::new(key, vip, epoch, now);
+        let copy = RecentVip::new(key, vip, epoch);
         lock(&self.recent_vips).insert(place, copy);
     }
 

@@ -164,31 +164,51 @@ impl Whole<'_> {
                 );
                 reader.contradiction(&vip.place, spec.to_string(), expected);
             }
-            let family = |address: SocketAddr| address.is_ipv4() == spec.address.is_ipv4();
-            let service = self.services.iter().find(|s| s.spec.name == spec.service);
-            // Where packets keep their addresses, an instance's own only says where they go; and a
-            // relay has two connections, of any family each.
-            if let Some(service) = service
-                && service.spec.forwarding.translates()
-                && self.datapath.spec.mode != DatapathMode::Relay
-                && !service.endpoints.is_empty()
-                && !service.endpoints.iter().any(|e| family(e.value.address()))
-            {
-                let expected = format!(
-                    "a service with instances of the VIP's address family, {}",
-                    if spec.address.is_ipv4() {
-                        "IPv4"
-                    } else {
-                        "IPv6"
-                    }
-                );
-                reader.contradiction(
-                    &vip.service,
-                    format!("{:?}", spec.service.as_str()),
-                    expected,
-                );
-            }
+            self.family(reader, vip);
         }
+    }
+
+    /// A VIP's service has instances that can take its packets, and so has whoever serves in its place.
+    fn family(&self, reader: &mut Reader, vip: &Leads<VipSpec>) {
+        let named = |name: &ServiceName| self.services.iter().find(|s| s.spec.name == *name);
+        let v4 = vip.spec.address.is_ipv4();
+        let family = if v4 { "IPv4" } else { "IPv6" };
+        let Some(service) = named(&vip.spec.service) else {
+            return;
+        };
+        if self.is_of_no_use(service, v4) {
+            let expected =
+                format!("a service with instances of the VIP's address family, {family}");
+            let found = format!("{:?}", vip.spec.service.as_str());
+            reader.contradiction(&vip.service, found, expected);
+        }
+        // One fault is enough for all VIPs of a service.
+        let is_first = self
+            .vips_of(service)
+            .find(|vip| vip.address.is_ipv4() == v4)
+            == Some(&vip.spec);
+        if is_first
+            && let Some(name) = &service.fallback.value
+            && let Some(fallback) = named(name)
+            && self.is_of_no_use(fallback, v4)
+        {
+            let expected = format!(
+                "a service with instances of the address family of {}, {family}",
+                vip.place.path
+            );
+            reader.contradiction(&service.fallback, format!("{:?}", name.as_str()), expected);
+        }
+    }
+
+    /// Whether the instances of a service can take no packets of VIPs of this family. Where packets keep their
+    /// addresses, an instance's own only says where they go; and a relay has two connections, of any family
+    /// each.
+    fn is_of_no_use(&self, service: &ReadService, v4: bool) -> bool {
+        let mut endpoints = service.endpoints.iter();
+        service.spec.forwarding.translates()
+            && self.datapath.spec.mode != DatapathMode::Relay
+            && !service.endpoints.is_empty()
+            && endpoints.all(|endpoint| endpoint.value.address().is_ipv4() != v4)
     }
 
     /// No two sockets want the same address. The gateway's IPv6 listeners serve IPv6 alone, so

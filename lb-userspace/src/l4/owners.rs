@@ -10,7 +10,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use lb_common::{FlowEntry, SLOTS, Slot, Table};
+use lb_common::{SLOTS, Slot, Table};
 
 use super::recipe::empty_table;
 use crate::model::Timestamp;
@@ -162,13 +162,13 @@ impl Owners {
         self.met.fill(false);
     }
 
-    /// Notes an entry of the connection table for a flow of the slot at `at`; whether the slot says
-    /// the same, so that the entry is not needed.
-    pub(crate) fn meet(&mut self, at: u32, entry: &FlowEntry) -> bool {
+    /// Notes an entry of the connection table for a flow of the slot at `at`, which leads to `instance` as the
+    /// VIP's do, or with `None` otherwise; whether the slot says the same, so that the entry is not needed.
+    pub(crate) fn meet(&mut self, at: u32, instance: Option<u16>) -> bool {
         let slot = Slot(self.table.slots[at as usize]);
         let is_same = self.memory == Memory::Unsettled
             && !slot.is_unsettled()
-            && slot.index() == entry.instance;
+            && Some(slot.index()) == instance;
         if !is_same {
             self.met[at as usize] = true;
         }

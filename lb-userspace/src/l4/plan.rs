@@ -176,14 +176,16 @@ pub(crate) fn plan(snapshot: &Snapshot, host: &Host) -> Plan {
             continue;
         }
         add_instances(service, &mut instances, &mut tunnelled);
-        let vip = match fallback(snapshot, service, spec) {
-            Some(instead) => vip_plan(instead, service, spec),
+        let named = service.spec.fallback.as_ref();
+        let fallback = named.and_then(|name| snapshot.service(name.as_str()));
+        let mut vip = match fallback.filter(|fallback| stands_in(fallback, service, spec)) {
+            Some(fallback) => vip_plan(fallback, service, spec),
             None => vip_plan(service, service, spec),
         };
         // Whoever was served by it goes on when nobody new is.
-        let named = service.spec.fallback.as_ref();
-        if let Some(fallback) = named.and_then(|name| snapshot.service(name.as_str())) {
+        if let Some(fallback) = fallback {
             add_instances(fallback, &mut instances, &mut tunnelled);
+            vip.idle = longer_idle(service, fallback, spec.protocol, &host.spec);
         }
         warn(spec, service, &vip, &mut warnings);
         warn_of_strangers(spec, service, &snapshot.vips, &mut warnings);
@@ -240,12 +242,29 @@ fn vip_plan(service: &Service, own: &Service, spec: &VipSpec) -> VipPlan {
     }
 }
 
-/// The service that serves a VIP in the place of its own, which has nobody for it.
-fn fallback<'a>(snapshot: &'a Snapshot, service: &Service, vip: &VipSpec) -> Option<&'a Service> {
-    let name = service.spec.fallback.as_ref()?;
-    let instead = snapshot.service(name.as_str())?;
+/// Whether a service's fallback serves a VIP in its place, because it has nobody for it.
+fn stands_in(fallback: &Service, service: &Service, vip: &VipSpec) -> bool {
     let can_serve = |service| !recipe(service, vip).is_empty();
-    (!can_serve(service) && can_serve(instead)).then_some(&**instead)
+    !can_serve(service) && can_serve(fallback)
+}
+
+/// A VIP has connections of its service and of the fallback at the same time, and one idle time: neither may
+/// lose any before its own is over.
+fn longer_idle(
+    service: &Service,
+    fallback: &Service,
+    protocol: Protocol,
+    spec: &DatapathSpec,
+) -> Option<Duration> {
+    let (own, other) = (service.spec.idle_timeout, fallback.spec.idle_timeout);
+    if own == other {
+        return own;
+    }
+    let usual = match protocol {
+        Protocol::Tcp => spec.tcp_idle_timeout,
+        Protocol::Udp => spec.udp_idle_timeout,
+    };
+    Some(own.unwrap_or(usual).max(other.unwrap_or(usual)))
 }
 
 fn add_instances(

@@ -398,7 +398,7 @@ impl Pass<'_> {
     fn put_vip(&mut self, key: &VipKey, plan: &VipPlan, table: u32) -> Result<(), DatapathError> {
         self.state.tables.keep(table);
         let present = self.state.vips.get(key).copied();
-        let flags = self.flags(present.as_ref(), plan, table);
+        let (flags, owned_forward) = self.flags(present.as_ref(), plan, table);
         let way = (table, plan.select, plan.hash_of, flags);
         let id = match present {
             Some(vip) => vip.id,
@@ -416,6 +416,8 @@ impl Pass<'_> {
             select: plan.select,
             hash_of: plan.hash_of,
             flags,
+            owned_forward,
+            pad: [0; 3],
         };
         if present != Some(wanted) {
             self.datapath.put_vip(key, &wanted)?;

@@ -533,9 +533,8 @@ fn is_needless(key: &FlowKey, entry: &FlowEntry, known: &mut Walked<'_>) -> bool
     let Some(vip) = vip.filter(|vip| vip.flags & VIP_SETTLES != 0) else {
         return false;
     };
-    entry.direction == FLOW_FORWARD
-        && known.tables.meet(vip.table, slot_of(vip, key), entry)
-        && entry.forward == vip.forward
+    let way = (entry.forward == vip.forward).then_some(entry.instance);
+    entry.direction == FLOW_FORWARD && known.tables.meet(vip.table, slot_of(vip, key), way)
 }
 
 /// Entries that a connection takes, counted at its forward one: the reply's may have been passed

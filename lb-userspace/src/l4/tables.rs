@@ -7,8 +7,6 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use lb_common::FlowEntry;
-
 use super::{
     owners::Owners,
     recipe::{Recipe, Share},
@@ -291,11 +289,11 @@ impl Tables {
     }
 
     /// Notes an entry of the connection table for a flow of a slot whose flows need not be remembered;
-    /// whether it is not needed.
-    pub(crate) fn meet(&mut self, index: u32, at: u32, entry: &FlowEntry) -> bool {
+    /// whether it is not needed. It leads to `instance` as the VIP's do, or with `None` otherwise.
+    pub(crate) fn meet(&mut self, index: u32, at: u32, instance: Option<u16>) -> bool {
         match self.slots.get_mut(index as usize) {
             Some(Slot::Used(Contents::Made(made))) => match &mut made.owners {
-                Some(owners) => owners.meet(at, entry),
+                Some(owners) => owners.meet(at, instance),
                 None => false,
             },
             _ => false,

@@ -281,10 +281,22 @@ impl Kernel {
         self.move_vip_epoch()
     }
 
-    fn move_vip_epoch(&mut self) -> Result<()> {
+    /// Makes the epoch of VIPs and instances what it is while the daemon changes one, until it is told otherwise.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn set_changing(&mut self, is_changing: bool) -> Result<()> {
         let mut epoch = self.array::<u64>(names::MAP_VIP_EPOCH)?;
-        let next = epoch.get(&0, 0)? + 1;
-        Ok(epoch.set(0, next, 0)?)
+        let past = epoch.get(&0, 0)?;
+        Ok(epoch.set(0, past / 2 * 2 + if is_changing { 1 } else { 2 }, 0)?)
+    }
+
+    fn move_vip_epoch(&mut self) -> Result<()> {
+        let epoch = self.array::<u64>(names::MAP_VIP_EPOCH)?.get(&0, 0)?;
+        if epoch.is_multiple_of(2) {
+            self.set_changing(false)?;
+        }
+        Ok(())
     }
 
     /// Says that an interface is a VLAN of another one.

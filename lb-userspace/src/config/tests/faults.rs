@@ -163,3 +163,27 @@ fn a_fallback_is_another_service_that_is_there() {
         ]
     );
 }
+
+#[test]
+fn a_fallback_has_instances_that_the_vips_can_use() {
+    let text = |rest: &str| {
+        format!(
+            "[datapath]\ninterfaces = [\"eth0\"]\n{rest}\n\
+             [services.web]\ninstances = [\"10.0.0.1:80\"]\nfallback = \"sorry\"\n\
+             [[vips]]\naddress = \"10.0.0.9\"\nport = 80\nservice = \"web\"\n\
+             [[vips]]\naddress = \"10.0.0.9\"\nport = 81\nservice = \"web\"\n\
+             [services.sorry]\ninstances = [\"[fd00::3]:80\"]\n"
+        )
+    };
+    assert_eq!(
+        faults(load_text(&text(""))),
+        [
+            "lb.toml:6:12: services.web.fallback: expected a service with instances of the address \
+             family of vips[0], IPv4; found \"sorry\""
+        ]
+    );
+    // Where packets keep their addresses the instance's own only says where they go.
+    for (rest, forwarding) in [("", "forwarding = \"ipip\""), ("mode = \"relay\"", "")] {
+        assert!(load_text(&format!("{}{forwarding}\n", text(rest))).is_ok());
+    }
+}

@@ -172,10 +172,10 @@ impl Datapath for Kernel {
     }
 
     fn put_instance(&mut self, index: u16, entry: &InstanceEntry) -> Result<(), DatapathError> {
-        let result = self.maps.instances.set(index.into(), entry, 0);
-        result.map_err(written(|| format!("instance {index}")))?;
-        self.maps.vip_epoch.move_on();
-        Ok(())
+        let maps = &mut self.maps;
+        let write = || maps.instances.set(index.into(), entry, 0);
+        let result = maps.vip_epoch.change(write);
+        result.map_err(written(|| format!("instance {index}")))
     }
 
     fn reset_instance(&mut self, index: u16) -> Result<(), DatapathError> {
@@ -209,19 +209,16 @@ impl Datapath for Kernel {
 
     fn put_vip(&mut self, key: &VipKey, vip: &Vip) -> Result<(), DatapathError> {
         let what = || format!("VIP {}", vip.id);
-        let result = self.maps.vips.insert(key, vip, 0);
-        result.map_err(written(what))?;
-        self.maps.vip_epoch.move_on();
-        Ok(())
+        let maps = &mut self.maps;
+        let result = maps.vip_epoch.change(|| maps.vips.insert(key, vip, 0));
+        result.map_err(written(what))
     }
 
     fn remove_vip(&mut self, key: &VipKey) -> Result<(), DatapathError> {
-        match self.maps.vips.remove(key) {
+        let maps = &mut self.maps;
+        match maps.vip_epoch.change(|| maps.vips.remove(key)) {
             Err(error) if !is_absent(&error) => Err(written(|| "a VIP".to_owned())(error)),
-            _ => {
-                self.maps.vip_epoch.move_on();
-                Ok(())
-            }
+            _ => Ok(()),
         }
     }
 
@@ -231,11 +228,9 @@ impl Datapath for Kernel {
         ranges: &PortRanges,
     ) -> Result<(), DatapathError> {
         let what = || "the address of a VIP".to_owned();
-        let result = self.addresses.put(address, ranges);
-        result.map_err(written(what))?;
-        // Which VIP a port is for may have changed.
-        self.maps.vip_epoch.move_on();
-        Ok(())
+        // Which VIP a port is for may change.
+        let put = || self.addresses.put(address, ranges);
+        self.maps.vip_epoch.change(put).map_err(written(what))
     }
 
     fn remove_vip_address(&mut self, address: &Address) -> Result<(), DatapathError> {

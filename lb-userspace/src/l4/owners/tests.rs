@@ -1,5 +1,3 @@
-use lb_common::FLOW_FORWARD;
-
 use super::*;
 
 const SILENCE: Duration = Duration::from_secs(3600);
@@ -29,20 +27,10 @@ fn slots<const N: usize>(owners: &Owners) -> [Slot; N] {
     std::array::from_fn(|at| Slot(owners.table().slots[at]))
 }
 
-fn flow(instance: u16) -> FlowEntry {
-    FlowEntry {
-        instance,
-        direction: FLOW_FORWARD,
-        ..FlowEntry::default()
-    }
-}
-
 /// A walk that meets entries of flows: slot and instance.
 fn walk(owners: &mut Owners, now: Timestamp, flows: &[(u32, u16)]) -> Vec<bool> {
     owners.begin_walk(now, GRACE);
-    let met = flows
-        .iter()
-        .map(|(slot, to)| owners.meet(*slot, &flow(*to)));
+    let met = flows.iter().map(|(slot, to)| owners.meet(*slot, Some(*to)));
     met.collect()
 }
 

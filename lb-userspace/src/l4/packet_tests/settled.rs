@@ -221,14 +221,25 @@ fn what_begins_to_be_remembered_loses_nothing() {
         algorithm: Algorithm::RoundRobin,
         ..spec(THREE)
     };
-    for (name, other) in [("limit", limited), ("source", by_source), ("turns", turns)] {
+    let forwarded = |forwarding| ServiceSpec {
+        forwarding,
+        ..spec(THREE)
+    };
+    for (name, other) in [
+        ("limit", limited),
+        ("source", by_source),
+        ("turns", turns),
+        ("tunnels", forwarded(Forwarding::Ipip)),
+        ("translates", forwarded(Forwarding::Nat)),
+    ] {
         let mut balancer = Balancer::new(vec![spec(THREE)]);
         let old = balancer.begin(1000..1150);
         balancer.reconfigure(other.clone());
         let new = balancer.begin(2000..2150);
         balancer.assert_go_on(&old);
         balancer.assert_go_on(&new);
-        assert_eq!(balancer.flows(), 300, "{name}");
+        let entries = if name == "translates" { 450 } else { 300 };
+        assert_eq!(balancer.flows(), entries, "{name}");
         balancer.pass(HOUR - GRACE * 2);
         balancer.assert_go_on(&old);
         balancer.pass(GRACE * 3);
@@ -238,7 +249,7 @@ fn what_begins_to_be_remembered_loses_nothing() {
         let (vip, _) = balancer.only_table();
         assert_eq!(
             vip.flags & lb_common::VIP_SETTLES != 0,
-            name == "source",
+            ["source", "tunnels"].contains(&name),
             "{name}"
         );
         // And back again.

@@ -2,8 +2,8 @@
 //! [`super::super::owners`].
 
 use lb_common::{
-    HASH_SOURCE, INSTANCE_ACTIVE, INSTANCE_DRAINING, VIP_OWNED, VIP_OWNED_BY_SOURCE, VIP_SETTLES,
-    Vip,
+    HASH_SOURCE, INSTANCE_ACTIVE, INSTANCE_DRAINING, VIP_COOKIES, VIP_OWNED, VIP_OWNED_BY_SOURCE,
+    VIP_SETTLES, Vip,
 };
 
 use super::{Datapath, DatapathError, Pass, Place, Plan, Recipe, Reconciler, VipPlan};
@@ -42,24 +42,25 @@ const fn by_source(vip: &Vip) -> bool {
 
 /// How the flows of a VIP are to be treated from now on.
 ///
-/// Owners are found by a hash. When another part of the packet is to be hashed, what was not remembered
-/// so far is found by the former hash, so everything is remembered until that is over.
+/// Owners are found by a hash, and their flows forwarded as they were. When another part of the packet is to
+/// be hashed, or new flows are forwarded otherwise, what was not remembered so far keeps the former way, so
+/// everything is remembered until that is over.
 pub(super) fn wanted_memory(present: Option<&Vip>, wanted: &VipPlan) -> Memory {
     let is_found = present.is_none_or(|vip| {
-        vip.flags & VIP_OWNED == 0 || by_source(vip) == (wanted.hash_of == HASH_SOURCE)
+        vip.flags & VIP_OWNED == 0
+            || by_source(vip) == (wanted.hash_of == HASH_SOURCE)
+                && vip.forward_of_owners() == wanted.forward()
     });
     match (wanted.settles, present) {
         (true, _) if is_found => Memory::Unsettled,
-        (_, Some(vip)) if vip.flags & VIP_OWNED != 0 && !wanted.forwarding.translates() => {
-            Memory::AllFromNowOn
-        }
+        (_, Some(vip)) if vip.flags & VIP_OWNED != 0 => Memory::AllFromNowOn,
         _ => Memory::All,
     }
 }
 
 impl Pass<'_> {
-    /// The flags of a VIP that points to `table`.
-    pub(super) fn flags(&self, present: Option<&Vip>, wanted: &VipPlan, table: u32) -> u8 {
+    /// The flags of a VIP that points to `table`, and [`Vip::owned_forward`].
+    pub(super) fn flags(&self, present: Option<&Vip>, wanted: &VipPlan, table: u32) -> (u8, u8) {
         let owned = match wanted_memory(present, wanted) {
             Memory::Unsettled if wanted.hash_of == HASH_SOURCE => {
                 VIP_OWNED | VIP_SETTLES | VIP_OWNED_BY_SOURCE
@@ -70,7 +71,14 @@ impl Pass<'_> {
             }
             Memory::All | Memory::AllFromNowOn => 0,
         };
-        owned | wanted.flags()
+        let flags = owned | wanted.flags();
+        let is_former = owned & (VIP_OWNED | VIP_SETTLES) == VIP_OWNED;
+        let former = present.filter(|_| is_former).map(Vip::forward_of_owners);
+        match former {
+            // What answers to a cookie would be an owner's.
+            Some(former) if former != wanted.forward() => (flags & !VIP_COOKIES, former),
+            _ => (flags, 0),
+        }
     }
 
     /// Where the table of a VIP is or goes that has owners; what has to be written is written.
@@ -264,6 +272,7 @@ impl Reconciler {
             };
             if next.flags & VIP_SETTLES == 0 && !has_owners {
                 next.flags &= !(VIP_OWNED | VIP_OWNED_BY_SOURCE);
+                next.owned_forward = 0;
             }
             datapath.put_vip(key, &next)?;
             *vip = next;

@@ -276,14 +276,17 @@ impl World {
         if plan.instances.len() < 2 && random.one_in(3) {
             select = SELECT_LEAST_CONNECTIONS;
         }
-        if plan.is_owned && protocol == PROTOCOL_TCP && !translates(forward) {
+        let mut owned_forward = 0;
+        if plan.is_owned && protocol == PROTOCOL_TCP {
             flags |= VIP_OWNED;
             if random.one_in(3) {
                 flags |= VIP_OWNED_BY_SOURCE;
             }
-            if !plan.instances.contains(&LIMITED) && !random.one_in(3) {
+            if !translates(forward) && !plan.instances.contains(&LIMITED) && !random.one_in(3) {
                 flags |= VIP_SETTLES;
                 select = SELECT_HASH;
+            } else if translates(forward) || random.one_in(2) {
+                owned_forward = random.pick(&[FORWARD_L2DSR, FORWARD_IPIP, FORWARD_GUE]);
             }
         }
         if random.one_in(3) {
@@ -292,7 +295,7 @@ impl World {
         if several || random.one_in(4) {
             flags |= VIP_KEEPS_PORT;
         }
-        if self.has_cookies {
+        if self.has_cookies && flags & VIP_OWNED == 0 {
             flags |= cookies(id, protocol, forward);
         }
         Vip {
@@ -301,6 +304,7 @@ impl World {
             select,
             flags,
             hash_of: random.pick(&[HASH_FLOW, HASH_FLOW, HASH_SOURCE]),
+            owned_forward,
             ..vip(id)
         }
     }

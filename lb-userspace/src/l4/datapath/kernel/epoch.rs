@@ -1,7 +1,9 @@
 //! The epoch of VIPs and instances, moved without a system call.
 //!
-//! Each change of one moves it, and a change is to take as few calls as can be. The kernel lets memory of
-//! such an array be mapped, so what would be two calls, to read and to write it, is one instruction.
+//! It is odd while one is being changed, and an even number that it never was after that: what programs keep of
+//! them ([`lb_ebpf::settled`]) holds for one even epoch. A change is to take as few calls as can be. The kernel
+//! lets memory of such an array be mapped, so what would be four calls, to read and to write it twice, is two
+//! instructions.
 
 use std::{
     fmt, io,
@@ -59,13 +61,26 @@ impl Epoch {
         })
     }
 
-    /// Makes void what programs have copied under the epoch until now.
+    /// Makes void what programs have kept until now, also if whoever was here before ended in a change.
     pub(super) fn move_on(&self) {
+        let word = self.word();
+        let past = word.load(Ordering::SeqCst);
+        word.store(past + 2 - past % 2, Ordering::SeqCst);
+    }
+
+    /// Changes a VIP or an instance. Programs keep nothing before it is done, and nothing that they kept holds
+    /// as soon as it has begun: whichever of both the packets of a moment find, all processors find the same.
+    pub(super) fn change<T>(&self, write: impl FnOnce() -> T) -> T {
+        self.word().fetch_add(1, Ordering::SeqCst);
+        let written = write();
+        self.word().fetch_add(1, Ordering::SeqCst);
+        written
+    }
+
+    const fn word(&self) -> &AtomicU64 {
         // SAFETY: it is mapped until this value is dropped, aligned to a page, and only ever changed
         // atomically.
-        let word = unsafe { self.word.as_ref() };
-        // After what was written before it, for whoever sees it.
-        word.fetch_add(1, Ordering::SeqCst);
+        unsafe { self.word.as_ref() }
     }
 }
 

@@ -436,9 +436,9 @@ mod tests {
             let error = refused(&entry(field));
             assert!(error.contains(expected), "{field:?}: {error}");
         }
-        let size = Layouts::ours().values::<Vip>(20).unwrap_err();
+        let size = Layouts::ours().values::<Vip>(24).unwrap_err();
         assert!(
-            size.to_string().contains("expected 16 bytes for Vip"),
+            size.to_string().contains("expected 20 bytes for Vip"),
             "{size}"
         );
         assert!(Layouts::parse("[]").is_err());
