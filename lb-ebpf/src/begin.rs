@@ -305,7 +305,7 @@ fn insert_pair<T: Tables>(
     let (state, forward) = (entry.state, entry.forward);
     write_reply(key, entry, cookie);
     let is_ours = if forward_of(forward) == FORWARD_NAT {
-        match insert_reply(tables, partner, entry, hash as u32)? {
+        match insert_reply(tables, partner, entry, hash)? {
             Insert::Done => true,
             Insert::Exists => return Err(Counter::DropNatPorts),
             Insert::Full => return Ok(Insert::Full),
@@ -401,12 +401,15 @@ fn is_answered_by<T: Tables>(tables: &T, key: &FlowKey, partner: &FlowKey) -> bo
 
 /// Finds a free source port of lb's for a `nat` connection and inserts the reply entry under it;
 /// address and port are written into `key`.
+///
+/// Tries are as far apart as the hash says, each connection's otherwise: ports that are in use would be next to
+/// each other if the next one was tried, and with half of them in use many connections would find none.
 #[inline(always)]
 fn insert_reply<T: Tables>(
     tables: &T,
     key: &mut FlowKey,
     entry: &FlowEntry,
-    hash: u32,
+    hash: u64,
 ) -> Result<Insert, Counter> {
     let settings = tables.settings().ok_or(Counter::DropNoNatSource)?;
     key.destination = settings.nat_source(is_v4(&key.source));
@@ -415,15 +418,16 @@ fn insert_reply<T: Tables>(
     if same_address(&key.destination, &[0; 16]) || ports == 0 {
         return Err(Counter::DropNoNatSource);
     }
-    let start = hash % ports;
-    for attempt in 0..MAX_PORT_TRIES {
+    let mut at = hash as u32 % ports;
+    let step = (hash >> 32) as u32 % ports | 1;
+    for _ in 0..MAX_PORT_TRIES {
         // `first + ports` is at most 65536, so the sum fits 16 bits.
-        let port = first + (start + attempt) % ports;
-        key.destination_port = (port as u16).to_be_bytes();
+        key.destination_port = ((first + at) as u16).to_be_bytes();
         match tables.insert_flow(key, entry) {
             Insert::Exists => tables.count(Counter::NatPortRetries),
             decided => return Ok(decided),
         }
+        at = (at + step) % ports;
     }
     Ok(Insert::Exists)
 }

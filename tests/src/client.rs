@@ -2,6 +2,7 @@
 
 pub mod bulk;
 pub mod curl;
+pub mod flood;
 pub mod held;
 pub mod http;
 pub mod load;

@@ -176,7 +176,7 @@ fn instances(ours: &Path, folder: &Path) -> Result<()> {
 }
 
 fn vips(ours: &Path, folder: &Path) -> Result<()> {
-    let from = hash::<24, 16>(&ours.join(names::MAP_VIPS))?;
+    let from = hash::<24, { size_of::<Vip>() }>(&ours.join(names::MAP_VIPS))?;
     let mut to = HashMap::<MapData, [u8; 24], [u8; 24]>::create(64, NO_PREALLOC)?;
     for entry in &from {
         let (key, vip) = entry?;

@@ -2,34 +2,26 @@
 //! is started anew meanwhile.
 
 use std::fs;
-use std::net::{IpAddr, SocketAddr, SocketAddrV4};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
+use std::net::SocketAddr;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 use lb_tests::client::curl::curl;
+use lb_tests::client::flood::Flood;
 use lb_tests::client::transfer::Transfer;
 use lb_tests::client::{bulk, tcp};
-use lb_tests::packet::Build;
 use lb_tests::packet::hook::Hook;
-use lb_tests::packet::random::Random;
 use lb_tests::scene::{Configuration, FAMILIES, NAT, Scene, address};
 use lb_tests::topology::Family;
 use lb_tests::{cleanup, instance};
-use rustix::net::{AddressFamily, SendFlags, SocketType, ipproto, sendto, socket};
-
-const SYN: u8 = 0x02;
 
 /// Connections of one measurement.
 const COUNT: u32 = 100;
 /// Bytes of a large transfer.
 const LARGE: usize = 10 << 20;
-/// SYNs of a flood at least, how many are sent at a time, and the rest after that.
+/// SYNs of a flood at least.
 const FLOOD: u64 = 100_000;
-const BATCH: u64 = 100;
-const REST: Duration = Duration::from_millis(4);
 
 fn configuration(hook: Hook, forwarding: &str, above: u32) -> Configuration {
     let settings = format!(
@@ -119,49 +111,6 @@ fn transfers(hook: Hook, forwarding: &str) -> Result<()> {
     Ok(())
 }
 
-/// SYNs from addresses at random.
-struct Flood {
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<Result<u64>>,
-}
-
-impl Flood {
-    fn start(scene: &Scene, to: SocketAddr) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let thread = scene.topology.client.namespace.spawn(move || {
-            let socket = socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::RAW))?;
-            let IpAddr::V4(via) = to.ip() else {
-                return Err(anyhow!("IPv4 only"));
-            };
-            let via = SocketAddrV4::new(via, 0);
-            let (mut random, mut sent) = (Random::new(5), 0);
-            while sent < FLOOD || !stopped.load(Ordering::Relaxed) {
-                for _ in 0..BATCH {
-                    let [a, b, c, d, e, f, ..] = random.any().to_be_bytes();
-                    // Of nobody in particular, but of hosts.
-                    let source = [100 + a % 20, b, c, 1 + d % 250];
-                    let port = u16::from_be_bytes([e, f]) | 1024;
-                    let syn = Build::tcp(SocketAddr::from((source, port)), to, SYN);
-                    // A queue that is full loses some, as the network does.
-                    let _ = sendto(&socket, &syn.bytes()[14..], SendFlags::empty(), &via);
-                    sent += 1;
-                }
-                thread::sleep(REST);
-            }
-            Ok(sent)
-        });
-        Self { stop, thread }
-    }
-
-    /// Ends it when enough was sent; how many that were.
-    fn finish(self) -> Result<u64> {
-        self.stop.store(true, Ordering::Relaxed);
-        let thread = self.thread.join();
-        thread.map_err(|_| anyhow!("the flood's thread panicked"))?
-    }
-}
-
 #[test]
 #[ignore = "needs root"]
 fn transfers_by_nat_are_intact() -> Result<()> {
@@ -181,7 +130,7 @@ fn a_flood_is_remembered_nowhere_and_keeps_nobody_out() -> Result<()> {
     let scene = Scene::new(2, configuration(Hook::Xdp, "nat", 0).text())?;
     let client = &scene.topology.client.namespace;
     let to = target(Family::V4, instance::TCP);
-    let flood = Flood::start(&scene, to);
+    let flood = Flood::start(client, to, FLOOD);
     let tally = tcp::connections(client, to, COUNT * 5)?;
     let sent = flood.finish()?;
     let failed = tally.failures().len() as u64;
@@ -207,7 +156,7 @@ fn cookies_begin_with_a_flood_and_end_with_it() -> Result<()> {
     let calm = tcp::connections(client, to, COUNT)?;
     ensure!(calm.failures().is_empty(), "{calm}");
     ensure!(scene.counted("answered_cookie")? == 0);
-    let flood = Flood::start(&scene, to);
+    let flood = Flood::start(client, to, FLOOD);
     let under_way = cleanup::within(Duration::from_secs(10), || {
         scene
             .counted("answered_cookie")

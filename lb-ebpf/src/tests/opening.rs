@@ -185,3 +185,25 @@ fn who_has_sent_more_leaves_no_key_behind() {
         assert_eq!((at, left.count()), (0, 1), "port {port}");
     }
 }
+
+#[test]
+fn source_ports_are_found_while_eight_in_ten_are_in_use() {
+    let tables = balancer(1024);
+    let (mut open, mut refused) = (0, 0);
+    for client in 1..2000 {
+        match to(&tables, client, 80, SYN) {
+            Verdict::Transmit => open += 1,
+            Verdict::Drop(Counter::DropNatPorts) => {
+                refused += 1;
+                continue;
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(to(&tables, client, 80, ACK), Verdict::Transmit);
+        if open == 820 {
+            break;
+        }
+    }
+    // By chance one or two: the sum of `(n / 1024)^16` for all n below 820 is 1.4.
+    assert!(refused <= 10, "{refused}");
+}

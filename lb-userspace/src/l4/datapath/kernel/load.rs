@@ -1,7 +1,9 @@
 //! Loading the program over the right maps, and attaching it.
 
-use aya::{Ebpf, EbpfLoader, programs::ProgramError};
-use lb_common::names;
+use std::path::PathBuf;
+
+use aya::{Ebpf, EbpfLoader, maps::MapInfo, programs::ProgramError};
+use lb_common::{FlowKey, names};
 
 use super::{
     Kernel, RecorderMaps, Rehearsal,
@@ -14,7 +16,7 @@ use super::{
     links::{self, Links, Wish},
     maps::{self, AddressMap, ArrivalMaps, CeilingMap, CookieMap, FilterMap, Maps, VlanMap},
     path_mtus::PathMtuMap,
-    pins::{MapSet, Pins},
+    pins::{self, MapSet, Pins},
     processors, stages, takeover,
 };
 use crate::{
@@ -237,7 +239,9 @@ fn build(place: &Place<'_>, hook: Hook, may_fail: bool) -> Result<Built, L4Error
     events::set_level(&mut loader, spec.log);
     loader.map_max_entries(names::MAP_CONNECTIONS, spec.max_connections);
     loader.map_max_entries(names::MAP_TABLES, maps::tables(spec));
-    loader.map_max_entries(names::MAP_OPENINGS, openings(spec, processors::online()));
+    let openings = openings(spec, processors::online());
+    loader.map_max_entries(names::MAP_OPENINGS, openings);
+    loader.map_pin_path(names::MAP_OPENINGS, pin_of_openings(ours, openings)?);
     loader.map_max_entries(names::MAP_FRAGMENTS, fragments());
     if let Some(former) = former {
         takeover::announce(&mut loader, former);
@@ -289,6 +293,18 @@ fn openings(spec: &DatapathSpec, online: usize) -> u32 {
     let (first, last) = spec.nat_ports;
     let ports = u32::from(last - first) + 1;
     (lb_common::most_opening(spec.max_connections, ports) / online as u32).max(1)
+}
+
+/// Where the connections are pinned that have hardly begun: those of the program before, if it has as many places
+/// for them. Else they are its own, and what is there when this one begins waits for its time to be over; it is
+/// not worth a set of maps of its own.
+fn pin_of_openings(ours: &MapSet, places: u32) -> Result<PathBuf, L4Error> {
+    let pin = ours.path.join(names::MAP_OPENINGS);
+    let shape = maps::shape::<u32, FlowKey>(places);
+    if MapInfo::from_pin(&pin).is_ok_and(|info| maps::found(&info) != shape) {
+        pins::remove_file(&pin)?;
+    }
+    Ok(pin)
 }
 
 /// Datagrams in fragments that are remembered.

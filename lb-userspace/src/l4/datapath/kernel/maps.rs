@@ -85,7 +85,7 @@ pub(super) const fn tables(spec: &DatapathSpec) -> u32 {
     spec.max_tables.saturating_add(1)
 }
 
-fn found(info: &MapInfo) -> Shape {
+pub(super) fn found(info: &MapInfo) -> Shape {
     Shape {
         key: info.key_size() as usize,
         value: info.value_size() as usize,

@@ -7,6 +7,7 @@
 //! <pin path>/maps-5-1/TABLES-5      the table at index 5 of TABLES, see `tables.rs`
 //! <pin path>/maps-5-1/STAGES-77     the stages of the program with the id 77
 //! <pin path>/maps-5-1/COOKIE_KEYS   the keys of SYN cookies, see `maps.rs`
+//! <pin path>/maps-5-1/OPENINGS      connections that have hardly begun, see `load.rs`
 //! <pin path>/maps-5-1/CLIENTS       clients that stay, see `affinity.rs`
 //! <pin path>/maps-5-2/FORMER-1      the connections of the set before, until all of them are taken over
 //! <pin path>/rehearsal/…            for moments only, see `rehearsal.rs`
@@ -314,7 +315,7 @@ fn remove_folder(folder: &Path) -> Result<(), L4Error> {
     }
 }
 
-fn remove_file(path: &Path) -> Result<(), L4Error> {
+pub(super) fn remove_file(path: &Path) -> Result<(), L4Error> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(failure("remove", path, &error))
