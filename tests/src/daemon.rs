@@ -34,6 +34,8 @@ pub(crate) const PINS: &str = "lb-test-";
 pub enum Rights {
     /// Everything that root may.
     All,
+    /// What the systemd unit of the examples has, and nothing else.
+    Unit,
     /// Nothing that concerns BPF or interfaces, as in a container without further ado.
     NoKernel,
 }
@@ -47,6 +49,8 @@ pub struct Daemon {
     folder: Folder,
     host: Host,
     rights: Rights,
+    /// Another program than the one of this workspace.
+    program: Option<PathBuf>,
 }
 
 impl Daemon {
@@ -76,6 +80,7 @@ impl Daemon {
             pins,
             process: None,
             rights,
+            program: None,
         };
         daemon.configure(configuration)?;
         daemon.start_again()?;
@@ -145,11 +150,27 @@ impl Daemon {
         process.kill()
     }
 
+    /// Says which `lb` starts from now on; without one it is this workspace's.
+    pub fn use_program(&mut self, program: Option<PathBuf>) {
+        self.program = program;
+    }
+
     fn launch(&self) -> Result<Process> {
-        let lb = artifact::program_path("lb")?;
+        let lb = match &self.program {
+            Some(program) => program.clone(),
+            None => artifact::program_path("lb")?,
+        };
         let lb = lb.to_string_lossy();
         let mut command = match self.rights {
             Rights::All => self.host.namespace.command(&lb),
+            Rights::Unit => {
+                let mut command = self.host.namespace.command("setpriv");
+                // The last two are CAP_PERFMON and CAP_BPF, whose names older versions do not know.
+                let kept = "-all,+net_bind_service,+net_admin,+cap_38,+cap_39";
+                command.arg(format!("--bounding-set={kept}"));
+                command.args(["--inh-caps=-all", "--no-new-privs", &lb]);
+                command
+            }
             Rights::NoKernel => {
                 let mut command = self.host.namespace.command("setpriv");
                 // The last one is CAP_BPF, whose name older versions do not know.

@@ -220,10 +220,18 @@ fn live(ours: &Path, folder: &Path) -> Result<()> {
     Ok(to.map().pin(folder.join(names::MAP_LIVE))?)
 }
 
-fn describe(ours: &Path, folder: &Path) -> Result<()> {
-    let from = array::<LAYOUT>(&ours.join(names::MAP_LAYOUT))?;
+/// The description of a pinned set of maps.
+///
+/// # Errors
+/// When it has none that can be read.
+pub fn text(set: &Path) -> Result<String> {
+    let from = array::<LAYOUT>(&set.join(names::MAP_LAYOUT))?;
     let text = String::from_utf8(from.get(&0, 0)?.to_vec())?;
-    let mut layouts: Value = serde_json::from_str(text.trim_end_matches('\0'))?;
+    Ok(text.trim_end_matches('\0').to_owned())
+}
+
+fn describe(ours: &Path, folder: &Path) -> Result<()> {
+    let mut layouts: Value = serde_json::from_str(&text(ours)?)?;
     let counters = counter_parts();
     for (name, size, parts) in [
         ("FlowKey", KEY, &FLOW_KEY[..5]),

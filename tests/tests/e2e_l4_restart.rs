@@ -3,21 +3,26 @@
 //!
 //! The suite runs a short form. `LB_TEST_DATAGRAMS` says how many datagrams there are at least
 //! (1,000,000 for the whole), `LB_TEST_RATE` how many a second (6,000), `LB_TEST_CONNECTIONS` how many
-//! TCP connections are held (10,000 for the whole).
+//! TCP connections are held (10,000 for the whole). `LB_TEST_OTHER` is the `lb` of another version, which takes
+//! turns with this one; `cargo xtask upgrade` builds it.
 
+use std::collections::BTreeSet;
+use std::env;
 use std::fs;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lb_tests::client::held::Held;
 use lb_tests::client::sequence::{Outcome, Sequence};
-use lb_tests::instance;
+use lb_tests::datapath::pins;
 use lb_tests::parameter::parameter;
 use lb_tests::process::allow_many_files;
 use lb_tests::scene::{Configuration, DSR, NAT, Scene, address};
 use lb_tests::tally::Tally;
 use lb_tests::topology::Family;
+use lb_tests::{instance, other_layout};
 
 const VIPS: [(u8, Family); 3] = [(NAT, Family::V4), (NAT, Family::V6), (DSR, Family::V4)];
 
@@ -119,6 +124,14 @@ fn restart(scene: &mut Scene, number: usize, end: End, sizes: (&str, &str)) -> R
     scene.settle()
 }
 
+/// The description of the maps that the daemon works on.
+fn layout(scene: &Scene) -> Result<String> {
+    let folder = scene.daemon.pins();
+    let sets = pins(folder)?;
+    let set = sets.iter().find(|name| name.starts_with("maps-"));
+    other_layout::text(&folder.join(set.context("no maps")?))
+}
+
 #[test]
 #[ignore = "needs root"]
 #[expect(clippy::print_stdout, reason = "figures for whoever has run the whole")]
@@ -138,6 +151,9 @@ fn nothing_is_lost_when_the_daemon_ends_and_another_one_begins() -> Result<()> {
     });
     let start = Instant::now();
     let sent = || sequences.iter().map(Sequence::sent).sum::<u64>();
+    // Another version, that takes turns with this one.
+    let other = env::var_os("LB_TEST_OTHER").map(PathBuf::from);
+    let mut layouts = BTreeSet::new();
     let mut restarts = 0;
     let mut size = 0;
     // The last datagrams come after the last restart.
@@ -146,9 +162,12 @@ fn nothing_is_lost_when_the_daemon_ends_and_another_one_begins() -> Result<()> {
         let former = SIZES[size % SIZES.len()];
         size += usize::from(maps == Maps::Others);
         let now = SIZES[size % SIZES.len()];
+        let program = other.clone().filter(|_| restarts % 2 == 0);
+        scene.daemon.use_program(program);
         restart(&mut scene, restarts, end, (former, now))
             .with_context(|| format!("{end:?}, {maps:?}"))?;
         restarts += 1;
+        layouts.insert(layout(&scene)?);
         std::thread::sleep(Duration::from_millis(300));
     }
     let mut sum = Outcome::default();
@@ -162,7 +181,8 @@ fn nothing_is_lost_when_the_daemon_ends_and_another_one_begins() -> Result<()> {
         sum.lost.extend(outcome.lost);
     }
     println!(
-        "{restarts} restarts in {:?}: {} of {} datagrams back, {} flows, {} moved",
+        "{restarts} restarts, layouts of maps: {}, in {:?}: {} of {} datagrams back, {} flows, {} moved",
+        layouts.len(),
         start.elapsed(),
         sum.back,
         sum.sent,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use lb_tests::client::{held::Held, tcp};
+use lb_tests::daemon::Rights;
 use lb_tests::decap::Decap;
 use lb_tests::packet::hook::Hook;
 use lb_tests::scene::{Configuration, DSR, NAT, Scene, address};
@@ -104,6 +105,49 @@ fn the_maps_of_an_earlier_daemon_of_another_size_are_taken_over() -> Result<()> 
         "{}",
         told["connections"]
     );
+    let closed = held.close()?;
+    ensure!(closed == opened, "opened {opened}; at the end {closed}");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root"]
+fn the_rights_of_the_unit_are_enough_to_start_and_to_start_again() -> Result<()> {
+    let unit = fs::read_to_string(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../examples/lb.service"
+    ))?;
+    let granted = unit
+        .lines()
+        .find_map(|line| line.strip_prefix("CapabilityBoundingSet="));
+    ensure!(granted == Some("CAP_BPF CAP_NET_ADMIN CAP_PERFMON CAP_NET_BIND_SERVICE"));
+    let text = |hook, size: &str| {
+        let configuration = Configuration::new("[]").packets_at(hook).with(size);
+        configuration
+            .service("nat", instance::TCP, &[10, 10], "forwarding = \"nat\"")
+            .vips(NAT, instance::TCP, "tcp", "nat")
+            .text()
+            .to_owned()
+    };
+    let mut scene = Scene::with(2, &text(Hook::Xdp, ""), Rights::Unit)?;
+    let target = SocketAddr::new(address(NAT, Family::V4), instance::TCP);
+    let held = Held::open(&scene.topology.client.namespace, target, 20)?;
+    let opened = held.opened().clone();
+    // The same maps, others, and the other hook.
+    for (hook, size) in [
+        (Hook::Xdp, ""),
+        (Hook::Xdp, "max_connections = 4096"),
+        (Hook::Tc, "max_connections = 4096"),
+    ] {
+        keeps(scene.daemon.process()?.pid(), KEPT)?;
+        let path = format!("/explain/flow?source=198.51.100.1:1000&destination={target}");
+        let told = scene.daemon.get(&path)?;
+        ensure!(told["verdict"] == "forwarded", "{told}");
+        scene.daemon.stop(Duration::from_secs(5))?;
+        scene.daemon.configure(&text(hook, size))?;
+        scene.daemon.start_again()?;
+        scene.settle()?;
+    }
     let closed = held.close()?;
     ensure!(closed == opened, "opened {opened}; at the end {closed}");
     Ok(())

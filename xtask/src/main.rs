@@ -22,6 +22,7 @@ mod run;
 mod step;
 mod system;
 mod test;
+mod upgrade;
 mod verifier;
 mod workspace;
 
@@ -54,6 +55,8 @@ enum Task {
     Test(test::Arguments),
     /// Measure against a floor and against other balancers
     Bench(bench::Arguments),
+    /// Change from another version of lb to this one and back under load, and lose nothing (root)
+    Upgrade(upgrade::Arguments),
     /// Check formatting, lints, documentation and its links, dependencies and the direction of imports
     Lint(lint::Arguments),
     /// Everything that must hold before a change lands: `lint`, then `test`
@@ -77,6 +80,7 @@ fn run(task: Task) -> Result<()> {
         Task::Demo(arguments) => demo::run(&arguments),
         Task::Test(arguments) => test::run(&arguments),
         Task::Bench(arguments) => bench::run(&arguments),
+        Task::Upgrade(arguments) => upgrade::run(&arguments),
         Task::Lint(arguments) => lint::run(&arguments),
         Task::Ci => ci::run(),
     }

@@ -172,6 +172,10 @@ fn of(program: &mut Program, name: &str) -> Result<Figures> {
         _ => None,
     };
     load(program).with_context(|| format!("the kernel refuses {name}"))?;
+    // Nothing would be above a bound that is compared with nothing.
+    let frames = frames.with_context(|| {
+        format!("expected the stack depth of {name} in the verifier's log, found no such line")
+    })?;
     let info = program.info()?;
     Ok(Figures {
         program: name.to_owned(),
@@ -179,7 +183,7 @@ fn of(program: &mut Program, name: &str) -> Result<Figures> {
         machine_code: info.size_jitted(),
         steps: info.verified_instruction_count(),
         following: None,
-        frames: frames.unwrap_or_default(),
+        frames,
     })
 }
 

@@ -20,6 +20,7 @@ const USUAL: &str = "/sys/fs/bpf";
 /// Bits of `linux/capability.h`.
 const NET_ADMIN: u32 = 12;
 const SYS_ADMIN: u32 = 21;
+const PERFMON: u32 = 38;
 const BPF: u32 = 39;
 
 /// Checks that this process may load and attach programs.
@@ -50,6 +51,10 @@ fn missing(status: &str) -> Vec<&'static str> {
     }
     if !has(NET_ADMIN) {
         missing.push("CAP_NET_ADMIN");
+    }
+    // The verifier would refuse the program's arithmetic with pointers, in words that do not say so.
+    if !has(PERFMON) && !has(SYS_ADMIN) {
+        missing.push("CAP_PERFMON");
     }
     missing
 }
@@ -142,9 +147,11 @@ mod tests {
     #[test]
     fn says_which_capabilities_are_missing() {
         let status = |bits: u64| format!("Name:\tlb\nCapEff:\t{bits:016x}\nSeccomp:\t0\n");
-        assert_eq!(missing(&status(0)), ["CAP_BPF", "CAP_NET_ADMIN"]);
-        assert_eq!(missing(&status(1 << NET_ADMIN)), ["CAP_BPF"]);
-        assert!(missing(&status(1 << NET_ADMIN | 1 << BPF)).is_empty());
+        let all = ["CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON"];
+        assert_eq!(missing(&status(0)), all);
+        assert_eq!(missing(&status(1 << NET_ADMIN | 1 << PERFMON)), ["CAP_BPF"]);
+        assert_eq!(missing(&status(1 << NET_ADMIN | 1 << BPF)), ["CAP_PERFMON"]);
+        assert!(missing(&status(1 << NET_ADMIN | 1 << BPF | 1 << PERFMON)).is_empty());
         assert!(missing(&status(1 << NET_ADMIN | 1 << SYS_ADMIN)).is_empty());
         assert!(missing("Name:\tlb\n").is_empty());
     }
