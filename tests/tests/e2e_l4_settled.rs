@@ -10,15 +10,19 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use hyper::Method;
 use lb_tests::client::held::Held;
 use lb_tests::client::tcp;
 use lb_tests::daemon::Daemon;
-use lb_tests::instance;
+use lb_tests::decap::Decap;
+use lb_tests::packet::hook::Hook;
 use lb_tests::parameter::parameter;
 use lb_tests::process::allow_many_files;
 use lb_tests::scene::{Configuration, DSR, FAMILIES, NAT, Scene, address, counted};
 use lb_tests::tally::Tally;
 use lb_tests::topology::{Family, SECOND};
+use lb_tests::{cleanup, instance};
+use serde_json::json;
 
 /// Connections of one thread.
 const BATCH: u32 = 250;
@@ -26,6 +30,7 @@ const BATCH: u32 = 250;
 /// How a service forwards and chooses, and in which family.
 #[derive(Clone, Copy, Debug)]
 struct Kind {
+    hook: Hook,
     forwarding: &'static str,
     algorithm: &'static str,
     family: Family,
@@ -33,6 +38,7 @@ struct Kind {
 
 /// Remembers no connections while its table stays the same.
 const SETTLES: Kind = Kind {
+    hook: Hook::Xdp,
     forwarding: "l2dsr",
     algorithm: "algorithm = \"consistent_hash\"\nhash_key = \"flow\"",
     family: Family::V4,
@@ -40,7 +46,7 @@ const SETTLES: Kind = Kind {
 
 impl Kind {
     fn target(self) -> SocketAddr {
-        let holds_vip = self.forwarding == "l2dsr";
+        let holds_vip = !matches!(self.forwarding, "nat" | "dnat");
         let number = if holds_vip { DSR } else { NAT };
         SocketAddr::new(address(number, self.family), instance::TCP)
     }
@@ -61,14 +67,16 @@ impl Kind {
             );
         }
         let (forwarding, vip) = (self.forwarding, self.target());
-        Configuration::new("[]").packets().with(&format!(
-            "{settings}\n[services.web]\n{}\nforwarding = \"{forwarding}\"\n\
+        Configuration::new("[]")
+            .packets_at(self.hook)
+            .with(&format!(
+                "{settings}\n[services.web]\n{}\nforwarding = \"{forwarding}\"\n\
              instances = [\n{members}]\n[[vips]]\naddress = \"{}\"\nport = {}\n\
              protocol = \"tcp\"\nservice = \"web\"",
-            self.algorithm,
-            vip.ip(),
-            vip.port()
-        ))
+                self.algorithm,
+                vip.ip(),
+                vip.port()
+            ))
     }
 }
 
@@ -150,6 +158,101 @@ fn another_balancer_goes_on_where_the_first_one_was() -> Result<()> {
             "expected nothing remembered, found {entries} entries"
         );
     }
+    let after = close(held)?;
+    ensure!(after == before, "opened {before}; at the end {after}");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root"]
+fn what_a_drain_leaves_is_cut_at_its_deadline_though_nothing_was_remembered() -> Result<()> {
+    const DEADLINE: Duration = Duration::from_millis(2500);
+    let scene = Scene::new(
+        3,
+        SETTLES
+            .configuration(&[(1, 10), (2, 10), (3, 10)], "")
+            .text(),
+    )?;
+    let target = SETTLES.target();
+    let mut held = hold(&scene, target, 200)?;
+    ensure!(scene.daemon.get("/datapath")?["connections"]["entries"] == 0);
+    let path = format!("/instances/web/{}", SETTLES.endpoint(2));
+    let body = json!({"deadline": format!("{}ms", DEADLINE.as_millis())});
+    let begun = Instant::now();
+    let order = format!("{path}/drain");
+    let drained = scene.daemon.ask(Method::POST, &order, &body)?;
+    ensure!(drained["admin"] == "draining", "{drained}");
+    scene.settle()?;
+    held.extend(hold(&scene, target, 50)?);
+    let before = opened(&held);
+    cleanup::within(DEADLINE * 3, || {
+        held.iter().any(|held| held.broke().is_some())
+    });
+    let broke = held.iter().filter_map(Held::broke).min();
+    let after = broke.context("nothing is cut")? - begun;
+    // The deadline is kept in whole milliseconds.
+    let sooner = DEADLINE - Duration::from_millis(1);
+    ensure!(
+        (sooner..DEADLINE + Duration::from_secs(2)).contains(&after),
+        "{after:?}"
+    );
+    let last = held.pop().context("nothing is held")?;
+    ensure!(last.opened().of("i2") == 0, "{}", last.opened());
+    held.push(last);
+    let shown = scene.daemon.get(&path)?;
+    ensure!(shown["admin"] == "disabled", "{shown}");
+    let new = tcp::connections(&scene.topology.client.namespace, target, 60)?;
+    ensure!(new.of("i2") == 0 && new.total() == 60, "{new}");
+    let after = close(held)?;
+    ensure!(
+        before.of("i2") > 0
+            && after.failures().len() as u64 == before.of("i2")
+            && after
+                .failures()
+                .iter()
+                .all(|why| why.contains("connection to i2"))
+            && after.of("i1") == before.of("i1")
+            && after.of("i3") == before.of("i3"),
+        "opened {before}; at the end {after}"
+    );
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root"]
+fn flows_go_on_while_a_fallback_serves_that_forwards_otherwise() -> Result<()> {
+    let fallback = format!(
+        "\n[services.sorry]\nforwarding = \"nat\"\ninstances = [\"{}\"]\n",
+        SETTLES.endpoint(3)
+    );
+    let text = SETTLES
+        .configuration(&[(1, 10), (2, 10)], "")
+        .with(&fallback);
+    let text = text.text().replace(
+        "forwarding = \"l2dsr\"",
+        "forwarding = \"l2dsr\"\nfallback = \"sorry\"",
+    );
+    let scene = Scene::new(3, &text)?;
+    let target = SETTLES.target();
+    let mut held = hold(&scene, target, 200)?;
+    ensure!(scene.daemon.get("/datapath")?["connections"]["entries"] == 0);
+    for verb in ["drain", "enable"] {
+        for number in [1, 2] {
+            let path = format!("/instances/web/{}/{verb}", SETTLES.endpoint(number));
+            scene.daemon.post(&path)?;
+        }
+        scene.settle()?;
+        held.extend(hold(&scene, target, 50)?);
+        let new = held.last().context("nothing is held")?.opened();
+        let stands_in = if verb == "drain" { 50 } else { 0 };
+        ensure!(
+            new.of("i3") == stands_in && new.total() == 50,
+            "{verb}: {new}"
+        );
+        // Long enough for each to be heard of.
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    let before = opened(&held);
     let after = close(held)?;
     ensure!(after == before, "opened {before}; at the end {after}");
     Ok(())
@@ -350,6 +453,7 @@ fn nothing_else_breaks_over_ipv6() -> Result<()> {
 #[ignore = "needs root"]
 fn nothing_else_breaks_where_nat_remembers_each() -> Result<()> {
     let kind = Kind {
+        hook: Hook::Xdp,
         forwarding: "nat",
         algorithm: "algorithm = \"weighted_round_robin\"",
         family: Family::V4,
@@ -362,11 +466,30 @@ fn nothing_else_breaks_where_nat_remembers_each() -> Result<()> {
 #[ignore = "needs root"]
 fn nothing_else_breaks_where_dnat_goes_by_who_has_few() -> Result<()> {
     let kind = Kind {
+        hook: Hook::Xdp,
         forwarding: "dnat",
         algorithm: "algorithm = \"least_connections\"",
         family: Family::V6,
     };
     let scene = scene(kind, "")?;
+    churn(&scene, kind, "", New::Always(20), SHORT)
+}
+
+#[test]
+#[ignore = "needs root"]
+fn nothing_else_breaks_in_tunnels_from_traffic_control() -> Result<()> {
+    let kind = Kind {
+        hook: Hook::Tc,
+        forwarding: "gue",
+        family: Family::V6,
+        ..SETTLES
+    };
+    let scene = scene(kind, "")?;
+    let topology = &scene.topology;
+    let ends = topology.instances.iter();
+    let _ends = ends
+        .map(|host| Decap::start(Hook::Xdp, host, &topology.balancer, &[]))
+        .collect::<Result<Vec<_>>>()?;
     churn(&scene, kind, "", New::Always(20), SHORT)
 }
 
