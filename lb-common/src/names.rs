@@ -124,7 +124,8 @@ pub const MAP_COOKIE_KEYS: &str = "COOKIE_KEYS";
 pub const MAP_FRAGMENTS: &str = "FRAGMENTS";
 /// Per-CPU array of [`crate::FlowKey`]: connections of which nothing but one packet was heard, the latest
 /// ones of each processor. Not one of [`PINNED_MAPS`], because how many there may be follows from settings that
-/// are no reason for other maps, but pinned beside them: a program that begins has to forget them in its turn.
+/// are no reason for other maps, but pinned beside them: the next program of the same maps forgets them in its
+/// turn. It begins anywhere in the ring, so a few may be forgotten before their time.
 pub const MAP_OPENINGS: &str = "OPENINGS";
 /// One [`crate::Followers`]. Each load of the program has its own, as with [`MAP_CEILINGS`].
 pub const MAP_FOLLOWERS: &str = "FOLLOWERS";

@@ -88,10 +88,11 @@ pub fn begin<T: Tables, const ADMITS: bool>(
         tables.keep_vip(&key, &vip, epoch);
     }
     let owned = owner::of(tables, &vip, &scratch.key);
+    scratch.owned_forward = vip.forward_of_owners().into();
     let begun = match owner::keeping(tables, owned.owner) {
         Some(instance) if !is_opening(tcp_flags) => {
             scratch.entry = settled::entry(&vip, owned.owner, instance.generation);
-            scratch.entry.forward = vip.forward_of_owners();
+            scratch.entry.forward = scratch.owned_forward as u8;
             Ok(go_on(tables, scratch, owned, tcp_flags))
         }
         _ if tcp_flags & TCP_RST != 0 => Err(Counter::DropStrayReset),
@@ -253,6 +254,8 @@ fn without_room<T: Tables>(
         let owner = owner.ok_or(Counter::DropTableFull)?;
         scratch.entry.instance = owned.owner;
         scratch.entry.generation = owner.generation;
+        scratch.entry.direction = FLOW_FORWARD;
+        scratch.entry.forward = scratch.owned_forward as u8;
         tables.count(Counter::ConnectionsUnremembered);
         return Ok(Begun::Unremembered);
     }
@@ -419,7 +422,8 @@ fn insert_reply<T: Tables>(
         return Err(Counter::DropNoNatSource);
     }
     let mut at = hash as u32 % ports;
-    let step = (hash >> 32) as u32 % ports | 1;
+    // Below the number of ports, or all tries would be the same one.
+    let step = (hash >> 32) as u32 % (ports - 1).max(1) | 1;
     for _ in 0..MAX_PORT_TRIES {
         // `first + ports` is at most 65536, so the sum fits 16 bits.
         key.destination_port = ((first + at) as u16).to_be_bytes();

@@ -132,13 +132,12 @@ pub(crate) fn find_unremembered<T: Tables>(tables: &T, scratch: &mut Scratch) ->
     let Some(vip) = vips::find(tables, scratch) else {
         return false;
     };
-    if translates(vip.forward) {
-        return false;
-    }
     let owner = owner::of(tables, &vip, &scratch.key).owner;
+    let mut forward = vip.forward;
     let (index, instance) = if let Some(instance) = owner::keeping(tables, owner) {
+        forward = vip.forward_of_owners();
         (owner, instance)
-    } else if vip.select == SELECT_HASH {
+    } else if vip.select == SELECT_HASH && !translates(forward) {
         let hash = hash::flow(&scratch.key);
         // What is selected here has begun long ago.
         let (take, mut full) = (|_| true, false);
@@ -154,7 +153,7 @@ pub(crate) fn find_unremembered<T: Tables>(tables: &T, scratch: &mut Scratch) ->
         generation: instance.generation,
         vip: vip.id as u16,
         direction: FLOW_FORWARD,
-        forward: vip.forward,
+        forward,
         ..FlowEntry::default()
     };
     true

@@ -34,6 +34,8 @@ pub struct Scratch {
     pub client: ClientKey,
     /// Not 0 when an entry was inserted for the packet that is [marked](crate::opening).
     pub opened: u32,
+    /// [`Vip::forward_of_owners`], from where it began to where there is no room for the packet's connection.
+    pub owned_forward: u32,
     /// What is known of the packet's SYN cookie, from [`crate::admit`] on.
     pub shown: Shown,
     /// The VIP of a packet that SYN cookies are a question for.

@@ -249,6 +249,18 @@ fn flows_go_on_while_a_fallback_serves_that_forwards_otherwise() -> Result<()> {
             new.of("i3") == stands_in && new.total() == 50,
             "{verb}: {new}"
         );
+        for (flags, forwarding) in [("ack", "l2dsr"), ("syn", "nat")] {
+            let path = "/explain/flow?source=198.51.100.1:1000";
+            let path = format!("{path}&destination={target}&flags={flags}");
+            let told = scene.daemon.get(&path)?;
+            let expected = if stands_in > 0 { forwarding } else { "l2dsr" };
+            ensure!(told["forwarding"] == expected, "{verb}, {flags}: {told}");
+            let is_owned = told["reason"].to_string().contains("owner");
+            ensure!(
+                is_owned == (flags == "ack" && stands_in > 0),
+                "{verb}, {flags}: {told}"
+            );
+        }
         // Long enough for each to be heard of.
         std::thread::sleep(Duration::from_millis(500));
     }

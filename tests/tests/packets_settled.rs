@@ -11,6 +11,8 @@ use lb_tests::packet::Build;
 use lb_tests::packet::build::tcp;
 use lb_tests::packet::kernel::Sizes;
 use lb_tests::packet::lab::{Lab, at, instance, run, vip, vip_key};
+use lb_tests::packet::network::FRONT_MAC;
+use lb_tests::packet::tunnel::IcmpError;
 
 const SIZES: Sizes = Sizes {
     connections: 64,
@@ -155,6 +157,20 @@ fn flows_of_owners_go_on_as_they_were_forwarded() -> Result<()> {
             ensure!(seen.frame[30..34] == address, "{port}");
         }
         ensure!(lab.flows()? == 3 && lab.live(1)? == 1 && lab.live(2)? == 1);
+        // So does what is said of a flow that nobody has heard of since.
+        let answer = Build::tcp(at("10.1.1.1:80"), at("10.0.1.2:5002"), tcp::ACK);
+        let unreachable = IcmpError {
+            macs: (FRONT_MAC, [2, 0, 0, 0, 0, 2]),
+            ends: (at("203.0.113.9:0").ip(), at("10.1.1.1:0").ip()),
+            class: 0,
+            ttl: 64,
+            head: [3, 1],
+            rest: [0; 4],
+            quoted: answer.bytes()[14..].to_vec(),
+        };
+        let seen = lab.send(&unreachable.bytes())?;
+        ensure!(seen.verdict == Verdict::Transmit, "{:?}", seen.verdict);
+        ensure!(seen.frame[..6] == MAC_1 && seen.frame[30..34] == [10, 1, 1, 1]);
         Ok(())
     })
 }

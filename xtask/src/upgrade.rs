@@ -47,9 +47,18 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     checkout.arg("-C").arg(&tree);
     checkout.args(["checkout", "--quiet", "--force", "--detach", commit]);
     step::quiet(&format!("version {commit}"), &mut checkout)?;
-    let mut other = workspace::cargo();
+    // By the toolchain that it names, into a target folder of its own.
+    let mut other = Command::new("cargo");
     other.current_dir(&tree).args(["xtask", "build"]);
-    other.env_remove("CARGO_TARGET_DIR");
+    for name in [
+        "CARGO",
+        "RUSTUP_TOOLCHAIN",
+        "CARGO_TARGET_DIR",
+        "CARGO_MANIFEST_DIR",
+        "LD_LIBRARY_PATH",
+    ] {
+        other.env_remove(name);
+    }
     step::quiet(
         "building it, which takes minutes the first time",
         &mut other,

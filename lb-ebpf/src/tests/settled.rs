@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use lb_common::{
-    Counter, FORWARD_L2DSR, INSTANCE_ABSENT, INSTANCE_ACTIVE, INSTANCE_DOWN, INSTANCE_DRAINING,
-    InstanceEntry, PROTOCOL_TCP, PROTOCOL_UDP, SELECT_TURN, SLOTS, Slot, Table, VIP_OWNED,
-    VIP_SETTLES, Vip, VipKey, from_v4,
+    Counter, FORWARD_L2DSR, FORWARD_NAT, INSTANCE_ABSENT, INSTANCE_ACTIVE, INSTANCE_DOWN,
+    INSTANCE_DRAINING, InstanceEntry, PROTOCOL_TCP, PROTOCOL_UDP, SELECT_TURN, SLOTS, Slot, Table,
+    VIP_OWNED, VIP_SETTLES, Vip, VipKey, from_v4,
 };
 
 use super::{instance, packet, send, tables, vip};
@@ -260,6 +260,22 @@ fn without_room_a_flow_goes_where_it_will_be_looked_for() {
     balancer.slots(Slot::settled(2), 0);
     assert_eq!((to(1003, SYN), to(1003, ACK)), (Ok(2), Ok(2)));
     assert_eq!((balancer.0.live(1), balancer.0.live(2)), (0, 1));
+}
+
+#[test]
+fn without_room_it_goes_there_as_it_will_be_forwarded() {
+    let balancer = Balancer::new(1, Slot::clear(1), 0);
+    let translating = Vip {
+        forward: FORWARD_NAT,
+        flags: VIP_OWNED,
+        owned_forward: FORWARD_L2DSR,
+        ..settling()
+    };
+    balancer.flip(Slot::unsettled(2), 1, translating);
+    for flags in [SYN, ACK] {
+        assert_eq!(balancer.send(1000, flags), Ok(1));
+    }
+    assert_eq!((balancer.packets(1), balancer.packets(2)), (2, 0));
 }
 
 #[test]

@@ -184,7 +184,9 @@ fn explanation(
             .flatten()
             .map(|vip| vip.to_string()),
         service: service.map(|service| service.name().to_string()),
-        forwarding: service.map(|service| service.spec.forwarding.as_str().to_owned()),
+        forwarding: told
+            .forwarding
+            .map(|forwarding| forwarding.as_str().to_owned()),
         algorithm: service.map(|service| service.spec.algorithm.to_string()),
         instance: told.instance.and_then(name),
         connection: connection(told),

@@ -182,12 +182,10 @@ impl Whole<'_> {
             let found = format!("{:?}", vip.spec.service.as_str());
             reader.contradiction(&vip.service, found, expected);
         }
-        // One fault is enough for all VIPs of a service.
-        let is_first = self
-            .vips_of(service)
-            .find(|vip| vip.address.is_ipv4() == v4)
-            == Some(&vip.spec);
-        if is_first
+        // One fault is enough for all VIPs of a service; if there are some that it can serve, it is for those.
+        let mut all = self.vips_of(service);
+        if all.next() == Some(&vip.spec)
+            && all.all(|other| other.address.is_ipv4() == v4)
             && let Some(name) = &service.fallback.value
             && let Some(fallback) = named(name)
             && self.is_of_no_use(fallback, v4)

@@ -16,7 +16,7 @@ use lb_common::{
     HASH_SOURCE, INSTANCE_ACTIVE, INSTANCE_DOWN, INSTANCE_DRAINING, INSTANCE_FAILED, InstanceEntry,
     MAX_SUBINTERFACES, MAX_VIPS, PROTOCOL_TCP, PROTOCOL_UDP, PortRange, SELECT_HASH,
     SELECT_LEAST_CONNECTIONS, SELECT_TURN, Settings, Subinterface, VIP_COOKIES, VIP_KEEPS_PORT,
-    VIP_LIMITED, VIP_REFUSES, VIP_STAYS, VipKey, from_v4,
+    VIP_LIMITED, VIP_REFUSES, VIP_STAYS, VipKey, forward_of, from_v4,
 };
 
 use super::recipe::{Order, Recipe, Share};
@@ -92,16 +92,27 @@ pub(crate) struct VipPlan {
     pub(crate) recipe: Arc<Recipe>,
 }
 
+/// One of `FORWARD_*`.
+const fn forward(forwarding: Forwarding) -> u8 {
+    match forwarding {
+        Forwarding::Nat => FORWARD_NAT,
+        Forwarding::Dnat => FORWARD_DNAT,
+        Forwarding::L2Dsr => FORWARD_L2DSR,
+        Forwarding::Ipip => FORWARD_IPIP,
+        Forwarding::Gue => FORWARD_GUE,
+    }
+}
+
+/// What one of `FORWARD_*` means, with whatever else an entry says there.
+pub(crate) fn forwarding_of(number: u8) -> Option<Forwarding> {
+    let mut all = Forwarding::ALL.into_iter();
+    all.find(|known| forward(*known) == forward_of(number))
+}
+
 impl VipPlan {
     /// One of `FORWARD_*`.
     pub(crate) const fn forward(&self) -> u8 {
-        match self.forwarding {
-            Forwarding::Nat => FORWARD_NAT,
-            Forwarding::Dnat => FORWARD_DNAT,
-            Forwarding::L2Dsr => FORWARD_L2DSR,
-            Forwarding::Ipip => FORWARD_IPIP,
-            Forwarding::Gue => FORWARD_GUE,
-        }
+        forward(self.forwarding)
     }
 
     /// Bits `VIP_*`.

@@ -11,7 +11,7 @@ use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use lb_common::{Counter, FlowEntry, FlowKey, NextHop, PROTOCOL_TCP, PROTOCOL_UDP};
 
 use super::plan::address;
-use crate::model::Protocol;
+use crate::model::{Forwarding, Protocol};
 
 /// A packet that nobody has sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +59,8 @@ pub struct Rehearsed {
     pub events: Vec<Counter>,
     /// [`lb_common::Vip::id`] of its VIP.
     pub vip: Option<u32>,
+    /// How its flow is forwarded, or would be.
+    pub forwarding: Option<Forwarding>,
     /// Index of its instance.
     pub instance: Option<u16>,
     /// Its entry in the connection table before, and how long ago that was last used, in

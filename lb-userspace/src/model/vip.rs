@@ -45,6 +45,9 @@ pub enum Forwarding {
 }
 
 impl Forwarding {
+    /// All there are.
+    pub const ALL: [Self; 5] = [Self::Nat, Self::Dnat, Self::L2Dsr, Self::Ipip, Self::Gue];
+
     /// The name in configuration and API.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -182,6 +182,12 @@ fn a_fallback_has_instances_that_the_vips_can_use() {
              family of vips[0], IPv4; found \"sorry\""
         ]
     );
+    // For one of both families it is of use.
+    let both = format!(
+        "{}[[vips]]\naddress = \"fd00::9\"\nport = 80\nservice = \"web\"\n",
+        text("").replace("\"10.0.0.1:80\"", "\"10.0.0.1:80\", \"[fd00::1]:80\"")
+    );
+    assert!(load_text(&both).is_ok());
     // Where packets keep their addresses the instance's own only says where they go.
     for (rest, forwarding) in [("", "forwarding = \"ipip\""), ("mode = \"relay\"", "")] {
         assert!(load_text(&format!("{}{forwarding}\n", text(rest))).is_ok());

@@ -20,6 +20,8 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Derived {
     from: u32,
+    /// How flows were treated under that, and how they are under this one.
+    before: Memory,
     memory: Memory,
     recipe: Recipe,
     to: u32,
@@ -104,7 +106,8 @@ impl Pass<'_> {
             return Ok(Place::Ready(vip.table));
         }
         let shared = |derived: &&Derived| {
-            derived.from == vip.table && derived.memory == memory && derived.recipe == *recipe
+            (derived.from, derived.before, derived.memory) == (vip.table, memory_of(&vip), memory)
+                && derived.recipe == *recipe
         };
         if let Some(derived) = self.derived.iter().find(shared) {
             return Ok(Place::Ready(derived.to));
@@ -113,6 +116,7 @@ impl Pass<'_> {
         if let Place::Ready(to) = place {
             self.derived.push(Derived {
                 from: vip.table,
+                before: memory_of(&vip),
                 memory,
                 recipe: recipe.clone(),
                 to,

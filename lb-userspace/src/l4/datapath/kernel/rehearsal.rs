@@ -25,9 +25,9 @@ use aya::{
 use lb_common::{
     Affinity, ClientHop, ClientKey, ClientPin, Counter, CounterKind, Counters, FLOW_REPLY,
     FlowEntry, FlowKey, HASH_SOURCE, MAX_INSTANCES, MAX_VIPS, NextHop, SELECT_HASH, Subinterface,
-    Traffic, Vip, VipKey, names, names_subinterface,
+    Traffic, VIP_OWNED, Vip, VipKey, names, names_subinterface,
 };
-use lb_ebpf::hash;
+use lb_ebpf::{hash, settled};
 
 use super::{
     affinity, chain, events,
@@ -40,6 +40,7 @@ use super::{
 use crate::{
     l4::{
         L4Error, host,
+        plan::forwarding_of,
         rehearsal::{Probe, Rehearsed, Sent, SlotView},
     },
     model::DatapathSpec,
@@ -112,8 +113,9 @@ impl Rehearsal {
         let mut told = tell(&mut program, &live, probe, &sent)?;
         interface.clone_into(&mut told.interface);
         told.known = known.map(|entry| (entry, host::monotonic_ns() - entry.last_seen));
-        if told.known.is_some() {
+        if let Some((entry, _)) = told.known {
             told.made = None;
+            told.forwarding = forwarding_of(entry.forward);
         }
         Ok(told)
     }
@@ -309,6 +311,7 @@ fn tell(
         fate,
         events,
         vip,
+        forwarding: made.and_then(|entry| forwarding_of(entry.forward)),
         instance,
         known: None,
         made,
@@ -317,6 +320,7 @@ fn tell(
         sent,
     };
     if let Some(vip) = vip.and_then(|id| live.vip(id)) {
+        told.forwarding = told.forwarding.or_else(|| forwarding_of(vip.forward));
         tell_slots(&mut told, live, &vip, &probe.key())?;
     }
     Ok(told)
@@ -332,11 +336,13 @@ fn tell_slots(told: &mut Rehearsed, live: &Live, vip: &Vip, key: &FlowKey) -> Re
     }
     shares.remove(&0);
     told.shares = shares.into_iter().collect();
-    let hash = match vip.hash_of {
-        HASH_SOURCE => hash::address(&key.source),
-        _ => hash::flow(key),
+    let is_owned = vip.flags & VIP_OWNED != 0;
+    let number = match vip.hash_of {
+        // Where slots have owners, by what those are found.
+        _ if is_owned => settled::slot_of(vip, key),
+        HASH_SOURCE => hash::slot(hash::address(&key.source)),
+        _ => hash::slot(hash::flow(key)),
     };
-    let number = hash::slot(hash);
     let slot = lb_common::Slot(table.slots[number as usize]);
     let view = SlotView {
         number,
@@ -347,7 +353,7 @@ fn tell_slots(told: &mut Rehearsed, live: &Live, vip: &Vip, key: &FlowKey) -> Re
             slot.index()
         },
     };
-    told.slot = (vip.select == SELECT_HASH).then_some(view);
+    told.slot = (is_owned || vip.select == SELECT_HASH).then_some(view);
     Ok(())
 }
 
