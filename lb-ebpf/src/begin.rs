@@ -423,7 +423,7 @@ fn insert_reply<T: Tables>(
     }
     let mut at = hash as u32 % ports;
     // Below the number of ports, or all tries would be the same one.
-    let step = (hash >> 32) as u32 % (ports - 1).max(1) | 1;
+    let step = ((hash >> 32) as u32 % (ports - 1).max(1)) | 1;
     for _ in 0..MAX_PORT_TRIES {
         // `first + ports` is at most 65536, so the sum fits 16 bits.
         key.destination_port = ((first + at) as u16).to_be_bytes();
