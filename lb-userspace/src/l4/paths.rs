@@ -32,7 +32,11 @@ impl Paths {
     ) -> Result<(), DatapathError> {
         let none = BTreeSet::new();
         let wanted = if learns { &plan.tunnelled } else { &none };
-        let gone: Vec<Address> = self.present.difference(wanted).copied().collect();
+        // A service may have got another forwarding: what began before that goes on through tunnels.
+        let instances = plan.instances.values().filter(|_| learns);
+        let there: BTreeSet<Address> = instances.map(|entry| entry.address).collect();
+        let is_gone = |address: &&Address| !wanted.contains(*address) && !there.contains(*address);
+        let gone: Vec<Address> = self.present.iter().filter(is_gone).copied().collect();
         for address in gone {
             datapath.remove_path(&address)?;
             self.present.remove(&address);
@@ -69,5 +73,44 @@ impl Paths {
             .collect();
         known.sort_by_key(|path| path.address);
         Ok(known)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        l4::{
+            datapath::memory::Memory,
+            fixture::{A, B, World, service, vip},
+            plan::address,
+        },
+        model::{Algorithm, Forwarding, Protocol, ServiceSpec},
+    };
+
+    #[test]
+    fn a_path_is_known_as_long_as_its_instance_is_there() {
+        let spec = |forwarding, members: &[(&str, u16)]| ServiceSpec {
+            forwarding,
+            ..service("web", Algorithm::ConsistentHash, members)
+        };
+        let vips = || vec![vip("192.0.2.1:80", Protocol::Tcp, "web")];
+        let both = [(A, 1), (B, 1)];
+        let world = World::new(vec![spec(Forwarding::L2Dsr, &both)], vips());
+        let (mut paths, mut memory) = (Paths::default(), Memory::new(8));
+        let mut known = |world: &World, learns| {
+            paths.apply(&world.plan(), learns, &mut memory).unwrap();
+            paths.present.iter().copied().collect::<Vec<_>>()
+        };
+        let [a, b] = [A, B].map(|text| address(text.parse::<std::net::SocketAddr>().unwrap().ip()));
+        assert!(known(&world, true).is_empty());
+        world.configure(vec![spec(Forwarding::Ipip, &both)], vips());
+        assert_eq!(known(&world, true), [a, b]);
+        // What began in tunnels goes on in them.
+        world.configure(vec![spec(Forwarding::L2Dsr, &both)], vips());
+        assert_eq!(known(&world, true), [a, b]);
+        world.configure(vec![spec(Forwarding::L2Dsr, &[(B, 1)])], vips());
+        assert_eq!(known(&world, true), [b]);
+        assert!(known(&world, false).is_empty());
     }
 }

@@ -395,6 +395,9 @@ async fn what_is_known_of_paths_is_told_and_forgotten_in_time() {
     web.forwarding = Forwarding::Nat;
     daemon.world.configure(vec![web], vips());
     daemon.pass(Duration::from_millis(10)).await;
+    assert_eq!(kernel.path_mtus().len(), 2, "flows go on in tunnels");
+    daemon.world.configure(Vec::new(), Vec::new());
+    daemon.pass(Duration::from_millis(10)).await;
     assert!(kernel.path_mtus().is_empty());
 }
 
