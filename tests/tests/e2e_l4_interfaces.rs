@@ -10,6 +10,7 @@ use lb_tests::command;
 use lb_tests::daemon::Daemon;
 use lb_tests::instance::{self, Instance};
 use lb_tests::netns::Namespace;
+use lb_tests::packet::hook::Hook;
 use lb_tests::pass::Attached;
 use lb_tests::scene::{Configuration, FAMILIES, NAT, Scene, address};
 use lb_tests::topology::{Host, INTERFACE, Topology};
@@ -59,7 +60,11 @@ fn far(topology: &Topology) -> Result<Host> {
     })
 }
 
-fn configuration(forwarding: &str) -> Configuration {
+fn configuration(hook: Hook, forwarding: &str) -> Configuration {
+    let mode = match hook {
+        Hook::Xdp => "native",
+        Hook::Tc => "tc",
+    };
     let sources = FAMILIES.map(|family| address(1, family).to_string());
     let service = |name: &str, port: u16| {
         let ends = [IpAddr::V4(FAR.0), IpAddr::V6(FAR.1)];
@@ -68,7 +73,7 @@ fn configuration(forwarding: &str) -> Configuration {
     };
     Configuration::new("[]")
         .with(&format!(
-            "[datapath]\ninterfaces = [\"{INTERFACE}\", \"{BACK}\"]\nmode = \"native\"\n\
+            "[datapath]\ninterfaces = [\"{INTERFACE}\", \"{BACK}\"]\nmode = \"{mode}\"\n\
              nat_sources = {sources:?}\npin_path = \"@PINS@\""
         ))
         .with(&service("stream", instance::TCP))
@@ -77,17 +82,22 @@ fn configuration(forwarding: &str) -> Configuration {
         .vips(NAT, instance::UDP, "udp", "datagram")
 }
 
-fn out_and_back(forwarding: &str) -> Result<()> {
+fn out_and_back(hook: Hook, forwarding: &str) -> Result<()> {
     let topology = Topology::new(0)?;
     let host = far(&topology)?;
-    // What is redirected into a veth arrives only when the other end runs an XDP program.
-    let pass = Attached::pass()?;
-    pass.attach(&host.namespace, INTERFACE)?;
+    // What XDP redirects into a veth arrives only when the other end runs an XDP program.
+    let pass = match hook {
+        Hook::Xdp => Some(Attached::pass()?),
+        Hook::Tc => None,
+    };
+    if let Some(pass) = &pass {
+        pass.attach(&host.namespace, INTERFACE)?;
+    }
     for family in FAMILIES {
         topology.route_to_balancer(address(NAT, family))?;
     }
     let running = Instance::start(&host, &[])?;
-    let daemon = Daemon::start(&topology.balancer, configuration(forwarding).text())?;
+    let daemon = Daemon::start(&topology.balancer, configuration(hook, forwarding).text())?;
     let scene = Scene {
         daemon,
         instances: vec![running],
@@ -128,11 +138,13 @@ fn out_and_back(forwarding: &str) -> Result<()> {
 #[test]
 #[ignore = "needs root"]
 fn nat_goes_out_by_another_interface_and_comes_back() -> Result<()> {
-    out_and_back("nat")
+    out_and_back(Hook::Xdp, "nat")?;
+    out_and_back(Hook::Tc, "nat").context("by traffic control")
 }
 
 #[test]
 #[ignore = "needs root"]
 fn dnat_goes_out_by_another_interface_and_comes_back() -> Result<()> {
-    out_and_back("dnat")
+    out_and_back(Hook::Xdp, "dnat")?;
+    out_and_back(Hook::Tc, "dnat").context("by traffic control")
 }

@@ -110,6 +110,7 @@ fn close(held: Vec<Held>) -> Result<Tally> {
 #[test]
 #[ignore = "needs root"]
 fn another_balancer_goes_on_where_the_first_one_was() -> Result<()> {
+    allow_many_files()?;
     let first = SETTLES.configuration(&[(1, 10), (2, 20), (3, 10)], "");
     let scene = Scene::new(3, first.text())?;
     // The same members, but they were not added in the same order, so indices differ.
@@ -128,7 +129,8 @@ fn another_balancer_goes_on_where_the_first_one_was() -> Result<()> {
     })?;
 
     let target = SETTLES.target();
-    let held = hold(&scene, target, 400)?;
+    let count = parameter("LB_TEST_CONNECTIONS", 400)?;
+    let held = hold(&scene, target, count)?;
     let before = opened(&held);
     ensure!(before.instances() == 3, "{before}");
     let settled = counted(&scene.daemon, "packets_settled")?;
