@@ -186,7 +186,7 @@ impl MemoryTables {
     }
 
     /// Changes a VIP or an instance: all that `write` does is one change for whoever keeps copies of them.
-    pub fn change<T>(&self, write: impl FnOnce() -> T) {
+    fn change<T>(&self, write: impl FnOnce() -> T) {
         self.vip_epoch.fetch_add(1, Relaxed);
         write();
         self.vip_epoch.fetch_add(1, Relaxed);

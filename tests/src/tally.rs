@@ -64,6 +64,14 @@ impl Tally {
         share
     }
 
+    /// Whether of the connections that there were before, those of one instance have failed, and no other.
+    #[must_use]
+    pub fn has_lost(&self, before: &Self, instance: &str) -> bool {
+        let mut others = before.answers.keys().filter(|name| *name != instance);
+        self.failures.len() as u64 == before.of(instance)
+            && others.all(|name| self.of(name) == before.of(name))
+    }
+
     /// What went wrong, in order.
     #[must_use]
     pub fn failures(&self) -> &[String] {

@@ -14,7 +14,7 @@ use lb_common::{
 use lb_ebpf::hash;
 use lb_tests::packet::build::tcp;
 use lb_tests::packet::kernel::{Sizes, pin};
-use lb_tests::packet::lab::{Lab, at, instance, run, vip, vip_key};
+use lb_tests::packet::lab::{Lab, at, instance, run_on_two, vip, vip_key};
 use lb_tests::packet::network::FRONT;
 use lb_tests::packet::{Build, Kernel};
 
@@ -106,13 +106,8 @@ fn check(kernel: &mut Kernel) -> Result<()> {
 }
 
 #[test]
-#[expect(clippy::print_stderr, reason = "says why a test was skipped")]
 fn processors_leave_whole_pairs_and_true_counts() -> Result<()> {
-    run(Sizes::default(), |lab| {
-        if pin(1).is_err() {
-            eprintln!("skipped: needs two processors");
-            return Ok(());
-        }
+    run_on_two(Sizes::default(), |lab| {
         serve(lab)?;
         for round in 0..ROUNDS {
             // Every other round finds the first instance down, and all connections move.

@@ -14,7 +14,7 @@ use lb_ebpf::{Verdict, hash};
 use lb_tests::packet::Build;
 use lb_tests::packet::build::tcp;
 use lb_tests::packet::kernel::{Sizes, pin};
-use lb_tests::packet::lab::{Lab, at, instance, run, vip, vip_key};
+use lb_tests::packet::lab::{Lab, at, instance, run_on_two, vip, vip_key};
 use lb_tests::packet::network::FRONT;
 
 const SIZES: Sizes = Sizes {
@@ -262,23 +262,9 @@ fn compare_flows(lab: &mut Lab) -> Result<()> {
     Ok(())
 }
 
-fn has_two() -> bool {
-    let has = pin(1).is_ok();
-    if !has {
-        #[expect(clippy::print_stderr, reason = "says why a test was skipped")]
-        {
-            eprintln!("skipped: needs two processors");
-        }
-    }
-    has
-}
-
 #[test]
 fn packets_of_a_flow_go_to_its_instance_on_whatever_processor() -> Result<()> {
-    run(SIZES, |lab| {
-        if !has_two() {
-            return Ok(());
-        }
+    run_on_two(SIZES, |lab| {
         serve(lab)?;
         for number in 0..SETTLING_VIPS {
             change(lab, number, 0)?;
@@ -304,10 +290,7 @@ fn packets_of_a_flow_go_to_its_instance_on_whatever_processor() -> Result<()> {
 
 #[test]
 fn while_a_vip_is_being_changed_all_processors_find_the_same() -> Result<()> {
-    run(SIZES, |lab| {
-        if !has_two() {
-            return Ok(());
-        }
+    run_on_two(SIZES, |lab| {
         serve(lab)?;
         change(lab, 0, 0)?;
         let send = |lab: &mut Lab, processor, client, flags| -> Result<[u8; 6]> {

@@ -5,6 +5,7 @@
 //! stopped, killed and started, each time the other version's. Where their maps have another layout, that is what
 //! is tested; the test says whether they have.
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -25,44 +26,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         );
     }
     system::require(system::NETWORK_TOOLS)?;
-    let root = workspace::root();
-    let mut resolve = Command::new("git");
-    resolve.arg("-C").arg(&root);
-    resolve.args(["rev-parse", "--verify", "--quiet", "--end-of-options"]);
-    resolve.arg(format!("{}^{{commit}}", arguments.revision));
-    let commit = step::output(&mut resolve).with_context(|| {
-        format!(
-            "expected a revision of this repository, found {:?}",
-            arguments.revision
-        )
-    })?;
-    let commit = commit.trim();
-    let tree = workspace::target().join("upgrade").join("tree");
-    if !tree.join(".git").exists() {
-        let mut clone = Command::new("git");
-        clone.args(["clone", "--quiet", "--shared", "--no-checkout"]);
-        step::quiet("a copy of the repository", clone.arg(&root).arg(&tree))?;
-    }
-    let mut checkout = Command::new("git");
-    checkout.arg("-C").arg(&tree);
-    checkout.args(["checkout", "--quiet", "--force", "--detach", commit]);
-    step::quiet(&format!("version {commit}"), &mut checkout)?;
-    // By the toolchain that it names, into a target folder of its own.
-    let mut other = Command::new("cargo");
-    other.current_dir(&tree).args(["xtask", "build"]);
-    for name in [
-        "CARGO",
-        "RUSTUP_TOOLCHAIN",
-        "CARGO_TARGET_DIR",
-        "CARGO_MANIFEST_DIR",
-        "LD_LIBRARY_PATH",
-    ] {
-        other.env_remove(name);
-    }
-    step::quiet(
-        "building it, which takes minutes the first time",
-        &mut other,
-    )?;
+    let other = other_lb(&arguments.revision)?;
     build::with_harness(Profile::Fast)?;
     let mut test = workspace::cargo();
     test.args([
@@ -79,6 +43,45 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         "--include-ignored",
         "--nocapture",
     ]);
-    test.env("LB_TEST_OTHER", tree.join("target/fast/lb"));
+    test.env("LB_TEST_OTHER", other);
     step::loud("changes from one version to the other", &mut test)
+}
+
+/// Builds the `lb` of a revision; where it is.
+fn other_lb(revision: &str) -> Result<PathBuf> {
+    let root = workspace::root();
+    let of = format!("{revision}^{{commit}}");
+    let mut resolve = git(
+        &root,
+        &["rev-parse", "--verify", "--quiet", "--end-of-options", &of],
+    );
+    let commit = step::output(&mut resolve)
+        .with_context(|| format!("expected a revision of this repository, found {revision:?}"))?;
+    let commit = commit.trim();
+    let tree = workspace::target().join("upgrade").join("tree");
+    if !tree.join(".git").exists() {
+        let mut clone = git(
+            &root,
+            &["clone", "--quiet", "--shared", "--no-checkout", "."],
+        );
+        step::quiet("a copy of the repository", clone.arg(&tree))?;
+    }
+    let mut checkout = git(
+        &tree,
+        &["checkout", "--quiet", "--force", "--detach", commit],
+    );
+    step::quiet(&format!("version {commit}"), &mut checkout)?;
+    let mut build = workspace::cargo_in(&tree);
+    build.args(["xtask", "build"]);
+    step::quiet(
+        "building it, which takes minutes the first time",
+        &mut build,
+    )?;
+    Ok(tree.join("target/fast/lb"))
+}
+
+fn git(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new("git");
+    command.arg("-C").arg(folder).args(arguments);
+    command
 }

@@ -36,7 +36,23 @@ pub(crate) fn cargo() -> Command {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.current_dir(root());
-    // Set by cargo for this process, wrong for a build of something else.
+    forget_this_build(&mut command);
+    command
+}
+
+/// The cargo of another tree: of the toolchain that it names, with a target folder of its own.
+pub(crate) fn cargo_in(tree: &Path) -> Command {
+    let mut command = Command::new("cargo");
+    command.current_dir(tree);
+    forget_this_build(&mut command);
+    for name in ["CARGO", "RUSTUP_TOOLCHAIN", "CARGO_TARGET_DIR"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// What cargo has set for this process is wrong for a build of something else.
+fn forget_this_build(command: &mut Command) {
     for name in [
         "CARGO_MANIFEST_DIR",
         "CARGO_PKG_NAME",
@@ -45,5 +61,4 @@ pub(crate) fn cargo() -> Command {
     ] {
         command.env_remove(name);
     }
-    command
 }

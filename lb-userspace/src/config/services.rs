@@ -38,13 +38,7 @@ const ALGORITHM: Choice<Algorithm> = Choice {
 };
 
 const FORWARDING: Choice<Forwarding> = Choice {
-    choices: &[
-        Forwarding::Nat,
-        Forwarding::Dnat,
-        Forwarding::L2Dsr,
-        Forwarding::Ipip,
-        Forwarding::Gue,
-    ],
+    choices: &Forwarding::ALL,
     name: Forwarding::as_str,
 };
 

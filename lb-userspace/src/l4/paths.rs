@@ -32,11 +32,11 @@ impl Paths {
     ) -> Result<(), DatapathError> {
         let none = BTreeSet::new();
         let wanted = if learns { &plan.tunnelled } else { &none };
-        // A service may have got another forwarding: what began before that goes on through tunnels.
+        // Whoever is behind no tunnel any more stays too: its service may have got another forwarding, and what
+        // began before that goes on through tunnels.
         let instances = plan.instances.values().filter(|_| learns);
         let there: BTreeSet<Address> = instances.map(|entry| entry.address).collect();
-        let is_gone = |address: &&Address| !wanted.contains(*address) && !there.contains(*address);
-        let gone: Vec<Address> = self.present.iter().filter(is_gone).copied().collect();
+        let gone: Vec<Address> = self.present.difference(&there).copied().collect();
         for address in gone {
             datapath.remove_path(&address)?;
             self.present.remove(&address);

@@ -66,6 +66,21 @@ pub fn run(sizes: Sizes, test: impl Fn(&mut Lab) -> Result<()> + Send + Sync) ->
     at_each_hook(|hook| test(&mut Lab::new(hook, sizes)?))
 }
 
+/// As [`run`], where there are two processors for packets to meet on, or says that there are not.
+///
+/// # Errors
+/// As [`run`].
+#[expect(clippy::print_stderr, reason = "says why a test was skipped")]
+pub fn run_on_two(sizes: Sizes, test: impl Fn(&mut Lab) -> Result<()> + Send + Sync) -> Result<()> {
+    run(sizes, |lab| {
+        if pin(1).is_err() {
+            eprintln!("skipped: needs two processors");
+            return Ok(());
+        }
+        test(lab)
+    })
+}
+
 /// Does `work`, which makes labs one after the other, for each hook.
 ///
 /// # Errors
